@@ -1,0 +1,1 @@
+"""One module per runtime; `pconv_deploy.engines.registry` lists them."""

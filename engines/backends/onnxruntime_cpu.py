@@ -1,0 +1,74 @@
+"""ONNX Runtime on the CPU: the engine that works everywhere."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.base import Arrays, RunOptions, Runtime
+from pconv_deploy.errors import EngineError, MissingRuntimeError
+
+_MODEL = "model.onnx"
+_ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeBackend:
+    """Keeps the ONNX file as it is: ONNX Runtime compiles it when it opens it."""
+
+    name: str = "onnxruntime"
+    device: str = "cpu"
+    install_hint: str = "pip install 'pconv-deploy[onnxruntime]'"
+
+    def runtime(self) -> Runtime:
+        return Runtime(package="onnxruntime", version=self._import().__version__)
+
+    def build(self, graph: Path, contract: GraphContract, folder: Path) -> None:  # noqa: ARG002
+        shutil.copyfile(graph, folder / _MODEL)
+
+    def open(self, folder: Path, options: RunOptions) -> "OnnxRuntimeSession":
+        return OnnxRuntimeSession(self._import(), folder / _MODEL, options)
+
+    def _import(self) -> ModuleType:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingRuntimeError(
+                f"the {self.name} backend needs ONNX Runtime: {self.install_hint}"
+            ) from error
+        module: ModuleType = onnxruntime
+        return module
+
+
+class OnnxRuntimeSession:
+    """An ONNX file loaded by ONNX Runtime; `run` is thread-safe by the runtime's own promise."""
+
+    def __init__(self, onnxruntime: ModuleType, model: Path, options: RunOptions) -> None:
+        settings = onnxruntime.SessionOptions()
+        settings.log_severity_level = _ERRORS_ONLY
+        if options.threads is not None:
+            settings.intra_op_num_threads = options.threads
+        try:
+            # Named, so that no other provider of the installed package takes its place.
+            self._session: Any = onnxruntime.InferenceSession(
+                model, settings, providers=["CPUExecutionProvider"]
+            )
+        # ONNX Runtime's exceptions share no base class but Exception.
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime cannot load {model}: {error}") from error
+
+    def run(self, inputs: Arrays) -> Arrays:
+        if self._session is None:
+            raise EngineError("the engine is closed")
+        names = [output.name for output in self._session.get_outputs()]
+        try:
+            outputs = self._session.run(names, dict(inputs))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(a.shape)}" for name, a in inputs.items())
+            raise EngineError(f"ONNX Runtime failed on {shapes}: {error}") from error
+        return dict(zip(names, outputs, strict=True))
+
+    def close(self) -> None:
+        self._session = None

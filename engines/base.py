@@ -1,0 +1,83 @@
+"""The protocol between us and a runtime: what one must do to be a backend."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from pconv_deploy.contract import GraphContract
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """The installed package behind a backend."""
+
+    package: str
+    version: str
+
+    def can_open(self, built_with: "Runtime") -> bool:
+        """Patch releases may differ; anything more was not what the engine was accepted with."""
+        same_release = self.version.split(".")[:2] == built_with.version.split(".")[:2]
+        return self.package == built_with.package and same_release
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run an engine. threads: of one inference; None lets the runtime choose."""
+
+    threads: int | None = None
+
+
+class Session(Protocol):
+    """A loaded engine. `run` may be called from several threads at once."""
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Compute every output from every input, by the names of the contract.
+
+        Raises:
+            EngineError: the runtime failed; the message says with which shapes.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the runtime holds; no `run` may follow."""
+        ...
+
+
+class Backend(Protocol):
+    """A runtime that turns exported graphs into files of its own and runs them."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def install_hint(self) -> str:
+        """The command that installs what is missing."""
+        ...
+
+    def runtime(self) -> Runtime:
+        """Say what is installed.
+
+        Raises:
+            MissingRuntimeError: nothing, or nothing that loads.
+        """
+        ...
+
+    def build(self, graph: Path, contract: GraphContract, folder: Path) -> None:
+        """Write the runtime's files for the ONNX file `graph` into the empty `folder`."""
+        ...
+
+    def open(self, folder: Path, options: RunOptions) -> Session:
+        """Load files that `build` wrote; they are already known to be unchanged.
+
+        Raises:
+            EngineError: the runtime refuses them.
+        """
+        ...

@@ -1,0 +1,132 @@
+"""manifest.json: what an engine folder holds, for whom it was built, and how to rebuild it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from pconv_deploy.contract import GraphContract, Sha256
+from pconv_deploy.engines.base import Runtime
+from pconv_deploy.errors import EngineError, InputError
+from pconv_deploy.files import read_json_bytes, sha256_of
+from pconv_deploy.parity import ParityReport
+
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
+# Plain names only: a manifest must not reach outside of its folder.
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
+
+
+class EngineFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of the runtime's files as it was written; size in bytes."""
+
+    size: int
+    sha256: Sha256
+
+
+class BuiltWith(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What built the engine, and so what may open it."""
+
+    pconv_deploy: str
+    package: str
+    version: str
+    device: str
+    machine: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole of manifest.json.
+
+    graph_sha256   of the ONNX file it was built from
+    export_parity  the exported graph against PyTorch, as the export measured it
+    engine_parity  this engine against the exported graph, measured when it was built
+    command        builds it again
+    created        ISO 8601, UTC
+    """
+
+    format: Literal[1] = MANIFEST_FORMAT
+    backend: str
+    built_with: BuiltWith
+    contract: GraphContract
+    graph_sha256: Sha256
+    files: Mapping[FileName, EngineFile]
+    export_parity: ParityReport | None
+    engine_parity: ParityReport
+    command: str
+    created: str
+
+
+def describe_file(path: Path) -> EngineFile:
+    return EngineFile(size=path.stat().st_size, sha256=sha256_of(path))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    (folder / MANIFEST).write_bytes(text + b"\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and validate, without looking at the files it lists.
+
+    Raises:
+        EngineError: no engine folder, a damaged manifest, or one of a newer format.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        what = "has no manifest.json" if folder.is_dir() else "is no folder"
+        raise EngineError(
+            f"{folder} {what}, so it is no engine. "
+            "Build one with: pconv-deploy build-engine model.onnx -o model.engine"
+        )
+    try:
+        text = read_json_bytes(path)
+        found = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format")
+        if found is not None and bytes(found) != str(MANIFEST_FORMAT).encode():
+            raise EngineError(
+                f"{path} has format {bytes(found).decode()}; this pconv-deploy reads format "
+                f"{MANIFEST_FORMAT}. Upgrade pconv-deploy, or rebuild the engine with this one"
+            )
+        return msgspec.json.decode(text, type=Manifest)
+    except InputError as error:
+        raise EngineError(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineError(f"{path} is damaged: {error}. Rebuild the engine") from error
+
+
+def check_unchanged(folder: Path, manifest: Manifest) -> None:
+    """Compare every file with its size and hash.
+
+    Raises:
+        EngineError: a file is missing or changed.
+    """
+    for name, written in manifest.files.items():
+        path = folder / name
+        if not path.is_file() or path.is_symlink():
+            raise EngineError(f"{folder}: {name} is missing.{_rebuild(manifest)}")
+        size = path.stat().st_size
+        if size != written.size:
+            raise EngineError(
+                f"{path} has {size} bytes, was built with {written.size}.{_rebuild(manifest)}"
+            )
+        if sha256_of(path) != written.sha256:
+            raise EngineError(f"{path} was changed after it was built.{_rebuild(manifest)}")
+
+
+def check_runtime(folder: Path, manifest: Manifest, installed: Runtime) -> None:
+    """Compare the installed runtime with the one the engine was accepted with.
+
+    Raises:
+        EngineError: they differ by more than a patch release.
+    """
+    built = manifest.built_with
+    if not installed.can_open(Runtime(package=built.package, version=built.version)):
+        raise EngineError(
+            f"{folder} was built with {built.package} {built.version}; this machine has "
+            f"{installed.package} {installed.version}.{_rebuild(manifest)}"
+        )
+
+
+def _rebuild(manifest: Manifest) -> str:
+    return f"\n  Rebuild it: {manifest.command}"

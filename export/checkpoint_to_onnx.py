@@ -1,0 +1,168 @@
+"""`pconv-deploy export`: a checkpoint becomes an ONNX file that is proven before it is named."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import torch
+from torch.export import Dim
+
+from pconv_deploy.checkpoint import Checkpoint, load_checkpoint
+from pconv_deploy.contract import (
+    RAW_OUTPUT,
+    GraphContract,
+    deployment_specs,
+    tensor_specs,
+)
+from pconv_deploy.errors import ParityError, UsageError
+from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
+from pconv_deploy.export.to_onnx import onnx_from_module
+from pconv_deploy.export.verify import compare_with_checkpoint
+from pconv_deploy.files import atomic_file
+from pconv_deploy.model import for_inference
+from pconv_deploy.onnx_file import embed
+from pconv_deploy.parity import ParityReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What kind of graph to make.
+
+    kind   "deployment": uint8 in, composited uint8 out; "tensor": float in and out
+    batch  None leaves it free
+    size   height and width, multiples of the network's 2**levels; None leaves them free
+    """
+
+    kind: Literal["deployment", "tensor"] = "deployment"
+    batch: int | None = None
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The file's contract, and the evidence that it computes what its checkpoint computes."""
+
+    contract: GraphContract
+    parity: ParityReport
+
+
+def export_checkpoint(
+    checkpoint_file: Path,
+    output: Path,
+    options: ExportOptions | None = None,
+    progress: Callable[[str], None] = lambda _step: None,
+) -> ExportResult:
+    """Export, check, compare with PyTorch, and only then write `output`.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+        UsageError: the size is not a multiple of what the network can halve.
+        ParityError: the graph differs from the checkpoint. It is kept beside `output` as
+            `*.rejected.onnx` for inspection; `output` is not written.
+        OutputError: `output` could not be written.
+    """
+    options = options or ExportOptions()
+    progress("reading the checkpoint")
+    checkpoint = load_checkpoint(checkpoint_file)
+    contract = _contract(checkpoint, options)
+    progress("exporting")
+    model = _export(checkpoint, contract)
+    progress("comparing with PyTorch")
+    parity = compare_with_checkpoint(model, contract, checkpoint)
+    embed(model, contract, parity)
+    try:
+        parity.require_success("the exported graph")
+    except ParityError as error:
+        rejected = output.with_suffix(".rejected.onnx")
+        _write(model, rejected)
+        raise ParityError(f"{error}\n  {output} was not written; the graph is in {rejected}") from None
+    _write(model, output)
+    return ExportResult(contract, parity)
+
+
+def _contract(checkpoint: Checkpoint, options: ExportOptions) -> GraphContract:
+    network = checkpoint.source.network
+    multiple = network.size_multiple
+    if options.size and any(side % multiple or side < 1 for side in options.size):
+        height, width = options.size
+        raise UsageError(
+            f"found --size {height}x{width}; this network of {network.levels} levels needs "
+            f"multiples of {multiple}, such as {multiple}x{multiple} or {2 * multiple}x{multiple}. "
+            "(Images of any size are filled all the same: they are padded with hole.)"
+        )
+    specs = tensor_specs if options.kind == "tensor" else deployment_specs
+    inputs, outputs = specs(options.batch, options.size)
+    return GraphContract(
+        kind=options.kind,
+        inputs=inputs,
+        outputs=outputs,
+        normalisation=checkpoint.normalisation,
+        size_multiple=multiple,
+        batch=options.batch,
+        size=options.size,
+        source=checkpoint.source,
+    )
+
+
+def _export(checkpoint: Checkpoint, contract: GraphContract) -> onnx.ModelProto:
+    network = for_inference(checkpoint.model)
+    multiple = contract.size_multiple
+    # Two and three multiples: dimensions that are 1 or equal somewhere would be taken as fixed.
+    batch, (height, width) = contract.batch or 2, contract.size or (2 * multiple, 3 * multiple)
+    dims: dict[str, object] = {}
+    if contract.batch is None:
+        dims["batch"] = Dim("batch")
+    if contract.size is None:
+        dims |= {"height": multiple * Dim("rows"), "width": multiple * Dim("columns")}
+    dynamic = tuple(
+        {axis: dims[str(n)] for axis, n in enumerate(spec.shape) if str(n) in dims}
+        for spec in contract.inputs
+    )
+    if contract.kind == "tensor":
+        module: torch.nn.Module = TensorGraph(network, contract.normalisation)
+        example = (torch.zeros(batch, 3, height, width), torch.zeros(batch, 1, height, width))
+        output_names = [spec.name for spec in contract.outputs]
+    else:
+        module = DeploymentGraph(network, contract.normalisation)
+        example = (
+            torch.zeros(batch, height, width, 3, dtype=torch.uint8),
+            torch.zeros(batch, height, width, dtype=torch.uint8),
+        )
+        output_names = [*(spec.name for spec in contract.outputs), RAW_OUTPUT]
+    model = onnx_from_module(
+        module.eval(),
+        example,
+        input_names=[spec.name for spec in contract.inputs],
+        output_names=output_names,
+        dynamic_shapes=dynamic if dims else None,
+    )
+    return _finish(model, contract)
+
+
+def _finish(model: onnx.ModelProto, contract: GraphContract) -> onnx.ModelProto:
+    """Name the free dimensions as the contract does, infer all other shapes, check the model."""
+    shown = [value for value in model.graph.output if value.name != RAW_OUTPUT]
+    del model.graph.output[:], model.graph.value_info[:]
+    model.graph.output.extend(shown)
+    specs = {spec.name: spec for spec in (*contract.inputs, *contract.outputs)}
+    for value in (*model.graph.input, *model.graph.output):
+        for dim, size in zip(
+            value.type.tensor_type.shape.dim, specs[value.name].shape, strict=True
+        ):
+            if isinstance(size, str):
+                dim.dim_param = size
+            else:
+                dim.dim_value = size
+    model.producer_name = "pconv-deploy"
+    model.graph.name = "pconv_deploy"
+    onnx.checker.check_model(model)
+    return onnx.shape_inference.infer_shapes(
+        model, check_type=True, strict_mode=True, data_prop=True
+    )
+
+
+def _write(model: onnx.ModelProto, path: Path) -> None:
+    with atomic_file(path) as partial:
+        partial.write_bytes(model.SerializeToString())

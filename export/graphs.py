@@ -1,0 +1,48 @@
+"""What surrounds the network in an exported graph: from bytes to bytes, or float to float."""
+
+import torch
+from torch import Tensor, nn
+
+from pconv_deploy.contract import Normalisation
+
+
+class TensorGraph(nn.Module):
+    """Float in, float out; compositing is left to the caller.
+
+    image (N, 3, H, W) float, 0..1; hole_mask (N, 1, H, W) float, nonzero = fill
+    -> output (N, 3, H, W) float, about 0..1, neither clipped nor composited
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(normalisation.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(normalisation.std)[:, None, None])
+
+    def forward(self, image: Tensor, hole_mask: Tensor) -> Tensor:
+        known = (hole_mask == 0).to(image.dtype)
+        output: Tensor = self.network((image - self.mean) / self.std, known)
+        return output * self.std + self.mean
+
+
+class DeploymentGraph(nn.Module):
+    """Bytes in, bytes out; the known pixels pass untouched.
+
+    image (N, H, W, 3) uint8; hole_mask (N, H, W) uint8, nonzero = fill
+    -> filled (N, H, W, 3) uint8, and the network's own output (N, 3, H, W) float, about 0..1
+    """
+
+    def __init__(self, network: nn.Module, normalisation: Normalisation) -> None:
+        super().__init__()
+        self.inner = TensorGraph(network, normalisation)
+
+    def forward(self, image: Tensor, hole_mask: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = self.inner.mean.dtype
+        colours = image.permute(0, 3, 1, 2).to(dtype) / 255  # NCHW, 0..1
+        raw = self.inner(colours, hole_mask[:, None].to(dtype))
+        levels = torch.round(raw * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        filled = torch.where((hole_mask != 0)[..., None], levels, image)
+        return filled, raw

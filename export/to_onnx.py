@@ -1,0 +1,84 @@
+"""Any module made of PartialConv2d layers -> an ONNX model in which they are single nodes."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+import onnxscript.optimizer
+import torch
+from onnxscript import ir
+from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, nn
+
+from pconv_deploy.export.operator import (
+    DOMAIN,
+    DOMAIN_VERSION,
+    OPSET,
+    function_proto,
+    translate_partial_conv2d,
+)
+
+
+def onnx_from_module(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    *,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    dynamic_shapes: Any = None,
+) -> onnx.ModelProto:
+    """Export a module, its partial convolutions as nodes of `pconv_deploy::PartialConv2d`.
+
+    Args:
+        module: in evaluation mode; anything torch.export and torch.onnx understand.
+        example: inputs; a dimension that is to be free must not be 0 or 1, nor make an inner
+            dimension 1.
+        input_names: of the graph, in the order of `example`.
+        output_names: of the graph, in the order the module returns them.
+        dynamic_shapes: as torch.export.export takes it; None fixes every shape.
+
+    Returns:
+        An ONNX model without traces of the machine it was made on.
+    """
+    with torch.no_grad(), _quiet_exporter():
+        exported = torch.export.export(module, example, dynamic_shapes=dynamic_shapes)
+        program = torch.onnx.export(
+            exported,
+            dynamo=True,
+            optimize=False,  # it would inline the function
+            opset_version=OPSET,
+            custom_translation_table={
+                torch.ops.pconv_deploy.partial_conv2d.default: translate_partial_conv2d
+            },
+            input_names=list(input_names),
+            output_names=list(output_names),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    if any(node.domain == DOMAIN for node in model.graph):
+        function = ir.serde.deserialize_function(function_proto())
+        model.functions[function.identifier()] = function
+        model.opset_imports[DOMAIN] = DOMAIN_VERSION
+    onnxscript.optimizer.optimize_ir(model, inline=False)
+    # Stack traces with the paths of whoever exported.
+    ClearMetadataAndDocStringPass()(model)
+    return program.model_proto
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence what torch says of itself while it exports: absent torchvision, deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)

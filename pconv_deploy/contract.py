@@ -1,0 +1,161 @@
+"""What the stages agree on: the facts that travel from checkpoint to ONNX to engine.
+
+Plain values, validated when read (msgspec), no torch, no numpy.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+MAX_LEVELS = 10
+GRAPH_FORMAT = 1
+# The names of the graphs' inputs and outputs; see `deployment_specs` and `tensor_specs`.
+IMAGE, HOLE_MASK, FILLED, OUTPUT = "image", "hole_mask", "filled", "output"
+# The network's output before compositing: an inner value of the deployment graph.
+RAW_OUTPUT = "raw_output"
+
+Channels = Annotated[int, Meta(ge=1, le=4096)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+JsonScalar = str | int | float | bool | None
+
+
+class _Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Immutable, and strict when decoded."""
+
+
+class UNetConfig(_Fact, kw_only=True):
+    """Depth and width of the network; the defaults are the paper's (Liu et al. 2018, table 2).
+
+    channels  output channels of each encoder level, outermost first
+    kernels   encoder kernel sizes, odd; the decoder always uses 3
+    """
+
+    channels: tuple[Channels, ...] = (64, 128, 256, 512, 512, 512, 512, 512)
+    kernels: tuple[int, ...] = (7, 5, 5, 3, 3, 3, 3, 3)
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.channels) <= MAX_LEVELS:
+            raise ValueError(f"found {len(self.channels)} levels; needed 1 to {MAX_LEVELS}")
+        if len(self.kernels) != len(self.channels):
+            raise ValueError(
+                f"found {len(self.kernels)} kernels for {len(self.channels)} levels"
+            )
+        if any(k % 2 == 0 or not 1 <= k <= 15 for k in self.kernels):
+            raise ValueError(f"found kernels {self.kernels}; needed odd sizes from 1 to 15")
+
+    @property
+    def levels(self) -> int:
+        return len(self.channels)
+
+    @property
+    def size_multiple(self) -> int:
+        """Heights and widths that every level can halve evenly, in pixels."""
+        return 1 << self.levels
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"U-Net, {self.levels} levels, channels {'-'.join(map(str, self.channels))}, "
+            f"kernels {'-'.join(map(str, self.kernels))}"
+        )
+
+
+class Normalisation(_Fact, kw_only=True):
+    """How RGB in 0..1 becomes the network's numbers: (rgb - mean) / std, and back.
+
+    The default maps to -1..1, as the paper's authors do.
+    """
+
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if not all(0 < s < 100 for s in self.std) or not all(-100 < m < 100 for m in self.mean):
+            raise ValueError(f"found mean {self.mean}, std {self.std}; needed finite, std > 0")
+
+
+class TensorSpec(_Fact):
+    """One input or output of a graph.
+
+    shape  a number where the size is fixed, a name where it is free
+    """
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    layout: str
+    shape: tuple[int | str, ...]
+    meaning: str
+
+
+class Source(_Fact, kw_only=True):
+    """The checkpoint a graph was made from."""
+
+    file: str
+    sha256: Sha256
+    network: UNetConfig
+    training: Mapping[str, JsonScalar] = {}
+
+
+class GraphContract(_Fact, kw_only=True):
+    """All that a runtime must know of a graph to feed it.
+
+    size  None where height and width are free multiples of `size_multiple`
+    """
+
+    format: Literal[1] = GRAPH_FORMAT
+    kind: Literal["deployment", "tensor"]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    normalisation: Normalisation
+    size_multiple: Annotated[int, Meta(ge=1, le=1 << MAX_LEVELS)]
+    batch: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    size: tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]] | None = None
+    precision: Literal["fp32"] = "fp32"
+    source: Source
+
+    def describe_shapes(self) -> str:
+        """One line for people: what sizes and batches the graph takes."""
+        size = (
+            f"{self.size[0]}x{self.size[1]}"
+            if self.size
+            else f"any multiple of {self.size_multiple}"
+        )
+        return f"batch {self.batch or 'any'}, height x width {size}"
+
+
+def deployment_specs(
+    batch: int | None, size: tuple[int, int] | None
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of the graph that bytes go into and bytes come out of."""
+    n, (h, w) = batch or "batch", size or ("height", "width")
+    return (
+        TensorSpec(IMAGE, "uint8", "NHWC", (n, h, w, 3), "RGB; pixels in the hole are ignored"),
+        TensorSpec(HOLE_MASK, "uint8", "NHW", (n, h, w), "nonzero = to be filled"),
+    ), (
+        TensorSpec(
+            FILLED, "uint8", "NHWC", (n, h, w, 3), "RGB, the known pixels exactly those of image"
+        ),
+    )
+
+
+def tensor_specs(
+    batch: int | None, size: tuple[int, int] | None
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of the graph for pipelines that already hold float tensors."""
+    n, (h, w) = batch or "batch", size or ("height", "width")
+    return (
+        TensorSpec(
+            IMAGE, "float32", "NCHW", (n, 3, h, w), "RGB in 0..1; in the hole anything finite"
+        ),
+        TensorSpec(HOLE_MASK, "float32", "NCHW", (n, 1, h, w), "nonzero = to be filled"),
+    ), (
+        TensorSpec(
+            OUTPUT,
+            "float32",
+            "NCHW",
+            (n, 3, h, w),
+            "the network's RGB, about 0..1 but not clipped, nor composited with image",
+        ),
+    )

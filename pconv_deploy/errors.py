@@ -1,0 +1,81 @@
+"""Everything a user can be told went wrong, and the exit code that goes with it.
+
+PConvError
+├── UsageError            2  options that contradict each other, outputs that would be lost
+├── InputError            3  a file or array that cannot be used
+│   ├── ImageError
+│   ├── HoleMaskError
+│   ├── CheckpointError
+│   └── GraphError           an ONNX file
+├── ParityError           4  a graph or engine that does not compute what its source computes
+├── EngineError           5  an engine that is broken, foreign to this machine, or failed to run
+├── MissingRuntimeError   6  a package that is not installed
+├── OutputError           7  a result that could not be written
+└── BatchIncompleteError  8  a batch in which some files failed; the others are done
+
+Exit code 0 is success, 130 is Ctrl-C. Any other exception is a bug of ours and keeps its traceback.
+"""
+
+
+class PConvError(Exception):
+    """Base of all errors a user can cause; the message is one the user can act on."""
+
+    exit_code = 1
+
+
+class UsageError(PConvError):
+    """The request contradicts itself or would overwrite something."""
+
+    exit_code = 2
+
+
+class InputError(PConvError):
+    """Something given to us cannot be used."""
+
+    exit_code = 3
+
+
+class ImageError(InputError):
+    """An image that cannot be read or filled."""
+
+
+class HoleMaskError(InputError):
+    """A hole mask that does not fit its image or says nothing."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint that is not ours, damaged, or of another network."""
+
+
+class GraphError(InputError):
+    """An ONNX file that is not ours or is damaged."""
+
+
+class ParityError(PConvError):
+    """The result differs from its reference by more than the tolerance."""
+
+    exit_code = 4
+
+
+class EngineError(PConvError):
+    """An engine that cannot be used here, or failed while running."""
+
+    exit_code = 5
+
+
+class MissingRuntimeError(PConvError):
+    """A package this operation needs is not installed."""
+
+    exit_code = 6
+
+
+class OutputError(PConvError):
+    """A result could not be written; nothing half-written is left."""
+
+    exit_code = 7
+
+
+class BatchIncompleteError(PConvError):
+    """Some files of a batch failed; what succeeded is kept."""
+
+    exit_code = 8

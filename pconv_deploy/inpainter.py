@@ -1,0 +1,219 @@
+"""Filling holes with an engine: what a program embeds."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, GraphContract
+from pconv_deploy.engines.base import RunOptions, Session
+from pconv_deploy.engines.folder import open_engine
+from pconv_deploy.engines.manifest import Manifest
+from pconv_deploy.errors import EngineError, HoleMaskError, ImageError, UsageError
+from pconv_deploy.images import (
+    Bytes,
+    Hole,
+    Pixels,
+    like,
+    to_hole,
+    to_pixels,
+    to_rgb8,
+    with_hole_filled,
+)
+
+ImageLike = Image.Image | NDArray[Any]
+AnyImage = TypeVar("AnyImage", Image.Image, NDArray[Any])
+Size = tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image ready for the engine.
+
+    pixels     (H, W, C) as they came
+    hole       (H, W) of booleans
+    image      (H', W', 3) uint8, padded below and right to what the engine takes
+    hole_mask  (H', W') uint8, 255 in the hole; the padding is hole
+    """
+
+    pixels: Pixels
+    hole: Hole
+    image: Bytes
+    hole_mask: Bytes
+
+    @property
+    def padded_size(self) -> Size:
+        height, width = self.hole_mask.shape
+        return height, width
+
+
+class Inpainter:
+    """Fills the holes of images with a loaded engine.
+
+        with Inpainter.load("model.engine") as inpaint:
+            filled = inpaint(image, hole_mask)
+
+    Calls may come from several threads at once. Use `load`; the constructor is for a session
+    of your own.
+    """
+
+    def __init__(
+        self, contract: GraphContract, session: Session, manifest: Manifest | None = None
+    ) -> None:
+        if contract.kind != "deployment":
+            raise EngineError(
+                "this engine takes and returns float tensors; images need the deployment graph. "
+                "Export again without --tensor-level, or run the engine with engines.folder"
+            )
+        self.contract = contract
+        self.manifest = manifest
+        self._session = session
+
+    @classmethod
+    def load(cls, engine: str | Path, *, threads: int | None = None) -> Self:
+        """Open an engine folder.
+
+        Args:
+            engine: folder made by `pconv-deploy build-engine`.
+            threads: of one call; None lets the runtime use all cores.
+
+        Raises:
+            EngineError: not an engine, changed after it was built, built with another version
+                of its runtime, or not made for images.
+            MissingRuntimeError: its runtime is not installed.
+        """
+        manifest, session = open_engine(Path(engine), RunOptions(threads=threads))
+        return cls(manifest.contract, session, manifest)
+
+    @overload
+    def __call__(self, image: AnyImage, hole_mask: ImageLike) -> AnyImage: ...
+    @overload
+    def __call__(
+        self, image: Sequence[AnyImage], hole_mask: ImageLike | Sequence[ImageLike]
+    ) -> list[AnyImage]: ...
+    def __call__(self, image: Any, hole_mask: Any) -> Any:
+        """Fill the hole of one image, or of each image of a list.
+
+        Args:
+            image: a Pillow image (L, LA, RGB, RGBA, P, 1, I;16) or an array (H, W) or
+                (H, W, C) of uint8 or uint16, grey or RGB, with or without alpha; or a list
+                of such, of any sizes. A Pillow image is taken as it is stored: to work on
+                the picture as displayed, apply PIL.ImageOps.exif_transpose first.
+            hole_mask: (H, W), nonzero = to be filled; or one for each image; or one for all.
+
+        Returns:
+            What came in, of the same type, mode, depth, profile and EXIF, with the hole's
+            colours replaced. Every known pixel and the alpha channel are unchanged. A palette
+            image comes back as RGB or RGBA, a bilevel one as grey.
+
+        Raises:
+            ImageError: an image that cannot be filled, or larger than a fixed-size engine.
+            HoleMaskError: of another size, or nothing known left.
+            EngineError: the runtime failed, for instance for want of memory.
+        """
+        if isinstance(image, Image.Image | np.ndarray):
+            return self._fill_all([image], [hole_mask])[0]
+        images = list(image)
+        one_for_all = isinstance(hole_mask, Image.Image | np.ndarray)
+        masks = [hole_mask] * len(images) if one_for_all else list(hole_mask)
+        if len(masks) != len(images):
+            raise UsageError(f"found {len(images)} images and {len(masks)} hole masks")
+        return self._fill_all(images, masks)
+
+    def warm_up(self, sizes: Iterable[Size] = ((512, 512),), batch: int = 1) -> None:
+        """Run once for each (height, width), so that the first real call is as fast as the rest."""
+        for height, width in sizes:
+            hole = np.zeros((height, width), np.uint8)
+            hole[: max(1, height // 2)] = 1
+            if height == 1:
+                hole[:, width // 2 :] = 0
+            image = np.zeros((height, width, 3), np.uint8)
+            self([image] * batch, hole)
+
+    def close(self) -> None:
+        """Free the engine; further calls raise EngineError."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _fill_all(self, images: list[ImageLike], masks: list[Any]) -> list[Any]:
+        prepared = [self.prepare(image, mask) for image, mask in zip(images, masks, strict=True)]
+        return [like(*pair) for pair in zip(images, self.fill(prepared), strict=True)]
+
+    def fill(self, prepared: Sequence[Prepared]) -> list[Pixels]:
+        """Fill images of any sizes; those of one padded size share a batch.
+
+        Returns:
+            Of each image its own pixels (H, W, C) with the hole's colours replaced.
+        """
+        results = [item.pixels.copy() for item in prepared]
+        by_size: dict[Size, list[int]] = {}
+        for index, item in enumerate(prepared):
+            if item.hole.any():  # without a hole there is nothing to compute
+                by_size.setdefault(item.padded_size, []).append(index)
+        for indices in by_size.values():
+            filled = self.run([prepared[i] for i in indices])
+            for index, pixels in zip(indices, filled, strict=True):
+                results[index] = finish(prepared[index], pixels)
+        return results
+
+    def prepare(self, image: ImageLike, hole_mask: ImageLike) -> Prepared:
+        """Check, convert and pad: the first of a call's three steps; `run` and `finish` follow."""
+        pixels = to_pixels(image)
+        height, width = pixels.shape[:2]
+        hole = to_hole(hole_mask, (height, width))
+        padded = self._padded_size(height, width)
+        below, right = padded[0] - height, padded[1] - width
+        rgb, mask = to_rgb8(pixels), hole.astype(np.uint8) * np.uint8(255)
+        if below or right:
+            rgb = np.pad(rgb, ((0, below), (0, right), (0, 0)))
+            mask = np.pad(mask, ((0, below), (0, right)), constant_values=255)
+        return Prepared(pixels, hole, rgb, mask)
+
+    def run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
+        """Run the engine on images of one padded size; each result (H', W', 3) uint8."""
+        count = self.contract.batch or len(prepared)
+        results: list[Bytes] = []
+        for start in range(0, len(prepared), count):
+            batch = list(prepared[start : start + count])
+            padded = batch + batch[-1:] * (count - len(batch))  # a fixed batch is filled up
+            outputs = self._session.run(
+                {
+                    IMAGE: np.stack([item.image for item in padded]),
+                    HOLE_MASK: np.stack([item.hole_mask for item in padded]),
+                }
+            )
+            results.extend(outputs[FILLED][: len(batch)])
+        return results
+
+    def _padded_size(self, height: int, width: int) -> Size:
+        if self.contract.size is None:
+            multiple = self.contract.size_multiple
+            return height + -height % multiple, width + -width % multiple
+        fixed = self.contract.size
+        if height > fixed[0] or width > fixed[1]:
+            raise ImageError(
+                f"found an image of {width}x{height}; this engine takes at most "
+                f"{fixed[1]}x{fixed[0]}. Scale it down, or export without --size"
+            )
+        return fixed
+
+
+def finish(prepared: Prepared, filled: Bytes) -> Pixels:
+    """The last step: crop, and put the hole's colours into the image's own pixels (H, W, C)."""
+    height, width = prepared.hole.shape
+    return with_hole_filled(prepared.pixels, prepared.hole, filled[:height, :width])

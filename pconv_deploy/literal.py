@@ -1,0 +1,83 @@
+"""The same network, written literally from the paper: what everything else is compared with.
+
+Each layer carries a mask of as many channels as its features and convolves it with a kernel of
+ones of the weights' full shape, batch norm stays where it is, nothing is folded or skipped.
+Public PyTorch implementations compute it this way, so this is also the baseline of our
+benchmarks. It shares no arithmetic with `layers` and `model`, on purpose.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pconv_deploy.contract import UNetConfig
+
+
+class LiteralPartialConv2d(nn.Module):
+    """Liu et al. 2018, eq. 1-2, with a mask (N, C, H, W) of the shape of x (N, C, H, W)."""
+
+    ones: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, *, bias: bool
+    ) -> None:
+        super().__init__()
+        self.stride, self.padding = stride, (kernel - 1) // 2
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.register_buffer("ones", torch.ones_like(self.weight), persistent=False)
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        known = F.conv2d(mask, self.ones, stride=self.stride, padding=self.padding)
+        seen = known > 0
+        window = self.ones[0].numel()
+        y = F.conv2d(x * mask, self.weight, stride=self.stride, padding=self.padding)
+        y = y * (window / known.masked_fill(~seen, 1))
+        if self.bias is not None:
+            y = y + self.bias.view(1, -1, 1, 1)
+        return y.masked_fill(~seen, 0), seen.to(x.dtype)
+
+
+class LiteralStage(nn.Module):
+    """Partial convolution, then batch norm and activation where the paper's table has them."""
+
+    def __init__(self, conv: LiteralPartialConv2d, *, norm: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = nn.BatchNorm2d(conv.weight.shape[0]) if norm else nn.Identity()
+
+
+class LiteralPConvUNet(nn.Module):
+    """Takes the state dict of `PConvUNet` of the same configuration.
+
+    image (N, 3, H, W), known (N, 1, H, W) -> (N, 3, H, W); H, W multiples of 2**levels.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        before = 3
+        for level, (after, kernel) in enumerate(
+            zip(config.channels, config.kernels, strict=True)
+        ):
+            down = LiteralPartialConv2d(before, after, kernel, 2, bias=level == 0)
+            up = LiteralPartialConv2d(after + before, before, 3, 1, bias=level == 0)
+            self.encoder.append(LiteralStage(down, norm=level > 0))
+            self.decoder.insert(0, LiteralStage(up, norm=level > 0))
+            before = after
+
+    def forward(self, image: Tensor, known: Tensor) -> Tensor:
+        features, masks = [image], [known.expand_as(image)]
+        for stage in self.encoder:
+            x, m = stage.conv(features[-1], masks[-1])
+            features.append(F.relu(stage.norm(x)))
+            masks.append(m)
+        x, m = features.pop(), masks.pop()
+        for stage in self.decoder:
+            x, m = (t.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) for t in (x, m))
+            x = torch.cat((x, features.pop()), dim=1)
+            m = torch.cat((m, masks.pop()), dim=1)
+            x, m = stage.conv(x, m)
+            if features:
+                x = F.leaky_relu(stage.norm(x), 0.2)
+        return x

@@ -1,0 +1,130 @@
+"""The inpainting U-Net of partial convolutions (Liu et al. 2018, section 3.2, table 2)."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pconv_deploy.contract import UNetConfig
+from pconv_deploy.layers import PartialConv2d
+
+_DECODER_SLOPE = 0.2
+
+
+class PConvBlock(nn.Module):
+    """Partial convolution, batch norm, activation; the mask passes by."""
+
+    def __init__(self, conv: PartialConv2d, norm: nn.Module, activation: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm, self.activation = conv, norm, activation
+
+    def forward(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        y, known = self.conv(x, known)
+        return self.activation(self.norm(y)), known
+
+
+class PConvUNet(nn.Module):
+    """Fill an image's holes from its known pixels.
+
+    Encoder level i halves the image; decoder level i doubles it again and reads the encoder's
+    input at that size beside it, features and masks alike. The outermost encoder and decoder
+    layers have a bias and no batch norm, all others batch norm and no bias.
+
+    image (N, 3, H, W) float, normalised; holes may hold anything finite
+    known (N, 1, H, W) float, 0 (hole) or 1 (known)
+    -> (N, 3, H, W) float, normalised, not composited
+
+    Any height and width: the image is padded below and right with hole to a multiple of
+    2**levels, and cropped back.
+    """
+
+    def __init__(self, config: UNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or UNetConfig()
+        widths = (3, *self.config.channels)
+        self.encoder = nn.ModuleList(
+            PConvBlock(
+                PartialConv2d(
+                    widths[i], widths[i + 1], kernel, stride=2, padding=kernel // 2, bias=i == 0
+                ),
+                nn.BatchNorm2d(widths[i + 1]) if i > 0 else nn.Identity(),
+                nn.ReLU(),
+            )
+            for i, kernel in enumerate(self.config.kernels)
+        )
+        self.decoder = nn.ModuleList(
+            PConvBlock(
+                PartialConv2d(
+                    (widths[i + 1], widths[i]), widths[i], 3, padding=1, bias=i == 0
+                ),
+                nn.BatchNorm2d(widths[i]) if i > 0 else nn.Identity(),
+                nn.LeakyReLU(_DECODER_SLOPE) if i > 0 else nn.Identity(),
+            )
+            for i in reversed(range(self.config.levels))
+        )
+
+    def forward(self, image: Tensor, known: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        multiple = self.config.size_multiple
+        pad = (0, -width % multiple, 0, -height % multiple)
+        if not any(pad):
+            return self._fill(image, known)
+        filled = self._fill(F.pad(image, pad), F.pad(known, pad))
+        return filled[..., :height, :width]
+
+    def _fill(self, image: Tensor, known: Tensor) -> Tensor:
+        x = image * known
+        skips = []
+        for block in self.encoder:
+            skips.append((x, known))
+            x, known = block(x, known)
+        for block in self.decoder:
+            skip, skip_known = skips.pop()
+            x, known = _twice_as_large(x), _twice_as_large(known)
+            x, known = block(
+                torch.cat([x, skip], dim=1), torch.cat([known, skip_known], dim=1)
+            )
+        return x
+
+
+def _twice_as_large(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def for_inference(model: PConvUNet) -> PConvUNet:
+    """Return a copy that computes the same function with less work.
+
+    Batch norm folds into the convolution although the ratio stands between them. With a, d
+    the scale and offset of the batch norm in evaluation mode,
+
+        a ((w * x) ratio) + d  =  ((a w) * x) ratio + d      wherever the output is known.
+
+    In a hole the norm yields d and the folded layer 0; every consumer multiplies holes away,
+    so neither value is ever read. With the folded layers' outputs 0 in their holes, and ReLU,
+    LeakyReLU, upsampling and concatenation keeping them so, no layer needs to mask its input:
+    the image is masked once, at the entrance.
+    """
+    folded = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+    for block in (*folded.encoder, *folded.decoder):
+        assert isinstance(block, PConvBlock)
+        _fold_batch_norm(block)
+        block.conv.input_is_masked = True
+    return folded
+
+
+def _fold_batch_norm(block: PConvBlock) -> None:
+    norm = block.norm
+    if not isinstance(norm, nn.BatchNorm2d):
+        return
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    # In double precision: the fold must not cost more than one rounding.
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    offset = norm.bias.double() - norm.running_mean.double() * scale
+    weight = block.conv.weight
+    block.conv.weight = nn.Parameter(
+        (weight.double() * scale[:, None, None, None]).to(weight.dtype), requires_grad=False
+    )
+    block.conv.bias = nn.Parameter(offset.to(weight.dtype), requires_grad=False)
+    block.norm = nn.Identity()

@@ -1,0 +1,118 @@
+"""Our facts inside an ONNX file, and reading such a file without trusting it.
+
+The contract and the export's parity report are JSON in the model's metadata properties.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pconv_deploy.contract import GRAPH_FORMAT, RAW_OUTPUT, GraphContract
+from pconv_deploy.errors import GraphError, MissingRuntimeError
+from pconv_deploy.parity import ParityReport
+
+if TYPE_CHECKING:
+    import onnx
+
+CONTRACT_KEY = "pconv_deploy.contract"
+PARITY_KEY = "pconv_deploy.parity"
+_MAX_BYTES = 2 << 30  # what protobuf itself can hold
+
+
+@dataclass(frozen=True)
+class ExportedGraph:
+    """An ONNX model with the facts embedded in it."""
+
+    model: "onnx.ModelProto"
+    contract: GraphContract
+    parity: ParityReport | None
+
+
+def embed(
+    model: "onnx.ModelProto", contract: GraphContract, parity: ParityReport | None = None
+) -> None:
+    """Write the facts into the model's metadata, replacing ours that were there."""
+    facts = {CONTRACT_KEY: contract, PARITY_KEY: parity}
+    kept = [p for p in model.metadata_props if p.key not in facts]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    for key, fact in facts.items():
+        if fact is not None:
+            entry = model.metadata_props.add()
+            entry.key, entry.value = key, msgspec.json.encode(fact).decode()
+
+
+def with_raw_output(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Return a copy of a deployment graph that also shows the network's own output."""
+    import onnx
+
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    shape = ("batch", 3, "height", "width")
+    exposed.graph.output.append(
+        onnx.helper.make_tensor_value_info(RAW_OUTPUT, onnx.TensorProto.FLOAT, shape)
+    )
+    return exposed
+
+
+def read_graph(path: Path) -> ExportedGraph:
+    """Read an exported ONNX file.
+
+    Raises:
+        GraphError: missing, too large, damaged, with weights in other files, or not exported
+            by pconv-deploy.
+        MissingRuntimeError: the onnx package is not installed.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise MissingRuntimeError(
+            "reading ONNX files needs onnx: pip install 'pconv-deploy[onnxruntime]'"
+        ) from error
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise GraphError(f"{path} is larger than 2 GiB, which no ONNX file can be")
+        # Weights outside of the file could be any file of this machine: never followed.
+        model = onnx.load(path, load_external_data=False)
+    except OSError as error:
+        raise GraphError(f"cannot read {path}: {error.strerror or error}") from error
+    except DecodeError as error:
+        raise GraphError(f"{path} is damaged or no ONNX file") from error
+    facts = {p.key: p.value for p in model.metadata_props}
+    if CONTRACT_KEY not in facts:
+        raise GraphError(
+            f"{path} is not exported by pconv-deploy: its metadata lacks {CONTRACT_KEY}. "
+            "Export it with: pconv-deploy export CHECKPOINT -o model.onnx"
+        )
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+        raise GraphError(f"{path} keeps weights in other files; needed all in one. Export again")
+    try:
+        contract = decode_contract(facts[CONTRACT_KEY])
+        parity = (
+            msgspec.json.decode(facts[PARITY_KEY], type=ParityReport)
+            if PARITY_KEY in facts
+            else None
+        )
+        onnx.checker.check_model(model)
+    except (msgspec.DecodeError, onnx.checker.ValidationError) as error:
+        raise GraphError(f"{path} is damaged: {error}") from error
+    return ExportedGraph(model, contract, parity)
+
+
+def decode_contract(text: str) -> GraphContract:
+    """Decode and validate; a newer format is named as such, not as a broken one.
+
+    Raises:
+        GraphError: the contract's format is not ours.
+        msgspec.DecodeError: it is malformed.
+    """
+    found = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format", b"none")
+    if bytes(found) != str(GRAPH_FORMAT).encode():
+        raise GraphError(
+            f"found graph format {bytes(found).decode()}, this pconv-deploy reads {GRAPH_FORMAT}. "
+            "Upgrade pconv-deploy or export again"
+        )
+    return msgspec.json.decode(text, type=GraphContract)
