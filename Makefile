@@ -30,7 +30,7 @@ install: .venv/installed  ## The virtual environment alone
 	touch $@
 
 lock: install  ## Write the versions now installed into requirements.txt
-	{ sed -n '/^#/p' requirements.txt; $(BIN)/python -m pip freeze --exclude-editable; } > requirements.new
+	{ sed -n '/^#/p' requirements.txt; $(BIN)/python -m pip freeze --exclude-editable | sed "s,+cpu,,"; } > requirements.new
 	mv requirements.new requirements.txt
 
 clean:

@@ -17,9 +17,7 @@ from pconv_deploy.parity import (
 )
 
 
-def compare_with_graph(
-    session: Session, exported: ExportedGraph, candidate: str
-) -> ParityReport:
+def compare_with_graph(session: Session, exported: ExportedGraph, candidate: str) -> ParityReport:
     """Fill every parity case on both sides; `candidate` names the engine in the report.
 
     Raises:

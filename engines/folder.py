@@ -5,11 +5,11 @@ import datetime
 import platform
 import shlex
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
-import pconv_deploy
 from pconv_deploy.engines.acceptance import compare_with_graph
-from pconv_deploy.engines.base import Backend, RunOptions, Session
+from pconv_deploy.engines.base import RunOptions, Session
 from pconv_deploy.engines.manifest import (
     BuiltWith,
     Manifest,
@@ -65,7 +65,7 @@ def build_engine(
         manifest = Manifest(
             backend=backend,
             built_with=BuiltWith(
-                pconv_deploy=pconv_deploy.__version__,
+                pconv_deploy=version("pconv-deploy"),
                 package=installed.package,
                 version=installed.version,
                 device=runtime.device,
@@ -77,8 +77,15 @@ def build_engine(
             export_parity=exported.parity,
             engine_parity=parity,
             command=shlex.join(
-                ["pconv-deploy", "build-engine", str(graph), "-o", str(output)]
-                + ["--backend", backend, "--overwrite"]
+                [
+                    "pconv-deploy",
+                    "build-engine",
+                    str(graph),
+                    "-o",
+                    str(output),
+                    "--backend",
+                    backend,
+                ]
             ),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )

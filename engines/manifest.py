@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -14,7 +14,7 @@ from pconv_deploy.files import read_json_bytes, sha256_of
 from pconv_deploy.parity import ParityReport
 
 MANIFEST = "manifest.json"
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT: Final = 1
 # Plain names only: a manifest must not reach outside of its folder.
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
 
@@ -59,10 +59,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def describe_file(path: Path) -> EngineFile:
+    """Size and hash of a file just written."""
     return EngineFile(size=path.stat().st_size, sha256=sha256_of(path))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json into `folder`, indented for people."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     (folder / MANIFEST).write_bytes(text + b"\n")
 

@@ -77,7 +77,9 @@ def export_checkpoint(
     except ParityError as error:
         rejected = output.with_suffix(".rejected.onnx")
         _write(model, rejected)
-        raise ParityError(f"{error}\n  {output} was not written; the graph is in {rejected}") from None
+        raise ParityError(
+            f"{error}\n  {output} was not written; the graph is in {rejected}"
+        ) from None
     _write(model, output)
     return ExportResult(contract, parity)
 

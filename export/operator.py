@@ -24,7 +24,7 @@ DOMAIN_VERSION = 1
 _DOMAIN_OPSET = Opset(DOMAIN, DOMAIN_VERSION)
 
 
-@script(_DOMAIN_OPSET)
+@script(_DOMAIN_OPSET)  # type: ignore[untyped-decorator]
 def PartialConv2d(  # type: ignore[no-untyped-def]  # noqa: N802, ANN201, PLR0913
     x: FLOAT[...],
     share: FLOAT[...],
@@ -53,7 +53,7 @@ def function_proto() -> onnx.FunctionProto:
     return proto
 
 
-def translate_partial_conv2d(  # noqa: PLR0913
+def translate_partial_conv2d(
     x: Any, share: Any, weight: Any, bias: Any, stride: Sequence[int], padding: Sequence[int]
 ) -> Any:
     """Emit the node for `torch.ops.pconv_deploy.partial_conv2d` of a torch.export graph.

@@ -57,7 +57,7 @@ def compare_with_checkpoint(
     cases = [case for batch in batches for case in batch]
     return ParityReport(
         reference="the literal network, PyTorch float64",
-        candidate=f"the exported graph, ONNX Runtime {onnxruntime.__version__} {contract.precision}",
+        candidate=f"exported graph, {contract.precision}, ONNX Runtime {onnxruntime.__version__}",
         tolerance=RELATIVE_TOLERANCE[contract.precision],
         level_tolerance=LEVEL_TOLERANCE,
         cases=tuple(map(compare, cases, references, candidates)),

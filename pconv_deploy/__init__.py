@@ -1,9 +1,9 @@
 """Partial-convolution inpainting, from a checkpoint to an engine that fills holes.
 
-    from pconv_deploy import Inpainter
+from pconv_deploy import Inpainter
 
-    with Inpainter.load("model.engine") as inpaint:
-        filled = inpaint(image, hole_mask)
+with Inpainter.load("model.engine") as inpaint:
+    filled = inpaint(image, hole_mask)
 """
 
 from importlib.metadata import version

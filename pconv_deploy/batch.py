@@ -18,6 +18,7 @@ from pconv_deploy.images import (
     DEFAULT_MAX_PIXELS,
     Hole,
     MaskConvention,
+    Pixels,
     as_displayed,
     dilated,
     hole_as_stored,
@@ -30,9 +31,23 @@ from pconv_deploy.images import (
 from pconv_deploy.inpainter import Inpainter, Prepared
 
 IMAGE_SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jpe .webp .tif .tiff .bmp .gif .ppm .pgm .jp2 .avif".split()
+    [
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".jp2",
+        ".avif",
+    ]
 )
-OUTPUT_SUFFIXES = frozenset(".png .jpg .jpeg .webp .tif .tiff .bmp".split())
+OUTPUT_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"])
 
 
 @dataclass(frozen=True)
@@ -140,11 +155,14 @@ def _named(
     root: Path, images: Sequence[Path], masks: Path, output: Path, suffix: str | None
 ) -> list[Job]:
     pairs = [
-        (image, mask) for image in images for mask in (_masks_of(root, image, masks) or [None])
+        (image, mask) for image in images for mask in (*_masks_of(root, image, masks),) or (None,)
     ]
     masks_per_image = Counter(image for image, _ in pairs)
     stems = [
-        (image.relative_to(root).parent, mask.stem if masks_per_image[image] > 1 and mask else image.stem)
+        (
+            image.relative_to(root).parent,
+            mask.stem if masks_per_image[image] > 1 and mask else image.stem,
+        )
         for image, mask in pairs
     ]
     # By what a file system that ignores case would call the same.
@@ -246,7 +264,7 @@ def _finish_batch(
             yield Outcome(job, error=error)
     writing: list[tuple[Job, Future[None]]] = []
     for job, pixels in _fill(inpainter, loaded):
-        if isinstance(pixels, PConvError):
+        if isinstance(pixels, EngineError):
             yield Outcome(job, error=pixels)
         else:
             picture = like(loaded[job].image, pixels)
@@ -262,7 +280,9 @@ def _finish_batch(
             yield Outcome(job, had_hole=bool(loaded[job].prepared.hole.any()))
 
 
-def _fill(inpainter: Inpainter, loaded: dict[Job, _Loaded]):
+def _fill(
+    inpainter: Inpainter, loaded: dict[Job, _Loaded]
+) -> Iterator[tuple[Job, Pixels | EngineError]]:
     prepared = [item.prepared for item in loaded.values()]
     try:
         yield from zip(loaded, inpainter.fill(prepared), strict=True)

@@ -26,7 +26,11 @@ from pconv_deploy.model import PConvUNet
 CHECKPOINT_FORMAT = 1
 _PREFIX = "pconv_deploy."
 # A zip archive, a bare pickle, HDF5: what other frameworks' checkpoints begin with.
-_FOREIGN = {b"PK\x03\x04": "a PyTorch .pt/.pth archive", b"\x80": "a Python pickle", b"\x89HDF": "HDF5"}
+_FOREIGN = {
+    b"PK\x03\x04": "a PyTorch .pt/.pth archive",
+    b"\x80": "a Python pickle",
+    b"\x89HDF": "HDF5",
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     header = read_header(path)
     with torch.device("meta"):  # shapes only
-        needed = {name: tuple(t.shape) for name, t in PConvUNet(header.network).state_dict().items()}
+        needed = {
+            name: tuple(t.shape) for name, t in PConvUNet(header.network).state_dict().items()
+        }
     _compare_shapes(path, header.shapes, needed)
     with _opened(path) as stored:
         tensors = {name: stored.get_tensor(name) for name in needed}

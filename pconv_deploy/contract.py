@@ -4,13 +4,13 @@ Plain values, validated when read (msgspec), no torch, no numpy.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 MAX_LEVELS = 10
-GRAPH_FORMAT = 1
+GRAPH_FORMAT: Final = 1
 # The names of the graphs' inputs and outputs; see `deployment_specs` and `tensor_specs`.
 IMAGE, HOLE_MASK, FILLED, OUTPUT = "image", "hole_mask", "filled", "output"
 # The network's output before compositing: an inner value of the deployment graph.
@@ -21,11 +21,7 @@ Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 JsonScalar = str | int | float | bool | None
 
 
-class _Fact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Immutable, and strict when decoded."""
-
-
-class UNetConfig(_Fact, kw_only=True):
+class UNetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Depth and width of the network; the defaults are the paper's (Liu et al. 2018, table 2).
 
     channels  output channels of each encoder level, outermost first
@@ -39,9 +35,7 @@ class UNetConfig(_Fact, kw_only=True):
         if not 1 <= len(self.channels) <= MAX_LEVELS:
             raise ValueError(f"found {len(self.channels)} levels; needed 1 to {MAX_LEVELS}")
         if len(self.kernels) != len(self.channels):
-            raise ValueError(
-                f"found {len(self.kernels)} kernels for {len(self.channels)} levels"
-            )
+            raise ValueError(f"found {len(self.kernels)} kernels for {len(self.channels)} levels")
         if any(k % 2 == 0 or not 1 <= k <= 15 for k in self.kernels):
             raise ValueError(f"found kernels {self.kernels}; needed odd sizes from 1 to 15")
 
@@ -62,7 +56,7 @@ class UNetConfig(_Fact, kw_only=True):
         )
 
 
-class Normalisation(_Fact, kw_only=True):
+class Normalisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How RGB in 0..1 becomes the network's numbers: (rgb - mean) / std, and back.
 
     The default maps to -1..1, as the paper's authors do.
@@ -76,7 +70,7 @@ class Normalisation(_Fact, kw_only=True):
             raise ValueError(f"found mean {self.mean}, std {self.std}; needed finite, std > 0")
 
 
-class TensorSpec(_Fact):
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One input or output of a graph.
 
     shape  a number where the size is fixed, a name where it is free
@@ -89,7 +83,7 @@ class TensorSpec(_Fact):
     meaning: str
 
 
-class Source(_Fact, kw_only=True):
+class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The checkpoint a graph was made from."""
 
     file: str
@@ -98,7 +92,7 @@ class Source(_Fact, kw_only=True):
     training: Mapping[str, JsonScalar] = {}
 
 
-class GraphContract(_Fact, kw_only=True):
+class GraphContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All that a runtime must know of a graph to feed it.
 
     size  None where height and width are free multiples of `size_multiple`
@@ -135,7 +129,11 @@ def deployment_specs(
         TensorSpec(HOLE_MASK, "uint8", "NHW", (n, h, w), "nonzero = to be filled"),
     ), (
         TensorSpec(
-            FILLED, "uint8", "NHWC", (n, h, w, 3), "RGB, the known pixels exactly those of image"
+            FILLED,
+            "uint8",
+            "NHWC",
+            (n, h, w, 3),
+            "RGB, the known pixels exactly those of image",
         ),
     )
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from pathlib import Path
 from pconv_deploy.errors import InputError, OutputError, UsageError
 
 _MAX_JSON_BYTES = 4 << 20
+# Some libraries create files for their owner alone; ours get the user's usual permissions.
+# Read once, when no other thread runs: reading it means setting it.
+os.umask(_UMASK := os.umask(0))
 
 
 @contextlib.contextmanager
@@ -25,6 +29,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         partial = path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
         try:
             yield partial
+            partial.chmod(0o666 & ~_UMASK)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -49,7 +54,12 @@ def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
             yield fresh
             if path.exists():
                 path.rename(old)
-            fresh.rename(path)
+            try:
+                fresh.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

@@ -8,10 +8,10 @@ others are the very ones that came in.
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,7 @@ from pconv_deploy.errors import HoleMaskError, ImageError, InputError
 from pconv_deploy.files import atomic_file
 
 Pixels = NDArray[Any]
+AnyImage = TypeVar("AnyImage", Image.Image, NDArray[Any])
 Bytes = NDArray[np.uint8]
 Hole = NDArray[np.bool_]
 MaskConvention = Literal["hole-white", "hole-black", "alpha"]
@@ -59,7 +60,7 @@ def to_pixels(image: Image.Image | ArrayLike) -> Pixels:
             image = image.convert("RGBA" if "transparency" in image.info else "RGB")
         elif image.mode == "1":
             image = image.convert("L")
-    pixels = np.asarray(image)
+    pixels: Pixels = np.asarray(image)
     if pixels.dtype == np.dtype(">u2"):
         pixels = pixels.astype(np.uint16)
     if pixels.dtype not in (np.uint8, np.uint16):
@@ -91,7 +92,7 @@ def with_hole_filled(pixels: Pixels, hole: Hole, filled: Bytes) -> Pixels:
 
     `filled` (H, W, 3) uint8 is brought to the channels and depth of `pixels`.
     """
-    colours = filled[hole]  # (n, 3)
+    colours: Pixels = filled[hole]  # (n, 3)
     if pixels.shape[2] < 3:
         weights = np.array([299, 587, 114], np.uint32)  # luma, ITU-R BT.601
         colours = ((colours @ weights + 500) // 1000).astype(np.uint8)[:, None]
@@ -102,10 +103,10 @@ def with_hole_filled(pixels: Pixels, hole: Hole, filled: Bytes) -> Pixels:
     return result
 
 
-def like(image: Image.Image | ArrayLike, pixels: Pixels) -> Image.Image | Pixels:
+def like(image: AnyImage, pixels: Pixels) -> AnyImage:
     """Give `pixels` (H, W, C) the type of `image`, with its profile, EXIF and resolution."""
     if not isinstance(image, Image.Image):
-        return pixels.reshape(np.shape(image))
+        return pixels.reshape(image.shape)
     result = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     palette_facts = ("transparency", "background") if image.mode == "P" else ()
     result.info = {k: v for k, v in image.info.items() if k not in palette_facts}
@@ -151,7 +152,8 @@ def dilated(hole: Hole, pixels: int) -> Hole:
     if pixels == 0:
         return hole
     grown = Image.fromarray(hole.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * pixels + 1))
-    return np.asarray(grown) != 0
+    result: Hole = np.asarray(grown) != 0
+    return result
 
 
 def resized_hole(hole: Hole, size: tuple[int, int]) -> Hole:
@@ -221,7 +223,7 @@ def as_displayed(image: Image.Image) -> Image.Image:
 def hole_as_stored(hole: Hole, image: Image.Image) -> Hole:
     """Turn a hole drawn over the displayed image into the order its pixels are stored in."""
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    turn = {
+    turns: dict[int, Callable[[Hole], Hole]] = {
         2: lambda a: a[:, ::-1],
         3: lambda a: a[::-1, ::-1],
         4: lambda a: a[::-1, :],
@@ -229,8 +231,8 @@ def hole_as_stored(hole: Hole, image: Image.Image) -> Hole:
         6: lambda a: np.rot90(a, 1),
         7: lambda a: a[::-1, ::-1].T,
         8: lambda a: np.rot90(a, -1),
-    }.get(orientation, lambda a: a)
-    return np.ascontiguousarray(turn(hole))
+    }
+    return np.ascontiguousarray(turns.get(orientation, lambda a: a)(hole))
 
 
 def save_image(path: Path, image: Image.Image, quality: int = 95) -> None:
@@ -241,9 +243,7 @@ def save_image(path: Path, image: Image.Image, quality: int = 95) -> None:
         OutputError: the disk is full, the folder not writable, and the like.
     """
     kept: dict[str, Any] = {
-        k: image.info[k]
-        for k in ("exif", "icc_profile", "dpi", "transparency")
-        if k in image.info
+        k: image.info[k] for k in ("exif", "icc_profile", "dpi", "transparency") if k in image.info
     }
     if path.suffix.lower() in (".jpg", ".jpeg"):
         kept |= {"quality": quality, "subsampling": 0}
@@ -302,7 +302,9 @@ def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
             f"{path} is of mode {image.mode}; needed grey, RGB or palette, with or without "
             "alpha. Convert it first, so that its colours change where you can see it"
         )
-    stored_as = str(image.tile[0].args) if image.tile else ""
+    # The first tile names the layout in the file; Pillow's types do not know it.
+    tiles = getattr(image, "tile", None)
+    stored_as = str(tiles[0].args) if tiles else ""
     if ";16" in stored_as and not image.mode.startswith("I;16"):
         raise ImageError(
             f"{path} has 16 bits a colour channel, of which Pillow reads 8. Convert it to 8 bits, "

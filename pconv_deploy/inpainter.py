@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,9 @@ from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, GraphContract
 from pconv_deploy.engines.base import RunOptions, Session
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import Manifest
-from pconv_deploy.errors import EngineError, HoleMaskError, ImageError, UsageError
+from pconv_deploy.errors import EngineError, ImageError, UsageError
 from pconv_deploy.images import (
+    AnyImage,
     Bytes,
     Hole,
     Pixels,
@@ -27,7 +28,6 @@ from pconv_deploy.images import (
 )
 
 ImageLike = Image.Image | NDArray[Any]
-AnyImage = TypeVar("AnyImage", Image.Image, NDArray[Any])
 Size = tuple[int, int]  # height, width
 
 
@@ -150,7 +150,7 @@ class Inpainter:
     ) -> None:
         self.close()
 
-    def _fill_all(self, images: list[ImageLike], masks: list[Any]) -> list[Any]:
+    def _fill_all(self, images: list[AnyImage], masks: list[Any]) -> list[AnyImage]:
         prepared = [self.prepare(image, mask) for image, mask in zip(images, masks, strict=True)]
         return [like(*pair) for pair in zip(images, self.fill(prepared), strict=True)]
 

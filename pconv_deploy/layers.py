@@ -109,7 +109,9 @@ class PartialConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         shares = torch.tensor(groups, dtype=torch.float64) / sum(groups)
         self.register_buffer(
-            "group_shares", shares.to(torch.get_default_dtype())[:, None, None], persistent=False
+            "group_shares",
+            shares.to(torch.get_default_dtype())[:, None, None],
+            persistent=False,
         )
         nn.init.kaiming_normal_(self.weight)
 
@@ -127,8 +129,9 @@ class PartialConv2d(nn.Module):
     def _masked(self, x: Tensor, known: Tensor) -> Tensor:
         if len(self.group_channels) == 1:
             return x * known
-        groups = zip(x.split(self.group_channels, dim=1), known.split(1, dim=1), strict=True)
-        return torch.cat([features * mask for features, mask in groups], dim=1)
+        features = torch.split(x, self.group_channels, dim=1)
+        masks = torch.split(known, 1, dim=1)
+        return torch.cat([f * m for f, m in zip(features, masks, strict=True)], dim=1)
 
     def _known_share(self, known: Tensor) -> Tensor:
         if len(self.group_channels) == 1:

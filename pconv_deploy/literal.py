@@ -46,6 +46,10 @@ class LiteralStage(nn.Module):
         self.conv = conv
         self.norm = nn.BatchNorm2d(conv.weight.shape[0]) if norm else nn.Identity()
 
+    def forward(self, x: Tensor, mask: Tensor, negative_slope: float) -> tuple[Tensor, Tensor]:
+        y, mask = self.conv(x, mask)
+        return F.leaky_relu(self.norm(y), negative_slope), mask
+
 
 class LiteralPConvUNet(nn.Module):
     """Takes the state dict of `PConvUNet` of the same configuration.
@@ -57,9 +61,7 @@ class LiteralPConvUNet(nn.Module):
         super().__init__()
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         before = 3
-        for level, (after, kernel) in enumerate(
-            zip(config.channels, config.kernels, strict=True)
-        ):
+        for level, (after, kernel) in enumerate(zip(config.channels, config.kernels, strict=True)):
             down = LiteralPartialConv2d(before, after, kernel, 2, bias=level == 0)
             up = LiteralPartialConv2d(after + before, before, 3, 1, bias=level == 0)
             self.encoder.append(LiteralStage(down, norm=level > 0))
@@ -67,17 +69,16 @@ class LiteralPConvUNet(nn.Module):
             before = after
 
     def forward(self, image: Tensor, known: Tensor) -> Tensor:
-        features, masks = [image], [known.expand_as(image)]
+        x, m = image, known.expand_as(image)
+        features, masks = [x], [m]
         for stage in self.encoder:
-            x, m = stage.conv(features[-1], masks[-1])
-            features.append(F.relu(stage.norm(x)))
+            x, m = stage(features[-1], masks[-1], negative_slope=0.0)  # ReLU
+            features.append(x)
             masks.append(m)
         x, m = features.pop(), masks.pop()
         for stage in self.decoder:
             x, m = (t.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3) for t in (x, m))
             x = torch.cat((x, features.pop()), dim=1)
             m = torch.cat((m, masks.pop()), dim=1)
-            x, m = stage.conv(x, m)
-            if features:
-                x = F.leaky_relu(stage.norm(x), 0.2)
+            x, m = stage(x, m, negative_slope=0.2 if features else 1.0)  # the last layer: none
         return x

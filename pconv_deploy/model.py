@@ -55,9 +55,7 @@ class PConvUNet(nn.Module):
         )
         self.decoder = nn.ModuleList(
             PConvBlock(
-                PartialConv2d(
-                    (widths[i + 1], widths[i]), widths[i], 3, padding=1, bias=i == 0
-                ),
+                PartialConv2d((widths[i + 1], widths[i]), widths[i], 3, padding=1, bias=i == 0),
                 nn.BatchNorm2d(widths[i]) if i > 0 else nn.Identity(),
                 nn.LeakyReLU(_DECODER_SLOPE) if i > 0 else nn.Identity(),
             )
@@ -82,9 +80,7 @@ class PConvUNet(nn.Module):
         for block in self.decoder:
             skip, skip_known = skips.pop()
             x, known = _twice_as_large(x), _twice_as_large(known)
-            x, known = block(
-                torch.cat([x, skip], dim=1), torch.cat([known, skip_known], dim=1)
-            )
+            x, known = block(torch.cat([x, skip], dim=1), torch.cat([known, skip_known], dim=1))
         return x
 
 

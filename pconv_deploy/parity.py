@@ -138,7 +138,11 @@ def parity_inputs(height: int, width: int, seed: int = 0) -> list[ParityInput]:
     full = np.full((height, width), 255, np.uint8)
     one_known = full.copy()
     one_known[height // 2, width // 3] = 0
-    for name, hole in (("no hole", full - full), ("all hole", full), ("one known pixel", one_known)):
+    for name, hole in (
+        ("no hole", full - full),
+        ("all hole", full),
+        ("one known pixel", one_known),
+    ):
         cases.append(ParityInput(name, _pattern(rng, height, width), hole))
     return cases
 
@@ -168,8 +172,8 @@ def run_batches(
     for batch in batches:
         # A fixed batch is filled up with repetitions, whose results are dropped.
         padded = batch + batch[-1:] * ((contract.batch or len(batch)) - len(batch))
-        image = np.stack([case.image for case in padded])
-        hole_mask = np.stack([case.hole_mask for case in padded])
+        image: NDArray[Any] = np.stack([case.image for case in padded])
+        hole_mask: NDArray[Any] = np.stack([case.hole_mask for case in padded])
         if contract.kind == "tensor":
             image = np.ascontiguousarray(image.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
             hole_mask = (hole_mask[:, None] != 0).astype(np.float32)
@@ -214,13 +218,13 @@ def compare(case: ParityInput, reference: ParityOutput, candidate: ParityOutput)
     )
 
 
-
-
 def _pattern(rng: np.random.Generator, height: int, width: int) -> Bytes:
     """Colour gradients with texture: large and small structures, all byte values."""
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     frequency, phase = rng.uniform(1, 6, (3, 2)), rng.uniform(0, 6.28, 3)
-    waves = [np.sin(6.28 * (f[0] * x + f[1] * y) + p) for f, p in zip(frequency, phase, strict=True)]
+    waves = [
+        np.sin(6.28 * (f[0] * x + f[1] * y) + p) for f, p in zip(frequency, phase, strict=True)
+    ]
     smooth = 127.5 + 100 * np.stack(waves, axis=-1)
     noisy = smooth + rng.normal(0, 15, (height, width, 3))
     return noisy.clip(0, 255).astype(np.uint8)

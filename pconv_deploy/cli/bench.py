@@ -1,0 +1,87 @@
+"""`pconv-deploy bench`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from pconv_deploy.cli.console import ERR, OUT, needs, parse_size
+
+if TYPE_CHECKING:
+    from pconv_deploy.bench import BenchResult
+
+
+def bench(
+    engine: Annotated[Path, typer.Argument(help="Engine folder of `pconv-deploy build-engine`.")],
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint to run in PyTorch beside it, literal and collapsed."),
+    ] = None,
+    photo: Annotated[
+        Path | None, typer.Option(help="Picture to fill. Default: one that comes with us.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Images a batch.")] = 1,
+    size: Annotated[str, typer.Option(help="Height x width of the images.", metavar="HxW")] = "512",
+    rounds: Annotated[
+        int, typer.Option(min=3, help="Each contender runs once in every round.")
+    ] = 15,
+    warm_up: Annotated[int, typer.Option(min=0, help="Rounds before those that count.")] = 2,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of every contender. Default: its own choice.")
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of tables.")
+    ] = False,
+) -> None:
+    """Measure an engine: latency by stage, and speed against PyTorch in the same run.
+
+    All contenders take turns and do the same job, uint8 image and hole mask in, composited
+    uint8 image out. Ratios are taken round by round against the literal PyTorch formulation.
+    """
+    with needs("pconv-deploy[onnxruntime]"):
+        import msgspec
+
+        from pconv_deploy.bench import BenchOptions
+        from pconv_deploy.bench import bench as measure
+        from pconv_deploy.demo.photos import sample_photo
+        from pconv_deploy.images import read_image
+
+    options = BenchOptions(
+        batch=batch, size=parse_size(size), rounds=rounds, warm_up=warm_up, threads=threads
+    )
+    picture = read_image(photo) if photo else sample_photo()
+    with Progress(console=ERR, transient=True) as progress:
+        task = progress.add_task("measuring")
+        result = measure(
+            engine,
+            against=against,
+            photo=picture,
+            options=options,
+            progress=lambda done, of: progress.update(task, completed=done, total=of),
+        )
+    if json_output:
+        print(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())  # noqa: T201
+    else:
+        show(result)
+
+
+def show(result: "BenchResult") -> None:
+    """Print both tables."""
+    machine = result.environment
+    OUT.print(
+        f"batch {result.batch}, {result.height}x{result.width}, hole {result.hole_share:.0%}, "
+        f"{result.rounds} rounds, threads {result.threads or 'default'}; "
+        f"{machine['processor']}, {machine['cores']} cores"
+    )
+    table = Table("uint8 in, uint8 composite out", "p50 ms", "p90", "p99", "images/s", "x faster")
+    for t in result.contenders:
+        ratio = f"{t.ratio:.2f} ({t.ratio_p10:.2f}-{t.ratio_p90:.2f})" if t.ratio else ""
+        times = (f"{t.p50:.1f}", f"{t.p90:.1f}", f"{t.p99:.1f}", f"{t.images_per_second:.2f}")
+        table.add_row(t.name, *times, ratio)
+    OUT.print(table)
+    stages = Table("engine, by stage", "p50 ms", "p90", "p99")
+    for t in result.stages:
+        stages.add_row(t.name, f"{t.p50:.1f}", f"{t.p90:.1f}", f"{t.p99:.1f}")
+    OUT.print(stages)

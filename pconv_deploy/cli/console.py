@@ -1,0 +1,48 @@
+"""What the commands share: consoles, option types, and one line for what is not installed."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from pconv_deploy.errors import MissingRuntimeError
+
+OUT = Console(highlight=False, soft_wrap=True)
+# Progress and complaints: stdout stays clean for whoever reads the result.
+ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Show which step long work is at: a spinner on a terminal, a line a step elsewhere."""
+    if ERR.is_terminal:
+        with ERR.status("starting") as status:
+            yield lambda step: status.update(escape(step))
+    else:
+        yield lambda step: ERR.print(step, markup=False)
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Translate a package that is not installed into the command that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingRuntimeError(
+            f"this needs {error.name}, which is not installed: pip install '{extra}'"
+        ) from error
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """'512' or '512x768' (height x width) -> height, width."""
+    match = re.fullmatch(r"(\d{1,5})(?:[x,](\d{1,5}))?", text.strip())
+    if not match:
+        raise typer.BadParameter(f"found {text!r}; needed 512 or 512x768 (height x width)")
+    height = int(match[1])
+    width = int(match[2] or match[1])
+    if min(height, width) < 1:
+        raise typer.BadParameter("found a side of 0; needed at least 1")
+    return height, width

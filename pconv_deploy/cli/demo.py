@@ -1,0 +1,34 @@
+"""`pconv-deploy demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pconv_deploy.cli.bench import show
+from pconv_deploy.cli.console import OUT, needs, steps
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for everything it makes.")
+    ] = Path("demo"),
+    rounds: Annotated[int, typer.Option(min=3, help="Of the speed comparison.")] = 11,
+) -> None:
+    """Go the whole way once: export, build, fill holes in photos, measure, report.
+
+    Until a trained checkpoint comes with pconv-deploy, the network has random weights: the
+    figures are real, the pictures show where the holes were.
+    """
+    with needs("pconv-deploy[demo]"):
+        from pconv_deploy.demo.run import run_demo
+
+    with steps() as progress:
+        result = run_demo(output, rounds=rounds, progress=progress)
+    OUT.print(f"[bold yellow]{result.caveat}[/bold yellow]")
+    show(result.bench)
+    OUT.print(f"verified: {result.export_parity.describe()}")
+    OUT.print(f"verified: {result.engine_parity.describe()}")
+    OUT.print("\nOpen these:")
+    for path, what in result.outputs.items():
+        OUT.print(f"  [bold]{path}[/bold]  {what}")

@@ -1,0 +1,160 @@
+"""`pconv-deploy infer`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from pconv_deploy.cli.console import ERR, OUT, needs
+from pconv_deploy.errors import BatchIncompleteError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pconv_deploy.batch import FillOptions, Job, Outcome
+    from pconv_deploy.inpainter import Inpainter
+
+
+class Format(StrEnum):
+    """Of the outputs; `same` keeps each image's own."""
+
+    PNG = "png"
+    JPEG = "jpg"
+    WEBP = "webp"
+    TIFF = "tif"
+    SAME = "same"
+
+
+class Convention(StrEnum):
+    """Which pixels of a mask file are the hole."""
+
+    HOLE_WHITE = "hole-white"
+    HOLE_BLACK = "hole-black"
+    ALPHA = "alpha"
+
+
+def infer(
+    engine: Annotated[Path, typer.Argument(help="Engine folder of `pconv-deploy build-engine`.")],
+    images: Annotated[Path, typer.Argument(help="Image file, or folder with subfolders.")],
+    masks: Annotated[
+        Path,
+        typer.Argument(
+            help="Mask file for all images, or folder of masks: of the same stem, or STEM_mask*."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder; or a file, for a single image.")
+    ],
+    batch: Annotated[
+        int, typer.Option(min=1, max=1024, help="Images decoded and filled together.")
+    ] = 1,
+    image_format: Annotated[
+        Format, typer.Option("--format", help="Of the outputs. jpg changes known pixels too.")
+    ] = Format.PNG,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG outputs.")] = 95,
+    mask_convention: Annotated[
+        Convention, typer.Option(help="Which mask pixels are the hole; grey ones always are.")
+    ] = Convention.HOLE_WHITE,
+    dilate: Annotated[
+        int, typer.Option(min=0, max=200, help="Grow every hole by so many pixels.")
+    ] = 0,
+    fit_masks: Annotated[
+        bool, typer.Option("--fit-masks", help="Scale masks to their images.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep outputs that exist, do the rest.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace outputs that exist.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Of one inference. Default: all cores.")
+    ] = None,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.001, help="Larger images are refused before decoding.")
+    ] = 16.8,
+) -> None:
+    """Fill the holes of images, one or a folder of them.
+
+    Every known pixel, the alpha channel, colour profile, EXIF and resolution are kept. A file
+    that cannot be used is reported and passed over; the exit code is then 8. After Ctrl-C the
+    finished outputs stay and --resume does the rest.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume keeps what exists and --overwrite replaces it: choose one")
+    with needs("pconv-deploy"):
+        from pconv_deploy.batch import FillOptions, plan_jobs, settle_existing
+        from pconv_deploy.inpainter import Inpainter
+
+    suffix = None if image_format is Format.SAME else f".{image_format}"
+    jobs = plan_jobs(images, masks, output, suffix)
+    done_before = settle_existing(jobs, resume=resume, overwrite=overwrite)
+    waiting = [job for job, done in zip(jobs, done_before, strict=True) if not done]
+    options = FillOptions(
+        batch=batch,
+        mask_convention=mask_convention.value,
+        dilate=dilate,
+        fit_masks=fit_masks,
+        jpeg_quality=quality,
+        max_pixels=int(max_megapixels * 1e6),
+    )
+    with Inpainter.load(engine, threads=threads) as inpainter:
+        outcomes = _fill_with_progress(inpainter, waiting, options)
+    _summarise(jobs, outcomes, output)
+
+
+def _fill_with_progress(
+    inpainter: "Inpainter", jobs: "Sequence[Job]", options: "FillOptions"
+) -> "list[Outcome]":
+    from pconv_deploy.batch import fill_jobs
+
+    outcomes: list[Outcome] = []
+    columns = (
+        TextColumn("filling"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=ERR, disable=len(jobs) < 2) as progress:
+        task = progress.add_task("", total=len(jobs))
+        try:
+            for outcome in fill_jobs(inpainter, jobs, options):
+                outcomes.append(outcome)
+                progress.advance(task)
+                if outcome.error is not None:
+                    progress.console.print(f"[red]failed:[/red] {escape(str(outcome.error))}")
+                elif not outcome.had_hole:
+                    progress.console.print(
+                        f"[yellow]note:[/yellow] {escape(str(outcome.job.mask))} has no hole; "
+                        f"{escape(str(outcome.job.image))} is unchanged"
+                    )
+        except KeyboardInterrupt:
+            done = sum(o.error is None for o in outcomes)
+            progress.console.print(f"{done} of {len(jobs)} done; continue with --resume")
+            raise
+    return outcomes
+
+
+def _summarise(jobs: "Sequence[Job]", outcomes: "Sequence[Outcome]", output: Path) -> None:
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    kept = len(jobs) - len(outcomes)
+    if len(jobs) == 1 and failed:
+        error = outcomes[0].error
+        assert error is not None
+        raise error
+    if failed:
+        raise BatchIncompleteError(
+            f"{failed} of {len(jobs)} failed, as listed above; the others are in {output}"
+        )
+    target = jobs[0].output if len(jobs) == 1 else output
+    note = f", {kept} kept from before" if kept else ""
+    OUT.print(f"[bold]{escape(str(target))}[/bold]  {len(outcomes)} filled{note}")

@@ -1,0 +1,32 @@
+"""`pconv-deploy inspect`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from pconv_deploy.cli.console import OUT, needs
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Checkpoint, exported ONNX file or engine folder.")],
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a file is: network, tensors, shapes, origin, evidence."""
+    with needs("pconv-deploy[onnxruntime]"):
+        import msgspec
+
+        from pconv_deploy.inspection import inspect_file
+
+    facts = inspect_file(file)
+    if json_output:
+        print(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())  # noqa: T201
+        return
+    for key, fact in facts.items():
+        if isinstance(fact, str):
+            OUT.print(f"[bold]{key:>15}[/bold]  {escape(fact)}")
+            continue
+        for number, (name, value) in enumerate(fact.items()):
+            label = "" if number else key
+            OUT.print(f"[bold]{label:>15}[/bold]  {escape(name)}: {escape(value)}")

@@ -1,0 +1,65 @@
+"""The `pconv-deploy` command."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pconv_deploy.cli.bench import bench
+from pconv_deploy.cli.build_engine import build_engine
+from pconv_deploy.cli.console import ERR, OUT
+from pconv_deploy.cli.demo import demo
+from pconv_deploy.cli.doctor import doctor
+from pconv_deploy.cli.export import export
+from pconv_deploy.cli.infer import infer
+from pconv_deploy.cli.inspect import inspect
+from pconv_deploy.errors import PConvError
+
+_INTERRUPTED = 130
+_EPILOG = (
+    "Exit codes: 0 done, 2 usage, 3 unusable input, 4 parity failed, 5 unusable engine, "
+    "6 package missing, 7 cannot write, 8 some files of a batch failed, 130 interrupted."
+)
+
+app = typer.Typer(
+    name="pconv-deploy",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EPILOG,
+)
+for command in (export, build_engine, infer, bench, inspect, doctor, demo):
+    app.command()(command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        import pconv_deploy
+
+        OUT.print(f"pconv-deploy {pconv_deploy.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show and exit.")
+    ] = False,
+) -> None:
+    """Partial-convolution inpainting: checkpoint to ONNX to engine to filled holes.
+
+    The usual way: export a checkpoint, build an engine from it, fill photos with the engine.
+    """
+
+
+def main() -> None:
+    """Run the command line; errors a user can cause become one message and an exit code."""
+    try:
+        app()
+    except PConvError as error:
+        ERR.print("[bold red]error:[/bold red] ", end="")
+        ERR.print(str(error), markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        ERR.print("interrupted")
+        sys.exit(_INTERRUPTED)

@@ -1,0 +1,1 @@
+"""The whole way once, on photos that come with the package."""

@@ -1,0 +1,143 @@
+"""Export, build, fill, measure, report: the steps a user takes, in one function."""
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from pconv_deploy.batch import fill_jobs, plan_jobs
+from pconv_deploy.bench import BenchOptions, BenchResult, bench
+from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.contract import Normalisation, UNetConfig
+from pconv_deploy.demo.contact_sheet import write_contact_sheet
+from pconv_deploy.demo.photos import photos, sample_photo
+from pconv_deploy.demo.report import as_data, write_report
+from pconv_deploy.demo.untrained import CAVEAT, untrained_network
+from pconv_deploy.engines.folder import build_engine
+from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
+from pconv_deploy.files import atomic_file
+from pconv_deploy.holes import AREA_BUCKETS, irregular_hole
+from pconv_deploy.images import save_image
+from pconv_deploy.inpainter import Inpainter
+from pconv_deploy.parity import ParityReport
+
+_COLUMNS = ("photo", "hole", "filled")
+_PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "pillow")
+_CREDITS = (
+    "astronaut, NASA, public domain",
+    "chelsea, Stefan van der Walt, CC0",
+    "china, Daniel Büchele, CC BY 2.0",
+    "coffee, Rachel Michetti, CC0",
+    "flower, vultilion, CC BY 2.0",
+    "rocket, SpaceX, public domain",
+)
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made; `outputs` by path, with what each is."""
+
+    caveat: str
+    export_parity: ParityReport
+    engine_parity: ParityReport
+    bench: BenchResult
+    outputs: dict[Path, str]
+
+
+def run_demo(
+    folder: Path,
+    *,
+    config: UNetConfig | None = None,
+    rounds: int = 11,
+    progress: Callable[[str], None] = lambda _step: None,
+) -> DemoResult:
+    """Go the whole way in `folder`, replacing what an earlier run left there.
+
+    Raises:
+        PConvError: any step's own error.
+    """
+    config, normalisation = config or UNetConfig(), Normalisation()
+    checkpoint, graph = folder / "network.safetensors", folder / "model.onnx"
+    engine, report = folder / "model.engine", folder / "report.html"
+    originals = photos()
+
+    progress("making a network with random weights")
+    network = untrained_network(config, normalisation, originals.values())
+    save_checkpoint(
+        checkpoint,
+        network,
+        normalisation=normalisation,
+        training={"trained": False, "weights": "random", "seed": 0},
+    )
+    exported = export_checkpoint(
+        checkpoint, graph, progress=lambda step: progress(f"export: {step}")
+    )
+    built = build_engine(
+        graph, engine, overwrite=True, progress=lambda step: progress(f"build: {step}")
+    )
+    progress("filling holes")
+    rows = _fill(folder, engine, originals)
+    progress(f"measuring, {rounds} rounds")
+    measured = bench(
+        engine,
+        against=checkpoint,
+        photo=sample_photo(),
+        options=BenchOptions(rounds=rounds),
+    )
+    progress("writing the report")
+    with atomic_file(folder / "bench.json") as partial:
+        partial.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=2))
+    write_contact_sheet(
+        folder / "contact-sheet.png", _COLUMNS, rows, "Random weights, not trained."
+    )
+    write_report(
+        report,
+        network=config.describe(),
+        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        caveat=CAVEAT,
+        columns=_COLUMNS,
+        pictures=as_data(rows),
+        bench=measured,
+        parities=(exported.parity, built.engine_parity),
+        environment=dict(measured.environment)
+        | {p: version(p) for p in ("pconv-deploy", *_PACKAGES)},
+        credits=_CREDITS,
+    )
+    outputs = {
+        report: "pictures, timings, parity and environment in one page",
+        folder / "contact-sheet.png": "photo, hole, result",
+        engine: "the engine, ready for `pconv-deploy infer` and Inpainter.load",
+        graph: "the exported graph",
+        folder / "bench.json": "all timings",
+    }
+    return DemoResult(CAVEAT, exported.parity, built.engine_parity, measured, outputs)
+
+
+def _fill(
+    folder: Path, engine: Path, originals: dict[str, Image.Image]
+) -> dict[str, tuple[Image.Image, Image.Image, Image.Image]]:
+    """Fill through files, as `infer` does; give back photo, photo with hole, result."""
+    rng = np.random.default_rng(7)
+    holes = {}
+    for (name, photo), area in zip(originals.items(), AREA_BUCKETS, strict=True):
+        holes[name] = Image.fromarray(irregular_hole(rng, photo.height, photo.width, area))
+        save_image(folder / "photos" / f"{name}.png", photo)
+        save_image(folder / "holes" / f"{name}.png", holes[name])
+    jobs = plan_jobs(folder / "photos", folder / "holes", folder / "filled")
+    rows = {}
+    with Inpainter.load(engine) as inpainter:
+        for outcome in fill_jobs(inpainter, jobs):
+            if outcome.error is not None:
+                raise outcome.error
+            name = outcome.job.image.stem
+            photo = originals[name]
+            with_hole = photo.copy()
+            with_hole.paste((255, 255, 255), mask=holes[name])
+            with Image.open(outcome.job.output) as result:
+                rows[name] = (photo, with_hole, result.convert("RGB"))
+    return rows

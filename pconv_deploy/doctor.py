@@ -1,0 +1,82 @@
+"""What is installed here, which backends work, and why the others do not."""
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import msgspec
+
+from pconv_deploy.engines.base import Backend
+from pconv_deploy.engines.registry import BACKENDS
+from pconv_deploy.errors import MissingRuntimeError
+
+# What each capability needs, and the extra that brings it.
+CAPABILITIES: dict[str, tuple[Sequence[str], str]] = {
+    "infer": (("numpy", "pillow", "msgspec"), "pconv-deploy"),
+    "build-engine": (("onnx", "onnxruntime"), "pconv-deploy[onnxruntime]"),
+    "export": (
+        ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"),
+        "pconv-deploy[export]",
+    ),
+    "demo": (("torch", "safetensors", "onnxscript", "jinja2"), "pconv-deploy[demo]"),
+}
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the diagnosis; `detail` says the version, or what to do."""
+
+    name: str
+    works: bool
+    detail: str
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything `pconv-deploy doctor` finds."""
+
+    pconv_deploy: str
+    python: str
+    system: str
+    packages: dict[str, str | None]
+    commands: tuple[Finding, ...]
+    backends: tuple[Finding, ...]
+
+
+def diagnose() -> Diagnosis:
+    """Look at what is installed; import only what a backend needs to say that it works."""
+    names = sorted({name for needed, _ in CAPABILITIES.values() for name in needed})
+    return Diagnosis(
+        pconv_deploy=version("pconv-deploy"),
+        python=platform.python_version(),
+        system=platform.platform(),
+        packages={name: _version(name) for name in names},
+        commands=tuple(_command(name, *need) for name, need in CAPABILITIES.items()),
+        backends=tuple(map(_backend, BACKENDS)),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _command(name: str, packages: Sequence[str], extra: str) -> Finding:
+    missing = [package for package in packages if _version(package) is None]
+    if not missing:
+        return Finding(name=name, works=True, detail="all packages installed")
+    return Finding(
+        name=name, works=False, detail=f"lacks {', '.join(missing)}: pip install '{extra}'"
+    )
+
+
+def _backend(backend: Backend) -> Finding:
+    try:
+        runtime = backend.runtime()
+    except MissingRuntimeError as error:
+        return Finding(name=backend.name, works=False, detail=str(error))
+    return Finding(
+        name=backend.name,
+        works=True,
+        detail=f"{runtime.package} {runtime.version} on {backend.device}",
+    )

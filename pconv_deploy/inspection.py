@@ -1,0 +1,101 @@
+"""What a file of ours is and says of itself: checkpoint, exported graph or engine."""
+
+from pathlib import Path
+
+from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.manifest import MANIFEST, read_manifest
+from pconv_deploy.errors import InputError, MissingRuntimeError
+from pconv_deploy.files import sha256_of
+from pconv_deploy.onnx_file import read_graph
+
+Facts = dict[str, str | dict[str, str]]
+
+
+def inspect_file(path: Path) -> Facts:
+    """Collect the facts of a checkpoint, an exported graph or an engine folder.
+
+    Raises:
+        InputError: it is none of them, or damaged.
+        EngineError: a folder whose manifest cannot be read.
+        MissingRuntimeError: a package that reads such a file is not installed.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    if path.is_dir() or path.name == MANIFEST:
+        return _engine_facts(path if path.is_dir() else path.parent)
+    if path.suffix.lower() == ".onnx":
+        return _graph_facts(path)
+    return _checkpoint_facts(path)
+
+
+def _engine_facts(folder: Path) -> Facts:
+    manifest = read_manifest(folder)
+    built = manifest.built_with
+    return {
+        "what": f"engine for {manifest.backend}",
+        "built with": f"{built.package} {built.version}, pconv-deploy {built.pconv_deploy}",
+        "built for": f"{built.device}, {built.machine}",
+        "created": manifest.created,
+        "rebuild": manifest.command,
+        **_contract_facts(manifest.contract),
+        "files": {
+            name: f"{f.size:,} bytes, sha256 {f.sha256}" for name, f in manifest.files.items()
+        },
+        "engine parity": manifest.engine_parity.describe(),
+        "export parity": manifest.export_parity.describe() if manifest.export_parity else "none",
+    }
+
+
+def _graph_facts(path: Path) -> Facts:
+    graph = read_graph(path)
+    nodes = [f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in graph.model.graph.node]
+    opsets = {o.domain or "ai.onnx": str(o.version) for o in graph.model.opset_import}
+    return {
+        "what": "exported graph (ONNX)",
+        "sha256": sha256_of(path),
+        **_contract_facts(graph.contract),
+        "operator sets": opsets,
+        "nodes": {op: str(nodes.count(op)) for op in sorted(set(nodes))},
+        "export parity": graph.parity.describe() if graph.parity else "none",
+    }
+
+
+def _checkpoint_facts(path: Path) -> Facts:
+    try:
+        from pconv_deploy.checkpoint import read_header
+    except ModuleNotFoundError as error:
+        raise MissingRuntimeError(
+            f"reading checkpoints needs {error.name}: pip install 'pconv-deploy[export]'"
+        ) from error
+    header = read_header(path)
+    parameters = 0
+    for shape in header.shapes.values():
+        count = 1
+        for side in shape:
+            count *= side
+        parameters += count
+    return {
+        "what": "checkpoint",
+        "sha256": sha256_of(path),
+        "network": header.network.describe(),
+        "size multiple": str(header.network.size_multiple),
+        "stored values": f"{parameters:,} in {len(header.shapes)} tensors",
+        "normalisation": f"mean {header.normalisation.mean}, std {header.normalisation.std}",
+        "training": {key: str(value) for key, value in header.training.items()},
+    }
+
+
+def _contract_facts(contract: GraphContract) -> Facts:
+    normalisation = contract.normalisation
+    return {
+        "graph": f"{contract.kind} level, {contract.precision}",
+        "shapes": contract.describe_shapes(),
+        "tensors": {
+            spec.name: f"{spec.dtype} {spec.layout} {list(spec.shape)}: {spec.meaning}"
+            for spec in (*contract.inputs, *contract.outputs)
+        },
+        "normalisation": f"mean {normalisation.mean}, std {normalisation.std}",
+        "checkpoint": f"{contract.source.file}, sha256 {contract.source.sha256}",
+        "network": contract.source.network.describe(),
+        "training": {key: str(value) for key, value in contract.source.training.items()},
+    }
