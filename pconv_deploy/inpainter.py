@@ -116,7 +116,9 @@ class Inpainter:
             HoleMaskError: of another size, or nothing known left.
             EngineError: the runtime failed, for instance for want of memory.
         """
-        if isinstance(image, Image.Image | np.ndarray):
+        if isinstance(image, Image.Image):
+            return self._fill_all([image], [hole_mask])[0]
+        if isinstance(image, np.ndarray):
             return self._fill_all([image], [hole_mask])[0]
         images = list(image)
         one_for_all = isinstance(hole_mask, Image.Image | np.ndarray)

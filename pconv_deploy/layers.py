@@ -87,7 +87,7 @@ class PartialConv2d(nn.Module):
         bias: whether known outputs get a learned offset.
     """
 
-    group_shares: Tensor
+    group_counts: Tensor
 
     def __init__(
         self,
@@ -107,12 +107,8 @@ class PartialConv2d(nn.Module):
         self.input_is_masked = False
         self.weight = nn.Parameter(torch.empty(out_channels, sum(groups), *_pair(kernel_size)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        shares = torch.tensor(groups, dtype=torch.float64) / sum(groups)
-        self.register_buffer(
-            "group_shares",
-            shares.to(torch.get_default_dtype())[:, None, None],
-            persistent=False,
-        )
+        counts = torch.tensor(groups, dtype=torch.get_default_dtype())
+        self.register_buffer("group_counts", counts[:, None, None], persistent=False)
         nn.init.kaiming_normal_(self.weight)
 
     def forward(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +132,8 @@ class PartialConv2d(nn.Module):
     def _known_share(self, known: Tensor) -> Tensor:
         if len(self.group_channels) == 1:
             return known
-        return (known * self.group_shares).sum(dim=1, keepdim=True)
+        # Divided last: whole numbers are exact in every precision, their quotients are not.
+        return (known * self.group_counts).sum(dim=1, keepdim=True) / sum(self.group_channels)
 
 
 def _pair(size: int | Pair) -> Pair:

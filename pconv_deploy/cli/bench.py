@@ -46,7 +46,7 @@ def bench(
         from pconv_deploy.bench import BenchOptions
         from pconv_deploy.bench import bench as measure
         from pconv_deploy.demo.photos import sample_photo
-        from pconv_deploy.images import read_image
+        from pconv_deploy.image_files import read_image
 
     options = BenchOptions(
         batch=batch, size=parse_size(size), rounds=rounds, warm_up=warm_up, threads=threads

@@ -20,8 +20,9 @@ from pconv_deploy.errors import BatchIncompleteError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pconv_deploy.batch import FillOptions, Job, Outcome
+    from pconv_deploy.batch import FillOptions, Outcome
     from pconv_deploy.inpainter import Inpainter
+    from pconv_deploy.jobs import Job
 
 
 class Format(StrEnum):
@@ -92,8 +93,9 @@ def infer(
     if resume and overwrite:
         raise UsageError("--resume keeps what exists and --overwrite replaces it: choose one")
     with needs("pconv-deploy"):
-        from pconv_deploy.batch import FillOptions, plan_jobs, settle_existing
+        from pconv_deploy.batch import FillOptions
         from pconv_deploy.inpainter import Inpainter
+        from pconv_deploy.jobs import plan_jobs, settle_existing
 
     suffix = None if image_format is Format.SAME else f".{image_format}"
     jobs = plan_jobs(images, masks, output, suffix)

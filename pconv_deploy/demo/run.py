@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from pconv_deploy.batch import fill_jobs, plan_jobs
+from pconv_deploy.batch import fill_jobs
 from pconv_deploy.bench import BenchOptions, BenchResult, bench
 from pconv_deploy.checkpoint import save_checkpoint
 from pconv_deploy.contract import Normalisation, UNetConfig
@@ -22,8 +22,9 @@ from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
 from pconv_deploy.files import atomic_file
 from pconv_deploy.holes import AREA_BUCKETS, irregular_hole
-from pconv_deploy.images import save_image
+from pconv_deploy.image_files import save_image
 from pconv_deploy.inpainter import Inpainter
+from pconv_deploy.jobs import plan_jobs
 from pconv_deploy.parity import ParityReport
 
 _COLUMNS = ("photo", "hole", "filled")

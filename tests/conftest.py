@@ -1,0 +1,87 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.contract import Normalisation, UNetConfig
+from pconv_deploy.engines.folder import build_engine
+from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
+from pconv_deploy.inpainter import Inpainter
+from pconv_deploy.model import PConvUNet
+
+TINY = UNetConfig(channels=(8, 12, 16, 16), kernels=(7, 5, 3, 3))
+NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def random_network(config: UNetConfig, seed: int = 0) -> PConvUNet:
+    """A network in which no batch norm is the identity and no bias is zero."""
+    torch.manual_seed(seed)
+    network = PConvUNet(config)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.5)
+            nn.init.normal_(module.running_mean, std=0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    for name, parameter in network.named_parameters():
+        if name.endswith("conv.bias"):
+            nn.init.normal_(parameter)
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_checkpoint(
+        path, random_network(TINY), normalisation=NORMALISATION, training={"steps": 0}
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def graph(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graph") / "tiny.onnx"
+    export_checkpoint(checkpoint, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def engine(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared by all tests: copy it before changing it."""
+    path = tmp_path_factory.mktemp("engine") / "tiny.engine"
+    build_engine(graph, path)
+    return path
+
+
+@pytest.fixture
+def inpainter(engine: Path) -> Iterator[Inpainter]:
+    with Inpainter.load(engine, threads=1) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def photo() -> Callable[..., NDArray[np.uint8]]:
+    def make(height: int = 40, width: int = 56, channels: int = 3) -> NDArray[np.uint8]:
+        rng = np.random.default_rng(height * width + channels)
+        return rng.integers(0, 256, (height, width, channels), np.uint8)
+
+    return make
+
+
+@pytest.fixture
+def box() -> Callable[..., NDArray[np.uint8]]:
+    """A hole mask with one rectangular hole."""
+
+    def make(height: int = 40, width: int = 56) -> NDArray[np.uint8]:
+        hole = np.zeros((height, width), np.uint8)
+        hole[height // 4 : height // 2, width // 4 : width // 2] = 255
+        return hole
+
+    return make

@@ -1,0 +1,223 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pconv_deploy.contract import Normalisation
+from pconv_deploy.errors import CheckpointError, OutputError, ParityError, UsageError
+from pconv_deploy.export import checkpoint_to_onnx
+from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
+from pconv_deploy.export.operator import DOMAIN, function_proto
+from pconv_deploy.export.to_onnx import onnx_from_module
+from pconv_deploy.layers import PartialConv2d
+from pconv_deploy.model import PConvUNet
+from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.parity import parity_inputs
+from tests.conftest import NORMALISATION, TINY
+
+
+def session(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:
+    source = model if isinstance(model, Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+
+
+def test_every_partial_convolution_is_one_node(graph: Path) -> None:
+    exported = read_graph(graph)
+    nodes = Counter((node.domain, node.op_type) for node in exported.model.graph.node)
+    assert nodes[DOMAIN, "PartialConv2d"] == 2 * TINY.levels
+    assert nodes["", "Conv"] == 0
+    assert [(f.domain, f.name) for f in exported.model.functions] == [(DOMAIN, "PartialConv2d")]
+    # One multiplication by the mask at the entrance, none elsewhere: the others weigh masks.
+    assert nodes["", "Mul"] <= 1 + TINY.levels + 3
+
+
+def test_the_file_says_what_it_is(graph: Path, checkpoint: Path) -> None:
+    exported = read_graph(graph)
+    contract = exported.contract
+    assert contract.kind == "deployment"
+    assert contract.size_multiple == 16
+    assert contract.normalisation == NORMALISATION
+    assert contract.source.file == checkpoint.name
+    assert contract.source.network == TINY
+    assert contract.source.training == {"steps": 0}
+    shapes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*exported.model.graph.input, *exported.model.graph.output)
+    }
+    assert shapes == {
+        "image": ["batch", "height", "width", 3],
+        "hole_mask": ["batch", "height", "width"],
+        "filled": ["batch", "height", "width", 3],
+    }
+    assert exported.parity is not None
+    assert len(exported.parity.cases) == 11
+    assert exported.parity.worst_error is not None
+    assert 0 < exported.parity.worst_error < 1e-5
+
+
+def test_the_file_holds_no_paths_of_this_machine(graph: Path) -> None:
+    content = graph.read_bytes()
+    for trace in (b"site-packages", b"pconv_deploy/", str(Path.home()).encode(), b".py"):
+        assert trace not in content, trace
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (1, 48, 32), (5, 16, 80), (2, 64, 64)])
+def test_free_dimensions_are_free(
+    graph: Path, checkpoint: Path, shape: tuple[int, int, int]
+) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (*shape, 3), np.uint8)
+    hole_mask = (rng.random(shape) < 0.4).astype(np.uint8) * np.uint8(7)  # any nonzero
+    (filled,) = session(graph).run(None, {"image": image, "hole_mask": hole_mask})
+    reference = reference_graph(checkpoint)
+    with torch.no_grad():
+        expected, _ = reference(torch.from_numpy(image), torch.from_numpy(hole_mask))
+    assert np.abs(filled.astype(int) - expected.numpy()).max() <= 1
+    assert (filled[hole_mask == 0] == image[hole_mask == 0]).all()
+
+
+def reference_graph(checkpoint: Path) -> DeploymentGraph:
+    from pconv_deploy.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(checkpoint)
+    return DeploymentGraph(loaded.model, loaded.normalisation).eval()
+
+
+def test_fixed_shapes(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "fixed.onnx"
+    result = export_checkpoint(checkpoint, path, ExportOptions(batch=2, size=(32, 48)))
+    assert len(result.parity.cases) == 9
+    model = session(path)
+    assert model.get_inputs()[0].shape == [2, 32, 48, 3]
+    assert model.get_outputs()[0].shape == [2, 32, 48, 3]
+
+
+def test_batch_of_one_and_free_size(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "one.onnx"
+    export_checkpoint(checkpoint, path, ExportOptions(batch=1))
+    assert session(path).get_inputs()[0].shape == [1, "height", "width", 3]
+
+
+def test_tensor_level(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tensor.onnx"
+    result = export_checkpoint(checkpoint, path, ExportOptions(kind="tensor"))
+    assert result.parity.worst_level_difference is None
+    case = parity_inputs(32, 48)[2]
+    image = np.moveaxis(case.image, -1, 0)[None].astype(np.float32) / 255
+    hole_mask = (case.hole_mask != 0).astype(np.float32)[None, None]
+    (output,) = session(path).run(None, {"image": image, "hole_mask": hole_mask})
+    inner = reference_graph(checkpoint).inner
+    with torch.no_grad():
+        expected = inner(torch.from_numpy(image), torch.from_numpy(hole_mask)).numpy()
+    assert np.abs(output - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_sizes_the_network_cannot_halve(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"40x32.*multiples of 16, such as 16x16"):
+        export_checkpoint(checkpoint, tmp_path / "x.onnx", ExportOptions(size=(40, 32)))
+
+
+def test_missing_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="No such file"):
+        export_checkpoint(tmp_path / "none.safetensors", tmp_path / "x.onnx")
+
+
+def test_unwritable_output(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    options = ExportOptions(batch=1, size=(16, 16))
+    with pytest.raises(OutputError, match=r"cannot write .*x\.onnx"):
+        export_checkpoint(checkpoint, tmp_path / "file" / "x.onnx", options)
+
+
+def test_a_wrong_graph_never_gets_its_name(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def subtly_wrong(model: PConvUNet) -> PConvUNet:
+        folded = correct(model)
+        first = folded.encoder[0]
+        with torch.no_grad():
+            first.conv.weight.mul_(1.0001)
+        return folded
+
+    correct = checkpoint_to_onnx.for_inference
+    monkeypatch.setattr(checkpoint_to_onnx, "for_inference", subtly_wrong)
+    path = tmp_path / "wrong.onnx"
+    path.write_text("an older file")
+    with pytest.raises(ParityError, match=r"differs from the literal network.*relative error"):
+        export_checkpoint(checkpoint, path)
+    assert path.read_text() == "an older file"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["wrong.onnx", "wrong.rejected.onnx"]
+
+
+class Sketch(nn.Module):
+    """A network of someone else: other strides, paddings, activations, three groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = PartialConv2d(3, 6, (3, 5), stride=(2, 1), padding=(1, 2), bias=False)
+        self.b = PartialConv2d(6, 4, 3, padding=1)
+        self.c = PartialConv2d((6, 4, 4), 2, 1)
+
+    def forward(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        a, known_a = self.a(x, known)
+        b, known_b = self.b(torch.tanh(a), known_a)
+        joined = torch.cat([a, b, b.abs()], dim=1)
+        y, known_y = self.c(joined, torch.cat([known_a, known_b, known_b], dim=1))
+        return torch.sigmoid(y), known_y
+
+
+def test_any_module_made_of_the_layer_exports() -> None:
+    torch.manual_seed(0)
+    sketch = Sketch().eval()
+    dim = torch.export.Dim
+    free = {0: dim("batch"), 2: dim("rows", min=3), 3: dim("columns", min=3)}
+    example = (torch.randn(2, 3, 10, 9), torch.ones(2, 1, 10, 9))
+    model = onnx_from_module(
+        sketch,
+        example,
+        input_names=["x", "known"],
+        output_names=["y", "seen"],
+        dynamic_shapes=(free, free),
+    )
+    assert sum(node.op_type == "PartialConv2d" for node in model.graph.node) == 3
+    x = torch.randn(3, 3, 21, 14)
+    known = (torch.rand(3, 1, 21, 14) > 0.7).float()
+    y, seen = session(model).run(None, {"x": x.numpy(), "known": known.numpy()})
+    with torch.no_grad():
+        expected_y, expected_seen = sketch(x, known)
+    np.testing.assert_allclose(y, expected_y.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(seen, expected_seen.numpy())
+
+
+def test_a_module_without_partial_convolutions_needs_no_function() -> None:
+    model = onnx_from_module(
+        nn.ReLU(), (torch.randn(1, 2),), input_names=["x"], output_names=["y"]
+    )
+    assert not model.functions
+
+
+def test_the_function_is_standard_operators_only() -> None:
+    function = function_proto()
+    assert {node.domain for node in function.node} == {""}
+    assert {o.domain: o.version for o in function.opset_import}[""] == 18
+
+
+def test_the_surroundings_normalise_and_composite() -> None:
+    class Grey(nn.Module):
+        def forward(self, image: Tensor, known: Tensor) -> Tensor:
+            return image * known
+
+    graph = DeploymentGraph(Grey(), Normalisation(mean=(0.2, 0.4, 0.6), std=(0.5, 0.5, 0.5)))
+    image = torch.full((1, 2, 2, 3), 10, dtype=torch.uint8)
+    hole_mask = torch.tensor([[[0, 1], [255, 0]]], dtype=torch.uint8)
+    filled, raw = graph(image, hole_mask)
+    assert filled[0, 0, 0].tolist() == [10, 10, 10]
+    assert filled[0, 0, 1].tolist() == [51, 102, 153]  # the network's zero is the mean colour
+    torch.testing.assert_close(raw[0, :, 0, 0], torch.full((3,), 10 / 255))
+    assert isinstance(graph.inner, TensorGraph)

@@ -1,0 +1,150 @@
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pconv_deploy.checkpoint import load_checkpoint, read_header, save_checkpoint
+from pconv_deploy.contract import Normalisation, UNetConfig
+from pconv_deploy.errors import CheckpointError, OutputError
+from tests.conftest import NORMALISATION, TINY, random_network
+
+
+def metadata(**changes: str) -> dict[str, str]:
+    facts = {
+        "format": "1",
+        "network": json.dumps({"channels": TINY.channels, "kernels": TINY.kernels}),
+        "normalisation": "{}",
+        "training": "{}",
+    }
+    return {f"pconv_deploy.{k}": v for k, v in (facts | changes).items()}
+
+
+def test_round_trip_keeps_everything(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    network = random_network(TINY)
+    save_checkpoint(path, network, normalisation=NORMALISATION, training={"steps": 7, "data": "x"})
+    loaded = load_checkpoint(path)
+    assert loaded.normalisation == NORMALISATION
+    assert loaded.source.network == TINY
+    assert loaded.source.training == {"steps": 7, "data": "x"}
+    assert not loaded.model.training
+    stored = loaded.model.state_dict()
+    assert stored.keys() == network.state_dict().keys()
+    for name, tensor in network.state_dict().items():
+        assert bool((stored[name] == tensor).all()), name
+    image, known = torch.randn(1, 3, 16, 16), torch.ones(1, 1, 16, 16)
+    with torch.no_grad():
+        assert bool((loaded.model(image, known) == network(image, known)).all())
+
+
+class _Bomb:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.witness),)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickle_is_refused_and_its_code_never_runs(tmp_path: Path, protocol: int) -> None:
+    path, witness = tmp_path / "evil.pth", tmp_path / "pwned"
+    path.write_bytes(pickle.dumps(_Bomb(witness), protocol=protocol))
+    with pytest.raises(CheckpointError, match=r"pickle|damaged"):
+        load_checkpoint(path)
+    assert not witness.exists()
+
+
+def test_a_torch_archive_is_refused_by_name(tmp_path: Path) -> None:
+    path, witness = tmp_path / "evil.pth", tmp_path / "pwned"
+    torch.save({"model": _Bomb(witness)}, path)
+    with pytest.raises(CheckpointError, match=r"archive.*can run code.*not opened"):
+        load_checkpoint(path)
+    assert not witness.exists()
+
+
+def test_truncated(tmp_path: Path, checkpoint: Path) -> None:
+    content = checkpoint.read_bytes()
+    for length in (0, 3, 100, len(content) // 2, len(content) - 1):
+        path = tmp_path / "short.safetensors"
+        path.write_bytes(content[:length])
+        with pytest.raises(CheckpointError, match=r"short\.safetensors is damaged"):
+            load_checkpoint(path)
+
+
+def test_a_header_that_claims_petabytes_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "huge.safetensors"
+    path.write_bytes((1 << 60).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot read .*nothing\.safetensors: No such file"):
+        load_checkpoint(tmp_path / "nothing.safetensors")
+
+
+def test_safetensors_of_someone_else(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"w": torch.zeros(1)}, path, {"author": "me"})
+    with pytest.raises(CheckpointError, match=r"not a pconv-deploy checkpoint.*found: author"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "2"}, "format 2; this pconv-deploy reads format 1"),
+        ({"network": "{"}, "network"),
+        ({"network": '{"channels": [999999], "kernels": [3]}'}, "4096"),
+        ({"network": '{"channels": [8, 8], "kernels": [3]}'}, "1 kernels for 2 levels"),
+        ({"network": '{"depth": 3}'}, "depth"),
+        ({"normalisation": '{"std": [0, 1, 1]}'}, "std"),
+    ],
+)
+def test_bad_metadata_is_named(
+    tmp_path: Path, checkpoint: Path, changes: dict[str, str], message: str
+) -> None:
+    path = tmp_path / "bad.safetensors"
+    save_file(load_file(checkpoint), path, metadata(**changes))
+    with pytest.raises(CheckpointError, match=message):
+        read_header(path)
+
+
+def test_tensors_that_do_not_fit_are_listed(tmp_path: Path, checkpoint: Path) -> None:
+    tensors = load_file(checkpoint)
+    del tensors["decoder.0.conv.weight"]
+    tensors["encoder.0.conv.bias"] = torch.zeros(9)
+    tensors["extra"] = torch.zeros(1)
+    path = tmp_path / "bad.safetensors"
+    save_file(tensors, path, metadata())
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    text = str(caught.value)
+    assert "decoder.0.conv.weight is missing" in text
+    assert "encoder.0.conv.bias: found [9], needed [8]" in text
+    assert "extra is left over" in text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(tmp_path: Path, checkpoint: Path, value: float) -> None:
+    tensors = load_file(checkpoint)
+    tensors["encoder.1.conv.weight"][0, 0, 0, 0] = value
+    path = tmp_path / "nan.safetensors"
+    save_file(tensors, path, metadata())
+    with pytest.raises(CheckpointError, match=r"encoder\.1\.conv\.weight holds NaN or infinity"):
+        load_checkpoint(path)
+
+
+def test_unwritable_folder_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file" / "a.safetensors"
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match=r"cannot write .*a\.safetensors"):
+        save_checkpoint(path, random_network(UNetConfig(channels=(2,), kernels=(3,))))
+
+
+def test_default_normalisation_is_minus_one_to_one() -> None:
+    assert Normalisation() == Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

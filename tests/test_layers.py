@@ -1,0 +1,123 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pconv_deploy.layers import PartialConv2d
+
+
+def brute_force(layer: PartialConv2d, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Equations 1 and 2 of the paper, tap by tap; outside the image is hole."""
+    weight = layer.weight.detach().numpy()
+    per_channel = np.repeat(known.numpy(), layer.group_channels, axis=1)
+    (pad_y, pad_x), (step_y, step_x) = layer.padding, layer.stride
+    outer = ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x))
+    values, masks = np.pad(x.numpy(), outer), np.pad(per_channel, outer)
+    count, filters, (kh, kw) = len(x), len(weight), weight.shape[2:]
+    rows = (values.shape[2] - kh) // step_y + 1
+    columns = (values.shape[3] - kw) // step_x + 1
+    y: NDArray[np.float64] = np.zeros((count, filters, rows, columns))
+    seen: NDArray[np.float64] = np.zeros((count, 1, rows, columns))
+    for n, row, column in itertools.product(range(count), range(rows), range(columns)):
+        top, left = row * step_y, column * step_x
+        window = (n, slice(None), slice(top, top + kh), slice(left, left + kw))
+        if not masks[window].any():
+            continue
+        seen[n, 0, row, column] = 1
+        ratio = masks[window].size / masks[window].sum()
+        for k in range(filters):
+            total = (weight[k] * values[window] * masks[window]).sum() * ratio
+            y[n, k, row, column] = total + (0 if layer.bias is None else float(layer.bias[k]))
+    return torch.from_numpy(y), torch.from_numpy(seen)
+
+
+@pytest.mark.parametrize("share_known", [0.0, 0.02, 0.3, 0.9, 1.0])
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "padding", "bias"),
+    [
+        (3, 7, 2, 3, True),
+        (3, 3, 1, 1, False),
+        ((4, 2), 3, 1, 1, True),
+        ((2, 3, 1), (3, 5), (1, 2), (1, 2), False),
+        (2, 3, 2, 0, True),
+    ],
+)
+def test_equals_the_equations_tap_by_tap(
+    share_known: float,
+    channels: int | tuple[int, ...],
+    kernel: int | tuple[int, int],
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    bias: bool,
+) -> None:
+    torch.manual_seed(1)
+    layer = PartialConv2d(channels, 4, kernel, stride=stride, padding=padding, bias=bias).double()
+    if layer.bias is not None:
+        torch.nn.init.normal_(layer.bias)
+    groups = 1 if isinstance(channels, int) else len(channels)
+    x = torch.randn(2, sum(layer.group_channels), 13, 17, dtype=torch.float64)
+    known = (torch.rand(2, groups, 13, 17) < share_known).double()
+    with torch.no_grad():
+        y, seen = layer(x, known)
+        expected_y, expected_seen = brute_force(layer, x, known)
+    torch.testing.assert_close(seen, expected_seen, rtol=0, atol=0)
+    torch.testing.assert_close(y, expected_y, rtol=1e-12, atol=1e-12)
+
+
+def test_is_exactly_zero_where_nothing_is_known() -> None:
+    layer = PartialConv2d(2, 3, 3, padding=1)
+    torch.nn.init.ones_(layer.bias)
+    known = torch.zeros(1, 1, 8, 8)
+    known[..., :2] = 1
+    y, seen = layer(torch.randn(1, 2, 8, 8), known)
+    assert bool((y[..., 3:] == 0).all())
+    assert bool((seen[..., 3:] == 0).all())
+    assert bool((y[..., :3] != 0).all())
+
+
+def test_what_a_hole_holds_is_never_read() -> None:
+    layer = PartialConv2d(2, 3, 3, padding=1)
+    known = (torch.rand(1, 1, 8, 8) > 0.5).float()
+    x = torch.randn(1, 2, 8, 8)
+    with torch.no_grad():
+        before, _ = layer(x, known)
+        after, _ = layer(torch.where(known > 0, x, 1e30), known)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_has_no_nan_at_any_coverage(dtype: torch.dtype) -> None:
+    layer = PartialConv2d((64, 64), 8, 3, padding=1).to(dtype)
+    known = torch.zeros(1, 2, 16, 16, dtype=dtype)
+    known[0, 0, 3, 3] = 1  # windows that see 1 of 1152 taps
+    with torch.no_grad():
+        y, seen = layer(torch.randn(1, 128, 16, 16).to(dtype), known)
+    assert bool(torch.isfinite(y).all())
+    assert int(seen.sum()) == 9
+
+
+def test_gradients_match_numeric_ones() -> None:
+    torch.manual_seed(2)
+    layer = PartialConv2d((2, 1), 2, 3, stride=2, padding=1).double()
+    known = (torch.rand(1, 2, 6, 6) > 0.4).double()
+    x = torch.randn(1, 3, 6, 6, dtype=torch.float64, requires_grad=True)
+
+    def output(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        parameters = {"weight": weight, "bias": bias}
+        result: Tensor = torch.func.functional_call(layer, parameters, (x, known))[0]
+        return result
+
+    assert torch.autograd.gradcheck(output, (x, layer.weight, layer.bias))
+
+
+def test_the_operator_is_well_formed() -> None:
+    x, share = torch.randn(2, 3, 9, 9), torch.rand(2, 1, 9, 9)
+    arguments = (x, share, torch.randn(4, 3, 3, 3), torch.randn(4), [2, 2], [1, 1])
+    torch.library.opcheck(
+        torch.ops.pconv_deploy.partial_conv2d,
+        arguments,
+        test_utils=("test_schema", "test_faketensor"),
+    )

@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+from pconv_deploy.contract import UNetConfig
+from pconv_deploy.literal import LiteralPConvUNet
+from pconv_deploy.model import PConvUNet, for_inference
+from pconv_deploy.parity import ParityInput, parity_inputs
+from tests.conftest import TINY, random_network
+
+CONFIGS = {
+    "tiny": TINY,
+    "one level": UNetConfig(channels=(5,), kernels=(3,)),
+    "uneven": UNetConfig(channels=(4, 3, 7), kernels=(5, 3, 1)),
+}
+
+
+def as_tensors(case: ParityInput) -> tuple[torch.Tensor, torch.Tensor]:
+    image = torch.from_numpy(case.image).permute(2, 0, 1)[None].double() / 127.5 - 1
+    known = torch.from_numpy(case.hole_mask == 0)[None, None].double()
+    return image, known
+
+
+@pytest.mark.parametrize("case", parity_inputs(48, 64), ids=lambda case: case.name)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_equals_the_literal_network_in_double_precision(
+    config: UNetConfig, case: ParityInput
+) -> None:
+    network = random_network(config).double()
+    literal = LiteralPConvUNet(config).double().eval()
+    literal.load_state_dict(network.state_dict())
+    image, known = as_tensors(case)
+    with torch.no_grad():
+        expected = literal(image, known)
+        scale = float(expected.abs().max()) or 1.0
+        for candidate in (network, for_inference(network)):
+            error = (candidate(image, known) - expected).abs()
+            for region in (known > 0, known == 0):
+                inside = error[region.expand_as(error)]
+                assert inside.numel() == 0 or float(inside.max()) <= 1e-6 * scale
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 31), (48, 50), (33, 16)])
+def test_any_size_is_padded_with_hole_and_cropped_back(size: tuple[int, int]) -> None:
+    network = random_network(TINY).double()
+    literal = LiteralPConvUNet(TINY).double().eval()
+    literal.load_state_dict(network.state_dict())
+    height, width = size
+    image = torch.randn(2, 3, height, width, dtype=torch.float64)
+    known = (torch.rand(2, 1, height, width) > 0.3).double()
+    # Values beyond the image must not matter: they are hole.
+    larger = torch.randn(2, 3, 48, 64, dtype=torch.float64)
+    larger[..., :height, :width] = image
+    larger_known = torch.zeros(2, 1, 48, 64, dtype=torch.float64)
+    larger_known[..., :height, :width] = known
+    multiples = (-(-height // 16) * 16, -(-width // 16) * 16)
+    with torch.no_grad():
+        filled = network(image, known)
+        expected = literal(
+            larger[..., : multiples[0], : multiples[1]],
+            larger_known[..., : multiples[0], : multiples[1]],
+        )[..., :height, :width]
+    assert filled.shape == image.shape
+    torch.testing.assert_close(filled, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_the_default_is_the_papers_network() -> None:
+    with torch.device("meta"):
+        network = PConvUNet()
+    shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
+    assert shapes["encoder.0.conv.weight"] == (64, 3, 7, 7)
+    assert shapes["encoder.1.conv.weight"] == (128, 64, 5, 5)
+    assert shapes["encoder.2.conv.weight"] == (256, 128, 5, 5)
+    assert shapes["decoder.0.conv.weight"] == (512, 1024, 3, 3)
+    assert shapes["decoder.4.conv.weight"] == (256, 768, 3, 3)
+    assert shapes["decoder.7.conv.weight"] == (3, 67, 3, 3)
+    assert sum(p.numel() for p in network.parameters()) == 32_859_796
+
+
+def test_training_mode_gives_gradients_to_every_parameter() -> None:
+    network = random_network(TINY).train()
+    known = (torch.rand(2, 1, 32, 32) > 0.2).float()
+    network(torch.randn(2, 3, 32, 32), known).abs().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(torch.isfinite(parameter.grad).all()), name
+
+
+def test_inference_copy_leaves_the_original_alone() -> None:
+    network = random_network(TINY)
+    before = {name: t.clone() for name, t in network.state_dict().items()}
+    folded = for_inference(network)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    for name, tensor in network.state_dict().items():
+        assert bool((tensor == before[name]).all()), name
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernels", "message"),
+    [
+        ((), (), "levels"),
+        ((8,) * 11, (3,) * 11, "levels"),
+        ((8, 8), (3,), "kernels"),
+        ((8,), (4,), "odd"),
+    ],
+)
+def test_impossible_networks_are_refused(
+    channels: tuple[int, ...], kernels: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        UNetConfig(channels=channels, kernels=kernels)

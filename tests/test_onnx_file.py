@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+
+from pconv_deploy.errors import GraphError
+from pconv_deploy.onnx_file import CONTRACT_KEY, embed, read_graph
+
+
+def changed_contract(graph: Path, path: Path, **changes: object) -> Path:
+    model = onnx.load(graph)
+    for entry in model.metadata_props:
+        if entry.key == CONTRACT_KEY:
+            facts = msgspec.json.decode(entry.value) | changes
+            entry.value = msgspec.json.encode(facts).decode()
+    onnx.save(model, path)
+    return path
+
+
+def test_not_ours(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [value], [value]))
+    path = tmp_path / "foreign.onnx"
+    onnx.save(model, path)
+    with pytest.raises(GraphError, match=r"not exported by pconv-deploy.*pconv-deploy export"):
+        read_graph(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an ONNX file at all", b"\x08\xff\xff\xff\xff"])
+def test_not_onnx(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(content)
+    with pytest.raises(GraphError, match=r"damaged or no ONNX file|not exported by pconv-deploy"):
+        read_graph(path)
+
+
+def test_truncated(tmp_path: Path, graph: Path) -> None:
+    content = graph.read_bytes()
+    path = tmp_path / "short.onnx"
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(GraphError, match="damaged"):
+        read_graph(path)
+
+
+def test_missing(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="No such file"):
+        read_graph(tmp_path / "none.onnx")
+
+
+def test_weights_in_other_files_are_not_followed(tmp_path: Path, graph: Path) -> None:
+    model = onnx.load(graph)
+    path = tmp_path / "outside.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    with pytest.raises(GraphError, match="keeps weights in other files"):
+        read_graph(path)
+
+
+def test_newer_contract_is_named_as_such(tmp_path: Path, graph: Path) -> None:
+    path = changed_contract(graph, tmp_path / "new.onnx", format=2)
+    with pytest.raises(GraphError, match="graph format 2, this pconv-deploy reads 1"):
+        read_graph(path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"size_multiple": 0}, {"batch": 0}, {"kind": "other"}, {"surprise": 1}]
+)
+def test_malformed_contract(tmp_path: Path, graph: Path, changes: dict[str, object]) -> None:
+    path = changed_contract(graph, tmp_path / "bad.onnx", **changes)
+    with pytest.raises(GraphError, match="damaged"):
+        read_graph(path)
+
+
+def test_an_invalid_graph_with_our_contract(tmp_path: Path, graph: Path) -> None:
+    model = onnx.load(graph)
+    model.graph.node[0].input[0] = "nowhere"
+    path = tmp_path / "invalid.onnx"
+    onnx.save(model, path)
+    with pytest.raises(GraphError, match="damaged"):
+        read_graph(path)
+
+
+def test_embedding_again_replaces(graph: Path) -> None:
+    exported = read_graph(graph)
+    before = len(exported.model.metadata_props)
+    embed(exported.model, exported.contract, exported.parity)
+    assert len(exported.model.metadata_props) == before
+
+
+def test_weights_are_inside_the_file(graph: Path) -> None:
+    model = read_graph(graph).model
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    assert any(np.ndim(w) == 4 for w in weights.values())
