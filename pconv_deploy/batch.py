@@ -4,7 +4,7 @@ Decoding and encoding run beside the engine. A picture is on disk whole before i
 done; a file that fails is reported and passed over.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,7 +61,7 @@ class _Loaded:
 
 def fill_jobs(
     inpainter: Inpainter, jobs: Sequence[Job], options: FillOptions | None = None
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Do the jobs, batch by batch; yield each outcome once its file is on disk.
 
     Raises:

@@ -23,6 +23,8 @@ _KEPT_INFO = ("exif", "icc_profile", "dpi", "transparency")
 # Mask files: JPEG noise in black areas stays below, every grey edge pixel is above.
 _GREY_FLOOR = 16
 _EXIF_ORIENTATION = 0x0112
+# Description, make, model, orientation, software, date, artist, copyright.
+_DESCRIPTIVE_TAGS = {0x010E, 0x010F, 0x0110, _EXIF_ORIENTATION, 0x0131, 0x0132, 0x013B, 0x8298}
 # From the displayed order back to the stored one, by EXIF orientation.
 _UNTURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,6 +48,8 @@ def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
         _check_header(path, image, max_pixels)
         image.load()
         image.info = {k: v for k, v in image.info.items() if k in _KEPT_INFO}
+        if image.format == "TIFF" and (exif := _descriptive_tags(image)):
+            image.info["exif"] = exif
         return image.copy()
 
 
@@ -141,6 +145,14 @@ def _decoding(path: Path, failure: type[InputError]) -> Iterator[None]:
         raise failure(f"cannot read {path}: {error.strerror}") from error
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
         raise failure(f"{path} is damaged: {error}") from error
+
+
+def _descriptive_tags(image: Image.Image) -> bytes:
+    """The tags of a TIFF that speak of the picture; its others speak of the file's own layout."""
+    found, kept = image.getexif(), Image.Exif()
+    for tag in _DESCRIPTIVE_TAGS & found.keys():
+        kept[tag] = found[tag]
+    return kept.tobytes() if kept else b""
 
 
 def _check_size(path: Path, image: Image.Image, max_pixels: int) -> None:

@@ -52,57 +52,75 @@ def plan_jobs(images: Path, masks: Path, output: Path, suffix: str | None = ".pn
     """
     if not masks.exists():
         raise InputError(f"{masks} does not exist")
+    finder = _MaskFinder(images if images.is_dir() else images.parent, masks)
     if images.is_dir():
         if output.is_file():
             raise UsageError(f"{images} is a folder, so {output} must be one too; it is a file")
-        jobs = _plan_folder(images, masks, output, suffix)
+        jobs = _named(images, _images_in(images, masks, finder), finder, output, suffix)
     elif not images.exists():
         raise InputError(f"{images} does not exist")
     elif output.suffix.lower() in OUTPUT_SUFFIXES and not output.is_dir():
-        found = _masks_of(images.parent, images, masks)
+        found = finder.masks_of(images)
         if len(found) > 1:
             raise UsageError(f"{len(found)} masks fit {images}; give a folder for the outputs")
         jobs = [Job(images, found[0] if found else None, output)]
     else:
-        jobs = _named(images.parent, [images], masks, output, suffix)
+        jobs = _named(images.parent, [images], finder, output, suffix)
     _refuse_losses(jobs)
     return jobs
 
 
-def _plan_folder(images: Path, masks: Path, output: Path, suffix: str | None) -> list[Job]:
-    found = _images_below(images)
-    if masks.is_dir():  # masks kept below the images are not images
-        found = [path for path in found if masks == images or masks not in path.parents]
-    if not found:
-        raise InputError(f"{images} holds no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
-    return _named(images, found, masks, output, suffix)
+class _MaskFinder:
+    """Finds the masks of an image below `root`; every folder is listed once."""
+
+    def __init__(self, root: Path, masks: Path) -> None:
+        self._root, self._masks = root, masks
+        self._by_stem: dict[Path, dict[str, list[Path]]] = {}
+
+    def masks_of(self, image: Path) -> list[Path]:
+        if self._masks.is_file():
+            return [self._masks]
+        folder = self._masks / image.relative_to(self._root).parent
+        by_stem = self._listing(folder)
+        # Beside its image only a mask that says so in its name is one.
+        same = by_stem.get(image.stem, []) if folder != image.parent else []
+        return same[:1] or by_stem.get(f"{image.stem}_mask", [])
+
+    def _listing(self, folder: Path) -> dict[str, list[Path]]:
+        """Paths by stem; `a_mask`, `a_mask001`, `a_mask-left` and the like under `a_mask`."""
+        if folder not in self._by_stem:
+            by_stem = self._by_stem[folder] = {}
+            for path in sorted(folder.glob("*")):
+                if path.suffix.lower() in IMAGE_SUFFIXES:
+                    base, mark, _ = path.stem.rpartition("_mask")
+                    by_stem.setdefault(base + mark if mark else path.stem, []).append(path)
+        return self._by_stem[folder]
 
 
-def _images_below(folder: Path) -> list[Path]:
-    return sorted(
+def _images_in(images: Path, masks: Path, finder: _MaskFinder) -> list[Path]:
+    found = sorted(
         path
-        for path in folder.rglob("*")
+        for path in images.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES
         and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not any(part.startswith(".") for part in path.relative_to(images).parts)
     )
-
-
-def _masks_of(root: Path, image: Path, masks: Path) -> list[Path]:
-    if masks.is_file():
-        return [masks]
-    folder = masks / image.relative_to(root).parent
-    beside = sorted(p for p in folder.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    same = [p for p in beside if p.stem == image.stem and p != image]
-    return same[:1] or [p for p in beside if p.stem.startswith(f"{image.stem}_mask")]
+    if masks == images:
+        used = {mask for path in found for mask in finder.masks_of(path)}
+        found = [path for path in found if path not in used]
+    elif masks.is_dir():  # perhaps below the images
+        found = [path for path in found if masks not in path.parents]
+    if not found:
+        raise InputError(f"{images} holds no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
+    return found
 
 
 def _named(
-    root: Path, images: Sequence[Path], masks: Path, output: Path, suffix: str | None
+    root: Path, images: Sequence[Path], finder: _MaskFinder, output: Path, suffix: str | None
 ) -> list[Job]:
-    pairs = [
-        (image, mask) for image in images for mask in (*_masks_of(root, image, masks),) or (None,)
-    ]
+    pairs: list[tuple[Path, Path | None]] = []
+    for image in images:
+        pairs += [(image, mask) for mask in finder.masks_of(image)] or [(image, None)]
     masks_per_image = Counter(image for image, _ in pairs)
     stems = [
         (

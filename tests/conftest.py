@@ -39,9 +39,7 @@ def random_network(config: UNetConfig, seed: int = 0) -> PConvUNet:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
-    save_checkpoint(
-        path, random_network(TINY), normalisation=NORMALISATION, training={"steps": 0}
-    )
+    save_checkpoint(path, random_network(TINY), normalisation=NORMALISATION, training={"steps": 0})
     return path
 
 

@@ -15,9 +15,7 @@ def test_area_is_in_its_bucket(area: tuple[float, float], size: tuple[int, int])
 
 
 def test_same_seed_same_hole() -> None:
-    first, second = (
-        irregular_hole(np.random.default_rng(3), 64, 64, (0.2, 0.3)) for _ in range(2)
-    )
+    first, second = (irregular_hole(np.random.default_rng(3), 64, 64, (0.2, 0.3)) for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 

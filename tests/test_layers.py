@@ -69,6 +69,7 @@ def test_equals_the_equations_tap_by_tap(
 
 def test_is_exactly_zero_where_nothing_is_known() -> None:
     layer = PartialConv2d(2, 3, 3, padding=1)
+    assert layer.bias is not None
     torch.nn.init.ones_(layer.bias)
     known = torch.zeros(1, 1, 8, 8)
     known[..., :2] = 1
@@ -102,6 +103,7 @@ def test_half_precision_has_no_nan_at_any_coverage(dtype: torch.dtype) -> None:
 def test_gradients_match_numeric_ones() -> None:
     torch.manual_seed(2)
     layer = PartialConv2d((2, 1), 2, 3, stride=2, padding=1).double()
+    assert layer.bias is not None
     known = (torch.rand(1, 2, 6, 6) > 0.4).double()
     x = torch.randn(1, 3, 6, 6, dtype=torch.float64, requires_grad=True)
 

@@ -16,7 +16,7 @@ from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
 from pconv_deploy.export.operator import DOMAIN, function_proto
 from pconv_deploy.export.to_onnx import onnx_from_module
 from pconv_deploy.layers import PartialConv2d
-from pconv_deploy.model import PConvUNet
+from pconv_deploy.model import PConvUNet, for_inference
 from pconv_deploy.onnx_file import read_graph
 from pconv_deploy.parity import parity_inputs
 from tests.conftest import NORMALISATION, TINY
@@ -139,13 +139,11 @@ def test_a_wrong_graph_never_gets_its_name(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def subtly_wrong(model: PConvUNet) -> PConvUNet:
-        folded = correct(model)
-        first = folded.encoder[0]
+        folded = for_inference(model)
         with torch.no_grad():
-            first.conv.weight.mul_(1.0001)
+            next(folded.parameters()).mul_(1.0001)
         return folded
 
-    correct = checkpoint_to_onnx.for_inference
     monkeypatch.setattr(checkpoint_to_onnx, "for_inference", subtly_wrong)
     path = tmp_path / "wrong.onnx"
     path.write_text("an older file")
@@ -196,9 +194,7 @@ def test_any_module_made_of_the_layer_exports() -> None:
 
 
 def test_a_module_without_partial_convolutions_needs_no_function() -> None:
-    model = onnx_from_module(
-        nn.ReLU(), (torch.randn(1, 2),), input_names=["x"], output_names=["y"]
-    )
+    model = onnx_from_module(nn.ReLU(), (torch.randn(1, 2),), input_names=["x"], output_names=["y"])
     assert not model.functions
 
 

@@ -1,0 +1,241 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from pconv_deploy.engines.base import Runtime
+from pconv_deploy.engines.folder import build_engine, open_engine
+from pconv_deploy.engines.manifest import read_manifest
+from pconv_deploy.errors import (
+    EngineError,
+    GraphError,
+    MissingRuntimeError,
+    OutputError,
+    ParityError,
+    UsageError,
+)
+from pconv_deploy.files import sha256_of
+
+
+@pytest.fixture
+def own(engine: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return Path(shutil.copytree(engine, tmp_path / "own.engine"))
+
+
+def edit_manifest(folder: Path, **changes: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_the_manifest_tells_the_whole_story(engine: Path, graph: Path) -> None:
+    facts = json.loads((engine / "manifest.json").read_text())
+    assert facts["format"] == 1
+    assert facts["backend"] == "onnxruntime"
+    assert facts["built_with"]["package"] == "onnxruntime"
+    assert facts["built_with"]["device"] == "cpu"
+    assert facts["contract"]["precision"] == "fp32"
+    assert facts["graph_sha256"] == sha256_of(graph)
+    assert facts["files"].keys() == {"model.onnx"}
+    assert facts["files"]["model.onnx"]["sha256"] == sha256_of(engine / "model.onnx")
+    assert len(facts["export_parity"]["cases"]) == 11
+    assert len(facts["engine_parity"]["cases"]) == 11
+    assert facts["command"].startswith(f"pconv-deploy build-engine {graph} -o {engine}")
+    assert sorted(p.name for p in engine.iterdir()) == ["manifest.json", "model.onnx"]
+
+
+def test_the_runtimes_file_is_untouched(engine: Path, graph: Path) -> None:
+    assert (engine / "model.onnx").read_bytes() == graph.read_bytes()
+
+
+def test_opens_and_runs(engine: Path) -> None:
+    manifest, session = open_engine(engine)
+    image = np.full((2, 16, 32, 3), 9, np.uint8)
+    hole_mask = np.zeros((2, 16, 32), np.uint8)
+    hole_mask[0, 4:8, 4:8] = 1
+    filled = session.run({"image": image, "hole_mask": hole_mask})["filled"]
+    assert filled.shape == image.shape
+    assert (filled[1] == image[1]).all()
+    assert (filled[0, 4:8, 4:8] != 9).any()
+    assert manifest.contract.kind == "deployment"
+
+
+def test_a_session_says_why_it_failed(engine: Path) -> None:
+    _, session = open_engine(engine)
+    bad = {
+        "image": np.zeros((1, 17, 16, 3), np.uint8),
+        "hole_mask": np.zeros((1, 17, 16), np.uint8),
+    }
+    with pytest.raises(EngineError, match=r"ONNX Runtime failed on image \[1, 17, 16, 3\]"):
+        session.run(bad)
+    session.close()
+    with pytest.raises(EngineError, match="closed"):
+        session.run(bad)
+
+
+@pytest.mark.parametrize("position", [0, 5000, -1])
+def test_a_changed_byte(own: Path, position: int) -> None:
+    path = own / "model.onnx"
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(EngineError, match=r"was changed after it was built[^$]*Rebuild it: pconv"):
+        open_engine(own)
+
+
+def test_a_truncated_file(own: Path) -> None:
+    path = own / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(EngineError, match=r"bytes, was built with"):
+        open_engine(own)
+
+
+def test_a_missing_file(own: Path) -> None:
+    (own / "model.onnx").unlink()
+    with pytest.raises(EngineError, match=r"model\.onnx is missing[^$]*Rebuild it: pconv-deploy"):
+        open_engine(own)
+
+
+def test_a_link_is_no_file_of_the_engine(own: Path, engine: Path) -> None:
+    (own / "model.onnx").unlink()
+    (own / "model.onnx").symlink_to(engine / "model.onnx")
+    with pytest.raises(EngineError, match="missing"):
+        open_engine(own)
+
+
+def test_a_future_manifest(own: Path) -> None:
+    edit_manifest(own, format=2, news="of the future")
+    with pytest.raises(EngineError, match=r"has format 2; this pconv-deploy reads format 1"):
+        open_engine(own)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', "\udcff"])
+def test_a_damaged_manifest(own: Path, content: str) -> None:
+    (own / "manifest.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(EngineError, match=r"manifest\.json is damaged"):
+        open_engine(own)
+
+
+def test_a_manifest_that_reaches_outside(own: Path) -> None:
+    files = json.loads((own / "manifest.json").read_text())["files"]
+    edit_manifest(own, files={"../model.onnx": files["model.onnx"]})
+    with pytest.raises(EngineError, match="damaged"):
+        open_engine(own)
+
+
+def test_a_manifest_of_gigabytes_is_not_read(own: Path) -> None:
+    with (own / "manifest.json").open("ab") as stream:
+        stream.truncate(5 << 20)
+    with pytest.raises(EngineError, match="larger than 4 MiB"):
+        open_engine(own)
+
+
+def test_no_engine(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"is no folder, so it is no engine.*build-engine"):
+        open_engine(tmp_path / "none.engine")
+    with pytest.raises(EngineError, match=r"has no manifest\.json"):
+        open_engine(tmp_path)
+
+
+def test_an_engine_for_a_backend_we_do_not_have(own: Path) -> None:
+    edit_manifest(own, backend="abacus")
+    with pytest.raises(UsageError, match="no backend 'abacus'; known: onnxruntime"):
+        open_engine(own)
+
+
+@pytest.mark.parametrize(
+    ("installed", "opens"), [("1.31.9", True), ("1.30.1", False), ("2.31.1", False)]
+)
+def test_runtime_versions(
+    own: Path, monkeypatch: pytest.MonkeyPatch, installed: str, opens: bool
+) -> None:
+    built = json.loads((own / "manifest.json").read_text())["built_with"]
+    edit_manifest(own, built_with=built | {"version": "1.31.1"})
+    runtime = Runtime(package="onnxruntime", version=installed)
+    monkeypatch.setattr(OnnxRuntimeBackend, "runtime", lambda _self: runtime)
+    if opens:
+        open_engine(own)[1].close()
+    else:
+        text = rf"built with onnxruntime 1\.31\.1; this machine has onnxruntime {installed}"
+        with pytest.raises(
+            EngineError, match=rf"{text}\.\n  Rebuild it: pconv-deploy build-engine"
+        ):
+            open_engine(own)
+
+
+def test_a_runtime_that_is_not_installed(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(MissingRuntimeError, match=r"pip install 'pconv-deploy\[onnxruntime\]'"):
+        open_engine(own)
+
+
+def test_an_existing_engine_is_replaced_only_when_told(own: Path, graph: Path) -> None:
+    created = read_manifest(own).created
+    with pytest.raises(UsageError, match="already exists; pass --overwrite"):
+        build_engine(graph, own)
+    (own / "model.onnx").write_text("broken")
+    manifest = build_engine(graph, own, overwrite=True)
+    assert manifest.created >= created
+    open_engine(own)[1].close()
+    assert [p.name for p in own.parent.iterdir()] == ["own.engine"]
+
+
+def test_an_engine_that_computes_something_else_is_not_kept(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_tampered(self: OnnxRuntimeBackend, folder: Path, options: Any) -> Any:
+        session = genuine(self, folder, options)
+        run = session.run
+
+        def tampered(inputs: Any) -> Any:
+            outputs = dict(run(inputs))
+            outputs["filled"] = outputs["filled"] ^ 1
+            return outputs
+
+        monkeypatch.setattr(session, "run", tampered)
+        return session
+
+    genuine = OnnxRuntimeBackend.open
+    monkeypatch.setattr(OnnxRuntimeBackend, "open", open_tampered)
+    with pytest.raises(ParityError, match="known pixels changed"):
+        build_engine(graph, tmp_path / "x.engine")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_graphs_leave_nothing(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_text("nonsense")
+    with pytest.raises(GraphError):
+        build_engine(tmp_path / "x.onnx", tmp_path / "x.engine")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
+
+
+def test_unknown_backend(graph: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no backend 'tensorrtt'"):
+        build_engine(graph, tmp_path / "x", backend="tensorrtt")
+
+
+def test_unwritable_place(graph: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        build_engine(graph, tmp_path / "file" / "x.engine")
+
+
+def test_failing_to_replace_keeps_the_old_engine(
+    own: Path, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(28, "No space left on device")
+        return Path(genuine(self, target))
+
+    genuine = Path.rename
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OutputError, match="No space left"):
+        build_engine(graph, own, overwrite=True)
+    monkeypatch.undo()
+    open_engine(own)[1].close()
+    assert [p.name for p in own.parent.iterdir()] == ["own.engine"]

@@ -1,0 +1,161 @@
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pconv_deploy import batch as batch_module
+from pconv_deploy.batch import FillOptions, Outcome, fill_jobs
+from pconv_deploy.errors import EngineError, OutputError
+from pconv_deploy.image_files import save_image
+from pconv_deploy.inpainter import Inpainter
+from pconv_deploy.jobs import plan_jobs
+
+Photo = Callable[..., NDArray[np.uint8]]
+SIZES = {"a": (40, 56), "b": (16, 16), "c": (40, 56), "d": (33, 47), "e": (20, 90)}
+
+
+@pytest.fixture
+def folders(tmp_path: Path, photo: Photo, box: Photo) -> Path:
+    for name, size in SIZES.items():
+        for folder, pixels in (("in", photo(*size)), ("masks", box(*size))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{name}.png")
+    return tmp_path
+
+
+def run(inpainter: Inpainter, root: Path, **options: Any) -> list[Outcome]:
+    jobs = plan_jobs(root / "in", root / "masks", root / "out")
+    return list(fill_jobs(inpainter, jobs, FillOptions(**options)))
+
+
+def pixels(path: Path) -> NDArray[Any]:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 50])
+def test_fills_every_file_as_a_single_call_does(
+    inpainter: Inpainter, folders: Path, photo: Photo, box: Photo, batch: int
+) -> None:
+    outcomes = run(inpainter, folders, batch=batch)
+    assert [o.job.image.stem for o in outcomes] == list(SIZES)
+    assert all(o.error is None for o in outcomes)
+    for name, size in SIZES.items():
+        filled, hole = pixels(folders / "out" / f"{name}.png"), box(*size) != 0
+        expected = inpainter(photo(*size), box(*size))
+        assert np.abs(filled.astype(int) - expected).max() <= 1
+        assert (filled[~hole] == photo(*size)[~hole]).all()
+    assert sorted(p.name for p in (folders / "out").iterdir()) == [f"{n}.png" for n in SIZES]
+
+
+def test_bad_files_are_reported_and_passed_over(inpainter: Inpainter, folders: Path) -> None:
+    (folders / "in" / "b.png").write_bytes(b"no image")
+    (folders / "masks" / "c.png").unlink()
+    Image.new("L", (5, 5), 255).save(folders / "masks" / "d.png")
+    Image.new("L", (90, 20), 255).save(folders / "masks" / "e.png")
+    outcomes = {o.job.image.stem: o for o in run(inpainter, folders, batch=2)}
+    errors = {name: str(o.error) for name, o in outcomes.items()}
+    assert errors["a"] == "None"
+    assert "b.png is no image that can be read" in errors["b"]
+    assert "c.png has no mask of the same name" in errors["c"]
+    assert "d.png is 5x5" in errors["d"]
+    assert "--fit-masks" in errors["d"]
+    assert "e.png: the hole mask covers the whole image" in errors["e"]
+    assert "--mask-convention" in errors["e"]
+    assert [p.name for p in (folders / "out").iterdir()] == ["a.png"]
+
+
+def test_a_mask_without_hole_copies_the_image_and_says_so(
+    inpainter: Inpainter, folders: Path, photo: Photo
+) -> None:
+    Image.new("L", (56, 40), 0).save(folders / "masks" / "a.png")
+    first = run(inpainter, folders)[0]
+    assert first.error is None
+    assert not first.had_hole
+    assert (pixels(folders / "out" / "a.png") == photo()).all()
+
+
+def test_masks_can_be_fitted_and_dilated(inpainter: Inpainter, folders: Path, photo: Photo) -> None:
+    small = np.zeros((20, 28), np.uint8)
+    small[5:10, 7:14] = 255
+    Image.fromarray(small).save(folders / "masks" / "a.png")
+    first = run(inpainter, folders, fit_masks=True, dilate=3)[0]
+    assert first.error is None
+    changed = (pixels(folders / "out" / "a.png") != photo()).any(axis=-1)
+    rows, columns = np.nonzero(changed)
+    assert (rows.min(), rows.max()) == (10 - 3, 19 + 3)
+    assert (columns.min(), columns.max()) == (14 - 3, 27 + 3)
+
+
+def test_masks_follow_the_displayed_picture(
+    inpainter: Inpainter, tmp_path: Path, photo: Photo
+) -> None:
+    stored = photo(40, 56)
+    image = Image.fromarray(stored)
+    exif = image.getexif()
+    exif[0x0112] = 6  # displayed turned by a quarter, 40 wide and 56 high
+    (tmp_path / "in").mkdir()
+    image.save(tmp_path / "in" / "a.png", exif=exif)
+    mask = np.zeros((56, 40), np.uint8)
+    mask[:20, :10] = 255  # top left of what a viewer shows
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    jobs = plan_jobs(tmp_path / "in", tmp_path / "m.png", tmp_path / "out")
+    (outcome,) = fill_jobs(inpainter, jobs)
+    assert outcome.error is None
+    changed = (pixels(tmp_path / "out" / "a.png") != stored).any(axis=-1)
+    assert changed[30:, :20].mean() > 0.9  # bottom left of what is stored
+    assert not changed[:30].any()
+    assert not changed[:, 20:].any()
+
+
+def test_one_image_too_large_for_memory_does_not_take_others_along(
+    inpainter: Inpainter, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scarce(prepared: Any) -> Any:
+        if any(item.padded_size == (32, 96) for item in prepared):
+            raise EngineError("ONNX Runtime failed: out of memory")
+        return genuine(prepared)
+
+    genuine = inpainter.run
+    monkeypatch.setattr(inpainter, "run", scarce)
+    outcomes = {o.job.image.stem: o.error for o in run(inpainter, folders, batch=5)}
+    assert "out of memory" in str(outcomes.pop("e"))
+    assert set(outcomes.values()) == {None}
+
+
+def test_a_full_disk_stops_the_batch_and_keeps_what_is_done(
+    inpainter: Inpainter, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def until_full(path: Path, image: Any, quality: int) -> None:
+        if path.stem == "c":
+            raise OutputError(f"cannot write {path}: No space left on device")
+        save_image(path, image, quality)
+
+    monkeypatch.setattr(batch_module, "save_image", until_full)
+    outcomes: list[Outcome] = []
+    jobs = plan_jobs(folders / "in", folders / "masks", folders / "out")
+    with pytest.raises(OutputError, match="No space left"):
+        outcomes.extend(fill_jobs(inpainter, jobs))
+    assert sorted(p.name for p in (folders / "out").iterdir()) == ["a.png", "b.png"]
+
+
+def test_stopping_early_leaves_whole_files_and_no_threads(
+    inpainter: Inpainter, folders: Path
+) -> None:
+    jobs = plan_jobs(folders / "in", folders / "masks", folders / "out")
+    running = fill_jobs(inpainter, jobs)
+    next(running)
+    running.close()
+    names = sorted(p.name for p in (folders / "out").iterdir())
+    assert names[0] == "a.png"
+    assert not any("partial" in name for name in names)
+    assert not [t for t in threading.enumerate() if t.name.startswith("pconv-files")]
+
+
+def test_nothing_to_do(inpainter: Inpainter) -> None:
+    assert list(fill_jobs(inpainter, [])) == []

@@ -1,0 +1,60 @@
+"""The documents name commands, options, files and codes that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from pconv_deploy import errors
+from pconv_deploy.cli.main import app
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def code_lines(text: str) -> list[str]:
+    blocks = re.findall(r"```(?:sh|console|bash)\n(.*?)```", text, flags=re.DOTALL)
+    joined = "\n".join(blocks).replace("\\\n", " ")
+    inline = re.findall(r"`(pconv-deploy [^`]+)`", text)
+    return [line.strip() for line in (*joined.splitlines(), *inline)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_and_options_exist(document: Path) -> None:
+    group = typer.main.get_command(app)
+    commands = group.commands  # type: ignore[attr-defined]
+    for line in code_lines(document.read_text(encoding="utf-8")):
+        match = re.match(r"(?:\$ )?pconv-deploy ([a-z-]+)(.*)", line)
+        if not match or match[1].startswith("-"):
+            continue
+        assert match[1] in commands, line
+        options = {o for p in commands[match[1]].params for o in p.opts} | {"--help", "-h"}
+        for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", match[2]):
+            assert option in options, line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_linked_files_exist(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), target
+
+
+def test_the_readme_lists_every_exit_code() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    codes = {
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type)
+        and issubclass(kind, errors.PConvError)
+        and kind is not errors.PConvError
+    }
+    for code in (0, *codes, 130):
+        assert re.search(rf"^\| {code} \|", text, flags=re.MULTILINE), code
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"make ([a-z]+)", "\n".join(code_lines(text))):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target

@@ -1,0 +1,117 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from pconv_deploy.errors import HoleMaskError, ImageError
+from pconv_deploy.images import dilated, resized_hole, to_hole, to_pixels, to_rgb8, with_hole_filled
+
+Photo = Callable[..., NDArray[np.uint8]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.bool_, np.int8])
+def test_dtypes_that_mean_nothing_sure_are_refused(dtype: type) -> None:
+    with pytest.raises(ImageError, match=rf"{np.dtype(dtype)}; needed uint8"):
+        to_pixels(np.zeros((4, 4, 3), dtype))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 5), (1, 4, 4, 3)])
+def test_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="needed"):
+        to_pixels(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0), (0, 0, 3)])
+def test_no_pixels(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match="no pixels"):
+        to_pixels(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "HSV", "F", "I"])
+def test_modes_whose_colours_would_change_are_refused(mode: str) -> None:
+    with pytest.raises(ImageError, match=rf"mode {mode}; needed one of .*convert"):
+        to_pixels(Image.new(mode, (4, 4)))
+
+
+def test_sixteen_bits_in_either_byte_order() -> None:
+    values = np.array([[0, 1, 256, 65535]], np.uint16)
+    for pixels in (values, values.astype(">u2"), Image.fromarray(values)):
+        assert to_pixels(pixels)[0, :, 0].tolist() == [0, 1, 256, 65535]
+    assert to_rgb8(to_pixels(values))[0, :, 1].tolist() == [0, 0, 1, 255]
+
+
+def test_palette_with_transparency_becomes_rgba() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    assert to_pixels(image).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    image.info["transparency"] = 0
+    assert to_pixels(image).tolist() == [[[10, 20, 30, 0], [40, 50, 60, 255]]]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_only_the_holes_colours_are_replaced(photo: Photo, channels: int, dtype: Any) -> None:
+    pixels = photo(6, 5, channels).astype(dtype) * dtype(257 if dtype is np.uint16 else 1)
+    hole = np.zeros((6, 5), bool)
+    hole[2, 1:3] = True
+    filled = np.full((6, 5, 3), (200, 100, 50), np.uint8)
+    result = with_hole_filled(pixels, hole, filled)
+    assert result.dtype == dtype
+    assert (result[~hole] == pixels[~hole]).all()
+    colours = 3 if channels >= 3 else 1
+    assert (result[..., colours:] == pixels[..., colours:]).all()
+    expected = [200, 100, 50] if colours == 3 else [124]  # 0.299 200 + 0.587 100 + 0.114 50
+    factor = 257 if dtype is np.uint16 else 1
+    assert (result[hole][:, :colours] == np.array(expected) * factor).all()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.array([[0, 1], [0, 0]], bool),
+        np.array([[0, 200], [0, 0]], np.uint8),
+        np.array([[0, -1], [0, 0]], np.int64),
+        np.array([[[0], [0.1]], [[0], [0]]], np.float32),
+        Image.fromarray(np.array([[0, 1], [0, 0]], np.uint8)),
+        Image.fromarray(np.array([[0, 255], [0, 0]], np.uint8)).convert("1"),
+    ],
+)
+def test_nonzero_is_hole(mask: Any) -> None:
+    assert to_hole(mask, (2, 2)).tolist() == [[False, True], [False, False]]
+
+
+def test_masks_that_cannot_be() -> None:
+    with pytest.raises(HoleMaskError, match=r"is 3x2 \(width x height\), its image is 2x2"):
+        to_hole(np.zeros((2, 3)), (2, 2))
+    with pytest.raises(HoleMaskError, match="shape"):
+        to_hole(np.zeros((2, 2, 3)), (2, 2))
+    with pytest.raises(HoleMaskError, match="NaN"):
+        to_hole(np.array([[np.nan, 0], [0, 0]]), (2, 2))
+    with pytest.raises(HoleMaskError, match=r"covers the whole image.*inverted"):
+        to_hole(np.ones((2, 2)), (2, 2))
+    with pytest.raises(HoleMaskError, match="needed"):
+        to_hole(np.array([["a", "b"], ["c", "d"]]), (2, 2))
+
+
+def test_dilation_grows_in_every_direction() -> None:
+    hole = np.zeros((9, 9), bool)
+    hole[4, 4] = True
+    grown = dilated(hole, 2)
+    assert grown[2:7, 2:7].all()
+    assert grown.sum() == 25
+    assert dilated(hole, 0) is hole
+
+
+@pytest.mark.parametrize("size", [(4, 4), (16, 16), (5, 7), (30, 9)])
+def test_a_scaled_hole_loses_no_part(size: tuple[int, int]) -> None:
+    hole = np.zeros((8, 8), bool)
+    hole[3, 5] = True
+    scaled = resized_hole(hole, size)
+    assert scaled.shape == size
+    row, column = int(3.5 * size[0] / 8), int(5.5 * size[1] / 8)
+    assert scaled[row, column]
+    assert 0 < scaled.mean() < 0.3

@@ -1,0 +1,206 @@
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from pconv_deploy import Inpainter
+from pconv_deploy.checkpoint import load_checkpoint
+from pconv_deploy.contract import FILLED, GraphContract
+from pconv_deploy.engines.folder import build_engine
+from pconv_deploy.errors import EngineError, HoleMaskError, ImageError, UsageError
+from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.export.verify import literal_graph
+from pconv_deploy.parity import parity_inputs
+
+Photo = Callable[..., NDArray[np.uint8]]
+
+
+@pytest.mark.parametrize("case", parity_inputs(37, 58), ids=lambda case: case.name)
+def test_fills_as_the_literal_network_does(
+    inpainter: Inpainter, checkpoint: Path, case: Any
+) -> None:
+    if case.name == "all hole":
+        with pytest.raises(HoleMaskError, match="covers the whole image"):
+            inpainter(case.image, case.hole_mask)
+        return
+    filled = inpainter(case.image, case.hole_mask)
+    image = np.zeros((1, 48, 64, 3), np.uint8)
+    hole_mask = np.ones((1, 48, 64), np.uint8)
+    image[0, :37, :58], hole_mask[0, :37, :58] = case.image, case.hole_mask
+    with torch.no_grad():
+        graph = literal_graph(load_checkpoint(checkpoint), "deployment")
+        expected = graph(torch.from_numpy(image), torch.from_numpy(hole_mask))[0][0, :37, :58]
+    hole = case.hole_mask != 0
+    assert (filled[~hole] == case.image[~hole]).all()
+    assert np.abs(filled.astype(int) - expected.numpy())[hole].max(initial=0) <= 1
+
+
+def test_without_a_hole_nothing_is_computed(
+    inpainter: Inpainter, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inpainter, "run", None)
+    image = photo()
+    result = inpainter(image, np.zeros((40, 56)))
+    assert (result == image).all()
+    assert result is not image
+
+
+@pytest.mark.parametrize("shape", [(40, 56), (40, 56, 1), (40, 56, 2), (40, 56, 3), (40, 56, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_arrays_come_back_as_they_came(
+    inpainter: Inpainter, photo: Photo, box: Photo, shape: tuple[int, ...], dtype: Any
+) -> None:
+    channels = shape[2] if len(shape) == 3 else 1
+    image = photo(40, 56, channels).reshape(shape).astype(dtype) * dtype(
+        200 if dtype is np.uint16 else 1
+    )
+    result = inpainter(image, box())
+    hole = box() != 0
+    assert result.shape == shape
+    assert result.dtype == dtype
+    assert (result[~hole] == image[~hole]).all()
+    colours = slice(0, 3 if channels >= 3 else 1)
+    inside = result.reshape(40, 56, channels)[hole]
+    before = image.reshape(40, 56, channels)[hole]
+    assert (inside[:, colours] != before[:, colours]).mean() > 0.9
+    if channels in (2, 4):
+        assert (inside[:, -1] == before[:, -1]).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16", "P", "1"])
+def test_pillow_images_keep_their_mode_and_facts(
+    inpainter: Inpainter, photo: Photo, box: Photo, mode: str
+) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(photo(40, 56, 1)[:, :, 0].astype(np.uint16) * 250)
+    else:
+        image = Image.fromarray(photo()).convert(mode)
+    image.info |= {"icc_profile": b"profile", "dpi": (72, 72)}
+    result = inpainter(image, Image.fromarray(box()))
+    assert result.mode == {"P": "RGB", "1": "L"}.get(mode, mode)
+    assert result.size == (56, 40)
+    assert result.info["icc_profile"] == b"profile"
+    before = np.asarray(image.convert(result.mode) if mode in ("P", "1") else image)
+    hole = box() != 0
+    assert (np.asarray(result)[~hole] == before[~hole]).all()
+    assert (np.asarray(result)[hole] != before[hole]).any()
+
+
+def test_inputs_are_left_alone(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
+    image, mask = photo(), box()
+    inpainter(image, mask)
+    assert (image == photo()).all()
+    assert (mask == box()).all()
+
+
+def test_views_and_read_only_arrays(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
+    image, mask = photo(80, 112)[::2, ::-2], box(80, 112)[::2, ::-2]
+    image.flags.writeable = False
+    expected = inpainter(np.ascontiguousarray(image), np.ascontiguousarray(mask))
+    assert (inpainter(image, mask) == expected).all()
+
+
+def test_a_batch_of_mixed_sizes_equals_one_by_one(
+    inpainter: Inpainter, photo: Photo, box: Photo
+) -> None:
+    sizes = [(40, 56), (16, 16), (40, 56), (33, 47), (90, 20)]
+    images, masks = [photo(*size) for size in sizes], [box(*size) for size in sizes]
+    together = inpainter(images, masks)
+    for image, mask, filled in zip(images, masks, together, strict=True):
+        alone = inpainter(image, mask)
+        assert np.abs(filled.astype(int) - alone).max() <= 1  # another batch, other roundings
+        assert (filled[mask == 0] == image[mask == 0]).all()
+
+
+def test_one_mask_for_all(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
+    results = inpainter([photo(), photo()], box())
+    assert len(results) == 2
+    assert inpainter([], box()) == []
+
+
+def test_as_many_masks_as_images(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
+    with pytest.raises(UsageError, match="found 2 images and 1 hole masks"):
+        inpainter([photo(), photo()], [box()])
+
+
+def test_wrong_sizes_and_kinds(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
+    with pytest.raises(HoleMaskError, match="needed the same size"):
+        inpainter(photo(), box(56, 40))
+    with pytest.raises(ImageError, match="float64"):
+        inpainter(photo() / 255, box())
+
+
+def test_many_threads_at_once(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
+    sizes = [(40, 56), (16, 16), (64, 32)]
+    expected = {size: inpainter(photo(*size), box(*size)) for size in sizes}
+
+    def fill(number: int) -> bool:
+        size = sizes[number % 3]
+        return bool((inpainter(photo(*size), box(*size)) == expected[size]).all())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(fill, range(60)))
+
+
+def test_warm_up_and_close(engine: Path, photo: Photo, box: Photo) -> None:
+    with Inpainter.load(str(engine)) as inpainter:
+        inpainter.warm_up([(40, 56), (1, 1), (1, 9)], batch=2)
+        assert inpainter.manifest is not None
+    with pytest.raises(EngineError, match="closed"):
+        inpainter(photo(), box())
+
+
+@pytest.fixture(scope="module")
+def fixed_engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fixed")
+    options = ExportOptions(batch=2, size=(32, 48))
+    export_checkpoint(checkpoint, folder / "fixed.onnx", options)
+    build_engine(folder / "fixed.onnx", folder / "fixed.engine")
+    return folder / "fixed.engine"
+
+
+def test_an_engine_of_fixed_shape_takes_what_fits(
+    fixed_engine: Path, photo: Photo, box: Photo
+) -> None:
+    with Inpainter.load(fixed_engine) as inpainter:
+        images = [photo(32, 48), photo(30, 20), photo(7, 48)]
+        masks = [box(32, 48), box(30, 20), box(7, 48)]
+        for image, mask, filled in zip(images, masks, inpainter(images, masks), strict=True):
+            assert filled.shape == image.shape
+            assert (filled[mask == 0] == image[mask == 0]).all()
+            assert (filled[mask != 0] != image[mask != 0]).any()
+        with pytest.raises(ImageError, match=r"49x32; this engine takes at most 48x32"):
+            inpainter(photo(32, 49), box(32, 49))
+
+
+def test_a_tensor_engine_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    options = ExportOptions(kind="tensor", batch=1, size=(16, 16))
+    export_checkpoint(checkpoint, tmp_path / "t.onnx", options)
+    build_engine(tmp_path / "t.onnx", tmp_path / "t.engine")
+    with pytest.raises(EngineError, match=r"float tensors.*without --tensor-level"):
+        Inpainter.load(tmp_path / "t.engine")
+
+
+class ConstantSession:
+    """A runtime of one line: what the protocol asks of a backend, and no more."""
+
+    def run(self, inputs: Any) -> Any:
+        return {FILLED: np.full_like(inputs["image"], 7)}
+
+    def close(self) -> None:
+        pass
+
+
+def test_known_pixels_are_safe_even_from_a_faulty_runtime(
+    inpainter: Inpainter, photo: Photo, box: Photo
+) -> None:
+    contract: GraphContract = inpainter.contract
+    result = Inpainter(contract, ConstantSession())(photo(), box())
+    assert (result[box() != 0] == 7).all()
+    assert (result[box() == 0] == photo()[box() == 0]).all()
