@@ -26,11 +26,11 @@ install: .venv/installed  ## The virtual environment alone
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) else f"pconv-deploy needs Python 3.11 or later, {sys.executable} is {v[0]}.{v[1]}: run make with PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 lock: install  ## Write the versions now installed into requirements.txt
-	{ sed -n '/^#/p' requirements.txt; $(BIN)/python -m pip freeze --exclude-editable | sed "s,+cpu,,"; } > requirements.new
+	{ sed -n '/^#/p' requirements.txt; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | sed "s,+cpu,,"; } > requirements.new
 	mv requirements.new requirements.txt
 
 clean:

@@ -17,7 +17,9 @@ from pconv_deploy.images import MODES, Hole
 
 MaskConvention = Literal["hole-white", "hole-black", "alpha"]
 
-DEFAULT_MAX_PIXELS = 16_800_000  # 4096 x 4096
+DEFAULT_MAX_PIXELS = 8_400_000
+# Measured with ONNX Runtime in fp32, see docs/measurements.md.
+_GIB_PER_MEGAPIXEL = 1.1
 # Facts of the picture that outlive its file; all others are about the file's own encoding.
 _KEPT_INFO = ("exif", "icc_profile", "dpi", "transparency")
 # Mask files: JPEG noise in black areas stays below, every grey edge pixel is above.
@@ -160,7 +162,8 @@ def _check_size(path: Path, image: Image.Image, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{path} is {width}x{height}, {width * height / 1e6:.1f} megapixels; at most "
-            f"{max_pixels / 1e6:.1f} are accepted. Raise the limit with --max-megapixels"
+            f"{max_pixels / 1e6:.1f} are accepted. Raise the limit with --max-megapixels if there is "
+            f"memory: the full-size network takes about {_GIB_PER_MEGAPIXEL} GiB a megapixel"
         )
 
 

@@ -81,8 +81,11 @@ def infer(
         int | None, typer.Option(min=1, max=1024, help="Of one inference. Default: all cores.")
     ] = None,
     max_megapixels: Annotated[
-        float, typer.Option(min=0.001, help="Larger images are refused before decoding.")
-    ] = 16.8,
+        float,
+        typer.Option(
+            min=0.001, help="Larger images are refused before decoding; 1 takes about 1.1 GiB."
+        ),
+    ] = 8.4,
 ) -> None:
     """Fill the holes of images, one or a folder of them.
 
