@@ -26,6 +26,8 @@ from pconv_deploy.inpainter import Inpainter, Prepared, finish
 REFERENCE = "PyTorch eager, literal"
 STAGES = ("decode", "pre", "infer", "post", "encode")
 _HOLE_AREA = (0.2, 0.3)
+# Seconds before each turn: the threads of the one before still spin, waiting for more work.
+_PAUSE = 0.2
 
 Fill = Callable[[NDArray[Any], NDArray[Any]], Any]
 
@@ -193,6 +195,7 @@ def _take_turns(
     for number in range(rounds):
         counts = number >= options.warm_up
         for name, fill in contenders.items():
+            time.sleep(_PAUSE)
             start = time.perf_counter()
             fill(task.image, task.hole_mask)
             if counts:

@@ -162,8 +162,8 @@ def _check_size(path: Path, image: Image.Image, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{path} is {width}x{height}, {width * height / 1e6:.1f} megapixels; at most "
-            f"{max_pixels / 1e6:.1f} are accepted. Raise the limit with --max-megapixels if there is "
-            f"memory: the full-size network takes about {_GIB_PER_MEGAPIXEL} GiB a megapixel"
+            f"{max_pixels / 1e6:.1f} are accepted. Raise the limit with --max-megapixels if "
+            f"memory allows: the full-size network takes {_GIB_PER_MEGAPIXEL} GiB a megapixel"
         )
 
 

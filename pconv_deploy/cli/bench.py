@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.progress import Progress
 from rich.table import Table
 
@@ -75,13 +76,22 @@ def show(result: "BenchResult") -> None:
         f"{result.rounds} rounds, threads {result.threads or 'default'}; "
         f"{machine['processor']}, {machine['cores']} cores"
     )
-    table = Table("uint8 in, uint8 composite out", "p50 ms", "p90", "p99", "images/s", "x faster")
+    OUT.print("Each contender: uint8 image and hole mask in memory to uint8 composite in memory.")
+    table = _table("contender", "p50 ms", "p90", "p99", "images/s", "times faster")
     for t in result.contenders:
         ratio = f"{t.ratio:.2f} ({t.ratio_p10:.2f}-{t.ratio_p90:.2f})" if t.ratio else ""
         times = (f"{t.p50:.1f}", f"{t.p90:.1f}", f"{t.p99:.1f}", f"{t.images_per_second:.2f}")
         table.add_row(t.name, *times, ratio)
     OUT.print(table)
-    stages = Table("engine, by stage", "p50 ms", "p90", "p99")
+    OUT.print("The engine's way from JPEG to PNG, both in memory:")
+    stages = _table("stage", "p50 ms", "p90", "p99")
     for t in result.stages:
         stages.add_row(t.name, f"{t.p50:.1f}", f"{t.p90:.1f}", f"{t.p99:.1f}")
     OUT.print(stages)
+
+
+def _table(first: str, *figures: str) -> Table:
+    table = Table(first, box=box.SIMPLE)
+    for figure in figures:
+        table.add_column(figure, justify="right", no_wrap=True)
+    return table
