@@ -20,6 +20,7 @@ from pconv_deploy.engines.manifest import (
     write_manifest,
 )
 from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.files import atomic_folder, sha256_of
 from pconv_deploy.onnx_file import read_graph
 
@@ -101,7 +102,10 @@ def open_engine(folder: Path, options: RunOptions | None = None) -> tuple[Manife
         MissingRuntimeError: its runtime is not installed.
     """
     manifest = read_manifest(folder)
-    backend = backend_named(manifest.backend)
+    try:
+        backend = backend_named(manifest.backend)
+    except UsageError as error:
+        raise EngineError(f"{folder} cannot be opened: {error}") from error
     check_runtime(folder, manifest, backend.runtime())
     check_unchanged(folder, manifest)
     return manifest, backend.open(folder, options or RunOptions())

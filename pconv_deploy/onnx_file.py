@@ -3,6 +3,7 @@
 The contract and the export's parity report are JSON in the model's metadata properties.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,7 +88,8 @@ def read_graph(path: Path) -> ExportedGraph:
             f"{path} is not exported by pconv-deploy: its metadata lacks {CONTRACT_KEY}. "
             "Export it with: pconv-deploy export CHECKPOINT -o model.onnx"
         )
-    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+    nodes = [node for function in model.functions for node in function.node]
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in _tensors(model.graph, nodes)):
         raise GraphError(f"{path} keeps weights in other files; needed all in one. Export again")
     try:
         contract = decode_contract(facts[CONTRACT_KEY])
@@ -100,6 +102,22 @@ def read_graph(path: Path) -> ExportedGraph:
     except (msgspec.DecodeError, onnx.checker.ValidationError) as error:
         raise GraphError(f"{path} is damaged: {error}") from error
     return ExportedGraph(model, contract, parity)
+
+
+def _tensors(
+    graph: "onnx.GraphProto", more_nodes: "Iterable[onnx.NodeProto]" = ()
+) -> "Iterator[onnx.TensorProto]":
+    """Every tensor a graph holds, in sparse initializers, attributes and subgraphs too."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in (*graph.node, *more_nodes):
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for subgraph in (attribute.g, *attribute.graphs):
+                yield from _tensors(subgraph)
 
 
 def decode_contract(text: str) -> GraphContract:

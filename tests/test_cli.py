@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -353,14 +354,29 @@ def test_some_bad_files_exit_8_and_the_rest_is_done(run: Run, engine: Path, file
     assert sorted(p.name for p in (files / "out").iterdir()) == ["a.png", "c.png"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
-def test_unreadable_and_unwritable_folders(run: Run, engine: Path, files: Path) -> None:
-    (files / "in" / "a.png").chmod(0)
-    single = run("infer", engine, files / "in/a.png", files / "mask.png", "-o", files / "o.png")
-    assert single.code == 3
-    (files / "locked").mkdir(mode=0o500)
-    result = run("infer", engine, files / "in/b.png", files / "mask.png", "-o", files / "locked/x")
+def test_files_we_may_not_read_exit_3(
+    run: Run, engine: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Any, *_: Any) -> Any:  # what the system says to anyone but root
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    result = run("infer", engine, files / "in/a.png", files / "mask.png", "-o", files / "o.png")
+    assert result.code == 3
+    assert "a.png: Permission denied" in result.err
+
+
+def test_folders_we_may_not_write_exit_7(
+    run: Run, engine: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    result = run("infer", engine, files / "in", files / "mask.png", "-o", files / "out")
     assert result.code == 7
+    assert "Permission denied" in result.err
+    assert list((files / "out").iterdir()) == []
 
 
 def test_an_output_folder_that_cannot_be_made_exits_7(run: Run, engine: Path, files: Path) -> None:

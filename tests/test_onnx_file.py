@@ -57,6 +57,28 @@ def test_weights_in_other_files_are_not_followed(tmp_path: Path, graph: Path) ->
         read_graph(path)
 
 
+@pytest.mark.parametrize("place", ["function", "subgraph", "sparse"])
+def test_weights_in_other_files_are_found_wherever_they_hide(
+    tmp_path: Path, graph: Path, place: str
+) -> None:
+    model = onnx.load(graph)
+    hidden = onnx.TensorProto(
+        name="t", data_type=onnx.TensorProto.FLOAT, dims=[1], data_location="EXTERNAL"
+    )
+    hidden.external_data.add(key="location", value="/etc/passwd")
+    if place == "function":
+        model.functions[0].node[0].attribute.add(name="value", type="TENSOR", t=hidden)
+    elif place == "subgraph":
+        inner = onnx.GraphProto(name="g", initializer=[hidden])
+        model.graph.node[0].attribute.add(name="body", type="GRAPH", g=inner)
+    else:
+        model.graph.sparse_initializer.add(values=hidden, dims=[1])
+    path = tmp_path / "hiding.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(GraphError, match="keeps weights in other files"):
+        read_graph(path)
+
+
 def test_newer_contract_is_named_as_such(tmp_path: Path, graph: Path) -> None:
     path = changed_contract(graph, tmp_path / "new.onnx", format=2)
     with pytest.raises(GraphError, match="graph format 2, this pconv-deploy reads 1"):

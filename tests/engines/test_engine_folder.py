@@ -143,7 +143,7 @@ def test_no_engine(tmp_path: Path) -> None:
 
 def test_an_engine_for_a_backend_we_do_not_have(own: Path) -> None:
     edit_manifest(own, backend="abacus")
-    with pytest.raises(UsageError, match="no backend 'abacus'; known: onnxruntime"):
+    with pytest.raises(EngineError, match="no backend 'abacus'; known: onnxruntime"):
         open_engine(own)
 
 
