@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer.main
 from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy import errors
-from pconv_deploy.cli.main import main
+from pconv_deploy.cli.main import app, main
 
 Photo = Callable[..., NDArray[np.uint8]]
 COMMANDS = ("export", "build-engine", "infer", "bench", "inspect", "doctor", "demo")
@@ -70,6 +71,11 @@ def test_help_names_every_option(run: Run, command: tuple[str, ...]) -> None:
     assert result.code == 0
     assert "Usage: pconv-deploy" in result.out
     assert result.err == ""
+    group = typer.main.get_command(app)
+    shown = group.commands[command[0]] if command else group  # type: ignore[attr-defined]
+    for parameter in shown.params:
+        longest = max(parameter.opts, key=len)
+        assert (longest if longest.startswith("-") else parameter.name.upper()) in result.out
 
 
 def test_the_top_help_lists_commands_and_exit_codes(run: Run) -> None:
@@ -483,7 +489,7 @@ def test_a_full_disk_exits_7_and_leaves_no_partial_file(engine: Path, files: Pat
 def test_help_needs_no_heavy_imports() -> None:
     check = (
         "import sys; sys.argv = ['pconv-deploy', 'infer', '--help']\n"
-        "from pconv_deploy.cli.main import main\n"
+        "from pconv_deploy.cli.main import app, main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'PIL', 'onnx', 'onnxruntime', 'msgspec'} & set(sys.modules)\n"

@@ -55,7 +55,7 @@ def root(
 def main() -> None:
     """Run the command line; errors a user can cause become one message and an exit code."""
     try:
-        app()
+        app(prog_name="pconv-deploy")
     except PConvError as error:
         ERR.print("[bold red]error:[/bold red] ", end="")
         ERR.print(str(error), markup=False)
