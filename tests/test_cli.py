@@ -75,7 +75,7 @@ def test_help_names_every_option(run: Run, command: tuple[str, ...]) -> None:
     shown = group.commands[command[0]] if command else group  # type: ignore[attr-defined]
     for parameter in shown.params:
         longest = max(parameter.opts, key=len)
-        assert (longest if longest.startswith("-") else parameter.name.upper()) in result.out
+        assert (longest if longest.startswith("-") else parameter.name) in result.out
 
 
 def test_the_top_help_lists_commands_and_exit_codes(run: Run) -> None:
