@@ -5,11 +5,12 @@ off: slow, and none of what a runtime does to a graph to make it fast.
 """
 
 from pconv_deploy.engines.base import Session
-from pconv_deploy.errors import MissingRuntimeError
+from pconv_deploy.errors import GraphError, MissingRuntimeError
 from pconv_deploy.onnx_file import ExportedGraph, with_raw_output
 from pconv_deploy.parity import (
     LEVEL_TOLERANCE,
     RELATIVE_TOLERANCE,
+    Arrays,
     ParityReport,
     compare,
     parity_batches,
@@ -38,12 +39,15 @@ def compare_with_graph(session: Session, exported: ExportedGraph, candidate: str
     )
     names = [output.name for output in plain.get_outputs()]
 
+    def run_plain(inputs: Arrays) -> Arrays:
+        return dict(zip(names, plain.run(names, dict(inputs)), strict=True))
+
     batches = parity_batches(contract)
-    references = run_batches(
-        lambda inputs: dict(zip(names, plain.run(names, dict(inputs)), strict=True)),
-        contract,
-        batches,
-    )
+    try:
+        references = run_batches(run_plain, contract, batches)
+    # ONNX Runtime's exceptions share no base class but Exception.
+    except Exception as error:
+        raise GraphError(f"ONNX Runtime cannot run the graph: {error}") from error
     candidates = run_batches(session.run, contract, batches)
     cases = [case for batch in batches for case in batch]
     return ParityReport(

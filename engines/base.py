@@ -1,15 +1,11 @@
 """The protocol between us and a runtime: what one must do to be a backend."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import Protocol
 
 from pconv_deploy.contract import GraphContract
-
-Arrays = Mapping[str, NDArray[Any]]
+from pconv_deploy.parity import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +52,6 @@ class Backend(Protocol):
 
     @property
     def device(self) -> str: ...
-
-    @property
-    def install_hint(self) -> str:
-        """The command that installs what is missing."""
-        ...
 
     def runtime(self) -> Runtime:
         """Say what is installed.

@@ -51,6 +51,8 @@ def build_engine(
     """
     runtime = backend_named(backend)
     installed = runtime.runtime()
+    command = ["pconv-deploy", "build-engine", str(graph), "-o", str(output)]
+    command += ["--backend", backend, "--overwrite"]
     progress("reading the graph")
     exported = read_graph(graph)
     with atomic_folder(output, overwrite=overwrite) as folder:
@@ -77,17 +79,7 @@ def build_engine(
             files=files,
             export_parity=exported.parity,
             engine_parity=parity,
-            command=shlex.join(
-                [
-                    "pconv-deploy",
-                    "build-engine",
-                    str(graph),
-                    "-o",
-                    str(output),
-                    "--backend",
-                    backend,
-                ]
-            ),
+            command=shlex.join(command),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         write_manifest(folder, manifest)

@@ -101,7 +101,25 @@ def read_graph(path: Path) -> ExportedGraph:
         onnx.checker.check_model(model)
     except (msgspec.DecodeError, onnx.checker.ValidationError) as error:
         raise GraphError(f"{path} is damaged: {error}") from error
+    _compare_tensors(path, model.graph, contract)
     return ExportedGraph(model, contract, parity)
+
+
+def _compare_tensors(path: Path, graph: "onnx.GraphProto", contract: GraphContract) -> None:
+    """A graph edited after its export no longer is what its contract says."""
+    import onnx
+
+    for values, specs in ((graph.input, contract.inputs), (graph.output, contract.outputs)):
+        found = {
+            value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+            for value in values
+        }
+        needed = {spec.name: spec.dtype for spec in specs}
+        if found != needed:
+            raise GraphError(
+                f"{path} is not what its contract says: found tensors {found}, needed {needed}. "
+                "Export it again"
+            )
 
 
 def _tensors(

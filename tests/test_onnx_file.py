@@ -103,6 +103,19 @@ def test_an_invalid_graph_with_our_contract(tmp_path: Path, graph: Path) -> None
         read_graph(path)
 
 
+@pytest.mark.parametrize("change", ["name", "dtype"])
+def test_a_graph_edited_after_its_export(tmp_path: Path, graph: Path, change: str) -> None:
+    model = onnx.load(graph)
+    if change == "name":
+        model.graph.output[0].name = model.graph.node[-1].output[0] = "result"
+    else:
+        model.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    path = tmp_path / "edited.onnx"
+    onnx.save(model, path)
+    with pytest.raises(GraphError, match="is not what its contract says"):
+        read_graph(path)
+
+
 def test_embedding_again_replaces(graph: Path) -> None:
     exported = read_graph(graph)
     before = len(exported.model.metadata_props)

@@ -7,8 +7,9 @@ from types import ModuleType
 from typing import Any
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.base import Arrays, RunOptions, Runtime
+from pconv_deploy.engines.base import RunOptions, Runtime
 from pconv_deploy.errors import EngineError, MissingRuntimeError
+from pconv_deploy.parity import Arrays
 
 _MODEL = "model.onnx"
 _ERRORS_ONLY = 3
@@ -20,7 +21,6 @@ class OnnxRuntimeBackend:
 
     name: str = "onnxruntime"
     device: str = "cpu"
-    install_hint: str = "pip install 'pconv-deploy[onnxruntime]'"
 
     def runtime(self) -> Runtime:
         return Runtime(package="onnxruntime", version=self._import().__version__)
@@ -36,7 +36,8 @@ class OnnxRuntimeBackend:
             import onnxruntime
         except ImportError as error:
             raise MissingRuntimeError(
-                f"the {self.name} backend needs ONNX Runtime: {self.install_hint}"
+                "the onnxruntime backend needs ONNX Runtime: "
+                "pip install 'pconv-deploy[onnxruntime]'"
             ) from error
         module: ModuleType = onnxruntime
         return module

@@ -44,7 +44,9 @@ def test_the_manifest_tells_the_whole_story(engine: Path, graph: Path) -> None:
     assert facts["files"]["model.onnx"]["sha256"] == sha256_of(engine / "model.onnx")
     assert len(facts["export_parity"]["cases"]) == 11
     assert len(facts["engine_parity"]["cases"]) == 11
-    assert facts["command"].startswith(f"pconv-deploy build-engine {graph} -o {engine}")
+    assert facts["command"] == (
+        f"pconv-deploy build-engine {graph} -o {engine} --backend onnxruntime --overwrite"
+    )
     assert sorted(p.name for p in engine.iterdir()) == ["manifest.json", "model.onnx"]
 
 
