@@ -61,8 +61,8 @@ class Backend(Protocol):
         """
         ...
 
-    def build(self, graph: Path, contract: GraphContract, folder: Path) -> None:
-        """Write the runtime's files for the ONNX file `graph` into the empty `folder`."""
+    def build(self, graph: bytes, contract: GraphContract, folder: Path) -> None:
+        """Write the runtime's files for an ONNX file's content into the empty `folder`."""
         ...
 
     def open(self, folder: Path, options: RunOptions) -> Session:

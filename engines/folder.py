@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import hashlib
 import platform
 import shlex
 from collections.abc import Callable
@@ -11,17 +12,19 @@ from pathlib import Path
 from pconv_deploy.engines.acceptance import compare_with_graph
 from pconv_deploy.engines.base import RunOptions, Session
 from pconv_deploy.engines.manifest import (
+    MANIFEST,
     BuiltWith,
     Manifest,
-    check_runtime,
+    check_machine,
     check_unchanged,
     describe_file,
     read_manifest,
+    rebuild,
     write_manifest,
 )
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.errors import EngineError, UsageError
-from pconv_deploy.files import atomic_folder, sha256_of
+from pconv_deploy.errors import EngineError, GraphError, UsageError
+from pconv_deploy.files import atomic_folder, writing
 from pconv_deploy.onnx_file import read_graph
 
 
@@ -43,21 +46,24 @@ def build_engine(
         progress: is told each step as it begins.
 
     Raises:
-        GraphError: `graph` is not ours, or damaged.
+        GraphError: `graph` is not ours, damaged, or was rejected by its export.
         MissingRuntimeError: the backend's runtime is not installed.
         ParityError: the engine does not compute what the graph computes; nothing is left.
-        UsageError: unknown backend, or `output` exists.
+        UsageError: unknown backend, or `output` exists and may not be replaced.
         OutputError: `output` could not be written.
     """
     runtime = backend_named(backend)
     installed = runtime.runtime()
-    command = ["pconv-deploy", "build-engine", str(graph), "-o", str(output)]
-    command += ["--backend", backend, "--overwrite"]
     progress("reading the graph")
     exported = read_graph(graph)
-    with atomic_folder(output, overwrite=overwrite) as folder:
+    if exported.parity is None or exported.parity.failures():
+        raise GraphError(f"{graph} was not accepted when it was exported. Export it again")
+    if graph.resolve() == output.resolve() or output.resolve() in graph.resolve().parents:
+        raise UsageError(f"{output} holds or is the graph itself; choose another name")
+    with atomic_folder(output, overwrite=overwrite, replaceable=_is_engine) as folder:
         progress(f"building for {backend}")
-        runtime.build(graph, exported.contract, folder)
+        with writing(output):
+            runtime.build(exported.content, exported.contract, folder)
         files = {path.name: describe_file(path) for path in sorted(folder.iterdir())}
         progress("comparing the engine with the graph")
         with contextlib.closing(runtime.open(folder, RunOptions())) as session:
@@ -75,14 +81,15 @@ def build_engine(
                 machine=platform.machine(),
             ),
             contract=exported.contract,
-            graph_sha256=sha256_of(graph),
+            graph_sha256=hashlib.sha256(exported.content).hexdigest(),
             files=files,
             export_parity=exported.parity,
             engine_parity=parity,
-            command=shlex.join(command),
+            command=_command(graph, output, backend),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
-        write_manifest(folder, manifest)
+        with writing(output):
+            write_manifest(folder, manifest)
     return manifest
 
 
@@ -98,6 +105,18 @@ def open_engine(folder: Path, options: RunOptions | None = None) -> tuple[Manife
         backend = backend_named(manifest.backend)
     except UsageError as error:
         raise EngineError(f"{folder} cannot be opened: {error}") from error
-    check_runtime(folder, manifest, backend.runtime())
+    check_machine(folder, manifest, backend.runtime())
     check_unchanged(folder, manifest)
+    if manifest.engine_parity.failures():
+        raise EngineError(f"{folder} was not accepted when it was built.{rebuild(manifest)}")
     return manifest, backend.open(folder, options or RunOptions())
+
+
+def _is_engine(path: Path) -> bool:
+    """An engine folder, whole or damaged, or an empty one: nothing else may be replaced."""
+    return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
+
+
+def _command(graph: Path, output: Path, backend: str) -> str:
+    paths = (str(graph), "-o", str(output))
+    return shlex.join(("pconv-deploy", "build-engine", *paths, "--backend", backend, "--overwrite"))

@@ -1,5 +1,6 @@
 """manifest.json: what an engine folder holds, for whom it was built, and how to rebuild it."""
 
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -93,7 +94,7 @@ def read_manifest(folder: Path) -> Manifest:
         return msgspec.json.decode(text, type=Manifest)
     except InputError as error:
         raise EngineError(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EngineError(f"{path} is damaged: {error}. Rebuild the engine") from error
 
 
@@ -103,32 +104,43 @@ def check_unchanged(folder: Path, manifest: Manifest) -> None:
     Raises:
         EngineError: a file is missing or changed.
     """
+    strangers = {path.name for path in folder.iterdir()} - manifest.files.keys() - {MANIFEST}
+    if strangers or not manifest.files:
+        what = f"holds {', '.join(sorted(strangers))}" if strangers else "lists no files"
+        raise EngineError(f"{folder} {what}, unlike when it was built.{rebuild(manifest)}")
     for name, written in manifest.files.items():
         path = folder / name
         if not path.is_file() or path.is_symlink():
-            raise EngineError(f"{folder}: {name} is missing.{_rebuild(manifest)}")
+            raise EngineError(f"{folder}: {name} is missing.{rebuild(manifest)}")
         size = path.stat().st_size
         if size != written.size:
             raise EngineError(
-                f"{path} has {size} bytes, was built with {written.size}.{_rebuild(manifest)}"
+                f"{path} has {size} bytes, was built with {written.size}.{rebuild(manifest)}"
             )
         if sha256_of(path) != written.sha256:
-            raise EngineError(f"{path} was changed after it was built.{_rebuild(manifest)}")
+            raise EngineError(f"{path} was changed after it was built.{rebuild(manifest)}")
 
 
-def check_runtime(folder: Path, manifest: Manifest, installed: Runtime) -> None:
-    """Compare the installed runtime with the one the engine was accepted with.
+def check_machine(folder: Path, manifest: Manifest, installed: Runtime) -> None:
+    """Compare this machine and its runtime with those the engine was accepted with.
 
     Raises:
-        EngineError: they differ by more than a patch release.
+        EngineError: another kind of processor, or a runtime that differs by more than a patch
+            release.
     """
     built = manifest.built_with
+    if built.machine != platform.machine():
+        raise EngineError(
+            f"{folder} was built on {built.machine}; this machine is {platform.machine()}."
+            f"{rebuild(manifest)}"
+        )
     if not installed.can_open(Runtime(package=built.package, version=built.version)):
         raise EngineError(
             f"{folder} was built with {built.package} {built.version}; this machine has "
-            f"{installed.package} {installed.version}.{_rebuild(manifest)}"
+            f"{installed.package} {installed.version}.{rebuild(manifest)}"
         )
 
 
-def _rebuild(manifest: Manifest) -> str:
+def rebuild(manifest: Manifest) -> str:
+    """The line that ends every message about an engine that cannot be used."""
     return f"\n  Rebuild it: {manifest.command}"

@@ -11,6 +11,7 @@ from torch.export import Dim
 
 from pconv_deploy.checkpoint import Checkpoint, load_checkpoint
 from pconv_deploy.contract import (
+    MAX_SIDE,
     RAW_OUTPUT,
     GraphContract,
     deployment_specs,
@@ -58,12 +59,15 @@ def export_checkpoint(
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        UsageError: the size is not a multiple of what the network can halve.
+        UsageError: the size is not a multiple of what the network can halve, or `output` is the
+            checkpoint.
         ParityError: the graph differs from the checkpoint. It is kept beside `output` as
             `*.rejected.onnx` for inspection; `output` is not written.
         OutputError: `output` could not be written.
     """
     options = options or ExportOptions()
+    if output.resolve() == checkpoint_file.resolve():
+        raise UsageError(f"{output} is the checkpoint itself; choose another name for the graph")
     progress("reading the checkpoint")
     checkpoint = load_checkpoint(checkpoint_file)
     contract = _contract(checkpoint, options)
@@ -87,11 +91,11 @@ def export_checkpoint(
 def _contract(checkpoint: Checkpoint, options: ExportOptions) -> GraphContract:
     network = checkpoint.source.network
     multiple = network.size_multiple
-    if options.size and any(side % multiple or side < 1 for side in options.size):
+    if options.size and any(side % multiple or not 0 < side <= MAX_SIDE for side in options.size):
         height, width = options.size
         raise UsageError(
             f"found --size {height}x{width}; this network of {network.levels} levels needs "
-            f"multiples of {multiple}, such as {multiple}x{multiple} or {2 * multiple}x{multiple}. "
+            f"multiples of {multiple} up to {MAX_SIDE}, such as {multiple}x{2 * multiple}. "
             "(Images of any size are filled all the same: they are padded with hole.)"
         )
     specs = tensor_specs if options.kind == "tensor" else deployment_specs

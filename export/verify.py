@@ -1,9 +1,11 @@
 """The exported graph against the checkpoint it came from.
 
 The reference is the literal formulation (`pconv_deploy.literal`) in double precision with the
-checkpoint's own weights: no folding, no mask collapse, nothing of the exported arithmetic.
+checkpoint's own weights, between ends written here a second time: no folding, no mask collapse,
+nothing of what is exported.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,19 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from pconv_deploy.checkpoint import Checkpoint
-from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, OUTPUT, RAW_OUTPUT, GraphContract
-from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
+from pconv_deploy.contract import HOLE_MASK, IMAGE, OUTPUT, RAW_OUTPUT, GraphContract
 from pconv_deploy.literal import LiteralPConvUNet
 from pconv_deploy.onnx_file import with_raw_output
-from pconv_deploy.parity import (
-    LEVEL_TOLERANCE,
-    RELATIVE_TOLERANCE,
-    Arrays,
-    ParityReport,
-    compare,
-    parity_batches,
-    run_batches,
-)
+from pconv_deploy.parity import Arrays, ParityReport, compare_runs
 
 
 def compare_with_checkpoint(
@@ -41,37 +34,48 @@ def compare_with_checkpoint(
     def run_onnx(inputs: Arrays) -> Arrays:
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
-    literal = literal_graph(checkpoint, contract.kind)
+    fill = literal_fill(checkpoint)
 
     def run_literal(inputs: Arrays) -> Arrays:
-        image, hole_mask = (_tensor(inputs[name]) for name in (IMAGE, HOLE_MASK))
-        with torch.no_grad():
-            outputs = literal(image, hole_mask)
         if contract.kind == "tensor":
-            return {OUTPUT: outputs.numpy()}
-        return {FILLED: outputs[0].numpy(), RAW_OUTPUT: outputs[1].numpy()}
+            return {OUTPUT: fill(inputs[IMAGE], inputs[HOLE_MASK] == 0)}
+        colours = np.moveaxis(inputs[IMAGE], -1, 1) / 255.0  # NHWC bytes -> NCHW, 0..1
+        return {RAW_OUTPUT: fill(colours, inputs[HOLE_MASK][:, None] == 0)}
 
-    batches = parity_batches(contract)
-    references = run_batches(run_literal, contract, batches)
-    candidates = run_batches(run_onnx, contract, batches)
-    cases = [case for batch in batches for case in batch]
-    return ParityReport(
-        reference="the literal network, PyTorch float64",
-        candidate=f"exported graph, {contract.precision}, ONNX Runtime {onnxruntime.__version__}",
-        tolerance=RELATIVE_TOLERANCE[contract.precision],
-        level_tolerance=LEVEL_TOLERANCE,
-        cases=tuple(map(compare, cases, references, candidates)),
+    return compare_runs(
+        run_literal,
+        run_onnx,
+        contract,
+        (
+            "the literal network, PyTorch float64",
+            f"exported graph, {contract.precision}, ONNX Runtime {onnxruntime.__version__}",
+        ),
     )
 
 
-def literal_graph(checkpoint: Checkpoint, kind: str) -> DeploymentGraph | TensorGraph:
-    """The checkpoint's network, literal and in double precision, between the graph's ends."""
+def literal_fill(
+    checkpoint: Checkpoint,
+) -> Callable[[NDArray[Any], NDArray[np.bool_]], NDArray[np.float64]]:
+    """Give a function from colours and known pixels to the literal network's output.
+
+    colours (N, 3, H, W) in 0..1, known (N, 1, H, W) -> (N, 3, H, W) float64, about 0..1; sides
+    must be multiples of 2**levels.
+    """
     network = LiteralPConvUNet(checkpoint.model.config)
     network.load_state_dict(checkpoint.model.state_dict())
-    surround = TensorGraph if kind == "tensor" else DeploymentGraph
-    return surround(network, checkpoint.normalisation).double().eval()
+    network = network.double().eval()
+    mean, std = (
+        np.array(values, np.float64).reshape(3, 1, 1)
+        for values in (checkpoint.normalisation.mean, checkpoint.normalisation.std)
+    )
 
+    def fill(colours: NDArray[Any], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+        normalised = (colours.astype(np.float64) - mean) / std
+        with torch.no_grad():
+            output = network(
+                torch.from_numpy(normalised), torch.from_numpy(known.astype(np.float64))
+            )
+        filled: NDArray[np.float64] = output.numpy() * std + mean
+        return filled
 
-def _tensor(array: NDArray[Any]) -> torch.Tensor:
-    # Bytes stay bytes; numbers are compared in double precision.
-    return torch.from_numpy(array if array.dtype == np.uint8 else array.astype(np.float64))
+    return fill

@@ -15,10 +15,11 @@ from pconv_deploy.errors import EngineError, HoleMaskError, InputError, PConvErr
 from pconv_deploy.image_files import (
     DEFAULT_MAX_PIXELS,
     MaskConvention,
-    as_displayed,
+    displayed_size,
     hole_as_stored,
     read_hole_mask,
     read_image,
+    require_writable,
     save_image,
 )
 from pconv_deploy.images import Hole, Pixels, dilated, like, resized_hole
@@ -142,7 +143,7 @@ def _load(
     image = read_image(job.image, options.max_pixels)
     hole = read_mask(job.mask, options.mask_convention, options.max_pixels)
     # Masks are drawn over the picture as viewers show it.
-    width, height = as_displayed(image).size
+    height, width = displayed_size(image)
     if hole.shape != (height, width):
         if not options.fit_masks:
             raise HoleMaskError(
@@ -152,8 +153,10 @@ def _load(
         hole = resized_hole(hole, (height, width))
     hole = dilated(hole, options.dilate)
     try:
-        return _Loaded(image, inpainter.prepare(image, hole_as_stored(hole, image)))
+        prepared = inpainter.prepare(image, hole_as_stored(hole, image))
     except HoleMaskError as error:
         raise HoleMaskError(f"{job.mask}: {error}; see --mask-convention") from error
     except InputError as error:
         raise type(error)(f"{job.image}: {error}") from error
+    require_writable(job.output, like(image, prepared.pixels).mode)
+    return _Loaded(image, prepared)

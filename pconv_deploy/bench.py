@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pconv_deploy.contract import GraphContract
 from pconv_deploy.errors import MissingRuntimeError, UsageError
 from pconv_deploy.holes import irregular_hole
 from pconv_deploy.images import like
@@ -26,6 +27,7 @@ from pconv_deploy.inpainter import Inpainter, Prepared, finish
 REFERENCE = "PyTorch eager, literal"
 STAGES = ("decode", "pre", "infer", "post", "encode")
 _HOLE_AREA = (0.2, 0.3)
+_MIN_PIXELS = 64
 # Seconds before each turn: the threads of the one before still spin, waiting for more work.
 _PAUSE = 0.2
 
@@ -109,11 +111,13 @@ def bench(
         contract = inpainter.contract
         if contract.batch is not None and options.batch != contract.batch:
             raise UsageError(f"{engine} takes batches of {contract.batch}, not {options.batch}")
+        if options.size[0] * options.size[1] < _MIN_PIXELS:
+            raise UsageError(f"found a size of {options.size}; needed at least 8x8")
         task = _Task.make(inpainter, photo, options)
         backend = inpainter.manifest.backend if inpainter.manifest else "engine"
         contenders: dict[str, Fill] = {}
         if against is not None:
-            contenders |= _torch_contenders(against, options.threads)
+            contenders |= _torch_contenders(against, contract, options.threads)
         contenders[f"{backend}, {contract.precision}"] = lambda *_arrays: inpainter.run(
             task.prepared
         )
@@ -231,7 +235,9 @@ def _one_pass(inpainter: Inpainter, task: _Task) -> dict[str, float]:
     return {name: b - a for name, a, b in zip(STAGES, clock, clock[1:], strict=False)}
 
 
-def _torch_contenders(checkpoint_file: Path, threads: int | None) -> dict[str, Fill]:
+def _torch_contenders(
+    checkpoint_file: Path, contract: GraphContract, threads: int | None
+) -> dict[str, Fill]:
     try:
         import torch
     except ImportError as error:
@@ -246,6 +252,11 @@ def _torch_contenders(checkpoint_file: Path, threads: int | None) -> dict[str, F
     if threads is not None:
         torch.set_num_threads(threads)
     checkpoint = load_checkpoint(checkpoint_file)
+    if checkpoint.source.sha256 != contract.source.sha256:
+        raise UsageError(
+            f"{checkpoint_file} is not the checkpoint this engine was made from "
+            f"({contract.source.file}, sha256 {contract.source.sha256[:12]}...)"
+        )
     literal = LiteralPConvUNet(checkpoint.model.config)
     literal.load_state_dict(checkpoint.model.state_dict())
     networks = {

@@ -17,14 +17,20 @@ import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from pconv_deploy.contract import JsonScalar, Normalisation, Source, UNetConfig
-from pconv_deploy.errors import CheckpointError
+from pconv_deploy.errors import CheckpointError, OutputError
 from pconv_deploy.files import atomic_file, sha256_of
 from pconv_deploy.model import PConvUNet
 
 CHECKPOINT_FORMAT = 1
 _PREFIX = "pconv_deploy."
+# By whether the network wants floating point (weights) or whole numbers (counters).
+_STORED_AS = {
+    True: {torch.float16, torch.bfloat16, torch.float32, torch.float64},
+    False: {torch.int32, torch.int64},
+}
 # A zip archive, a bare pickle, HDF5: what other frameworks' checkpoints begin with.
 _FOREIGN = {
     b"PK\x03\x04": "a PyTorch .pt/.pth archive",
@@ -79,7 +85,10 @@ def save_checkpoint(
     metadata = {_PREFIX + key: msgspec.json.encode(fact).decode() for key, fact in facts.items()}
     tensors = {name: t.detach().contiguous() for name, t in model.state_dict().items()}
     with atomic_file(path) as partial:
-        save_file(tensors, partial, metadata)
+        try:
+            save_file(tensors, partial, metadata)
+        except SafetensorError as error:
+            raise OutputError(f"cannot write {path}: {error}") from error
 
 
 def read_header(path: Path) -> CheckpointHeader:
@@ -124,12 +133,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
             name: tuple(t.shape) for name, t in PConvUNet(header.network).state_dict().items()
         }
     _compare_shapes(path, header.shapes, needed)
-    with _opened(path) as stored:
-        tensors = {name: stored.get_tensor(name) for name in needed}
-    for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{path}: {name} holds NaN or infinity")
     model = PConvUNet(header.network)
+    with _opened(path) as stored:
+        tensors = {
+            name: _converted(path, name, stored.get_tensor(name), target.dtype)
+            for name, target in model.state_dict().items()
+        }
     model.load_state_dict(tensors)
     source = Source(
         file=path.name,
@@ -138,6 +147,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         training=dict(header.training),
     )
     return Checkpoint(model.eval(), header.normalisation, source)
+
+
+def _converted(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if tensor.dtype not in _STORED_AS[dtype.is_floating_point]:
+        raise CheckpointError(f"{path}: {name} is stored as {tensor.dtype}, which is not read")
+    converted = tensor.to(dtype)
+    if not bool(torch.isfinite(converted).all()):
+        raise CheckpointError(f"{path}: {name} holds NaN or infinity, or overflows {dtype}")
+    if name.endswith("running_var") and bool((converted < 0).any()):
+        raise CheckpointError(f"{path}: {name} is a variance and holds negative values")
+    return converted
 
 
 @contextmanager

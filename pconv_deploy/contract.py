@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 MAX_LEVELS = 10
+MAX_SIDE = 4096  # of a fixed-size graph
 GRAPH_FORMAT: Final = 1
 # The names of the graphs' inputs and outputs; see `deployment_specs` and `tensor_specs`.
 IMAGE, HOLE_MASK, FILLED, OUTPUT = "image", "hole_mask", "filled", "output"
@@ -108,6 +109,16 @@ class GraphContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     size: tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]] | None = None
     precision: Literal["fp32"] = "fp32"
     source: Source
+
+    def __post_init__(self) -> None:
+        if self.size and any(side % self.size_multiple or side > MAX_SIDE for side in self.size):
+            raise ValueError(
+                f"found size {self.size}; needed multiples of {self.size_multiple}, "
+                f"at most {MAX_SIDE}"
+            )
+        specs = tensor_specs if self.kind == "tensor" else deployment_specs
+        if (self.inputs, self.outputs) != specs(self.batch, self.size):
+            raise ValueError(f"its tensors are not those of a {self.kind} graph")
 
     def describe_shapes(self) -> str:
         """One line for people: what sizes and batches the graph takes."""

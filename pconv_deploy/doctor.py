@@ -12,13 +12,16 @@ from pconv_deploy.errors import MissingRuntimeError
 
 # What each capability needs, and the extra that brings it.
 CAPABILITIES: dict[str, tuple[Sequence[str], str]] = {
-    "infer": (("numpy", "pillow", "msgspec"), "pconv-deploy"),
+    "infer": (("onnxruntime",), "pconv-deploy[onnxruntime]"),
     "build-engine": (("onnx", "onnxruntime"), "pconv-deploy[onnxruntime]"),
     "export": (
         ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"),
         "pconv-deploy[export]",
     ),
-    "demo": (("torch", "safetensors", "onnxscript", "jinja2"), "pconv-deploy[demo]"),
+    "demo": (
+        ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime", "jinja2"),
+        "pconv-deploy[demo]",
+    ),
 }
 
 
@@ -43,12 +46,12 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 def diagnose() -> Diagnosis:
     """Look at what is installed; import only what a backend needs to say that it works."""
-    names = sorted({name for needed, _ in CAPABILITIES.values() for name in needed})
+    names = {name for needed, _ in CAPABILITIES.values() for name in needed}
     return Diagnosis(
         pconv_deploy=version("pconv-deploy"),
         python=platform.python_version(),
         system=platform.platform(),
-        packages={name: _version(name) for name in names},
+        packages={name: _version(name) for name in sorted({*names, "numpy", "pillow"})},
         commands=tuple(_command(name, *need) for name, need in CAPABILITIES.items()),
         backends=tuple(map(_backend, BACKENDS)),
     )
@@ -61,8 +64,13 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _installed(package: str) -> bool:
+    """A package counts under the name of any distribution that brings it."""
+    return any(_version(name) for name in (package, f"{package}-gpu"))
+
+
 def _command(name: str, packages: Sequence[str], extra: str) -> Finding:
-    missing = [package for package in packages if _version(package) is None]
+    missing = [package for package in packages if not _installed(package)]
     if not missing:
         return Finding(name=name, works=True, detail="all packages installed")
     return Finding(

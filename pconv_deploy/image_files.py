@@ -1,8 +1,5 @@
 """Photos and hole masks as files: decoded with suspicion, encoded whole or not at all."""
 
-import struct
-import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +7,31 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
-from pconv_deploy.errors import HoleMaskError, ImageError, InputError
+from pconv_deploy.errors import HoleMaskError, ImageError, InputError, UsageError
 from pconv_deploy.files import atomic_file
 from pconv_deploy.images import MODES, Hole
 
 MaskConvention = Literal["hole-white", "hole-black", "alpha"]
 
+IMAGE_SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif")
+)
+# What Pillow may take a file for, whatever its name: no format that starts other programs.
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
+# What we write, and the modes each holds without loss of depth, alpha or profile.
+OUTPUT_MODES = {
+    ".png": ("L", "LA", "RGB", "RGBA", "I;16"),
+    ".tif": ("L", "LA", "RGB", "RGBA", "I;16"),
+    ".tiff": ("L", "LA", "RGB", "RGBA", "I;16"),
+    ".webp": ("L", "LA", "RGB", "RGBA"),
+    ".jpg": ("L", "RGB"),
+    ".jpeg": ("L", "RGB"),
+}
 DEFAULT_MAX_PIXELS = 8_400_000
 # Measured with ONNX Runtime in fp32, see docs/measurements.md.
 _GIB_PER_MEGAPIXEL = 1.1
-# Facts of the picture that outlive its file; all others are about the file's own encoding.
-_KEPT_INFO = ("exif", "icc_profile", "dpi", "transparency")
 # Mask files: JPEG noise in black areas stays below, every grey edge pixel is above.
 _GREY_FLOOR = 16
 _EXIF_ORIENTATION = 0x0112
@@ -42,17 +52,19 @@ _UNTURN = {
 def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Decode one still image, with its size bounded before memory is taken for it.
 
+    Its info holds `exif`, `icc_profile` and `dpi` where the file has them and they make sense.
+
     Raises:
         ImageError: missing, not an image, truncated, too large, animated, or of a colour type
             that would be damaged on the way (CMYK, 16 bits a colour channel).
     """
-    with _decoding(path, ImageError), Image.open(path) as image:
-        _check_header(path, image, max_pixels)
-        image.load()
-        image.info = {k: v for k, v in image.info.items() if k in _KEPT_INFO}
-        if image.format == "TIFF" and (exif := _descriptive_tags(image)):
-            image.info["exif"] = exif
-        return image.copy()
+    with _decoding(path, ImageError), Image.open(path, formats=_FORMATS) as opened:
+        _check_size(path, opened.size, max_pixels)
+        _check_kind(path, opened)
+        opened.load()
+        image = opened.copy()
+        image.info = _lasting_info(opened)
+        return image
 
 
 def read_hole_mask(
@@ -64,65 +76,101 @@ def read_hole_mask(
     upright if it says so itself (EXIF).
 
     Args:
-        path: of an image of any mode.
+        path: of an image of any mode but float.
         convention: whether white, black or transparent pixels are the hole.
         max_pixels: as in `read_image`.
 
     Raises:
-        HoleMaskError: as `read_image`'s ImageError; or no alpha channel with `alpha`.
+        HoleMaskError: as `read_image`'s ImageError; no alpha channel with `alpha`; or values
+            so small that they are hardly meant as grey levels.
     """
-    with _decoding(path, HoleMaskError), Image.open(path) as image:
-        _check_size(path, image, max_pixels)
-        upright = ImageOps.exif_transpose(image)
-        if convention == "alpha":
-            if not upright.has_transparency_data:
-                raise HoleMaskError(
-                    f"{path} has no alpha channel, so no transparent pixels can be its hole; "
-                    "use --mask-convention hole-white or hole-black"
-                )
-            values = np.asarray(upright.convert("RGBA"))[:, :, 3]
-        elif upright.mode.startswith("I;16"):
-            values = (np.asarray(upright) >> 8).astype(np.uint8)
+    with _decoding(path, HoleMaskError), Image.open(path, formats=_FORMATS) as opened:
+        _check_size(path, opened.size, max_pixels)
+        image = ImageOps.exif_transpose(opened)
+        transparent = image.has_transparency_data
+        mode = image.mode
+        if convention == "alpha" and transparent:
+            values = np.asarray(image.convert("RGBA"))[:, :, 3]
+        elif mode.startswith("I"):  # 16 bits
+            values = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
         else:
-            values = np.asarray(upright.convert("RGB").convert("L"))
-        light: Hole = values >= _GREY_FLOOR
-        dark: Hole = values < 256 - _GREY_FLOOR
-        return light if convention == "hole-white" else dark
+            values = np.asarray(image.convert("RGB").convert("L"))
+    if convention == "alpha" and not transparent:
+        raise HoleMaskError(
+            f"{path} has no alpha channel, so no transparent pixels can be its hole; "
+            "use --mask-convention hole-white or hole-black"
+        )
+    if mode == "F":
+        raise HoleMaskError(f"{path} holds floating point numbers; needed grey levels")
+    if 0 < values.max() < _GREY_FLOOR:
+        raise HoleMaskError(
+            f"{path} holds no value above {values.max()} of 255: too dark to be told from black. "
+            "Draw holes in white, 255"
+        )
+    light: Hole = values >= _GREY_FLOOR
+    dark: Hole = values < 256 - _GREY_FLOOR
+    return light if convention == "hole-white" else dark
 
 
-def as_displayed(image: Image.Image) -> Image.Image:
-    """Turn an image upright by its EXIF orientation, as viewers show it."""
-    return ImageOps.exif_transpose(image)
+def displayed_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width as viewers show the image, by its EXIF orientation."""
+    height, width = image.height, image.width
+    return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 def hole_as_stored(hole: Hole, image: Image.Image) -> Hole:
     """Turn a hole drawn over the displayed image into the order its pixels are stored in."""
-    turn = _UNTURN.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+    turn = _UNTURN.get(_orientation(image))
     if turn is None:
         return hole
     stored: Hole = np.asarray(Image.fromarray(hole.astype(np.uint8)).transpose(turn)) != 0
     return stored
 
 
+def require_writable(path: Path, mode: str) -> None:
+    """Check that a format holds an image of this mode.
+
+    Raises:
+        ImageError: it would lose alpha or depth.
+        UsageError: we do not write such files.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in OUTPUT_MODES:
+        raise UsageError(f"cannot write {path}: needed one of {' '.join(OUTPUT_MODES)}")
+    if mode not in OUTPUT_MODES[suffix]:
+        raise ImageError(
+            f"cannot write {path}: {suffix} holds {', '.join(OUTPUT_MODES[suffix])}, the image is "
+            f"{mode}. Use --format png"
+        )
+
+
 def save_image(path: Path, image: Image.Image, quality: int = 95) -> None:
     """Encode by the suffix of `path`, with profile, EXIF and resolution; whole or not at all.
 
+    Args:
+        path: of the new file.
+        image: of a mode that `require_writable` accepts.
+        quality: of JPEG, 1..100; PNG, TIFF and WebP are lossless.
+
     Raises:
-        ImageError: the format cannot hold such an image, as JPEG cannot hold alpha.
+        ImageError: the format cannot hold the image or its EXIF.
         OutputError: the disk is full, the folder not writable, and the like.
     """
-    kept: dict[str, Any] = {k: image.info[k] for k in _KEPT_INFO if k in image.info}
+    require_writable(path, image.mode)
+    kept: dict[str, Any] = {
+        key: image.info[key] for key in ("exif", "icc_profile", "dpi") if key in image.info
+    }
     if path.suffix.lower() in (".jpg", ".jpeg"):
         kept |= {"quality": quality, "subsampling": 0}
-        kept.pop("transparency", None)
     elif path.suffix.lower() == ".webp":
         kept |= {"lossless": True, "exact": True}  # exact: colours under alpha 0 stay
     with atomic_file(path) as partial:
         try:
             image.save(partial, **kept)
-        except (OSError, ValueError, KeyError) as error:
+        # Pillow's encoders raise whatever comes up; what the system says has a number.
+        except Exception as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's fault, not the image's
+                raise
             raise ImageError(f"cannot write {path} as {path.suffix}: {error}") from error
 
 
@@ -130,35 +178,27 @@ def save_image(path: Path, image: Image.Image, quality: int = 95) -> None:
 def _decoding(path: Path, failure: type[InputError]) -> Iterator[None]:
     """Say in our words what Pillow's decoders raise on hostile or broken files."""
     try:
-        with warnings.catch_warnings():
-            # Damaged EXIF and the like: Pillow warns and goes on; so do we.
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except InputError as error:
         raise failure(str(error)) from None
-    except Image.DecompressionBombError as error:
+    except (DecompressionBombError, DecompressionBombWarning) as error:
         raise failure(f"{path} is refused as a decompression bomb: {error}") from error
     except UnidentifiedImageError as error:
         empty = path.stat().st_size == 0
         raise failure(f"{path} is {'empty' if empty else 'no image that can be read'}") from error
     except FileNotFoundError as error:
         raise failure(f"{path} does not exist") from error
-    except (IsADirectoryError, PermissionError) as error:
-        raise failure(f"cannot read {path}: {error.strerror}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error) as error:
+    except OSError as error:
+        if error.errno is not None:
+            raise failure(f"cannot read {path}: {error.strerror}") from error
+        raise failure(f"{path} is damaged: {error}") from error
+    # Decoders raise whatever comes up: SyntaxError, struct.error, RuntimeError, TypeError...
+    except Exception as error:
         raise failure(f"{path} is damaged: {error}") from error
 
 
-def _descriptive_tags(image: Image.Image) -> bytes:
-    """The tags of a TIFF that speak of the picture; its others speak of the file's own layout."""
-    found, kept = image.getexif(), Image.Exif()
-    for tag in _DESCRIPTIVE_TAGS & found.keys():
-        kept[tag] = found[tag]
-    return kept.tobytes() if kept else b""
-
-
-def _check_size(path: Path, image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
+def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
     if width * height > max_pixels:
         raise ImageError(
             f"{path} is {width}x{height}, {width * height / 1e6:.1f} megapixels; at most "
@@ -167,8 +207,7 @@ def _check_size(path: Path, image: Image.Image, max_pixels: int) -> None:
         )
 
 
-def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
-    _check_size(path, image, max_pixels)
+def _check_kind(path: Path, image: Image.Image) -> None:
     # Phones append previews to a photo (MPO): its first picture is the photo.
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
@@ -186,3 +225,39 @@ def _check_header(path: Path, image: Image.Image, max_pixels: int) -> None:
             f"{path} has 16 bits a colour channel, of which Pillow reads 8. Convert it to 8 bits, "
             "or pass a uint16 array to Inpainter"
         )
+
+
+def _lasting_info(image: Image.Image) -> dict[str | tuple[int, int], Any]:
+    """Facts of the picture that outlive its file, without those that are damaged."""
+    lasting: dict[str | tuple[int, int], Any] = {}
+    if exif := _exif(image):
+        lasting["exif"] = exif
+    for key in ("icc_profile", "transparency"):
+        if key in image.info:
+            lasting[key] = image.info[key]
+    try:
+        dpi = tuple(float(value) for value in image.info.get("dpi", ()))
+    except (TypeError, ValueError, ZeroDivisionError):
+        dpi = ()
+    if len(dpi) == 2 and all(0 < value < 1e5 for value in dpi):
+        lasting["dpi"] = dpi
+    return lasting
+
+
+def _exif(image: Image.Image) -> bytes:
+    """The EXIF data as Pillow writes it again; empty if there is none or it is damaged."""
+    try:
+        found = image.getexif()
+        if image.format == "TIFF":  # its other tags speak of the file's own layout
+            kept = Image.Exif()
+            for tag in _DESCRIPTIVE_TAGS & found.keys():
+                kept[tag] = found[tag]
+            found = kept
+        return found.tobytes() if found else b""
+    except Exception:  # noqa: BLE001  damaged EXIF raises whatever comes up
+        return b""
+
+
+def _orientation(image: Image.Image) -> int:
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    return orientation if orientation in _UNTURN else 1

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from pconv_deploy.errors import HoleMaskError, ImageError
 
@@ -18,6 +18,7 @@ Bytes = NDArray[np.uint8]
 Hole = NDArray[np.bool_]
 AnyImage = TypeVar("AnyImage", Image.Image, NDArray[Any])
 
+_MASK_MODES = ("1", "L", "I;16", "I", "F")
 MODES = ("L", "LA", "RGB", "RGBA", "P", "I;16", "I;16B", "1")
 
 
@@ -41,10 +42,7 @@ def to_pixels(image: Image.Image | ArrayLike) -> Pixels:
                 f"found an image of mode {image.mode}; needed one of {', '.join(MODES)}. "
                 "Convert it first, for instance with image.convert('RGB')"
             )
-        if image.mode == "P":
-            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-        elif image.mode == "1":
-            image = image.convert("L")
+        image = _plain(image)
     pixels: Pixels = np.asarray(image)
     if pixels.dtype == np.dtype(">u2"):
         pixels = pixels.astype(np.uint16)
@@ -62,6 +60,20 @@ def to_pixels(image: Image.Image | ArrayLike) -> Pixels:
     if 0 in pixels.shape:
         raise ImageError(f"found an image of {pixels.shape[1]}x{pixels.shape[0]}: no pixels")
     return pixels
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Decode a lazily opened image; turn palette, bilevel and colour-key images into channels."""
+    try:
+        image.load()
+        if image.mode == "P":
+            return image.convert("RGBA" if "transparency" in image.info else "RGB")
+        if "transparency" in image.info and image.mode in ("L", "RGB"):
+            return image.convert("LA" if image.mode == "L" else "RGBA")
+        return image.convert("L") if image.mode == "1" else image
+    # Pillow's decoders raise whatever comes up on damaged files.
+    except Exception as error:
+        raise ImageError(f"the image cannot be decoded: {error}") from error
 
 
 def to_rgb8(pixels: Pixels) -> Bytes:
@@ -93,8 +105,9 @@ def like(image: AnyImage, pixels: Pixels) -> AnyImage:
     if not isinstance(image, Image.Image):
         return pixels.reshape(image.shape)
     result = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    palette_facts = ("transparency", "background") if image.mode == "P" else ()
-    result.info = {k: v for k, v in image.info.items() if k not in palette_facts}
+    # Both are about palette entries or one colour, and are an alpha channel now.
+    gone = ("transparency", "background")
+    result.info = {key: fact for key, fact in image.info.items() if key not in gone}
     return result
 
 
@@ -102,12 +115,24 @@ def to_hole(hole_mask: Image.Image | ArrayLike, size: tuple[int, int]) -> Hole:
     """Nonzero = to be filled -> (H, W) of booleans.
 
     Args:
-        hole_mask: array (H, W) or (H, W, 1) of any number type, or a one-channel image.
+        hole_mask: array (H, W) or (H, W, 1) of any number type, or a Pillow image of mode 1, L,
+            I;16, I or F.
         size: height and width of the image it belongs to.
 
     Raises:
         HoleMaskError: another size or shape, NaN, or nothing known left.
     """
+    if isinstance(hole_mask, Image.Image):
+        if hole_mask.mode not in _MASK_MODES:
+            raise HoleMaskError(
+                f"found a hole mask of mode {hole_mask.mode}; needed one of "
+                f"{', '.join(_MASK_MODES)}. Convert it first, for instance with .convert('L')"
+            )
+        try:
+            hole_mask.load()
+        # Pillow's decoders raise whatever comes up on damaged files.
+        except Exception as error:
+            raise HoleMaskError(f"the hole mask cannot be decoded: {error}") from error
     values = np.asarray(hole_mask)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
@@ -134,15 +159,25 @@ def to_hole(hole_mask: Image.Image | ArrayLike, size: tuple[int, int]) -> Hole:
 
 def dilated(hole: Hole, pixels: int) -> Hole:
     """Grow a hole by `pixels` in every direction, diagonals included."""
-    if pixels == 0:
-        return hole
-    grown = Image.fromarray(hole.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * pixels + 1))
-    result: Hole = np.asarray(grown) != 0
-    return result
+    for axis, length in enumerate(hole.shape):
+        at = np.arange(length)
+        low, high = np.maximum(at - pixels, 0), np.minimum(at + pixels + 1, length)
+        hole = _any_within(hole, low, high, axis)
+    return hole
 
 
 def resized_hole(hole: Hole, size: tuple[int, int]) -> Hole:
-    """Scale a hole to (height, width); a pixel only partly in the hole belongs to it."""
-    height, width = size
-    grey = Image.fromarray(hole.astype(np.uint8) * np.uint8(255))
-    return np.asarray(grey.resize((width, height), Image.Resampling.BOX)) > 0
+    """Scale a hole to (height, width); a pixel that touches the hole belongs to it."""
+    for axis, (before, after) in enumerate(zip(hole.shape, size, strict=True)):
+        at = np.arange(after)
+        # The source pixels under each new one, cut ones included; whole numbers: no rounding.
+        hole = _any_within(hole, at * before // after, -(-(at + 1) * before // after), axis)
+    return hole
+
+
+def _any_within(hole: Hole, low: NDArray[Any], high: NDArray[Any], axis: int) -> Hole:
+    """Whether any of hole[low[i]:high[i]] along `axis` is set, for each i."""
+    counts = np.cumsum(hole, axis=axis, dtype=np.int32)
+    counts = np.concatenate([np.zeros_like(counts.take([0], axis)), counts], axis)
+    found: Hole = counts.take(high, axis) > counts.take(low, axis)
+    return found

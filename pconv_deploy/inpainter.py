@@ -88,7 +88,11 @@ class Inpainter:
             MissingRuntimeError: its runtime is not installed.
         """
         manifest, session = open_engine(Path(engine), RunOptions(threads=threads))
-        return cls(manifest.contract, session, manifest)
+        try:
+            return cls(manifest.contract, session, manifest)
+        except EngineError:
+            session.close()
+            raise
 
     @overload
     def __call__(self, image: AnyImage, hole_mask: ImageLike) -> AnyImage: ...
@@ -127,15 +131,19 @@ class Inpainter:
             raise UsageError(f"found {len(images)} images and {len(masks)} hole masks")
         return self._fill_all(images, masks)
 
-    def warm_up(self, sizes: Iterable[Size] = ((512, 512),), batch: int = 1) -> None:
-        """Run once for each (height, width), so that the first real call is as fast as the rest."""
-        for height, width in sizes:
-            hole = np.zeros((height, width), np.uint8)
-            hole[: max(1, height // 2)] = 1
-            if height == 1:
-                hole[:, width // 2 :] = 0
-            image = np.zeros((height, width, 3), np.uint8)
-            self([image] * batch, hole)
+    def warm_up(self, sizes: Iterable[Size] | None = None, batch: int = 1) -> None:
+        """Run once for each size, so that the first real call is as fast as the rest.
+
+        Args:
+            sizes: (height, width) of each; the engine's own or 512x512 if not given.
+            batch: images a run.
+        """
+        for height, width in sizes or [self.contract.size or (512, 512)]:
+            padded = self._padded_size(height, width)
+            image, hole_mask = np.zeros((*padded, 3), np.uint8), np.full(padded, 255, np.uint8)
+            hole_mask[0, 0] = 0
+            blank = np.zeros((height, width, 3), np.uint8)
+            self.run([Prepared(blank, hole_mask != 0, image, hole_mask)] * batch)
 
     def close(self) -> None:
         """Free the engine; further calls raise EngineError."""

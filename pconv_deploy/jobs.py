@@ -4,27 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pconv_deploy.errors import InputError, UsageError
-
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".gif",
-        ".ppm",
-        ".pgm",
-        ".jp2",
-        ".avif",
-    ]
-)
-OUTPUT_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"])
+from pconv_deploy.image_files import IMAGE_SUFFIXES, OUTPUT_MODES
 
 
 @dataclass(frozen=True)
@@ -56,10 +39,10 @@ def plan_jobs(images: Path, masks: Path, output: Path, suffix: str | None = ".pn
     if images.is_dir():
         if output.is_file():
             raise UsageError(f"{images} is a folder, so {output} must be one too; it is a file")
-        jobs = _named(images, _images_in(images, masks, finder), finder, output, suffix)
+        jobs = _named(images, _images_in(images, masks, output, finder), finder, output, suffix)
     elif not images.exists():
         raise InputError(f"{images} does not exist")
-    elif output.suffix.lower() in OUTPUT_SUFFIXES and not output.is_dir():
+    elif output.suffix.lower() in OUTPUT_MODES and not output.is_dir():
         found = finder.masks_of(images)
         if len(found) > 1:
             raise UsageError(f"{len(found)} masks fit {images}; give a folder for the outputs")
@@ -75,29 +58,41 @@ class _MaskFinder:
 
     def __init__(self, root: Path, masks: Path) -> None:
         self._root, self._masks = root, masks
-        self._by_stem: dict[Path, dict[str, list[Path]]] = {}
+        self._listings: dict[Path, _Listing] = {}
 
     def masks_of(self, image: Path) -> list[Path]:
         if self._masks.is_file():
             return [self._masks]
         folder = self._masks / image.relative_to(self._root).parent
-        by_stem = self._listing(folder)
+        listing = self._listing(folder)
         # Beside its image only a mask that says so in its name is one.
-        same = by_stem.get(image.stem, []) if folder != image.parent else []
-        return same[:1] or by_stem.get(f"{image.stem}_mask", [])
+        same = (
+            listing.by_stem.get(image.stem, [])
+            if folder.resolve() != image.parent.resolve()
+            else []
+        )
+        return same[:1] or listing.by_marked_stem.get(image.stem, [])
 
-    def _listing(self, folder: Path) -> dict[str, list[Path]]:
-        """Paths by stem; `a_mask`, `a_mask001`, `a_mask-left` and the like under `a_mask`."""
-        if folder not in self._by_stem:
-            by_stem = self._by_stem[folder] = {}
+    def _listing(self, folder: Path) -> "_Listing":
+        if folder not in self._listings:
+            listing = self._listings[folder] = _Listing({}, {})
             for path in sorted(folder.glob("*")):
                 if path.suffix.lower() in IMAGE_SUFFIXES:
-                    base, mark, _ = path.stem.rpartition("_mask")
-                    by_stem.setdefault(base + mark if mark else path.stem, []).append(path)
-        return self._by_stem[folder]
+                    listing.by_stem.setdefault(path.stem, []).append(path)
+                    marked, mark, _ = path.stem.rpartition("_mask")
+                    if mark:
+                        listing.by_marked_stem.setdefault(marked, []).append(path)
+        return self._listings[folder]
 
 
-def _images_in(images: Path, masks: Path, finder: _MaskFinder) -> list[Path]:
+class _Listing(NamedTuple):
+    """Paths of a folder by stem, and by what stands before `_mask` in it."""
+
+    by_stem: dict[str, list[Path]]
+    by_marked_stem: dict[str, list[Path]]
+
+
+def _images_in(images: Path, masks: Path, output: Path, finder: _MaskFinder) -> list[Path]:
     found = sorted(
         path
         for path in images.rglob("*")
@@ -105,11 +100,12 @@ def _images_in(images: Path, masks: Path, finder: _MaskFinder) -> list[Path]:
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(images).parts)
     )
-    if masks == images:
+    if masks.resolve() == images.resolve():
         used = {mask for path in found for mask in finder.masks_of(path)}
         found = [path for path in found if path not in used]
-    elif masks.is_dir():  # perhaps below the images
-        found = [path for path in found if masks not in path.parents]
+    # Masks and earlier outputs may lie below the images.
+    aside = {output.resolve(), masks.resolve()} - {images.resolve()}
+    found = [path for path in found if not aside & set(path.resolve().parents)]
     if not found:
         raise InputError(f"{images} holds no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
     return found
@@ -143,10 +139,8 @@ def _refuse_losses(jobs: Sequence[Job]) -> None:
     for job in jobs:
         if job.output.resolve() in inputs:
             raise UsageError(f"{job.output} is an input; choose another output folder")
-        if job.output.suffix.lower() not in OUTPUT_SUFFIXES:
-            raise UsageError(
-                f"cannot write {job.output}: needed one of {' '.join(sorted(OUTPUT_SUFFIXES))}"
-            )
+        if job.output.suffix.lower() not in OUTPUT_MODES:
+            raise UsageError(f"cannot write {job.output}: needed one of {' '.join(OUTPUT_MODES)}")
     for output, count in Counter(str(job.output).lower() for job in jobs).items():
         if count > 1:
             raise UsageError(f"{count} images would be written to {output}; rename them")

@@ -32,7 +32,8 @@ def renormalised_conv2d(
         known' = 1                                where coverage > 0, else 0
 
     There is no epsilon: 1 / (coverage + eps) overflows in half precision where nothing is
-    known, and inf * 0 is NaN. Choosing the divisor first cannot.
+    known, and inf * 0 is NaN. Choosing the divisor first cannot; the ratio itself is at most
+    C kh kw, which half precision holds up to 65504.
 
     Args:
         x: (N, C, H, W), exactly 0 wherever it is unknown.
@@ -46,9 +47,8 @@ def renormalised_conv2d(
     Returns:
         y (N, K, H', W'), exactly 0 in its holes, and known' (N, 1, H', W') of 0 and 1.
     """
-    kh, kw = weight.shape[-2:]
-    window = share.new_full((1, 1, kh, kw), 1 / (kh * kw))
-    coverage = F.conv2d(share, window, None, stride, padding)
+    window = list(weight.shape[-2:])
+    coverage = F.avg_pool2d(share, window, list(stride), list(padding))  # padding counts as hole
     seen = coverage > 0
     known = seen.to(x.dtype)
     ratio = known / torch.where(seen, coverage, torch.ones_like(coverage))
@@ -132,7 +132,7 @@ class PartialConv2d(nn.Module):
     def _known_share(self, known: Tensor) -> Tensor:
         if len(self.group_channels) == 1:
             return known
-        # Divided last: whole numbers are exact in every precision, their quotients are not.
+        # Divided last: a quotient such as 1/3 kept in single precision would spoil double.
         return (known * self.group_counts).sum(dim=1, keepdim=True) / sum(self.group_channels)
 
 

@@ -24,8 +24,9 @@ _MAX_BYTES = 2 << 30  # what protobuf itself can hold
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """An ONNX model with the facts embedded in it."""
+    """An ONNX file with the facts embedded in it; `model` is what `content` decodes to."""
 
+    content: bytes
     model: "onnx.ModelProto"
     contract: GraphContract
     parity: ParityReport | None
@@ -76,13 +77,14 @@ def read_graph(path: Path) -> ExportedGraph:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise GraphError(f"{path} is larger than 2 GiB, which no ONNX file can be")
-        # Weights outside of the file could be any file of this machine: never followed.
-        model = onnx.load(path, load_external_data=False)
+        content = path.read_bytes()
+        # From bytes, weights outside of the file cannot be followed to files of this machine.
+        model = onnx.load_from_string(content)
+        facts = {p.key: p.value for p in model.metadata_props}
     except OSError as error:
         raise GraphError(f"cannot read {path}: {error.strerror or error}") from error
-    except DecodeError as error:
+    except (DecodeError, UnicodeDecodeError) as error:
         raise GraphError(f"{path} is damaged or no ONNX file") from error
-    facts = {p.key: p.value for p in model.metadata_props}
     if CONTRACT_KEY not in facts:
         raise GraphError(
             f"{path} is not exported by pconv-deploy: its metadata lacks {CONTRACT_KEY}. "
@@ -99,19 +101,20 @@ def read_graph(path: Path) -> ExportedGraph:
             else None
         )
         onnx.checker.check_model(model)
-    except (msgspec.DecodeError, onnx.checker.ValidationError) as error:
+    except (msgspec.DecodeError, RecursionError, onnx.checker.ValidationError) as error:
         raise GraphError(f"{path} is damaged: {error}") from error
     _compare_tensors(path, model.graph, contract)
-    return ExportedGraph(model, contract, parity)
+    return ExportedGraph(content, model, contract, parity)
 
 
 def _compare_tensors(path: Path, graph: "onnx.GraphProto", contract: GraphContract) -> None:
     """A graph edited after its export no longer is what its contract says."""
     import onnx
 
+    dtypes = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.FLOAT: "float32"}
     for values, specs in ((graph.input, contract.inputs), (graph.output, contract.outputs)):
         found = {
-            value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+            value.name: dtypes.get(value.type.tensor_type.elem_type, "another type")
             for value in values
         }
         needed = {spec.name: spec.dtype for spec in specs}

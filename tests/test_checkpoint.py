@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pconv_deploy.checkpoint import load_checkpoint, read_header, save_checkpoint
@@ -137,6 +138,41 @@ def test_weights_that_are_no_numbers(tmp_path: Path, checkpoint: Path, value: fl
     save_file(tensors, path, metadata())
     with pytest.raises(CheckpointError, match=r"encoder\.1\.conv\.weight holds NaN or infinity"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("encoder.1.norm.running_var", torch.full((12,), -1.0), "variance and holds negative"),
+        ("encoder.1.norm.weight", torch.full((12,), 1e300, dtype=torch.float64), "overflows"),
+        ("encoder.1.norm.weight", torch.ones(12, dtype=torch.int64), "stored as torch.int64"),
+        ("encoder.1.norm.weight", torch.ones(12).to(torch.float8_e4m3fn), "which is not read"),
+    ],
+)
+def test_weights_of_other_kinds(
+    tmp_path: Path, checkpoint: Path, name: str, tensor: torch.Tensor, message: str
+) -> None:
+    path = tmp_path / "odd.safetensors"
+    save_file(load_file(checkpoint) | {name: tensor}, path, metadata())
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
+def test_half_precision_checkpoints_are_read(tmp_path: Path, checkpoint: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    halved = {k: t.half() if t.is_floating_point() else t for k, t in load_file(checkpoint).items()}
+    save_file(halved, path, metadata())
+    assert next(load_checkpoint(path).model.parameters()).dtype == torch.float32
+
+
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr("pconv_deploy.checkpoint.save_file", refuse)
+    with pytest.raises(OutputError, match="No space left"):
+        save_checkpoint(tmp_path / "a.safetensors", random_network(TINY))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unwritable_folder_keeps_the_old_file(tmp_path: Path) -> None:

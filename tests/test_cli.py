@@ -363,7 +363,7 @@ def test_some_bad_files_exit_8_and_the_rest_is_done(run: Run, engine: Path, file
 def test_files_we_may_not_read_exit_3(
     run: Run, engine: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Any, *_: Any) -> Any:  # what the system says to anyone but root
+    def refuse(path: Any, **_: Any) -> Any:  # what the system says to anyone but root
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Image, "open", refuse)

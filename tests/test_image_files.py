@@ -1,22 +1,28 @@
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngImageFile
 
-from pconv_deploy.errors import HoleMaskError, ImageError, OutputError
+from pconv_deploy.errors import HoleMaskError, ImageError, OutputError, UsageError
 from pconv_deploy.image_files import (
-    as_displayed,
+    OUTPUT_MODES,
+    _lasting_info,
+    displayed_size,
     hole_as_stored,
     read_hole_mask,
     read_image,
     save_image,
 )
+from pconv_deploy.images import to_pixels
 
 Photo = Callable[..., NDArray[np.uint8]]
 ORIENTATION = 0x0112
@@ -133,7 +139,8 @@ def test_a_hole_drawn_on_the_displayed_image_finds_its_pixels(
     path = tmp_path / "a.png"
     image.save(path, exif=exif)
     read = read_image(path)
-    shown = np.asarray(as_displayed(read)).astype(int)
+    shown = np.asarray(ImageOps.exif_transpose(read)).astype(int)
+    assert displayed_size(read) == shown.shape[:2]
     hole = (shown == shown[1, 2]).all(axis=-1)  # one pixel, as a viewer shows it
     assert hole.sum() == 1
     turned = hole_as_stored(hole, read)
@@ -177,10 +184,98 @@ def test_a_tiff_keeps_what_it_says_of_its_picture(tmp_path: Path, photo: Photo) 
 
 
 def test_a_format_that_cannot_hold_the_image(tmp_path: Path, photo: Photo) -> None:
-    path = tmp_path / "a.jpg"
-    with pytest.raises(ImageError, match=r"cannot write .*a\.jpg as \.jpg: .*RGBA"):
-        save_image(path, Image.fromarray(photo(4, 4, 4)))
+    for suffix, channels in ((".jpg", 4), (".jpg", 2)):
+        with pytest.raises(ImageError, match=rf"cannot write .*a\{suffix}: .*--format png"):
+            save_image(tmp_path / f"a{suffix}", Image.fromarray(photo(4, 4, channels)))
+    deep = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
+    with pytest.raises(ImageError, match=r"\.webp holds L, LA, RGB, RGBA, the image is I;16"):
+        save_image(tmp_path / "a.webp", deep)
+    with pytest.raises(UsageError, match="needed one of"):
+        save_image(tmp_path / "a.bmp", deep)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_lossless_formats_lose_nothing(
+    tmp_path: Path, photo: Photo, suffix: str, mode: str
+) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(photo(9, 7, 1)[:, :, 0].astype(np.uint16) * 251)
+    else:
+        image = Image.fromarray(photo(9, 7, 4)).convert(mode)
+    path = tmp_path / f"a{suffix}"
+    if mode not in OUTPUT_MODES[suffix]:
+        return
+    save_image(path, image)
+    with Image.open(path) as written:  # WebP has no grey: it comes back as equal RGB
+        back = written if written.mode == mode else written.convert(mode)
+        assert (np.asarray(back) == np.asarray(image)).all()
+
+
+def test_a_colour_key_becomes_alpha(tmp_path: Path, photo: Photo) -> None:
+    path = tmp_path / "key.png"
+    pixels = photo(4, 4)
+    key = tuple(int(v) for v in pixels[1, 2])
+    Image.fromarray(pixels).save(path, transparency=key)
+    converted = to_pixels(read_image(path))
+    assert converted.shape == (4, 4, 4)
+    assert converted[1, 2, 3] == 0
+    assert (converted[..., 3] == 255).sum() == 15
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"no"])
+def test_damaged_exif_is_dropped(tmp_path: Path, photo: Photo, exif: bytes) -> None:
+    path, out = tmp_path / "a.jpg", tmp_path / "b.png"
+    Image.fromarray(photo(8, 8)).save(path, exif=exif)
+    image = read_image(path)
+    assert displayed_size(image) == (8, 8)
+    save_image(out, image)
+    with Image.open(out) as written:
+        written.load()
+
+
+def test_a_resolution_of_nonsense_is_dropped(tmp_path: Path, photo: Photo) -> None:
+    path = tmp_path / "a.png"
+    for dpi in ((0, 0), (float("inf"), 1.0), (1e9, 1e9), "none"):
+        image = Image.fromarray(photo(8, 8))
+        image.format = "PNG"
+        image.info["dpi"] = dpi
+        assert "dpi" not in _lasting_info(image)
+    Image.fromarray(photo(8, 8)).save(path, dpi=(72, 72))
+    assert "dpi" in read_image(path).info
+
+
+def test_decoders_may_raise_anything(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(photo(8, 8)).save(path)
+    for error in (RuntimeError("x"), TypeError("x"), struct.error("x"), KeyError("x")):
+        monkeypatch.setattr(PngImageFile, "load", lambda _self, error=error: _raise(error))
+        with pytest.raises(ImageError, match="damaged"):
+            read_image(path)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_no_format_that_starts_other_programs(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    for read in (read_image, read_hole_mask):
+        with pytest.raises((ImageError, HoleMaskError), match="no image that can be read"):
+            read(path)
+
+
+def test_warnings_of_the_program_around_us_are_left_alone(tmp_path: Path, photo: Photo) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(photo(8, 8)).save(path)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: read_image(path), range(40)))
+    assert list(warnings.filters) == before
 
 
 def test_full_disk_leaves_no_partial_file(
@@ -243,3 +338,20 @@ def test_masks_of_every_mode(tmp_path: Path) -> None:
     deep = tmp_path / "deep.png"
     Image.fromarray(np.array([[0, 65535]], np.uint16)).save(deep)
     assert read_hole_mask(deep)[0].tolist() == [False, True]
+
+
+def test_sixteen_bit_masks_are_scaled_not_clipped(tmp_path: Path) -> None:
+    path = tmp_path / "m.png"
+    Image.fromarray(np.array([[0, 1000, 40_000, 65_535]], np.uint16)).save(path)
+    assert read_hole_mask(path)[0].tolist() == [False, False, True, True]
+    assert read_hole_mask(path, "hole-black")[0].tolist() == [True, True, True, False]
+
+
+def test_masks_too_dark_to_be_meant_are_refused(tmp_path: Path) -> None:
+    path = mask_file(tmp_path / "m.png", [[0, 1, 1, 0]])
+    with pytest.raises(HoleMaskError, match=r"no value above 1 of 255.*white"):
+        read_hole_mask(path)
+    floats = tmp_path / "m.tif"
+    Image.fromarray(np.array([[0, 1]], np.float32)).save(floats)
+    with pytest.raises(HoleMaskError, match="floating point"):
+        read_hole_mask(floats)

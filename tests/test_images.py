@@ -1,4 +1,7 @@
 from collections.abc import Callable
+from fractions import Fraction
+from math import ceil, floor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,15 +106,37 @@ def test_dilation_grows_in_every_direction() -> None:
     grown = dilated(hole, 2)
     assert grown[2:7, 2:7].all()
     assert grown.sum() == 25
-    assert dilated(hole, 0) is hole
+    assert (dilated(hole, 0) == hole).all()
+    assert dilated(hole, 200).all()
 
 
-@pytest.mark.parametrize("size", [(4, 4), (16, 16), (5, 7), (30, 9)])
-def test_a_scaled_hole_loses_no_part(size: tuple[int, int]) -> None:
-    hole = np.zeros((8, 8), bool)
-    hole[3, 5] = True
-    scaled = resized_hole(hole, size)
-    assert scaled.shape == size
-    row, column = int(3.5 * size[0] / 8), int(5.5 * size[1] / 8)
-    assert scaled[row, column]
-    assert 0 < scaled.mean() < 0.3
+@pytest.mark.parametrize("size", [(4, 4), (1, 1), (16, 16), (5, 7), (30, 9), (257, 3)])
+@pytest.mark.parametrize("before", [(8, 8), (64, 100), (3, 5)])
+def test_a_scaled_hole_covers_all_it_touches_and_no_more(
+    before: tuple[int, int], size: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(0)
+    hole = rng.random(before) < 0.05
+    hole[rng.integers(before[0]), rng.integers(before[1])] = True
+    expected = np.zeros(size, bool)
+    for row, column in np.argwhere(hole):
+        top, bottom = (Fraction(int(row) + i) * size[0] / before[0] for i in (0, 1))
+        left, right = (Fraction(int(column) + i) * size[1] / before[1] for i in (0, 1))
+        expected[floor(top) : ceil(bottom), floor(left) : ceil(right)] = True
+    assert (resized_hole(hole, size) == expected).all()
+
+
+def test_pillow_masks_whose_values_mean_something_else_are_refused() -> None:
+    for mode in ("P", "RGB", "RGBA", "LA"):
+        with pytest.raises(HoleMaskError, match=rf"mode {mode}; needed one of 1, L"):
+            to_hole(Image.new(mode, (2, 2)), (2, 2))
+
+
+def test_a_truncated_lazy_image_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.effect_noise((64, 64), 90).save(path)
+    path.write_bytes(path.read_bytes()[:1500])
+    with Image.open(path) as image, pytest.raises(ImageError, match="cannot be decoded"):
+        to_pixels(image)
+    with Image.open(path) as mask, pytest.raises(HoleMaskError, match="cannot be decoded"):
+        to_hole(mask, (64, 64))

@@ -59,6 +59,27 @@ def test_masks_below_the_images_are_no_images(tmp_path: Path) -> None:
     assert outputs(tmp_path, "in", "in/masks", "out") == {"out/a.png": "in/masks/a.png"}
 
 
+def test_names_that_hold_the_word_mask(tmp_path: Path) -> None:
+    touch(tmp_path, "in/face_mask_01.jpg", "in/hair_mask.jpg")
+    touch(tmp_path, "m/face_mask_01.png", "m/hair_mask.png", "m/hair_mask-2.png")
+    assert outputs(tmp_path, "in", "m", "out") == {
+        "out/face_mask_01.png": "m/face_mask_01.png",
+        "out/hair_mask.png": "m/hair_mask.png",
+    }
+
+
+def test_one_folder_named_in_two_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "x/a.png", "x/a_mask.png")
+    monkeypatch.chdir(tmp_path)
+    (job,) = plan_jobs(Path("x"), tmp_path / "x", Path("out"))
+    assert (job.image.name, job.mask and job.mask.name) == ("a.png", "a_mask.png")
+
+
+def test_earlier_outputs_below_the_images_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.png", "m.png", "in/filled/a.png")
+    assert outputs(tmp_path, "in", "m.png", "in/filled") == {"in/filled/a.png": "m.png"}
+
+
 def test_no_two_outputs_under_one_name(tmp_path: Path) -> None:
     touch(tmp_path, "in/a.jpg", "in/a.png", "in/A.webp", "in/b.jpg", "m.png")
     assert set(outputs(tmp_path, "in", "m.png", "out")) == {

@@ -86,7 +86,17 @@ def test_newer_contract_is_named_as_such(tmp_path: Path, graph: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"size_multiple": 0}, {"batch": 0}, {"kind": "other"}, {"surprise": 1}]
+    "changes",
+    [
+        {"size_multiple": 0},
+        {"batch": 0},
+        {"kind": "other"},
+        {"kind": "tensor"},
+        {"surprise": 1},
+        {"size": [1 << 20, 1 << 20]},
+        {"size": [17, 16]},
+        {"inputs": []},
+    ],
 )
 def test_malformed_contract(tmp_path: Path, graph: Path, changes: dict[str, object]) -> None:
     path = changed_contract(graph, tmp_path / "bad.onnx", **changes)

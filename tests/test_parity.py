@@ -1,28 +1,31 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pconv_deploy.errors import ParityError
 from pconv_deploy.holes import AREA_BUCKETS
 from pconv_deploy.parity import (
     ParityCase,
     ParityInput,
-    ParityOutput,
     ParityReport,
     compare,
     parity_inputs,
 )
 
-
-def case() -> ParityInput:
-    hole = np.zeros((8, 8), np.uint8)
-    hole[2:4, 2:5] = 255
-    return ParityInput("box", np.full((8, 8, 3), 100, np.uint8), hole)
+HOLE = np.zeros((8, 8), np.uint8)
+HOLE[2:4, 2:5] = 255
+CASE = ParityInput("box", np.full((8, 8, 3), 100, np.uint8), HOLE)
 
 
-def output(value: float = 0.5) -> ParityOutput:
-    filled = case().image.copy()
-    filled[case().hole_mask != 0] = 128
-    return ParityOutput(filled, np.full((8, 8, 3), value))
+def expected(value: float = 0.5) -> NDArray[np.float64]:
+    return np.full((8, 8, 3), value)
+
+
+def filled(level: int = 128) -> NDArray[np.uint8]:
+    """0.5 is halfway between 127 and 128."""
+    composite = CASE.image.copy()
+    composite[HOLE != 0] = level
+    return composite
 
 
 def report(*cases: ParityCase) -> ParityReport:
@@ -31,67 +34,89 @@ def report(*cases: ParityCase) -> ParityReport:
     )
 
 
+def failures(
+    reference: NDArray[np.float64],
+    *,
+    filled: NDArray[np.uint8] | None = None,
+    raw: NDArray[np.float64] | None = None,
+) -> list[str]:
+    return report(compare(CASE, reference, filled=filled, raw=raw, tolerance=1e-5)).failures()
+
+
 def test_equal_outputs_pass() -> None:
-    result = report(compare(case(), output(), output()))
+    result = report(compare(CASE, expected(), filled=filled(), raw=expected(), tolerance=1e-5))
     assert result.failures() == []
     assert result.worst_error == 0
     assert result.worst_level_difference == 0
     result.require_success("x")
+    assert "known pixels identical" in result.describe()
+    assert "FAILED" not in result.describe()
+
+
+def test_comparing_nothing_is_no_success() -> None:
+    assert report().failures() == ["nothing was compared"]
+    with pytest.raises(ParityError, match="nothing was compared"):
+        report().require_success("x")
 
 
 @pytest.mark.parametrize(("row", "where"), [(2, "inside"), (7, "outside")])
 def test_a_raw_error_is_found_where_it_is(row: int, where: str) -> None:
-    wrong = output()
-    assert wrong.raw is not None
-    wrong.raw[row, 3, 1] += 1e-4
-    result = report(compare(case(), output(), wrong))
-    assert result.failures() == [f"box: relative error 2.0e-04 {where} the hole, allowed 1e-05"]
+    wrong = expected()
+    wrong[row, 3, 1] += 1e-4
+    complaint = f"box: relative error 2.0e-04 {where} the hole, allowed 1e-05"
+    assert failures(expected(), raw=wrong) == [complaint]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_numbers_that_are_none_fail(value: float) -> None:
-    wrong = output()
-    assert wrong.raw is not None
-    wrong.raw[0, 0, 0] = value
-    failures = report(compare(case(), output(), wrong)).failures()
-    assert any("NaN or infinity" in line for line in failures)
-    assert any("relative error" in line for line in failures)
+def test_numbers_that_are_none_fail_on_either_side(value: float) -> None:
+    wrong = expected()
+    wrong[0, 0, 0] = value
+    assert failures(expected(), raw=wrong) == ["box: NaN or infinity in the output"]
+    assert failures(wrong, raw=expected(), filled=filled()) == [
+        "box: NaN or infinity in the output"
+    ]
 
 
 def test_a_changed_known_pixel_fails_even_by_one() -> None:
-    wrong = output()
-    assert wrong.filled is not None
-    wrong.filled[0, 0, 0] += 1
-    assert report(compare(case(), output(), wrong)).failures() == ["box: known pixels changed"]
+    wrong = filled()
+    wrong[0, 0, 0] += 1
+    assert failures(expected(), filled=wrong) == ["box: known pixels changed"]
+    case = compare(CASE, expected(), filled=wrong, raw=None, tolerance=1e-5)
+    assert "FAILED" in report(case).describe()
+    assert "known pixels CHANGED" in report(case).describe()
 
 
-@pytest.mark.parametrize(("levels", "passes"), [(1, True), (2, False)])
-def test_a_filled_pixel_may_round_either_way(levels: int, passes: bool) -> None:
-    wrong = output()
-    assert wrong.filled is not None
-    wrong.filled[2, 2, 0] += levels
-    failures = report(compare(case(), output(), wrong)).failures()
-    assert failures == ([] if passes else ["box: composite off by 2 of 255, allowed 1"])
+@pytest.mark.parametrize(
+    ("level", "passes"), [(126, True), (129, True), (125, False), (130, False)]
+)
+def test_a_filled_pixel_may_round_either_way(level: int, passes: bool) -> None:
+    found = failures(expected(), filled=filled(level))
+    assert found == ([] if passes else ["box: composite off by 2 of 255, allowed 1"])
 
 
-def test_a_network_that_answers_in_thousands_is_judged_on_its_scale() -> None:
-    wrong = output(5000.0)
-    assert wrong.filled is not None
-    wrong.filled[2, 2, 0] += 10
-    assert report(compare(case(), output(5000.0), wrong)).failures() == []  # 1e-5 of 5000 * 255
+def test_a_network_that_answers_in_thousands_has_saturated_pixels() -> None:
+    reference = expected(5000.0)
+    reference[2, 2] = 0.5  # within 5000 * 1e-5 of anything from 0.45 to 0.55
+    composite = filled(255)
+    composite[2, 2] = (115, 128, 140)
+    assert failures(reference, filled=composite) == []
+    composite[2, 2] = 100
+    assert failures(reference, filled=composite) == ["box: composite off by 15 of 255, allowed 1"]
+    assert failures(reference, filled=filled(0)) != []
 
 
 def test_all_zero_reference_needs_no_scale() -> None:
-    exact = compare(case(), output(0.0), output(0.0))
+    exact = compare(CASE, expected(0.0), filled=None, raw=expected(0.0), tolerance=1e-5)
     assert exact.error_inside == 0
-    off = compare(case(), output(0.0), output(0.1))
+    off = compare(CASE, expected(0.0), filled=None, raw=expected(0.1), tolerance=1e-5)
     assert off.error_inside == pytest.approx(0.1)
 
 
 def test_failure_says_who_and_how_many() -> None:
-    wrong = output(0.6)
-    with pytest.raises(ParityError, match="x differs from A in 2 of 1 cases"):
-        report(compare(case(), output(), wrong)).require_success("x")
+    good = compare(CASE, expected(), filled=None, raw=expected(), tolerance=1e-5)
+    bad = compare(CASE, expected(), filled=None, raw=expected(0.6), tolerance=1e-5)
+    with pytest.raises(ParityError, match="x differs from A in 1 of 2 cases"):
+        report(good, bad).require_success("x")
 
 
 def test_cases_are_the_six_buckets_none_all_and_one_known_pixel() -> None:
@@ -102,3 +127,7 @@ def test_cases_are_the_six_buckets_none_all_and_one_known_pixel() -> None:
     assert shares[6:8] == [0, 1]
     assert (cases[8].hole_mask == 0).sum() == 1
     assert all(c.image.shape == (64, 96, 3) for c in cases)
+
+
+def test_tiny_sizes_have_no_area_classes() -> None:
+    assert [c.name for c in parity_inputs(4, 4)] == ["no hole", "all hole", "one known pixel"]

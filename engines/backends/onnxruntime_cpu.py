@@ -1,6 +1,5 @@
 """ONNX Runtime on the CPU: the engine that works everywhere."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +24,8 @@ class OnnxRuntimeBackend:
     def runtime(self) -> Runtime:
         return Runtime(package="onnxruntime", version=self._import().__version__)
 
-    def build(self, graph: Path, contract: GraphContract, folder: Path) -> None:  # noqa: ARG002
-        shutil.copyfile(graph, folder / _MODEL)
+    def build(self, graph: bytes, contract: GraphContract, folder: Path) -> None:  # noqa: ARG002
+        (folder / _MODEL).write_bytes(graph)
 
     def open(self, folder: Path, options: RunOptions) -> "OnnxRuntimeSession":
         return OnnxRuntimeSession(self._import(), folder / _MODEL, options)
@@ -61,11 +60,12 @@ class OnnxRuntimeSession:
             raise EngineError(f"ONNX Runtime cannot load {model}: {error}") from error
 
     def run(self, inputs: Arrays) -> Arrays:
-        if self._session is None:
+        session = self._session  # kept while it runs, whatever `close` does meanwhile
+        if session is None:
             raise EngineError("the engine is closed")
-        names = [output.name for output in self._session.get_outputs()]
+        names = [output.name for output in session.get_outputs()]
         try:
-            outputs = self._session.run(names, dict(inputs))
+            outputs = session.run(names, dict(inputs))
         except Exception as error:
             shapes = ", ".join(f"{name} {list(a.shape)}" for name, a in inputs.items())
             raise EngineError(f"ONNX Runtime failed on {shapes}: {error}") from error

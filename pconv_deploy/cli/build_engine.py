@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from pconv_deploy.cli.console import OUT, needs, steps
 
@@ -37,7 +38,7 @@ def build_engine(
         )
     built = manifest.built_with
     OUT.print(
-        f"[bold]{output}[/bold]  {built.package} {built.version} on {built.device}, "
+        f"[bold]{escape(str(output))}[/bold]  {built.package} {built.version} on {built.device}, "
         f"{manifest.contract.precision}, {manifest.contract.describe_shapes()}"
     )
     OUT.print(f"verified: {manifest.engine_parity.describe()}")

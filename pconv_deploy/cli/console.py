@@ -31,6 +31,8 @@ def needs(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pconv_deploy"):
+            raise  # a bug of ours
         raise MissingRuntimeError(
             f"this needs {error.name}, which is not installed: pip install '{extra}'"
         ) from error

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from pconv_deploy.cli.bench import show
 from pconv_deploy.cli.console import OUT, needs, steps
@@ -31,4 +32,4 @@ def demo(
     OUT.print(f"verified: {result.engine_parity.describe()}")
     OUT.print("\nOpen these:")
     for path, what in result.outputs.items():
-        OUT.print(f"  [bold]{path}[/bold]  {what}")
+        OUT.print(f"  [bold]{escape(str(path))}[/bold]  {what}")

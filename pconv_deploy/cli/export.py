@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from pconv_deploy.cli.console import OUT, needs, parse_size, steps
 
@@ -44,5 +45,5 @@ def export(
     )
     with steps() as progress:
         result = export_checkpoint(checkpoint, output, options, progress)
-    OUT.print(f"[bold]{output}[/bold]  {result.contract.describe_shapes()}")
+    OUT.print(f"[bold]{escape(str(output))}[/bold]  {result.contract.describe_shapes()}")
     OUT.print(f"verified: {result.parity.describe()}")

@@ -83,7 +83,9 @@ def infer(
     max_megapixels: Annotated[
         float,
         typer.Option(
-            min=0.001, help="Larger images are refused before decoding; 1 takes about 1.1 GiB."
+            min=0.001,
+            max=178,
+            help="Larger images are refused before decoding; 1 takes about 1.1 GiB.",
         ),
     ] = 8.4,
 ) -> None:
@@ -135,9 +137,9 @@ def _fill_with_progress(
             for outcome in fill_jobs(inpainter, jobs, options):
                 outcomes.append(outcome)
                 progress.advance(task)
-                if outcome.error is not None:
+                if outcome.error is not None and len(jobs) > 1:
                     progress.console.print(f"[red]failed:[/red] {escape(str(outcome.error))}")
-                elif not outcome.had_hole:
+                elif outcome.error is None and not outcome.had_hole:
                     progress.console.print(
                         f"[yellow]note:[/yellow] {escape(str(outcome.job.mask))} has no hole; "
                         f"{escape(str(outcome.job.image))} is unchanged"

@@ -1,5 +1,6 @@
 """The `pconv-deploy` command."""
 
+import errno
 import sys
 from typing import Annotated
 
@@ -13,9 +14,10 @@ from pconv_deploy.cli.doctor import doctor
 from pconv_deploy.cli.export import export
 from pconv_deploy.cli.infer import infer
 from pconv_deploy.cli.inspect import inspect
-from pconv_deploy.errors import PConvError
+from pconv_deploy.errors import InputError, PConvError
 
 _INTERRUPTED = 130
+_IMPOSSIBLE_PATHS = (errno.ENAMETOOLONG, errno.ELOOP)
 _EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 unusable input, 4 parity failed, 5 unusable engine, "
     "6 package missing, 7 cannot write, 8 some files of a batch failed, 130 interrupted."
@@ -60,6 +62,11 @@ def main() -> None:
         ERR.print("[bold red]error:[/bold red] ", end="")
         ERR.print(str(error), markup=False)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _IMPOSSIBLE_PATHS:
+            raise
+        ERR.print(f"error: {error.strerror}: {error.filename}", markup=False)
+        sys.exit(InputError.exit_code)
     except KeyboardInterrupt:
         ERR.print("interrupted")
         sys.exit(_INTERRUPTED)

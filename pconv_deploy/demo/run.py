@@ -130,7 +130,9 @@ def _measure(engine: Path, checkpoint: Path, rounds: int) -> BenchResult:
         check=False,
     )
     if done.returncode != 0:
-        raise EngineError(f"measuring failed: {done.stderr.decode(errors='replace').strip()}")
+        complaint = done.stderr.decode(errors="replace").strip()
+        kind = EngineError if done.returncode == EngineError.exit_code else RuntimeError
+        raise kind(f"measuring failed: {complaint}")
     return msgspec.json.decode(done.stdout, type=BenchResult)
 
 

@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from pconv_deploy.errors import (
     UsageError,
 )
 from pconv_deploy.files import sha256_of
+from pconv_deploy.onnx_file import embed, read_graph
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_a_future_manifest(own: Path) -> None:
         open_engine(own)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', "\udcff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', "\udcff", "[" * 200_000])
 def test_a_damaged_manifest(own: Path, content: str) -> None:
     (own / "manifest.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(EngineError, match=r"manifest\.json is damaged"):
@@ -186,26 +188,41 @@ def test_an_existing_engine_is_replaced_only_when_told(own: Path, graph: Path) -
     assert [p.name for p in own.parent.iterdir()] == ["own.engine"]
 
 
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (lambda i, o: wrong_in_known_pixels(i, o), "known pixels changed"),
+        (lambda i, o: wrong_in_holes(i, o), r"in \d+ of 11 cases.*composite off by"),
+        (lambda _i, _o: {}, r"filled: found nothing, needed uint8"),
+        (lambda _i, o: {"filled": o["filled"].astype(np.int32)}, "found int32"),
+        (lambda _i, o: {"filled": o["filled"][:1]}, "needed uint8"),
+    ],
+)
 def test_an_engine_that_computes_something_else_is_not_kept(
-    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tamper: Any, message: str
 ) -> None:
     def open_tampered(self: OnnxRuntimeBackend, folder: Path, options: Any) -> Any:
         session = genuine(self, folder, options)
         run = session.run
 
-        def tampered(inputs: Any) -> Any:
-            outputs = dict(run(inputs))
-            outputs["filled"] = outputs["filled"] ^ 1
-            return outputs
-
-        monkeypatch.setattr(session, "run", tampered)
+        monkeypatch.setattr(session, "run", lambda inputs: tamper(inputs, dict(run(inputs))))
         return session
 
     genuine = OnnxRuntimeBackend.open
     monkeypatch.setattr(OnnxRuntimeBackend, "open", open_tampered)
-    with pytest.raises(ParityError, match="known pixels changed"):
+    with pytest.raises(ParityError, match=message):
         build_engine(graph, tmp_path / "x.engine")
     assert list(tmp_path.iterdir()) == []
+
+
+def wrong_in_known_pixels(inputs: Any, outputs: Any) -> Any:
+    known = inputs["hole_mask"][..., None] == 0
+    return {"filled": np.where(known, outputs["filled"] ^ 1, outputs["filled"])}
+
+
+def wrong_in_holes(inputs: Any, outputs: Any) -> Any:
+    hole = inputs["hole_mask"][..., None] != 0
+    return {"filled": np.where(hole, 255 - outputs["filled"], outputs["filled"])}
 
 
 def test_bad_graphs_leave_nothing(tmp_path: Path) -> None:
@@ -226,17 +243,90 @@ def test_unwritable_place(graph: Path, tmp_path: Path) -> None:
         build_engine(graph, tmp_path / "file" / "x.engine")
 
 
+def test_only_engines_are_replaced(graph: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "only copy.jpg").write_text("")
+    (tmp_path / "note").write_text("")
+    for path in (tmp_path / "photos", tmp_path / "note"):
+        with pytest.raises(UsageError, match="not ours to replace"):
+            build_engine(graph, path, overwrite=True)
+    for path in (graph, graph.parent):
+        with pytest.raises(UsageError, match="is the graph itself"):
+            build_engine(graph, path, overwrite=True)
+    assert graph.is_file()
+    (tmp_path / "empty").mkdir()
+    build_engine(graph, tmp_path / "empty", overwrite=True)
+
+
+def test_what_another_process_made_meanwhile_is_kept(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "x.engine"
+
+    def slow(self: OnnxRuntimeBackend, *arguments: Any) -> None:
+        genuine(self, *arguments)
+        output.mkdir()
+        (output / "manifest.json").write_text("quicker")
+
+    genuine = OnnxRuntimeBackend.build
+    monkeypatch.setattr(OnnxRuntimeBackend, "build", slow)
+    with pytest.raises(UsageError, match="already exists"):
+        build_engine(graph, output)
+    assert (output / "manifest.json").read_text() == "quicker"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.engine"]
+
+
+def test_a_rejected_graph_is_not_built(graph: Path, tmp_path: Path) -> None:
+    exported = read_graph(graph)
+    assert exported.parity is not None
+    bad = msgspec.structs.replace(exported.parity.cases[0], known_identical=False)
+    parity = msgspec.structs.replace(exported.parity, cases=(bad,))
+    for evidence in (None, parity):
+        embed(exported.model, exported.contract, evidence)
+        path = tmp_path / "rejected.onnx"
+        path.write_bytes(exported.model.SerializeToString())
+        with pytest.raises(GraphError, match="was not accepted when it was exported"):
+            build_engine(path, tmp_path / "x.engine")
+
+
+def test_an_engine_that_was_not_accepted(own: Path) -> None:
+    facts = json.loads((own / "manifest.json").read_text())["engine_parity"]
+    facts["cases"][0]["known_identical"] = False
+    edit_manifest(own, engine_parity=facts)
+    with pytest.raises(EngineError, match=r"was not accepted when it was built[^$]*Rebuild it"):
+        open_engine(own)
+
+
+def test_files_that_the_manifest_does_not_list(own: Path) -> None:
+    (own / "weights.bin").write_bytes(b"1234")
+    with pytest.raises(EngineError, match=r"holds weights\.bin, unlike when it was built"):
+        open_engine(own)
+    (own / "weights.bin").unlink()
+    (own / "model.onnx").unlink()
+    edit_manifest(own, files={})
+    with pytest.raises(EngineError, match="lists no files"):
+        open_engine(own)
+
+
+def test_another_kind_of_machine(own: Path) -> None:
+    built = json.loads((own / "manifest.json").read_text())["built_with"]
+    edit_manifest(own, built_with=built | {"machine": "s390x"})
+    with pytest.raises(EngineError, match=r"was built on s390x; this machine is"):
+        open_engine(own)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_failing_to_replace_keeps_the_old_engine(
-    own: Path, graph: Path, monkeypatch: pytest.MonkeyPatch
+    own: Path, graph: Path, monkeypatch: pytest.MonkeyPatch, stop: BaseException
 ) -> None:
     def refuse(self: Path, target: Path) -> Path:
         if self.name == "new":
-            raise OSError(28, "No space left on device")
+            raise stop
         return Path(genuine(self, target))
 
     genuine = Path.rename
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(OutputError, match="No space left"):
+    with pytest.raises((OutputError, KeyboardInterrupt)):
         build_engine(graph, own, overwrite=True)
     monkeypatch.undo()
     open_engine(own)[1].close()

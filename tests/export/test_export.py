@@ -119,7 +119,7 @@ def test_tensor_level(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_sizes_the_network_cannot_halve(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"40x32.*multiples of 16, such as 16x16"):
+    with pytest.raises(UsageError, match=r"40x32.*multiples of 16 up to 4096, such as 16x32"):
         export_checkpoint(checkpoint, tmp_path / "x.onnx", ExportOptions(size=(40, 32)))
 
 
@@ -151,6 +151,26 @@ def test_a_wrong_graph_never_gets_its_name(
         export_checkpoint(checkpoint, path)
     assert path.read_text() == "an older file"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["wrong.onnx", "wrong.rejected.onnx"]
+
+
+def test_wrong_ends_of_the_graph_are_found(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def inverted(self: TensorGraph, image: Tensor, hole_mask: Tensor) -> Tensor:
+        output: Tensor = self.network((image - self.mean) / self.std, (hole_mask != 0).float())
+        return output * self.std + self.mean
+
+    monkeypatch.setattr(TensorGraph, "forward", inverted)
+    with pytest.raises(ParityError, match="differs from the literal network"):
+        export_checkpoint(checkpoint, tmp_path / "x.onnx", ExportOptions(batch=3))
+
+
+def test_the_checkpoint_is_not_overwritten(checkpoint: Path, tmp_path: Path) -> None:
+    own = tmp_path / "c.safetensors"
+    own.write_bytes(checkpoint.read_bytes())
+    with pytest.raises(UsageError, match="is the checkpoint itself"):
+        export_checkpoint(own, own)
+    assert own.read_bytes() == checkpoint.read_bytes()
 
 
 class Sketch(nn.Module):
