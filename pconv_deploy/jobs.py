@@ -101,8 +101,8 @@ def _images_in(images: Path, masks: Path, output: Path, finder: _MaskFinder) -> 
         and not any(part.startswith(".") for part in path.relative_to(images).parts)
     )
     if masks.resolve() == images.resolve():
-        used = {mask for path in found for mask in finder.masks_of(path)}
-        found = [path for path in found if path not in used]
+        used = {mask.resolve() for path in found for mask in finder.masks_of(path)}
+        found = [path for path in found if path.resolve() not in used]
     # Masks and earlier outputs may lie below the images.
     aside = {output.resolve(), masks.resolve()} - {images.resolve()}
     found = [path for path in found if not aside & set(path.resolve().parents)]

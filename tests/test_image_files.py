@@ -224,6 +224,7 @@ def test_a_colour_key_becomes_alpha(tmp_path: Path, photo: Photo) -> None:
     assert (converted[..., 3] == 255).sum() == 15
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"no"])
 def test_damaged_exif_is_dropped(tmp_path: Path, photo: Photo, exif: bytes) -> None:
     path, out = tmp_path / "a.jpg", tmp_path / "b.png"

@@ -1,5 +1,6 @@
 """`pconv-deploy infer`."""
 
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -102,6 +103,8 @@ def infer(
         from pconv_deploy.inpainter import Inpainter
         from pconv_deploy.jobs import plan_jobs, settle_existing
 
+    # Pillow warns of damaged EXIF and of large images; we judge both ourselves.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     suffix = None if image_format is Format.SAME else f".{image_format}"
     jobs = plan_jobs(images, masks, output, suffix)
     done_before = settle_existing(jobs, resume=resume, overwrite=overwrite)
