@@ -1,0 +1,226 @@
+import errno
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.cli.conftest import Run
+
+Photo = Callable[..., NDArray[np.uint8]]
+
+
+def damaged(engine: Path, target: Path, how: str) -> Path:
+    shutil.copytree(engine, target)
+    model, manifest = target / "model.onnx", target / "manifest.json"
+    if how == "missing file":
+        model.unlink()
+    elif how == "changed byte":
+        content = bytearray(model.read_bytes())
+        content[1000] ^= 255
+        model.write_bytes(content)
+    elif how == "future manifest":
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
+    elif how == "other version":
+        facts = json.loads(manifest.read_text())
+        facts["built_with"]["version"] = "0.9.0"
+        manifest.write_text(json.dumps(facts))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("missing file", "model.onnx is missing"),
+        ("changed byte", "was changed after it was built"),
+        ("future manifest", "has format 99; this pconv-deploy reads format 1"),
+        ("other version", "was built with onnxruntime 0.9.0; this machine has onnxruntime"),
+    ],
+)
+def test_broken_engines_exit_5(run: Run, engine: Path, files: Path, how: str, message: str) -> None:
+    broken = damaged(engine, files / "broken.engine", how)
+    result = run("infer", broken, files / "in", files / "mask.png", "-o", files / "out")
+    assert result.code == 5
+    assert message in result.err
+    assert "ebuild" in result.err
+    assert not (files / "out").exists()
+
+
+def test_missing_runtime_exits_6(
+    run: Run, engine: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    result = run("infer", engine, files / "in", files / "mask.png", "-o", files / "out")
+    assert result.code == 6
+    assert "pip install 'pconv-deploy[onnxruntime]'" in result.err
+
+
+def test_missing_torch_exits_6(
+    run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [n for n in sys.modules if n.startswith("pconv_deploy.export")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    result = run("export", checkpoint, "-o", tmp_path / "x.onnx")
+    assert result.code == 6
+    assert (
+        "this needs torch, which is not installed: pip install 'pconv-deploy[export]'" in result.err
+    )
+
+
+def write_bad_image(path: Path, kind: str) -> Path:
+    if kind == "missing":
+        return path
+    if kind == "truncated":
+        Image.effect_noise((64, 64), 90).save(path)
+        path.write_bytes(path.read_bytes()[:1500])
+    elif kind == "bomb":
+        Image.new("1", (20_000, 20_000)).save(path)
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "cmyk":
+        Image.new("CMYK", (56, 40)).save(path, "JPEG")
+    elif kind == "animated":
+        frames = [Image.new("RGB", (56, 40), (i, i, i)) for i in (0, 99)]
+        frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
+    elif kind == "other size":
+        Image.new("RGB", (10, 10)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "does not exist"),
+        ("truncated", "damaged"),
+        ("bomb", "decompression bomb"),
+        ("empty", "is empty"),
+        ("cmyk", "is of mode CMYK"),
+        ("animated", "is animated or has pages (2)"),
+        ("other size", "needed the same size"),
+    ],
+)
+def test_bad_images_exit_3(run: Run, engine: Path, files: Path, kind: str, message: str) -> None:
+    bad = write_bad_image(files / "bad.png", kind)
+    result = run("infer", engine, bad, files / "mask.png", "-o", files / "out.png")
+    assert result.code == 3
+    assert message in result.err
+    assert "Traceback" not in result.err
+    assert not (files / "out.png").exists()
+
+
+def test_palette_images_are_filled(run: Run, engine: Path, files: Path, photo: Photo) -> None:
+    palette = Image.fromarray(photo()).convert("P")
+    palette.save(files / "p.png")
+    result = run("infer", engine, files / "p.png", files / "mask.png", "-o", files / "out.png")
+    assert result.code == 0
+    with Image.open(files / "out.png") as image:
+        assert image.mode == "RGB"
+
+
+def test_masks_all_empty_and_all_full(run: Run, engine: Path, files: Path) -> None:
+    Image.new("L", (56, 40), 0).save(files / "none.png")
+    Image.new("L", (56, 40), 255).save(files / "all.png")
+    output = files / "out.png"
+    empty = run("infer", engine, files / "in/a.png", files / "none.png", "-o", output)
+    assert empty.code == 0
+    assert "has no hole" in empty.err
+    full = run("infer", engine, files / "in/a.png", files / "all.png", "-o", output, "--overwrite")
+    assert full.code == 3
+    assert "covers the whole image" in full.err
+    assert "--mask-convention" in full.err
+    inverted = run(
+        "infer", engine, files / "in/a.png", files / "all.png", "-o", output, "--overwrite",
+        "--mask-convention", "hole-black",
+    )  # fmt: skip
+    assert inverted.code == 0
+
+
+def test_some_bad_files_exit_8_and_the_rest_is_done(run: Run, engine: Path, files: Path) -> None:
+    (files / "in" / "b.png").write_bytes(b"nothing")
+    result = run("infer", engine, files / "in", files / "mask.png", "-o", files / "out")
+    assert result.code == 8
+    assert "b.png is no image that can be read" in result.err
+    assert "1 of 3 failed" in result.err
+    assert sorted(p.name for p in (files / "out").iterdir()) == ["a.png", "c.png"]
+
+
+def test_files_we_may_not_read_exit_3(
+    run: Run, engine: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Any, **_: Any) -> Any:  # what the system says to anyone but root
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Image, "open", refuse)
+    result = run("infer", engine, files / "in/a.png", files / "mask.png", "-o", files / "o.png")
+    assert result.code == 3
+    assert "a.png: Permission denied" in result.err
+
+
+def test_folders_we_may_not_write_exit_7(
+    run: Run, engine: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    result = run("infer", engine, files / "in", files / "mask.png", "-o", files / "out")
+    assert result.code == 7
+    assert "Permission denied" in result.err
+    assert list((files / "out").iterdir()) == []
+
+
+def test_an_output_folder_that_cannot_be_made_exits_7(run: Run, engine: Path, files: Path) -> None:
+    (files / "file").write_text("")
+    result = run("infer", engine, files / "in", files / "mask.png", "-o", files / "file" / "out")
+    assert result.code == 7
+    assert "cannot write" in result.err
+
+
+def test_a_pickle_exits_3_and_does_not_run(run: Run, tmp_path: Path) -> None:
+    witness = tmp_path / "pwned"
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(witness),)
+
+    torch.save(Bomb(), tmp_path / "evil.pth")
+    for command in (
+        ("export", tmp_path / "evil.pth", "-o", tmp_path / "x.onnx"),
+        ("inspect", tmp_path / "evil.pth"),
+    ):
+        result = run(*command)
+        assert result.code == 3
+        assert "can run code when loaded; it was not opened" in result.err
+    assert not witness.exists()
+
+
+def test_a_foreign_onnx_file_exits_3(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"")
+    for command in (
+        ("build-engine", tmp_path / "x.onnx", "-o", tmp_path / "e"),
+        ("inspect", tmp_path / "x.onnx"),
+    ):
+        result = run(*command)
+        assert result.code == 3
+        assert "pconv-deploy export CHECKPOINT" in result.err
+
+
+def test_a_name_too_long_exits_3(run: Run, tmp_path: Path) -> None:
+    result = run("inspect", tmp_path / ("x" * 300))
+    assert result.code == 3
+    assert "File name too long" in result.err
+
+
+def test_an_impossible_size_exits_2(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    result = run("export", checkpoint, "-o", tmp_path / "x.onnx", "--size", "100")
+    assert result.code == 2
+    assert "needs multiples of 16" in result.err

@@ -1,0 +1,71 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import typer.main
+from numpy.typing import NDArray
+
+from pconv_deploy import errors
+from pconv_deploy.cli.main import app
+from tests.cli.conftest import COMMANDS, Run
+
+Photo = Callable[..., NDArray[np.uint8]]
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=str)
+def test_help_names_every_option(run: Run, command: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
+    assert result.code == 0
+    assert "Usage: pconv-deploy" in result.out
+    assert result.err == ""
+    group = typer.main.get_command(app)
+    shown = group.commands[command[0]] if command else group  # type: ignore[attr-defined]
+    for parameter in shown.params:
+        longest = max(parameter.opts, key=len)
+        assert (longest if longest.startswith("-") else parameter.name) in result.out
+
+
+def test_the_top_help_lists_commands_and_exit_codes(run: Run) -> None:
+    text = run("--help").out
+    for command in COMMANDS:
+        assert command in text
+    for code in ("0 done", "2 usage", "4 parity", "8 some files", "130 interrupted"):
+        assert code in text
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out.startswith("pconv-deploy 0.")
+
+
+def test_exit_codes_are_all_different_and_documented() -> None:
+    kinds = {
+        kind.exit_code: kind.__name__
+        for kind in vars(errors).values()
+        if isinstance(kind, type)
+        and issubclass(kind, errors.PConvError)
+        and kind.__base__ is errors.PConvError
+    }
+    assert sorted(kinds) == [2, 3, 4, 5, 6, 7, 8]
+    for code, name in kinds.items():
+        assert f"{name}" in (errors.__doc__ or "")
+        assert str(code) in (errors.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fill",),
+        ("export",),
+        ("export", "x.safetensors"),
+        ("export", "x", "-o", "y", "--size", "big"),
+        ("export", "x", "-o", "y", "--batch", "0"),
+        ("infer", "e", "i", "m"),
+        ("infer", "e", "i", "m", "-o", "o", "--mask-convention", "red"),
+        ("infer", "e", "i", "m", "-o", "o", "--resume", "--overwrite"),
+    ],
+)
+def test_wrong_usage_exits_2_with_a_hint(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.code == 2
+    assert result.err
+    assert "Traceback" not in result.err

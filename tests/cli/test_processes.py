@@ -1,0 +1,97 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.cli.conftest import WIDE
+
+Photo = Callable[..., NDArray[np.uint8]]
+
+
+def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pconv_deploy", *map(str, arguments)],
+        env=os.environ | WIDE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_ctrl_c_keeps_what_is_done_and_exits_130(
+    engine: Path, tmp_path: Path, photo: Photo, box: Photo
+) -> None:
+    (tmp_path / "in").mkdir()
+    image = Image.fromarray(photo(256, 256))
+    for number in range(400):
+        image.save(tmp_path / "in" / f"{number:03}.png")
+    Image.fromarray(box(256, 256)).save(tmp_path / "m.png")
+    output = tmp_path / "out"
+    process = start("infer", engine, tmp_path / "in", tmp_path / "m.png", "-o", output)
+    deadline = time.monotonic() + 60
+    while not (output.is_dir() and len(list(output.glob("[0-9]*.png"))) >= 5):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130, complaint
+    assert "continue with --resume" in complaint
+    assert "Traceback" not in complaint
+    done = sorted(output.iterdir())
+    assert 5 <= len(done) < 400
+    for path in done:  # all whole, none partial
+        with Image.open(path) as picture:
+            picture.load()
+
+
+def test_a_full_disk_exits_7_and_leaves_no_partial_file(engine: Path, files: Path) -> None:
+    import resource
+
+    def small_files_only() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    output = files / "out"
+    process = start(
+        "infer", engine, files / "in", files / "mask.png", "-o", output,
+        preexec_fn=small_files_only,
+    )  # fmt: skip
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 7, complaint
+    assert "cannot write" in complaint
+    assert "Traceback" not in complaint
+    assert list(output.iterdir()) == []
+
+
+def test_help_needs_no_heavy_imports() -> None:
+    check = (
+        "import sys; sys.argv = ['pconv-deploy', 'infer', '--help']\n"
+        "from pconv_deploy.cli.main import app, main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'onnx', 'onnxruntime', 'msgspec'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "module", ["pconv_deploy", "pconv_deploy.inpainter", "pconv_deploy.batch", "pconv_deploy.jobs"]
+)
+def test_inference_never_imports_torch(module: str) -> None:
+    check = (
+        f"import sys, {module}; from pconv_deploy import Inpainter\n"
+        "heavy = {'torch', 'onnx', 'onnxscript', 'safetensors'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)
