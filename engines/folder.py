@@ -29,8 +29,8 @@ from pconv_deploy.onnx_file import read_graph
 
 
 def build_engine(
-    graph: Path,
-    output: Path,
+    graph: Path | str,
+    output: Path | str,
     *,
     backend: str = "onnxruntime",
     overwrite: bool = False,
@@ -52,6 +52,7 @@ def build_engine(
         UsageError: unknown backend, or `output` exists and may not be replaced.
         OutputError: `output` could not be written.
     """
+    graph, output = Path(graph), Path(output)
     runtime = backend_named(backend)
     installed = runtime.runtime()
     progress("reading the graph")
@@ -93,13 +94,14 @@ def build_engine(
     return manifest
 
 
-def open_engine(folder: Path, options: RunOptions | None = None) -> tuple[Manifest, Session]:
+def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[Manifest, Session]:
     """Load an engine, after its manifest has been checked against files and machine.
 
     Raises:
         EngineError: no engine, changed, or built with another runtime version.
         MissingRuntimeError: its runtime is not installed.
     """
+    folder = Path(folder)
     manifest = read_manifest(folder)
     try:
         backend = backend_named(manifest.backend)
@@ -119,4 +121,5 @@ def _is_engine(path: Path) -> bool:
 
 def _command(graph: Path, output: Path, backend: str) -> str:
     paths = (str(graph), "-o", str(output))
-    return shlex.join(("pconv-deploy", "build-engine", *paths, "--backend", backend, "--overwrite"))
+    words = ("pconv-deploy", "build-engine", *paths, "--backend", backend, "--overwrite")
+    return shlex.join(words).encode(errors="replace").decode()  # names need not be Unicode

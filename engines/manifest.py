@@ -110,7 +110,7 @@ def check_unchanged(folder: Path, manifest: Manifest) -> None:
         raise EngineError(f"{folder} {what}, unlike when it was built.{rebuild(manifest)}")
     for name, written in manifest.files.items():
         path = folder / name
-        if not path.is_file() or path.is_symlink():
+        if not path.is_file():
             raise EngineError(f"{folder}: {name} is missing.{rebuild(manifest)}")
         size = path.stat().st_size
         if size != written.size:

@@ -50,24 +50,32 @@ class ExportResult:
 
 
 def export_checkpoint(
-    checkpoint_file: Path,
-    output: Path,
+    checkpoint_file: Path | str,
+    output: Path | str,
     options: ExportOptions | None = None,
+    *,
+    overwrite: bool = False,
     progress: Callable[[str], None] = lambda _step: None,
 ) -> ExportResult:
     """Export, check, compare with PyTorch, and only then write `output`.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        UsageError: the size is not a multiple of what the network can halve, or `output` is the
-            checkpoint.
+        UsageError: the size is not a multiple of what the network can halve, or `output` exists
+            and `overwrite` is false.
         ParityError: the graph differs from the checkpoint. It is kept beside `output` as
             `*.rejected.onnx` for inspection; `output` is not written.
         OutputError: `output` could not be written.
     """
-    options = options or ExportOptions()
+    checkpoint_file, output, options = (
+        Path(checkpoint_file),
+        Path(output),
+        options or ExportOptions(),
+    )
     if output.resolve() == checkpoint_file.resolve():
         raise UsageError(f"{output} is the checkpoint itself; choose another name for the graph")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} already exists; pass --overwrite to replace it")
     progress("reading the checkpoint")
     checkpoint = load_checkpoint(checkpoint_file)
     contract = _contract(checkpoint, options)

@@ -11,7 +11,13 @@ from functools import lru_cache
 
 from PIL import Image
 
-from pconv_deploy.errors import EngineError, HoleMaskError, InputError, PConvError
+from pconv_deploy.errors import (
+    EngineError,
+    HoleMaskError,
+    ImageError,
+    InputError,
+    PConvError,
+)
 from pconv_deploy.image_files import (
     DEFAULT_MAX_PIXELS,
     MaskConvention,
@@ -158,5 +164,11 @@ def _load(
         raise HoleMaskError(f"{job.mask}: {error}; see --mask-convention") from error
     except InputError as error:
         raise type(error)(f"{job.image}: {error}") from error
+    padded = prepared.padded_size
+    if padded[0] * padded[1] > options.max_pixels and padded != (height, width):
+        raise ImageError(
+            f"{job.image} is {width}x{height} and padded for the network {padded[1]}x{padded[0]}, "
+            f"more than {options.max_pixels / 1e6:.1f} megapixels; see --max-megapixels"
+        )
     require_writable(job.output, like(image, prepared.pixels).mode)
     return _Loaded(image, prepared)

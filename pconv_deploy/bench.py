@@ -38,14 +38,14 @@ Fill = Callable[[NDArray[Any], NDArray[Any]], Any]
 class BenchOptions:
     """What is measured and how often.
 
-    size     height and width of the images, pixels
+    size     height and width of the images, pixels; None takes the engine's own, or 512
     rounds   each contender runs once in each round
     warm_up  rounds before those that count
     threads  of every contender; None leaves each its own default
     """
 
     batch: int = 1
-    size: tuple[int, int] = (512, 512)
+    size: tuple[int, int] | None = None
     rounds: int = 15
     warm_up: int = 2
     threads: int | None = None
@@ -111,9 +111,10 @@ def bench(
         contract = inpainter.contract
         if contract.batch is not None and options.batch != contract.batch:
             raise UsageError(f"{engine} takes batches of {contract.batch}, not {options.batch}")
-        if options.size[0] * options.size[1] < _MIN_PIXELS:
-            raise UsageError(f"found a size of {options.size}; needed at least 8x8")
-        task = _Task.make(inpainter, photo, options)
+        height, width = options.size or contract.size or (512, 512)
+        if height * width < _MIN_PIXELS:
+            raise UsageError(f"found a size of {height}x{width}; needed at least 8x8")
+        task = _Task.make(inpainter, photo, (height, width), options.batch)
         backend = inpainter.manifest.backend if inpainter.manifest else "engine"
         contenders: dict[str, Fill] = {}
         if against is not None:
@@ -127,8 +128,8 @@ def bench(
         engine=str(engine),
         against=str(against) if against else None,
         batch=options.batch,
-        height=options.size[0],
-        width=options.size[1],
+        height=height,
+        width=width,
         rounds=options.rounds,
         threads=options.threads,
         hole_share=round(float(task.prepared[0].hole.mean()), 3),
@@ -170,13 +171,15 @@ class _Task:
     hole_mask: NDArray[np.uint8]
 
     @classmethod
-    def make(cls, inpainter: Inpainter, photo: Image.Image, options: BenchOptions) -> "_Task":
-        height, width = options.size
+    def make(
+        cls, inpainter: Inpainter, photo: Image.Image, size: tuple[int, int], batch: int
+    ) -> "_Task":
+        height, width = size
         picture = photo.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
         picture.save(stream, "JPEG", quality=95)
         hole = irregular_hole(np.random.default_rng(0), height, width, _HOLE_AREA) != 0
-        prepared = [inpainter.prepare(picture, hole)] * options.batch
+        prepared = [inpainter.prepare(picture, hole)] * batch
         return cls(
             stream.getvalue(),
             hole,

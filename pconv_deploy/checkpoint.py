@@ -59,7 +59,7 @@ class CheckpointHeader:
 
 
 def save_checkpoint(
-    path: Path,
+    path: Path | str,
     model: PConvUNet,
     *,
     normalisation: Normalisation | None = None,
@@ -84,6 +84,7 @@ def save_checkpoint(
     }
     metadata = {_PREFIX + key: msgspec.json.encode(fact).decode() for key, fact in facts.items()}
     tensors = {name: t.detach().contiguous() for name, t in model.state_dict().items()}
+    path = Path(path)
     with atomic_file(path) as partial:
         try:
             save_file(tensors, partial, metadata)
@@ -120,13 +121,14 @@ def read_header(path: Path) -> CheckpointHeader:
     )
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path | str) -> Checkpoint:
     """Read a checkpoint; every size is checked before memory is taken for it.
 
     Raises:
         CheckpointError: missing, of another format, damaged, with tensors missing, left over
             or of wrong shape, or with weights that are not finite.
     """
+    path = Path(path)
     header = read_header(path)
     with torch.device("meta"):  # shapes only
         needed = {
@@ -141,7 +143,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         }
     model.load_state_dict(tensors)
     source = Source(
-        file=path.name,
+        file=path.name.encode(errors="replace").decode(),  # names need not be Unicode
         sha256=sha256_of(path),
         network=header.network,
         training=dict(header.training),

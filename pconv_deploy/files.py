@@ -23,6 +23,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder is not writable, the disk is full, or the like.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise OutputError(f"cannot write {path}: it exists and is no regular file")
     # The suffix stays last: image libraries choose their format by it.
     partial = path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
     with writing(path):

@@ -35,8 +35,11 @@ _GIB_PER_MEGAPIXEL = 1.1
 # Mask files: JPEG noise in black areas stays below, every grey edge pixel is above.
 _GREY_FLOOR = 16
 _EXIF_ORIENTATION = 0x0112
-# Description, make, model, orientation, software, date, artist, copyright.
-_DESCRIPTIVE_TAGS = {0x010E, 0x010F, 0x0110, _EXIF_ORIENTATION, 0x0131, 0x0132, 0x013B, 0x8298}
+# EXIF tags that speak of the picture: description, make, model, orientation, software, date,
+# artist, copyright, and the directories of the camera and of the place. The others speak of the
+# layout of the file they were in, and would be believed of the next one.
+_LASTING_TAGS = {0x010E, 0x010F, 0x0110, _EXIF_ORIENTATION, 0x0131, 0x0132, 0x013B, 0x8298}
+_LASTING_DIRECTORIES = (0x8769, 0x8825)
 # From the displayed order back to the stored one, by EXIF orientation.
 _UNTURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -245,15 +248,15 @@ def _lasting_info(image: Image.Image) -> dict[str | tuple[int, int], Any]:
 
 
 def _exif(image: Image.Image) -> bytes:
-    """The EXIF data as Pillow writes it again; empty if there is none or it is damaged."""
+    """The lasting EXIF data; empty if there is none or it is damaged."""
     try:
-        found = image.getexif()
-        if image.format == "TIFF":  # its other tags speak of the file's own layout
-            kept = Image.Exif()
-            for tag in _DESCRIPTIVE_TAGS & found.keys():
-                kept[tag] = found[tag]
-            found = kept
-        return found.tobytes() if found else b""
+        found, kept = image.getexif(), Image.Exif()
+        for tag in _LASTING_TAGS & found.keys():
+            kept[tag] = found[tag]
+        for tag in _LASTING_DIRECTORIES:
+            if directory := found.get_ifd(tag):
+                kept[tag] = directory
+        return kept.tobytes() if kept else b""
     except Exception:  # noqa: BLE001  damaged EXIF raises whatever comes up
         return b""
 

@@ -5,6 +5,7 @@ profile, EXIF, resolution) stays with it: only the pixels in the hole are replac
 are the very ones that came in.
 """
 
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -43,6 +44,10 @@ def to_pixels(image: Image.Image | ArrayLike) -> Pixels:
                 "Convert it first, for instance with image.convert('RGB')"
             )
         image = _plain(image)
+    elif not isinstance(image, np.ndarray):
+        raise ImageError(
+            f"found a {type(image).__name__} as image; needed a numpy array or Pillow image"
+        )
     pixels: Pixels = np.asarray(image)
     if pixels.dtype == np.dtype(">u2"):
         pixels = pixels.astype(np.uint16)
@@ -133,6 +138,10 @@ def to_hole(hole_mask: Image.Image | ArrayLike, size: tuple[int, int]) -> Hole:
         # Pillow's decoders raise whatever comes up on damaged files.
         except Exception as error:
             raise HoleMaskError(f"the hole mask cannot be decoded: {error}") from error
+    elif isinstance(hole_mask, str | Path) or hole_mask is None:
+        raise HoleMaskError(
+            f"found a {type(hole_mask).__name__} as hole mask; needed a numpy array or Pillow image"
+        )
     values = np.asarray(hole_mask)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
@@ -152,7 +161,7 @@ def to_hole(hole_mask: Image.Image | ArrayLike, size: tuple[int, int]) -> Hole:
     if hole.all():
         raise HoleMaskError(
             "the hole mask covers the whole image: nothing is known to fill it from. "
-            "Is it inverted? Here nonzero (white) means fill"
+            "Is it inverted, or grown too far?"
         )
     return hole
 

@@ -87,6 +87,8 @@ class Inpainter:
                 of its runtime, or not made for images.
             MissingRuntimeError: its runtime is not installed.
         """
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise UsageError(f"found threads={threads!r}; needed a whole number from 1, or None")
         manifest, session = open_engine(Path(engine), RunOptions(threads=threads))
         try:
             return cls(manifest.contract, session, manifest)
@@ -124,9 +126,15 @@ class Inpainter:
             return self._fill_all([image], [hole_mask])[0]
         if isinstance(image, np.ndarray):
             return self._fill_all([image], [hole_mask])[0]
+        if not isinstance(image, list | tuple):
+            raise ImageError(
+                f"found a {type(image).__name__}; needed a Pillow image, a numpy array, or a list"
+            )
         images = list(image)
-        one_for_all = isinstance(hole_mask, Image.Image | np.ndarray)
-        masks = [hole_mask] * len(images) if one_for_all else list(hole_mask)
+        if isinstance(hole_mask, list | tuple):
+            masks = list(hole_mask)
+        else:
+            masks = [hole_mask] * len(images)
         if len(masks) != len(images):
             raise UsageError(f"found {len(images)} images and {len(masks)} hole masks")
         return self._fill_all(images, masks)

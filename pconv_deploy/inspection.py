@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.manifest import MANIFEST, read_manifest
-from pconv_deploy.errors import InputError, MissingRuntimeError
+from pconv_deploy.engines.manifest import MANIFEST, Manifest, check_unchanged, read_manifest
+from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError
 from pconv_deploy.files import sha256_of
 from pconv_deploy.onnx_file import read_graph
 
@@ -36,6 +36,7 @@ def _engine_facts(folder: Path) -> Facts:
         "built with": f"{built.package} {built.version}, pconv-deploy {built.pconv_deploy}",
         "built for": f"{built.device}, {built.machine}",
         "created": manifest.created,
+        "files are": _state(folder, manifest),
         "rebuild": manifest.command,
         **_contract_facts(manifest.contract),
         "files": {
@@ -44,6 +45,14 @@ def _engine_facts(folder: Path) -> Facts:
         "engine parity": manifest.engine_parity.describe(),
         "export parity": manifest.export_parity.describe() if manifest.export_parity else "none",
     }
+
+
+def _state(folder: Path, manifest: Manifest) -> str:
+    try:
+        check_unchanged(folder, manifest)
+    except EngineError as error:
+        return f"NOT as they were built: {str(error).splitlines()[0]}"
+    return "as they were built"
 
 
 def _graph_facts(path: Path) -> Facts:

@@ -9,6 +9,9 @@ from typing import NamedTuple
 from pconv_deploy.errors import InputError, UsageError
 from pconv_deploy.image_files import IMAGE_SUFFIXES, OUTPUT_MODES
 
+# An output named so is meant as a file, whether or not we write such files.
+_FILE_SUFFIXES = IMAGE_SUFFIXES | OUTPUT_MODES.keys() | {".heic", ".heif", ".ppm", ".psd", ".svg"}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -42,7 +45,7 @@ def plan_jobs(images: Path, masks: Path, output: Path, suffix: str | None = ".pn
         jobs = _named(images, _images_in(images, masks, output, finder), finder, output, suffix)
     elif not images.exists():
         raise InputError(f"{images} does not exist")
-    elif output.suffix.lower() in OUTPUT_MODES and not output.is_dir():
+    elif output.suffix.lower() in _FILE_SUFFIXES and not output.is_dir():
         found = finder.masks_of(images)
         if len(found) > 1:
             raise UsageError(f"{len(found)} masks fit {images}; give a folder for the outputs")

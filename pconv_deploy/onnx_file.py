@@ -101,7 +101,7 @@ def read_graph(path: Path) -> ExportedGraph:
             else None
         )
         onnx.checker.check_model(model)
-    except (msgspec.DecodeError, RecursionError, onnx.checker.ValidationError) as error:
+    except (ValueError, RecursionError, onnx.checker.ValidationError) as error:
         raise GraphError(f"{path} is damaged: {error}") from error
     _compare_tensors(path, model.graph, contract)
     return ExportedGraph(content, model, contract, parity)

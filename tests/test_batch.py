@@ -157,5 +157,15 @@ def test_stopping_early_leaves_whole_files_and_no_threads(
     assert not [t for t in threading.enumerate() if t.name.startswith("pconv-files")]
 
 
+def test_the_limit_counts_padding(inpainter: Inpainter, tmp_path: Path, photo: Photo) -> None:
+    Image.fromarray(photo(1, 500)).save(tmp_path / "a.png")
+    mask = np.zeros((1, 500), np.uint8)
+    mask[0, :9] = 255
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    jobs = plan_jobs(tmp_path / "a.png", tmp_path / "m.png", tmp_path / "out")
+    (outcome,) = fill_jobs(inpainter, jobs, FillOptions(max_pixels=600))
+    assert "is 500x1 and padded for the network 512x16" in str(outcome.error)
+
+
 def test_nothing_to_do(inpainter: Inpainter) -> None:
     assert list(fill_jobs(inpainter, [])) == []

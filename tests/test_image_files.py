@@ -1,3 +1,4 @@
+import os
 import struct
 import warnings
 import zlib
@@ -183,6 +184,14 @@ def test_a_tiff_keeps_what_it_says_of_its_picture(tmp_path: Path, photo: Photo) 
         assert ORIENTATION not in written.getexif()
 
 
+def test_a_place_that_is_no_file(tmp_path: Path, photo: Photo) -> None:
+    pipe = tmp_path / "a.png"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputError, match="exists and is no regular file"):
+        save_image(pipe, Image.fromarray(photo(4, 4)))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_a_format_that_cannot_hold_the_image(tmp_path: Path, photo: Photo) -> None:
     for suffix, channels in ((".jpg", 4), (".jpg", 2)):
         with pytest.raises(ImageError, match=rf"cannot write .*a\{suffix}: .*--format png"):
@@ -234,6 +243,25 @@ def test_damaged_exif_is_dropped(tmp_path: Path, photo: Photo, exif: bytes) -> N
     save_image(out, image)
     with Image.open(out) as written:
         written.load()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp"])
+def test_exif_that_speaks_of_another_layout_is_dropped(
+    tmp_path: Path, photo: Photo, suffix: str
+) -> None:
+    source, path = tmp_path / "a.jpg", tmp_path / f"b{suffix}"
+    exif = Image.Exif()
+    exif[0x0100], exif[0x0101], exif[0x011C], exif[0x010F] = 4000, 3000, 2, "maker"
+    exif[0x8769] = {0x829A: 0.5}  # exposure
+    Image.fromarray(photo(16, 24)).save(source, exif=exif)
+    save_image(path, read_image(source))
+    with Image.open(path) as written:
+        assert written.size == (24, 16)
+        written.load()
+        found = written.getexif()
+        assert found[0x010F] == "maker"
+        assert float(found.get_ifd(0x8769)[0x829A]) == 0.5
+        assert 0x0100 not in found or suffix == ".tif"
 
 
 def test_a_resolution_of_nonsense_is_dropped(tmp_path: Path, photo: Photo) -> None:

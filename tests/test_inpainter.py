@@ -135,6 +135,26 @@ def test_wrong_sizes_and_kinds(inpainter: Inpainter, photo: Photo, box: Photo) -
         inpainter(photo() / 255, box())
 
 
+@pytest.mark.parametrize("image", ["photo.jpg", Path("photo.jpg"), None, 7])
+def test_things_that_are_no_images(inpainter: Inpainter, box: Photo, image: Any) -> None:
+    with pytest.raises(ImageError, match=f"found a {type(image).__name__}"):
+        inpainter(image, box())
+    with pytest.raises(ImageError, match=f"found a {type(image).__name__}"):
+        inpainter([image], box())
+
+
+@pytest.mark.parametrize("mask", ["mask.png", Path("mask.png"), None])
+def test_things_that_are_no_masks(inpainter: Inpainter, photo: Photo, mask: Any) -> None:
+    with pytest.raises(HoleMaskError, match=f"found a {type(mask).__name__} as hole mask"):
+        inpainter(photo(), mask)
+
+
+@pytest.mark.parametrize("threads", [0, -1, "4", 1.5])
+def test_threads_that_cannot_be(engine: Path, threads: Any) -> None:
+    with pytest.raises(UsageError, match="needed a whole number from 1"):
+        Inpainter.load(engine, threads=threads)
+
+
 def test_many_threads_at_once(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
     sizes = [(40, 56), (16, 16), (64, 32)]
     expected = {size: inpainter(photo(*size), box(*size)) for size in sizes}

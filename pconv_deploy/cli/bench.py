@@ -24,7 +24,10 @@ def bench(
         Path | None, typer.Option(help="Picture to fill. Default: one that comes with us.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Images a batch.")] = 1,
-    size: Annotated[str, typer.Option(help="Height x width of the images.", metavar="HxW")] = "512",
+    size: Annotated[
+        str | None,
+        typer.Option(help="Height x width. Default: the engine's own, or 512.", metavar="HxW"),
+    ] = None,
     rounds: Annotated[
         int, typer.Option(min=3, help="Each contender runs once in every round.")
     ] = 15,
@@ -50,7 +53,11 @@ def bench(
         from pconv_deploy.image_files import read_image
 
     options = BenchOptions(
-        batch=batch, size=parse_size(size), rounds=rounds, warm_up=warm_up, threads=threads
+        batch=batch,
+        size=parse_size(size) if size else None,
+        rounds=rounds,
+        warm_up=warm_up,
+        threads=threads,
     )
     picture = read_image(photo) if photo else sample_photo()
     with Progress(console=ERR, transient=True) as progress:

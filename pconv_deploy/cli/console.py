@@ -10,9 +10,9 @@ from rich.markup import escape
 
 from pconv_deploy.errors import MissingRuntimeError
 
-OUT = Console(highlight=False, soft_wrap=True)
+OUT = Console(highlight=False, emoji=False, soft_wrap=True)
 # Progress and complaints: stdout stays clean for whoever reads the result.
-ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+ERR = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 @contextmanager

@@ -27,6 +27,9 @@ def export(
             "--tensor-level", help="Float NCHW in and out, instead of uint8 images composited."
         ),
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the ONNX file if it exists.")
+    ] = False,
 ) -> None:
     """Export a checkpoint to ONNX, verified against PyTorch.
 
@@ -44,6 +47,8 @@ def export(
         size=parse_size(size) if size else None,
     )
     with steps() as progress:
-        result = export_checkpoint(checkpoint, output, options, progress)
+        result = export_checkpoint(
+            checkpoint, output, options, overwrite=overwrite, progress=progress
+        )
     OUT.print(f"[bold]{escape(str(output))}[/bold]  {result.contract.describe_shapes()}")
     OUT.print(f"verified: {result.parity.describe()}")

@@ -60,11 +60,15 @@ def infer(
         int, typer.Option(min=1, max=1024, help="Images decoded and filled together.")
     ] = 1,
     image_format: Annotated[
-        Format, typer.Option("--format", help="Of the outputs. jpg changes known pixels too.")
-    ] = Format.PNG,
+        Format | None,
+        typer.Option(
+            "--format", help="Of outputs in a folder [default: png]. jpg changes known pixels too."
+        ),
+    ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG outputs.")] = 95,
     mask_convention: Annotated[
-        Convention, typer.Option(help="Which mask pixels are the hole; grey ones always are.")
+        Convention,
+        typer.Option(help="Which mask pixels are the hole; grey ones (16 to 239) always are."),
     ] = Convention.HOLE_WHITE,
     dilate: Annotated[
         int, typer.Option(min=0, max=200, help="Grow every hole by so many pixels.")
@@ -105,8 +109,10 @@ def infer(
 
     # Pillow warns of damaged EXIF and of large images; we judge both ourselves.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    suffix = None if image_format is Format.SAME else f".{image_format}"
+    suffix = None if image_format is Format.SAME else f".{image_format or Format.PNG}"
     jobs = plan_jobs(images, masks, output, suffix)
+    if image_format and suffix and any(job.output.suffix != suffix for job in jobs):
+        raise UsageError(f"{output} is not of --format {image_format}: give one of them")
     done_before = settle_existing(jobs, resume=resume, overwrite=overwrite)
     waiting = [job for job, done in zip(jobs, done_before, strict=True) if not done]
     options = FillOptions(
@@ -118,12 +124,13 @@ def infer(
         max_pixels=int(max_megapixels * 1e6),
     )
     with Inpainter.load(engine, threads=threads) as inpainter:
-        outcomes = _fill_with_progress(inpainter, waiting, options)
+        again = "--overwrite" if overwrite else "--resume"
+        outcomes = _fill_with_progress(inpainter, waiting, options, again)
     _summarise(jobs, outcomes, output)
 
 
 def _fill_with_progress(
-    inpainter: "Inpainter", jobs: "Sequence[Job]", options: "FillOptions"
+    inpainter: "Inpainter", jobs: "Sequence[Job]", options: "FillOptions", again: str
 ) -> "list[Outcome]":
     from pconv_deploy.batch import fill_jobs
 
@@ -149,7 +156,7 @@ def _fill_with_progress(
                     )
         except KeyboardInterrupt:
             done = sum(o.error is None for o in outcomes)
-            progress.console.print(f"{done} of {len(jobs)} done; continue with --resume")
+            progress.console.print(f"{done} of {len(jobs)} done; run it again with {again}")
             raise
     return outcomes
 
@@ -163,7 +170,8 @@ def _summarise(jobs: "Sequence[Job]", outcomes: "Sequence[Outcome]", output: Pat
         raise error
     if failed:
         raise BatchIncompleteError(
-            f"{failed} of {len(jobs)} failed, as listed above; the others are in {output}"
+            f"{failed} of {len(jobs)} failed, as listed above"
+            + (f"; the others are in {output}" if failed < len(jobs) else "")
         )
     target = jobs[0].output if len(jobs) == 1 else output
     note = f", {kept} kept from before" if kept else ""

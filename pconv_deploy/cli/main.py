@@ -1,6 +1,7 @@
 """The `pconv-deploy` command."""
 
 import errno
+import signal
 import sys
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from pconv_deploy.cli.infer import infer
 from pconv_deploy.cli.inspect import inspect
 from pconv_deploy.errors import InputError, PConvError
 
-_INTERRUPTED = 130
+_INTERRUPTED, _TERMINATED = 130, 143
 _IMPOSSIBLE_PATHS = (errno.ENAMETOOLONG, errno.ELOOP)
 _EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 unusable input, 4 parity failed, 5 unusable engine, "
@@ -56,17 +57,20 @@ def root(
 
 def main() -> None:
     """Run the command line; errors a user can cause become one message and an exit code."""
+    # Like Ctrl-C, a polite end: what is half done is cleared away.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     try:
         app(prog_name="pconv-deploy")
     except PConvError as error:
         ERR.print("[bold red]error:[/bold red] ", end="")
         ERR.print(str(error), markup=False)
         sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            ERR.print("interrupted")
+        raise
     except OSError as error:
         if error.errno not in _IMPOSSIBLE_PATHS:
             raise
         ERR.print(f"error: {error.strerror}: {error.filename}", markup=False)
         sys.exit(InputError.exit_code)
-    except KeyboardInterrupt:
-        ERR.print("interrupted")
-        sys.exit(_INTERRUPTED)

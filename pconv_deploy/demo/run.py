@@ -27,7 +27,7 @@ from pconv_deploy.files import atomic_file
 from pconv_deploy.holes import AREA_BUCKETS, irregular_hole
 from pconv_deploy.image_files import save_image
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.jobs import plan_jobs
+from pconv_deploy.jobs import Job
 from pconv_deploy.parity import ParityReport
 
 _COLUMNS = ("photo", "hole", "filled")
@@ -79,7 +79,7 @@ def run_demo(
         training={"trained": False, "weights": "random", "seed": 0},
     )
     exported = export_checkpoint(
-        checkpoint, graph, progress=lambda step: progress(f"export: {step}")
+        checkpoint, graph, overwrite=True, progress=lambda step: progress(f"export: {step}")
     )
     built = build_engine(
         graph, engine, overwrite=True, progress=lambda step: progress(f"build: {step}")
@@ -146,7 +146,10 @@ def _fill(
         holes[name] = Image.fromarray(irregular_hole(rng, photo.height, photo.width, area))
         save_image(folder / "photos" / f"{name}.png", photo)
         save_image(folder / "holes" / f"{name}.png", holes[name])
-    jobs = plan_jobs(folder / "photos", folder / "holes", folder / "filled")
+    jobs = [
+        Job(*(folder / kind / f"{name}.png" for kind in ("photos", "holes", "filled")))
+        for name in originals
+    ]
     rows = {}
     with Inpainter.load(engine) as inpainter:
         for outcome in fill_jobs(inpainter, jobs):

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,32 @@ def test_formats(run: Run, engine: Path, files: Path) -> None:
         assert image.format == "JPEG"
     assert run(*arguments, "--format", "same").code == 0
     assert (files / "out" / "a.png").is_file()
+
+
+def test_one_format_only(run: Run, engine: Path, files: Path) -> None:
+    arguments = ("infer", engine, files / "in" / "a.png", files / "mask.png", "-o")
+    result = run(*arguments, files / "o.png", "--format", "jpg")
+    assert (result.code, "is not of --format jpg" in result.err) == (2, True)
+    result = run(*arguments, files / "o.heic")
+    assert (result.code, "cannot write" in result.err) == (2, True)
+    assert not (files / "o.heic").exists()
+
+
+def test_inspect_tells_a_changed_engine(run: Run, engine: Path, files: Path) -> None:
+    assert "as they were built" in run("inspect", engine).out
+    own = Path(shutil.copytree(engine, files / "own.engine"))
+    (own / "model.onnx").write_bytes(b"")
+    assert "NOT as they were built" in run("inspect", own).out
+
+
+def test_export_overwrites_only_when_told(run: Run, checkpoint: Path, files: Path) -> None:
+    graph = files / "m.onnx"
+    graph.write_text("precious")
+    arguments = ("export", checkpoint, "-o", graph, "--size", "16", "--batch", "1")
+    assert run(*arguments).code == 2
+    assert graph.read_text() == "precious"
+    assert run(*arguments, "--overwrite").code == 0
+    assert run("export", checkpoint, "-o", files).code == 2
 
 
 def test_resume_and_overwrite(run: Run, engine: Path, files: Path) -> None:

@@ -46,13 +46,26 @@ def test_ctrl_c_keeps_what_is_done_and_exits_130(
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130, complaint
-    assert "continue with --resume" in complaint
+    assert "run it again with --resume" in complaint
     assert "Traceback" not in complaint
     done = sorted(output.iterdir())
     assert 5 <= len(done) < 400
     for path in done:  # all whole, none partial
         with Image.open(path) as picture:
             picture.load()
+
+
+def test_a_polite_end_leaves_nothing_behind(graph: Path, tmp_path: Path) -> None:
+    process = start("build-engine", graph, "-o", tmp_path / "x.engine")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".*.partial")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode in (143, 0)  # 0: it was quicker than the signal
+    assert [p for p in tmp_path.iterdir() if p.name != "x.engine"] == []
 
 
 def test_a_full_disk_exits_7_and_leaves_no_partial_file(engine: Path, files: Path) -> None:

@@ -104,11 +104,14 @@ def test_a_missing_file(own: Path) -> None:
         open_engine(own)
 
 
-def test_a_link_is_no_file_of_the_engine(own: Path, engine: Path) -> None:
+def test_a_link_to_the_same_bytes_will_do(own: Path, engine: Path, graph: Path) -> None:
     (own / "model.onnx").unlink()
     (own / "model.onnx").symlink_to(engine / "model.onnx")
+    open_engine(own)[1].close()
+    (own / "model.onnx").unlink()
+    (own / "model.onnx").symlink_to(graph.parent / "nowhere")
     with pytest.raises(EngineError, match="missing"):
-        open_engine(own)
+        open_engine(str(own))
 
 
 def test_a_future_manifest(own: Path) -> None:

@@ -147,8 +147,10 @@ def test_a_wrong_graph_never_gets_its_name(
     monkeypatch.setattr(checkpoint_to_onnx, "for_inference", subtly_wrong)
     path = tmp_path / "wrong.onnx"
     path.write_text("an older file")
-    with pytest.raises(ParityError, match=r"differs from the literal network.*relative error"):
+    with pytest.raises(UsageError, match="already exists; pass --overwrite"):
         export_checkpoint(checkpoint, path)
+    with pytest.raises(ParityError, match=r"differs from the literal network.*relative error"):
+        export_checkpoint(checkpoint, path, overwrite=True)
     assert path.read_text() == "an older file"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["wrong.onnx", "wrong.rejected.onnx"]
 
