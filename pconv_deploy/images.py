@@ -23,7 +23,7 @@ _MASK_MODES = ("1", "L", "I;16", "I", "F")
 MODES = ("L", "LA", "RGB", "RGBA", "P", "I;16", "I;16B", "1")
 
 
-def to_pixels(image: Image.Image | ArrayLike) -> Pixels:
+def to_pixels(image: Image.Image | NDArray[Any]) -> Pixels:
     """Give an image's own pixels as an array.
 
     Args:

@@ -86,6 +86,7 @@ class Inpainter:
             EngineError: not an engine, changed after it was built, built with another version
                 of its runtime, or not made for images.
             MissingRuntimeError: its runtime is not installed.
+            UsageError: `threads` is no whole number from 1.
         """
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise UsageError(f"found threads={threads!r}; needed a whole number from 1, or None")
