@@ -13,8 +13,8 @@ PConvError
 ├── OutputError           7  a result that could not be written
 └── BatchIncompleteError  8  a batch in which some files failed; the others are done
 
-Exit code 0 is success, 130 is Ctrl-C, 143 is SIGTERM. Any other exception is a bug of ours and keeps
-its traceback.
+Exit code 0 is success, 130 is Ctrl-C, 143 is SIGTERM. Any other exception is a bug of ours and
+keeps its traceback.
 """
 
 
