@@ -76,6 +76,24 @@ def test_the_default_is_the_papers_network() -> None:
     assert sum(p.numel() for p in network.parameters()) == 32_859_796
 
 
+def test_training_gradients_and_statistics_equal_the_literal_networks() -> None:
+    network = random_network(TINY).double().train()
+    literal = LiteralPConvUNet(TINY).double().train()
+    literal.load_state_dict(network.state_dict())
+    image = torch.randn(2, 3, 48, 64, dtype=torch.float64)
+    known = (torch.rand(2, 1, 48, 64) > 0.5).double()
+    for candidate in (network, literal):
+        candidate(image, known).square().mean().backward()
+    expected = dict(literal.named_parameters())
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-9, atol=1e-12)
+    statistics = dict(literal.named_buffers())
+    for name, buffer in network.named_buffers():
+        if "running" in name:
+            torch.testing.assert_close(buffer, statistics[name], rtol=1e-12, atol=1e-12)
+
+
 def test_training_mode_gives_gradients_to_every_parameter() -> None:
     network = random_network(TINY).train()
     known = (torch.rand(2, 1, 32, 32) > 0.2).float()

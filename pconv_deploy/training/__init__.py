@@ -1,0 +1,1 @@
+"""Training: where checkpoints come from. So far the paper's loss."""

@@ -1,0 +1,98 @@
+"""VGG-16 up to its third pooling, for the perceptual and style losses (Liu et al. 2018, eq. 3-5).
+
+The weights are torchvision's, read from a local file; torchvision itself is not needed.
+"""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pconv_deploy.errors import InputError
+from pconv_deploy.files import sha256_of
+
+# torchvision names the file after the first digits of its SHA-256.
+VGG16_FILE = "vgg16-397923af.pth"
+VGG16_SHA256_PREFIX = "397923af"
+# Output channels of the convolutions before each of the first three poolings.
+_STAGES = ((64, 64), (128, 128), (256, 256, 256))
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Vgg16Features(nn.Module):
+    """Feature maps after the first, second and third pooling.
+
+    image (N, 3, H, W) float, RGB in 0..1 -> three maps: (N, 64, H/2, W/2), (N, 128, H/4, W/4),
+    (N, 256, H/8, W/8). The image is normalised as VGG-16 was trained. Parameters are frozen.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for stage in _STAGES:
+            for width in stage:
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+                channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)  # numbered as torchvision numbers them
+        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(_IMAGENET_STD)[:, None, None], persistent=False)
+        self.eval().requires_grad_(requires_grad=False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x, maps = (image - self.mean) / self.std, []
+        for layer in self.features:
+            x = layer(x)
+            if isinstance(layer, nn.MaxPool2d):
+                maps.append(x)
+        return maps
+
+
+def load_vgg16(path: Path | str) -> Vgg16Features:
+    """Load torchvision's ImageNet weights, checked by hash, without running code in the file.
+
+    Raises:
+        InputError: missing, another file than torchvision's, or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path} does not exist. The perceptual and style losses need torchvision's "
+            f"{VGG16_FILE} (its VGG16_Weights.IMAGENET1K_V1)"
+        )
+    found = sha256_of(path)
+    if not found.startswith(VGG16_SHA256_PREFIX):
+        raise InputError(
+            f"{path} is not torchvision's {VGG16_FILE}: its SHA-256 begins with {found[:8]}, "
+            f"needed {VGG16_SHA256_PREFIX}"
+        )
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    return vgg16_from(weights)
+
+
+def vgg16_from(weights: Mapping[str, Tensor]) -> Vgg16Features:
+    """Take the weights by torchvision's names (`features.0.weight`, ...); others are left out.
+
+    Raises:
+        InputError: one is missing or of another shape.
+    """
+    vgg = Vgg16Features()
+    needed = vgg.state_dict()
+    for name, tensor in needed.items():
+        given = weights.get(name)
+        if given is None or given.shape != tensor.shape:
+            what = "nothing" if given is None else list(given.shape)
+            raise InputError(
+                f"these are not VGG-16's weights: {name}: found {what}, needed {list(tensor.shape)}"
+            )
+    vgg.load_state_dict({name: weights[name] for name in needed})
+    return vgg
