@@ -1,5 +1,6 @@
 """The built wheel, alone, in a fresh environment: what an application developer installs."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,10 +15,16 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("wheel")
+    # From a copy: setuptools leaves a build/ behind, whose old files would go into later wheels.
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pconv_deploy", "export", "engines"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     # Without isolation: setuptools is pinned in requirements.txt like everything else.
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation",
-        "--disable-pip-version-check", "-w", str(target), str(ROOT))  # fmt: skip
+        "--disable-pip-version-check", "-w", str(target), str(source))  # fmt: skip
     (built,) = target.glob("*.whl")
     return built
 
