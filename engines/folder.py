@@ -115,8 +115,14 @@ def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[
 
 
 def _is_engine(path: Path) -> bool:
-    """An engine folder, whole or damaged, or an empty one: nothing else may be replaced."""
-    return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
+    """An engine and nothing beside it, or an empty folder; all else may be an only copy."""
+    if not path.is_dir():
+        return False
+    try:
+        known = read_manifest(path).files.keys() | {MANIFEST}
+    except EngineError:
+        known = set()
+    return {entry.name for entry in path.iterdir()} <= known
 
 
 def _command(graph: Path, output: Path, backend: str) -> str:

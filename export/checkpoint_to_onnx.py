@@ -74,8 +74,7 @@ def export_checkpoint(
     )
     if output.resolve() == checkpoint_file.resolve():
         raise UsageError(f"{output} is the checkpoint itself; choose another name for the graph")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} already exists; pass --overwrite to replace it")
+    _refuse_existing(output, overwrite)
     progress("reading the checkpoint")
     checkpoint = load_checkpoint(checkpoint_file)
     contract = _contract(checkpoint, options)
@@ -92,8 +91,14 @@ def export_checkpoint(
         raise ParityError(
             f"{error}\n  {output} was not written; the graph is in {rejected}"
         ) from None
+    _refuse_existing(output, overwrite)  # it may have appeared meanwhile
     _write(model, output)
     return ExportResult(contract, parity)
+
+
+def _refuse_existing(output: Path, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} already exists; pass --overwrite to replace it")
 
 
 def _contract(checkpoint: Checkpoint, options: ExportOptions) -> GraphContract:

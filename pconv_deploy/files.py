@@ -75,7 +75,9 @@ def _refuse_to_replace(path: Path, overwrite: bool, replaceable: Callable[[Path]
     if not path.exists():
         return
     if not replaceable(path):
-        raise UsageError(f"{path} exists and is not ours to replace; choose another name")
+        raise UsageError(
+            f"{path} exists and is not ours to replace; remove it or choose another name"
+        )
     if not overwrite:
         raise UsageError(f"{path} already exists; pass --overwrite to replace it")
 

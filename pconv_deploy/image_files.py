@@ -94,8 +94,8 @@ def read_hole_mask(
         mode = image.mode
         if convention == "alpha" and transparent:
             values = np.asarray(image.convert("RGBA"))[:, :, 3]
-        elif mode.startswith("I"):  # 16 bits
-            values = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
+        elif mode.startswith("I"):  # 16 bits; rounded up, so that no value turns into no hole
+            values = ((np.asarray(image).clip(0, 65535).astype(np.uint32) + 255) >> 8).clip(0, 255)
         else:
             values = np.asarray(image.convert("RGB").convert("L"))
     if convention == "alpha" and not transparent:
@@ -223,6 +223,10 @@ def _check_kind(path: Path, image: Image.Image) -> None:
     # The first tile names the layout in the file; Pillow's types do not know it.
     tiles = getattr(image, "tile", None)
     stored_as = str(tiles[0].args) if tiles else ""
+    if image.mode.startswith("I;16") and "transparency" in image.info:
+        raise ImageError(
+            f"{path} is 16-bit grey with a transparent colour, which would be lost; convert it"
+        )
     if ";16" in stored_as and not image.mode.startswith("I;16"):
         raise ImageError(
             f"{path} has 16 bits a colour channel, of which Pillow reads 8. Convert it to 8 bits, "
@@ -248,17 +252,21 @@ def _lasting_info(image: Image.Image) -> dict[str | tuple[int, int], Any]:
 
 
 def _exif(image: Image.Image) -> bytes:
-    """The lasting EXIF data; empty if there is none or it is damaged."""
-    try:
-        found, kept = image.getexif(), Image.Exif()
-        for tag in _LASTING_TAGS & found.keys():
-            kept[tag] = found[tag]
-        for tag in _LASTING_DIRECTORIES:
-            if directory := found.get_ifd(tag):
-                kept[tag] = directory
-        return kept.tobytes() if kept else b""
-    except Exception:  # noqa: BLE001  damaged EXIF raises whatever comes up
-        return b""
+    """The lasting EXIF data, without what is damaged; empty if nothing is left."""
+    kept = Image.Exif()
+    # Orientation first: whatever else is damaged, the picture must stay upright.
+    tags = (_EXIF_ORIENTATION, *sorted(_LASTING_TAGS - {_EXIF_ORIENTATION}), *_LASTING_DIRECTORIES)
+    for tag in tags:
+        try:
+            found = image.getexif()
+            value = found.get_ifd(tag) if tag in _LASTING_DIRECTORIES else found.get(tag)
+            if value:
+                kept[tag] = value
+                kept.tobytes()
+        except Exception:  # noqa: BLE001  damaged tags raise whatever comes up
+            if tag in kept:
+                del kept[tag]
+    return kept.tobytes() if kept else b""
 
 
 def _orientation(image: Image.Image) -> int:

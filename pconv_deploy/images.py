@@ -73,8 +73,8 @@ def _plain(image: Image.Image) -> Image.Image:
         image.load()
         if image.mode == "P":
             return image.convert("RGBA" if "transparency" in image.info else "RGB")
-        if "transparency" in image.info and image.mode in ("L", "RGB"):
-            return image.convert("LA" if image.mode == "L" else "RGBA")
+        if "transparency" in image.info and image.mode in ("1", "L", "RGB"):
+            return image.convert("RGBA").convert("RGBA" if image.mode == "RGB" else "LA")
         return image.convert("L") if image.mode == "1" else image
     # Pillow's decoders raise whatever comes up on damaged files.
     except Exception as error:
@@ -127,22 +127,7 @@ def to_hole(hole_mask: Image.Image | ArrayLike, size: tuple[int, int]) -> Hole:
     Raises:
         HoleMaskError: another size or shape, NaN, or nothing known left.
     """
-    if isinstance(hole_mask, Image.Image):
-        if hole_mask.mode not in _MASK_MODES:
-            raise HoleMaskError(
-                f"found a hole mask of mode {hole_mask.mode}; needed one of "
-                f"{', '.join(_MASK_MODES)}. Convert it first, for instance with .convert('L')"
-            )
-        try:
-            hole_mask.load()
-        # Pillow's decoders raise whatever comes up on damaged files.
-        except Exception as error:
-            raise HoleMaskError(f"the hole mask cannot be decoded: {error}") from error
-    elif isinstance(hole_mask, str | Path) or hole_mask is None:
-        raise HoleMaskError(
-            f"found a {type(hole_mask).__name__} as hole mask; needed a numpy array or Pillow image"
-        )
-    values = np.asarray(hole_mask)
+    values = _mask_values(hole_mask)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
     if values.ndim != 2 or values.dtype.kind not in "biuf":
@@ -164,6 +149,29 @@ def to_hole(hole_mask: Image.Image | ArrayLike, size: tuple[int, int]) -> Hole:
             "Is it inverted, or grown too far?"
         )
     return hole
+
+
+def _mask_values(hole_mask: Image.Image | ArrayLike) -> NDArray[Any]:
+    if isinstance(hole_mask, Image.Image):
+        if hole_mask.mode not in _MASK_MODES:
+            raise HoleMaskError(
+                f"found a hole mask of mode {hole_mask.mode}; needed one of "
+                f"{', '.join(_MASK_MODES)}. Convert it first, for instance with .convert('L')"
+            )
+        try:
+            hole_mask.load()
+        # Pillow's decoders raise whatever comes up on damaged files.
+        except Exception as error:
+            raise HoleMaskError(f"the hole mask cannot be decoded: {error}") from error
+    elif isinstance(hole_mask, str | Path) or hole_mask is None:
+        raise HoleMaskError(
+            f"found a {type(hole_mask).__name__} as hole mask; needed a numpy array or Pillow image"
+        )
+    try:
+        return np.asarray(hole_mask)
+    # Lists of uneven length, tensors on other devices: numpy asks the object itself.
+    except Exception as error:
+        raise HoleMaskError(f"the hole mask is no array: {error}") from error
 
 
 def dilated(hole: Hole, pixels: int) -> Hole:

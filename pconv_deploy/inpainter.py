@@ -29,6 +29,7 @@ from pconv_deploy.images import (
 
 ImageLike = Image.Image | NDArray[Any]
 Size = tuple[int, int]  # height, width
+_MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Inpainter:
         self.contract = contract
         self.manifest = manifest
         self._session = session
+        self._closed = False
 
     @classmethod
     def load(cls, engine: str | Path, *, threads: int | None = None) -> Self:
@@ -86,10 +88,10 @@ class Inpainter:
             EngineError: not an engine, changed after it was built, built with another version
                 of its runtime, or not made for images.
             MissingRuntimeError: its runtime is not installed.
-            UsageError: `threads` is no whole number from 1.
+            UsageError: `threads` is no whole number from 1 to 1024.
         """
-        if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise UsageError(f"found threads={threads!r}; needed a whole number from 1, or None")
+        if threads is not None and not _is_count(threads, _MAX_THREADS):
+            raise UsageError(f"found threads={threads!r}; needed 1 to {_MAX_THREADS}, or None")
         manifest, session = open_engine(Path(engine), RunOptions(threads=threads))
         try:
             return cls(manifest.contract, session, manifest)
@@ -146,8 +148,20 @@ class Inpainter:
         Args:
             sizes: (height, width) of each; the engine's own or 512x512 if not given.
             batch: images a run.
+
+        Raises:
+            UsageError: a size or batch that cannot be.
+            ImageError: larger than a fixed-size engine.
         """
-        for height, width in sizes or [self.contract.size or (512, 512)]:
+        wanted = list(sizes or [self.contract.size or (512, 512)])
+        for size in wanted:
+            if not (
+                isinstance(size, tuple | list) and len(size) == 2 and all(map(_is_count, size))
+            ):
+                raise UsageError(f"found size {size!r}; needed (height, width), both from 1")
+        if not _is_count(batch):
+            raise UsageError(f"found batch={batch!r}; needed a whole number from 1")
+        for height, width in wanted:
             padded = self._padded_size(height, width)
             image, hole_mask = np.zeros((*padded, 3), np.uint8), np.full(padded, 255, np.uint8)
             hole_mask[0, 0] = 0
@@ -156,6 +170,7 @@ class Inpainter:
 
     def close(self) -> None:
         """Free the engine; further calls raise EngineError."""
+        self._closed = True
         self._session.close()
 
     def __enter__(self) -> Self:
@@ -179,6 +194,8 @@ class Inpainter:
         Returns:
             Of each image its own pixels (H, W, C) with the hole's colours replaced.
         """
+        if self._closed:
+            raise EngineError("the engine is closed")
         results = [item.pixels.copy() for item in prepared]
         by_size: dict[Size, list[int]] = {}
         for index, item in enumerate(prepared):
@@ -230,6 +247,11 @@ class Inpainter:
                 f"{fixed[1]}x{fixed[0]}. Scale it down, or export without --size"
             )
         return fixed
+
+
+def _is_count(value: Any, most: int | None = None) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and bool(value >= 1) and (most is None or bool(value <= most))
 
 
 def finish(prepared: Prepared, filled: Bytes) -> Pixels:

@@ -260,9 +260,17 @@ def _inputs(batch: list[ParityInput], contract: GraphContract) -> Arrays:
 def _check_outputs(found: Arrays, contract: GraphContract, image: NDArray[Any]) -> None:
     """Every output of both kinds of graph has the shape of `image`."""
     for spec in contract.outputs:
-        output = found.get(spec.name)
-        if output is None or output.dtype != spec.dtype or output.shape != image.shape:
-            what = "nothing" if output is None else f"{output.dtype} {list(output.shape)}"
+        output = found.get(spec.name) if isinstance(found, Mapping) else None
+        if (
+            not isinstance(output, np.ndarray)
+            or output.dtype != spec.dtype
+            or output.shape != image.shape
+        ):
+            what = (
+                f"{output.dtype} {list(output.shape)}"
+                if isinstance(output, np.ndarray)
+                else "no array"
+            )
             raise ParityError(f"{spec.name}: found {what}, needed {spec.dtype} {list(image.shape)}")
 
 

@@ -222,6 +222,20 @@ def test_lossless_formats_lose_nothing(
         assert (np.asarray(back) == np.asarray(image)).all()
 
 
+def test_a_bilevel_colour_key_becomes_alpha(tmp_path: Path) -> None:
+    path = tmp_path / "key.png"
+    bits = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).convert("1")
+    bits.save(path, transparency=0)
+    assert to_pixels(read_image(path)).tolist() == [[[0, 0], [255, 255]], [[255, 255], [0, 0]]]
+
+
+def test_a_deep_colour_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "key.png"
+    Image.fromarray(np.array([[0, 40_000]], np.uint16)).save(path, transparency=40_000)
+    with pytest.raises(ImageError, match="16-bit grey with a transparent colour"):
+        read_image(path)
+
+
 def test_a_colour_key_becomes_alpha(tmp_path: Path, photo: Photo) -> None:
     path = tmp_path / "key.png"
     pixels = photo(4, 4)
@@ -262,6 +276,22 @@ def test_exif_that_speaks_of_another_layout_is_dropped(
         assert found[0x010F] == "maker"
         assert float(found.get_ifd(0x8769)[0x829A]) == 0.5
         assert 0x0100 not in found or suffix == ".tif"
+
+
+def test_one_damaged_tag_does_not_turn_the_picture(
+    tmp_path: Path, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[0x010F] = 3, "maker"
+    exif[0x8769] = {0x829A: 0.5}
+    Image.fromarray(photo(8, 8)).save(path, exif=exif)
+    monkeypatch.setattr(Image.Exif, "get_ifd", lambda _self, _tag: _raise(TypeError("damaged")))
+    image = read_image(path)
+    monkeypatch.undo()
+    assert image.getexif()[ORIENTATION] == 3
+    assert image.getexif()[0x010F] == "maker"
+    assert 0x8769 not in image.getexif()
 
 
 def test_a_resolution_of_nonsense_is_dropped(tmp_path: Path, photo: Photo) -> None:
@@ -374,6 +404,14 @@ def test_sixteen_bit_masks_are_scaled_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 1000, 40_000, 65_535]], np.uint16)).save(path)
     assert read_hole_mask(path)[0].tolist() == [False, False, True, True]
     assert read_hole_mask(path, "hole-black")[0].tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("value", [1, 255])
+def test_eight_bit_values_in_sixteen_bit_masks_are_refused(tmp_path: Path, value: int) -> None:
+    path = tmp_path / "m.png"
+    Image.fromarray(np.array([[0, value]], np.uint16)).save(path)
+    with pytest.raises(HoleMaskError, match="too dark"):
+        read_hole_mask(path)
 
 
 def test_masks_too_dark_to_be_meant_are_refused(tmp_path: Path) -> None:

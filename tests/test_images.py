@@ -92,6 +92,8 @@ def test_masks_that_cannot_be() -> None:
         to_hole(np.zeros((2, 3)), (2, 2))
     with pytest.raises(HoleMaskError, match="shape"):
         to_hole(np.zeros((2, 2, 3)), (2, 2))
+    with pytest.raises(HoleMaskError, match="is no array"):
+        to_hole([[1], [2, 3]], (2, 2))
     with pytest.raises(HoleMaskError, match="NaN"):
         to_hole(np.array([[np.nan, 0], [0, 0]]), (2, 2))
     with pytest.raises(HoleMaskError, match=r"covers the whole image.*inverted"):

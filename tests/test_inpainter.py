@@ -149,9 +149,9 @@ def test_things_that_are_no_masks(inpainter: Inpainter, photo: Photo, mask: Any)
         inpainter(photo(), mask)
 
 
-@pytest.mark.parametrize("threads", [0, -1, "4", 1.5])
+@pytest.mark.parametrize("threads", [0, -1, "4", 1.5, True, 2**31])
 def test_threads_that_cannot_be(engine: Path, threads: Any) -> None:
-    with pytest.raises(UsageError, match="needed a whole number from 1"):
+    with pytest.raises(UsageError, match="needed 1 to 1024"):
         Inpainter.load(engine, threads=threads)
 
 
@@ -172,8 +172,15 @@ def test_warm_up_and_close(engine: Path, photo: Photo, box: Photo) -> None:
         inpainter.warm_up([(40, 56), (1, 1), (1, 9)], batch=2)
         inpainter.warm_up()
         assert inpainter.manifest is not None
-    with pytest.raises(EngineError, match="closed"):
-        inpainter(photo(), box())
+    for hole_mask in (box(), np.zeros((40, 56))):
+        with pytest.raises(EngineError, match="closed"):
+            inpainter(photo(), hole_mask)
+
+
+@pytest.mark.parametrize("arguments", [([(0, 5)],), ((512, 512),), ([(8, 8)], 0), ([5],)])
+def test_warm_ups_that_cannot_be(inpainter: Inpainter, arguments: Any) -> None:
+    with pytest.raises(UsageError, match="needed"):
+        inpainter.warm_up(*arguments)
 
 
 @pytest.fixture(scope="module")
