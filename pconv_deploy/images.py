@@ -19,7 +19,7 @@ Bytes = NDArray[np.uint8]
 Hole = NDArray[np.bool_]
 AnyImage = TypeVar("AnyImage", Image.Image, NDArray[Any])
 
-_MASK_MODES = ("1", "L", "I;16", "I", "F")
+_MASK_MODES = ("1", "L", "RGB", "I;16", "I", "F")
 MODES = ("L", "LA", "RGB", "RGBA", "P", "I;16", "I;16B", "1")
 
 
@@ -120,29 +120,29 @@ def to_hole(hole_mask: Image.Image | ArrayLike, size: tuple[int, int]) -> Hole:
     """Nonzero = to be filled -> (H, W) of booleans.
 
     Args:
-        hole_mask: array (H, W) or (H, W, 1) of any number type, or a Pillow image of mode 1, L,
-            I;16, I or F.
+        hole_mask: array (H, W), (H, W, 1) or (H, W, 3) of any number type, or a Pillow image of
+            mode 1, L, RGB, I;16, I or F; of three channels any may be nonzero.
         size: height and width of the image it belongs to.
 
     Raises:
         HoleMaskError: another size or shape, NaN, or nothing known left.
     """
     values = _mask_values(hole_mask)
-    if values.ndim == 3 and values.shape[2] == 1:
-        values = values[:, :, 0]
-    if values.ndim != 2 or values.dtype.kind not in "biuf":
+    if values.ndim == 2:
+        values = values[:, :, None]
+    if values.ndim != 3 or values.shape[2] not in (1, 3) or values.dtype.kind not in "biuf":
         raise HoleMaskError(
             f"found a hole mask of shape {values.shape}, {values.dtype}; needed (height, width) "
             "numbers, nonzero = to be filled"
         )
-    if values.shape != size:
+    if values.shape[:2] != size:
         raise HoleMaskError(
             f"the hole mask is {values.shape[1]}x{values.shape[0]} (width x height), "
             f"its image is {size[1]}x{size[0]}; needed the same size"
         )
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise HoleMaskError("the hole mask holds NaN")
-    hole: Hole = values != 0
+    hole: Hole = (values != 0).any(axis=2)
     if hole.all():
         raise HoleMaskError(
             "the hole mask covers the whole image: nothing is known to fill it from. "
