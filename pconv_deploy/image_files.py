@@ -220,13 +220,13 @@ def _check_kind(path: Path, image: Image.Image) -> None:
             f"{path} is of mode {image.mode}; needed grey, RGB or palette, with or without "
             "alpha. Convert it first, so that its colours change where you can see it"
         )
-    # The first tile names the layout in the file; Pillow's types do not know it.
-    tiles = getattr(image, "tile", None)
-    stored_as = str(tiles[0].args) if tiles else ""
     if image.mode.startswith("I;16") and "transparency" in image.info:
         raise ImageError(
             f"{path} is 16-bit grey with a transparent colour, which would be lost; convert it"
         )
+    # The first tile names the layout in the file; Pillow's types do not know it.
+    tiles = getattr(image, "tile", None)
+    stored_as = str(tiles[0].args) if tiles else ""
     if ";16" in stored_as and not image.mode.startswith("I;16"):
         raise ImageError(
             f"{path} has 16 bits a colour channel, of which Pillow reads 8. Convert it to 8 bits, "

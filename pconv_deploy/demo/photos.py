@@ -4,12 +4,20 @@ from importlib.resources import files
 
 from PIL import Image
 
-_NAMES = ("astronaut", "chelsea", "china", "coffee", "flower", "rocket")
+# By name: author and licence, as the report credits them.
+CREDITS = {
+    "astronaut": "NASA, public domain",
+    "chelsea": "Stefan van der Walt, CC0",
+    "china": "Daniel Büchele, CC BY 2.0",
+    "coffee": "Rachel Michetti, CC0",
+    "flower": "vultilion, CC BY 2.0",
+    "rocket": "SpaceX, public domain",
+}
 
 
 def photos() -> dict[str, Image.Image]:
     """All photos by name, RGB, at most 512 pixels a side."""
-    return {name: _load(name) for name in _NAMES}
+    return {name: _load(name) for name in CREDITS}
 
 
 def sample_photo() -> Image.Image:

@@ -17,7 +17,7 @@ from pconv_deploy.bench import BenchResult
 from pconv_deploy.checkpoint import save_checkpoint
 from pconv_deploy.contract import Normalisation, UNetConfig
 from pconv_deploy.demo.contact_sheet import write_contact_sheet
-from pconv_deploy.demo.photos import photos
+from pconv_deploy.demo.photos import CREDITS, photos
 from pconv_deploy.demo.report import as_data, write_report
 from pconv_deploy.demo.untrained import CAVEAT, untrained_network
 from pconv_deploy.engines.folder import build_engine
@@ -32,14 +32,6 @@ from pconv_deploy.parity import ParityReport
 
 _COLUMNS = ("photo", "hole", "filled")
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "pillow")
-_CREDITS = (
-    "astronaut, NASA, public domain",
-    "chelsea, Stefan van der Walt, CC0",
-    "china, Daniel Büchele, CC BY 2.0",
-    "coffee, Rachel Michetti, CC0",
-    "flower, vultilion, CC BY 2.0",
-    "rocket, SpaceX, public domain",
-)
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,7 @@ def run_demo(
         parities=(exported.parity, built.engine_parity),
         environment=dict(measured.environment)
         | {p: version(p) for p in ("pconv-deploy", *_PACKAGES)},
-        credits=_CREDITS,
+        credits=CREDITS,
     )
     outputs = {
         report: "pictures, timings, parity and environment in one page",
