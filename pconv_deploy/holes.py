@@ -1,4 +1,4 @@
-"""Irregular holes of a wanted area, by random strokes.
+"""Irregular holes: the paper's classes of them, and random ones of a wanted area.
 
 Outside the network a hole mask is nonzero where the image is to be filled.
 """
@@ -9,8 +9,34 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from pconv_deploy.images import Hole
+
 # The paper's classes of hole-to-image area: more than the first number, at most the second.
 AREA_BUCKETS = ((0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6))
+
+# Holes without border constraint come nearer than this to an edge of a 512x512 mask, pixels.
+BORDER_PIXELS = 50
+
+
+def area_bucket(hole: Hole) -> tuple[float, float] | None:
+    """The class of AREA_BUCKETS a hole's share of the image falls in; None outside of all."""
+    share = float(np.count_nonzero(hole)) / hole.size
+    return next((bucket for bucket in AREA_BUCKETS if bucket[0] < share <= bucket[1]), None)
+
+
+def touches_border(hole: Hole) -> bool:
+    """Whether a hole comes nearer than 50 px of 512 to an edge: the paper's "border" class.
+
+    The distance is scaled with the mask's sides, and at least one pixel.
+    """
+    rows, columns = (max(1, round(BORDER_PIXELS * side / 512)) for side in hole.shape)
+    return bool(hole.any() and not _inside(hole, rows, columns))
+
+
+def _inside(hole: Hole, rows: int, columns: int) -> bool:
+    height, width = hole.shape
+    inner = hole[rows : height - rows, columns : width - columns]
+    return np.count_nonzero(inner) == np.count_nonzero(hole)
 
 
 def irregular_hole(

@@ -1,0 +1,1 @@
+"""Sets of hole masks: drawn, taken from videos, checked and read."""
