@@ -7,21 +7,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_deploy.contract import UNetConfig
-from pconv_deploy.layers import PartialConv2d
+from pconv_deploy.layers import PartialConv2d, SkipPartialConv2d
 
 _DECODER_SLOPE = 0.2
 
 
 class PConvBlock(nn.Module):
-    """Partial convolution, batch norm, activation; the mask passes by."""
+    """Partial convolution, batch norm, activation; the mask passes by.
+
+    What goes in is 0 wherever it is unknown, and so is what comes out.
+    """
 
     def __init__(self, conv: PartialConv2d, norm: nn.Module, activation: nn.Module) -> None:
         super().__init__()
         self.conv, self.norm, self.activation = conv, norm, activation
 
-    def forward(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        y, known = self.conv(x, known)
-        return self.activation(self.norm(y)), known
+    def forward(self, *features_and_masks: Tensor) -> tuple[Tensor, Tensor]:
+        y, known = self.conv(*features_and_masks)
+        y = self.activation(self.norm(y))
+        # The norm puts its offset into the holes; the activations keep 0 as it is.
+        return (y if isinstance(self.norm, nn.Identity) else y * known), known
 
 
 class PConvUNet(nn.Module):
@@ -46,7 +51,13 @@ class PConvUNet(nn.Module):
         self.encoder = nn.ModuleList(
             PConvBlock(
                 PartialConv2d(
-                    widths[i], widths[i + 1], kernel, stride=2, padding=kernel // 2, bias=i == 0
+                    widths[i],
+                    widths[i + 1],
+                    kernel,
+                    stride=2,
+                    padding=kernel // 2,
+                    bias=i == 0,
+                    input_is_masked=True,
                 ),
                 nn.BatchNorm2d(widths[i + 1]) if i > 0 else nn.Identity(),
                 nn.ReLU(),
@@ -55,7 +66,7 @@ class PConvUNet(nn.Module):
         )
         self.decoder = nn.ModuleList(
             PConvBlock(
-                PartialConv2d((widths[i + 1], widths[i]), widths[i], 3, padding=1, bias=i == 0),
+                SkipPartialConv2d(widths[i + 1], widths[i], widths[i], bias=i == 0),
                 nn.BatchNorm2d(widths[i]) if i > 0 else nn.Identity(),
                 nn.LeakyReLU(_DECODER_SLOPE) if i > 0 else nn.Identity(),
             )
@@ -78,14 +89,8 @@ class PConvUNet(nn.Module):
             skips.append((x, known))
             x, known = block(x, known)
         for block in self.decoder:
-            skip, skip_known = skips.pop()
-            x, known = _twice_as_large(x), _twice_as_large(known)
-            x, known = block(torch.cat([x, skip], dim=1), torch.cat([known, skip_known], dim=1))
+            x, known = block(x, known, *skips.pop())
         return x
-
-
-def _twice_as_large(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def for_inference(model: PConvUNet) -> PConvUNet:
@@ -96,16 +101,14 @@ def for_inference(model: PConvUNet) -> PConvUNet:
 
         a ((w * x) ratio) + d  =  ((a w) * x) ratio + d      wherever the output is known.
 
-    In a hole the norm yields d and the folded layer 0; every consumer multiplies holes away,
-    so neither value is ever read. With the folded layers' outputs 0 in their holes, and ReLU,
-    LeakyReLU, upsampling and concatenation keeping them so, no layer needs to mask its input:
-    the image is masked once, at the entrance.
+    In a hole the norm yields d, which the block multiplies away, and the folded layer 0. As ReLU
+    and LeakyReLU keep 0, no block needs to mask anything any more: the image is masked once, at
+    the entrance.
     """
     folded = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
     for block in (*folded.encoder, *folded.decoder):
         assert isinstance(block, PConvBlock)
         _fold_batch_norm(block)
-        block.conv.input_is_masked = True
     return folded
 
 
