@@ -15,8 +15,8 @@ from PIL import Image
 from pconv_deploy.batch import fill_jobs
 from pconv_deploy.bench import BenchResult
 from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.contact_sheet import write_contact_sheet
 from pconv_deploy.contract import Normalisation, UNetConfig
-from pconv_deploy.demo.contact_sheet import write_contact_sheet
 from pconv_deploy.demo.photos import CREDITS, photos
 from pconv_deploy.demo.report import as_data, write_report
 from pconv_deploy.demo.untrained import CAVEAT, untrained_network

@@ -1,5 +1,7 @@
 """VGG-16 up to its third pooling, for the perceptual and style losses (Liu et al. 2018, eq. 3-5).
 
+LPIPS takes all five stages.
+
 The weights are torchvision's, read from a local file; torchvision itself is not needed.
 """
 
@@ -16,26 +18,26 @@ from pconv_deploy.files import sha256_of
 # torchvision names the file after the first digits of its SHA-256.
 VGG16_FILE = "vgg16-397923af.pth"
 VGG16_SHA256_PREFIX = "397923af"
-# Output channels of the convolutions before each of the first three poolings.
-_STAGES = ((64, 64), (128, 128), (256, 256, 256))
+# Output channels of the convolutions before each pooling.
+_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Vgg16Features(nn.Module):
-    """Feature maps after the first, second and third pooling.
+    """Feature maps after the first poolings, three if not said otherwise, at most five.
 
-    image (N, 3, H, W) float, RGB in 0..1 -> three maps: (N, 64, H/2, W/2), (N, 128, H/4, W/4),
-    (N, 256, H/8, W/8). The image is normalised as VGG-16 was trained. Parameters are frozen.
+    image (N, 3, H, W) float, RGB in 0..1 -> the maps: (N, 64, H/2, W/2), (N, 128, H/4, W/4),
+    (N, 256, H/8, W/8), ... The image is normalised as VGG-16 was trained. Parameters are frozen.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, stages: int = 3) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = 3
-        for stage in _STAGES:
+        for stage in _STAGES[:stages]:
             for width in stage:
                 layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
                 channels = width
@@ -54,7 +56,7 @@ class Vgg16Features(nn.Module):
         return maps
 
 
-def load_vgg16(path: Path | str) -> Vgg16Features:
+def load_vgg16(path: Path | str, stages: int = 3) -> Vgg16Features:
     """Load torchvision's ImageNet weights, checked by hash, without running code in the file.
 
     Raises:
@@ -63,8 +65,8 @@ def load_vgg16(path: Path | str) -> Vgg16Features:
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            f"{path} does not exist. The perceptual and style losses need torchvision's "
-            f"{VGG16_FILE} (its VGG16_Weights.IMAGENET1K_V1)"
+            f"{path} does not exist. Needed: torchvision's {VGG16_FILE} "
+            f"(its VGG16_Weights.IMAGENET1K_V1)"
         )
     found = sha256_of(path)
     if not found.startswith(VGG16_SHA256_PREFIX):
@@ -76,16 +78,16 @@ def load_vgg16(path: Path | str) -> Vgg16Features:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
-    return vgg16_from(weights)
+    return vgg16_from(weights, stages)
 
 
-def vgg16_from(weights: Mapping[str, Tensor]) -> Vgg16Features:
+def vgg16_from(weights: Mapping[str, Tensor], stages: int = 3) -> Vgg16Features:
     """Take the weights by torchvision's names (`features.0.weight`, ...); others are left out.
 
     Raises:
         InputError: one is missing or of another shape.
     """
-    vgg = Vgg16Features()
+    vgg = Vgg16Features(stages)
     needed = vgg.state_dict()
     for name, tensor in needed.items():
         given = weights.get(name)
