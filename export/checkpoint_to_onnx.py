@@ -22,7 +22,7 @@ from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
 from pconv_deploy.export.to_onnx import onnx_from_module
 from pconv_deploy.export.verify import compare_with_checkpoint
 from pconv_deploy.files import atomic_file
-from pconv_deploy.model import for_inference
+from pconv_deploy.networks import for_inference
 from pconv_deploy.onnx_file import embed
 from pconv_deploy.parity import ParityReport
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pconv_deploy.checkpoint import Checkpoint
 from pconv_deploy.contract import HOLE_MASK, IMAGE, OUTPUT, RAW_OUTPUT, GraphContract
-from pconv_deploy.literal import LiteralPConvUNet
+from pconv_deploy.networks import literal_network
 from pconv_deploy.onnx_file import with_raw_output
 from pconv_deploy.parity import Arrays, ParityReport, compare_runs
 
@@ -61,9 +61,7 @@ def literal_fill(
     colours (N, 3, H, W) in 0..1, known (N, 1, H, W) -> (N, 3, H, W) float64, about 0..1; sides
     must be multiples of 2**levels.
     """
-    network = LiteralPConvUNet(checkpoint.model.config)
-    network.load_state_dict(checkpoint.model.state_dict())
-    network = network.double().eval()
+    network = literal_network(checkpoint.model).double().eval()
     mean, std = (
         np.array(values, np.float64).reshape(3, 1, 1)
         for values in (checkpoint.normalisation.mean, checkpoint.normalisation.std)

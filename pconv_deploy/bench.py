@@ -249,8 +249,7 @@ def _torch_contenders(
         ) from error
     from pconv_deploy.checkpoint import load_checkpoint
     from pconv_deploy.export.graphs import DeploymentGraph
-    from pconv_deploy.literal import LiteralPConvUNet
-    from pconv_deploy.model import for_inference
+    from pconv_deploy.networks import for_inference, literal_network
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -260,10 +259,8 @@ def _torch_contenders(
             f"{checkpoint_file} is not the checkpoint this engine was made from "
             f"({contract.source.file}, sha256 {contract.source.sha256[:12]}...)"
         )
-    literal = LiteralPConvUNet(checkpoint.model.config)
-    literal.load_state_dict(checkpoint.model.state_dict())
     networks = {
-        REFERENCE: literal,
+        REFERENCE: literal_network(checkpoint.model),
         "PyTorch eager, collapsed": for_inference(checkpoint.model),
     }
 

@@ -1,7 +1,7 @@
 """The canonical checkpoint: safetensors, with everything but the tensors in its metadata.
 
 Metadata keys (each value JSON): `pconv_deploy.format`, `pconv_deploy.network`,
-`pconv_deploy.normalisation`, `pconv_deploy.training`. Tensor names are PConvUNet's state dict.
+`pconv_deploy.normalisation`, `pconv_deploy.training`. Tensor names are the network's state dict.
 
 Nothing here unpickles. A reader for another project's format belongs beside `load_checkpoint`,
 which recognises what a file is before anything is read from it.
@@ -22,7 +22,7 @@ from torch import Tensor
 from pconv_deploy.contract import JsonScalar, Normalisation, Source, UNetConfig
 from pconv_deploy.errors import CheckpointError, OutputError
 from pconv_deploy.files import atomic_file, sha256_of
-from pconv_deploy.model import PConvUNet
+from pconv_deploy.networks import Network, build_network
 
 CHECKPOINT_FORMAT = 1
 _PREFIX = "pconv_deploy."
@@ -43,7 +43,7 @@ _FOREIGN = {
 class Checkpoint:
     """A network in evaluation mode with the facts that belong to it."""
 
-    model: PConvUNet
+    model: Network
     normalisation: Normalisation
     source: Source
 
@@ -60,7 +60,7 @@ class CheckpointHeader:
 
 def save_checkpoint(
     path: Path | str,
-    model: PConvUNet,
+    model: Network,
     *,
     normalisation: Normalisation | None = None,
     training: Mapping[str, JsonScalar] | None = None,
@@ -132,10 +132,10 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     header = read_header(path)
     with torch.device("meta"):  # shapes only
         needed = {
-            name: tuple(t.shape) for name, t in PConvUNet(header.network).state_dict().items()
+            name: tuple(t.shape) for name, t in build_network(header.network).state_dict().items()
         }
     _compare_shapes(path, header.shapes, needed)
-    model = PConvUNet(header.network)
+    model = build_network(header.network)
     with _opened(path) as stored:
         tensors = {
             name: _converted(path, name, stored.get_tensor(name), target.dtype)

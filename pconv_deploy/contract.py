@@ -25,12 +25,14 @@ JsonScalar = str | int | float | bool | None
 class UNetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Depth and width of the network; the defaults are the paper's (Liu et al. 2018, table 2).
 
-    channels  output channels of each encoder level, outermost first
-    kernels   encoder kernel sizes, odd; the decoder always uses 3
+    channels     output channels of each encoder level, outermost first
+    kernels      encoder kernel sizes, odd; the decoder always uses 3
+    convolution  "ordinary" is the paper's baseline Conv, told of the hole by a fourth channel
     """
 
     channels: tuple[Channels, ...] = (64, 128, 256, 512, 512, 512, 512, 512)
     kernels: tuple[int, ...] = (7, 5, 5, 3, 3, 3, 3, 3)
+    convolution: Literal["partial", "ordinary"] = "partial"
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.channels) <= MAX_LEVELS:
@@ -52,7 +54,8 @@ class UNetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def describe(self) -> str:
         """One line for people."""
         return (
-            f"U-Net, {self.levels} levels, channels {'-'.join(map(str, self.channels))}, "
+            f"U-Net of {self.convolution} convolutions, {self.levels} levels, "
+            f"channels {'-'.join(map(str, self.channels))}, "
             f"kernels {'-'.join(map(str, self.kernels))}"
         )
 

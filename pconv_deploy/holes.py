@@ -4,12 +4,16 @@ Outside the network a hole mask is nonzero where the image is to be filled.
 """
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pconv_deploy.images import Hole
+
+Point = tuple[float, float]  # x, y
 
 # The paper's classes of hole-to-image area: more than the first number, at most the second.
 AREA_BUCKETS = ((0.01, 0.1), (0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5), (0.5, 0.6))
@@ -29,14 +33,20 @@ def touches_border(hole: Hole) -> bool:
 
     The distance is scaled with the mask's sides, and at least one pixel.
     """
-    rows, columns = (max(1, round(BORDER_PIXELS * side / 512)) for side in hole.shape)
+    rows, columns = border_band((hole.shape[0], hole.shape[1]))
     return bool(hole.any() and not _inside(hole, rows, columns))
+
+
+def border_band(size: tuple[int, int]) -> tuple[int, int]:
+    """How many rows and columns at the edges of (height, width) a borderless hole leaves free."""
+    rows, columns = (max(1, round(BORDER_PIXELS * side / 512)) for side in size)
+    return rows, columns
 
 
 def _inside(hole: Hole, rows: int, columns: int) -> bool:
     height, width = hole.shape
     inner = hole[rows : height - rows, columns : width - columns]
-    return np.count_nonzero(inner) == np.count_nonzero(hole)
+    return int(np.count_nonzero(inner)) == int(np.count_nonzero(hole))
 
 
 def irregular_hole(
@@ -65,7 +75,8 @@ def irregular_hole(
     thickness = max(1.0, scale * 0.06)
     while (hole > 0).mean() <= target:
         canvas = Image.fromarray(hole)
-        _stroke(ImageDraw.Draw(canvas), rng, (height, width), thickness)
+        points, radius = random_walk(rng, (height, width), thickness)
+        draw_line(ImageDraw.Draw(canvas), points, radius)
         grown = np.asarray(canvas)
         if (grown > 0).mean() <= high:
             hole = grown
@@ -74,18 +85,26 @@ def irregular_hole(
     return hole
 
 
-def _stroke(
-    draw: ImageDraw.ImageDraw, rng: np.random.Generator, size: tuple[int, int], thickness: float
-) -> None:
+def random_walk(
+    rng: np.random.Generator, size: tuple[int, int], thickness: float
+) -> tuple[list[Point], float]:
+    """The course of a brush that starts within (height, width), and half the brush's width."""
     height, width = size
     x, y = rng.uniform(0, width), rng.uniform(0, height)
     angle = rng.uniform(0, 2 * math.pi)
     radius = thickness * rng.uniform(0.25, 0.5)
+    points = [(x, y)]
     for _ in range(int(rng.integers(2, 7))):
         length = rng.uniform(1, 4) * thickness
         angle += rng.normal(0, 0.7)
-        end_x, end_y = x + length * math.cos(angle), y + length * math.sin(angle)
-        draw.line((x, y, end_x, end_y), fill=255, width=max(1, round(2 * radius)))
+        x, y = x + length * math.cos(angle), y + length * math.sin(angle)
+        points.append((x, y))
+    return points, radius
+
+
+def draw_line(draw: ImageDraw.ImageDraw, points: Sequence[Point], radius: float) -> None:
+    """Draw through all points with a round brush, value 255."""
+    for start, (x, y) in pairwise(points):
+        draw.line((*start, x, y), fill=255, width=max(1, round(2 * radius)))
         # A round joint: without it a bend leaves a notch.
-        draw.ellipse((end_x - radius, end_y - radius, end_x + radius, end_y + radius), fill=255)
-        x, y = end_x, end_y
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)

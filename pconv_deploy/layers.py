@@ -103,7 +103,7 @@ class PartialConv2d(nn.Module):
 
     group_counts: Tensor
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  as torch.nn.Conv2d
         self,
         in_channels: int | Sequence[int],
         out_channels: int,
@@ -164,9 +164,7 @@ class SkipPartialConv2d(PartialConv2d):
     -> y (N, K, 2H, 2W), exactly 0 in its holes, and known' (N, 1, 2H, 2W).
     """
 
-    def __init__(
-        self, channels: int, skip_channels: int, out_channels: int, *, bias: bool
-    ) -> None:
+    def __init__(self, channels: int, skip_channels: int, out_channels: int, *, bias: bool) -> None:
         super().__init__(
             (channels, skip_channels), out_channels, 3, padding=1, bias=bias, input_is_masked=True
         )
@@ -196,6 +194,13 @@ def convolve_doubled(x: Tensor, weight: Tensor) -> Tensor:
     mirrored = F.pad(weight.flip(2, 3), (1, 1, 1, 1))
     taps = F.avg_pool2d(mirrored, 2, stride=1, divisor_override=1)  # (K, C, 4, 4)
     return F.conv_transpose2d(x, taps.transpose(0, 1), stride=2, padding=1)
+
+
+def pad_to_multiple(image: Tensor, known: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
+    """Pad image and mask with hole, below and right, up to sides that every level can halve."""
+    height, width = image.shape[-2:]
+    pad = (0, -width % multiple, 0, -height % multiple)
+    return (F.pad(image, pad), F.pad(known, pad)) if any(pad) else (image, known)
 
 
 def _doubled(x: Tensor) -> Tensor:

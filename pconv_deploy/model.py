@@ -1,13 +1,9 @@
 """The inpainting U-Net of partial convolutions (Liu et al. 2018, section 3.2, table 2)."""
 
-import copy
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_deploy.contract import UNetConfig
-from pconv_deploy.layers import PartialConv2d, SkipPartialConv2d
+from pconv_deploy.layers import PartialConv2d, SkipPartialConv2d, pad_to_multiple
 
 _DECODER_SLOPE = 0.2
 
@@ -75,11 +71,7 @@ class PConvUNet(nn.Module):
 
     def forward(self, image: Tensor, known: Tensor) -> Tensor:
         height, width = image.shape[-2:]
-        multiple = self.config.size_multiple
-        pad = (0, -width % multiple, 0, -height % multiple)
-        if not any(pad):
-            return self._fill(image, known)
-        filled = self._fill(F.pad(image, pad), F.pad(known, pad))
+        filled = self._fill(*pad_to_multiple(image, known, self.config.size_multiple))
         return filled[..., :height, :width]
 
     def _fill(self, image: Tensor, known: Tensor) -> Tensor:
@@ -91,39 +83,3 @@ class PConvUNet(nn.Module):
         for block in self.decoder:
             x, known = block(x, known, *skips.pop())
         return x
-
-
-def for_inference(model: PConvUNet) -> PConvUNet:
-    """Return a copy that computes the same function with less work.
-
-    Batch norm folds into the convolution although the ratio stands between them. With a, d
-    the scale and offset of the batch norm in evaluation mode,
-
-        a ((w * x) ratio) + d  =  ((a w) * x) ratio + d      wherever the output is known.
-
-    In a hole the norm yields d, which the block multiplies away, and the folded layer 0. As ReLU
-    and LeakyReLU keep 0, no block needs to mask anything any more: the image is masked once, at
-    the entrance.
-    """
-    folded = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
-    for block in (*folded.encoder, *folded.decoder):
-        assert isinstance(block, PConvBlock)
-        _fold_batch_norm(block)
-    return folded
-
-
-def _fold_batch_norm(block: PConvBlock) -> None:
-    norm = block.norm
-    if not isinstance(norm, nn.BatchNorm2d):
-        return
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    # In double precision: the fold must not cost more than one rounding.
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    offset = norm.bias.double() - norm.running_mean.double() * scale
-    weight = block.conv.weight
-    block.conv.weight = nn.Parameter(
-        (weight.double() * scale[:, None, None, None]).to(weight.dtype), requires_grad=False
-    )
-    block.conv.bias = nn.Parameter(offset.to(weight.dtype), requires_grad=False)
-    block.norm = nn.Identity()

@@ -12,16 +12,16 @@ from pconv_deploy.contract import Normalisation, UNetConfig
 from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.model import PConvUNet
+from pconv_deploy.networks import Network, build_network
 
 TINY = UNetConfig(channels=(8, 12, 16, 16), kernels=(7, 5, 3, 3))
 NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
-def random_network(config: UNetConfig, seed: int = 0) -> PConvUNet:
+def random_network(config: UNetConfig, seed: int = 0) -> Network:
     """A network in which no batch norm is the identity and no bias is zero."""
     torch.manual_seed(seed)
-    network = PConvUNet(config)
+    network = build_network(config)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None

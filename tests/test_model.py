@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from pconv_deploy.contract import UNetConfig
-from pconv_deploy.literal import LiteralPConvUNet
-from pconv_deploy.model import PConvUNet, for_inference
+from pconv_deploy.model import PConvUNet
+from pconv_deploy.networks import for_inference, literal_network
 from pconv_deploy.parity import ParityInput, parity_inputs
 from tests.conftest import TINY, random_network
 
@@ -11,6 +11,7 @@ CONFIGS = {
     "tiny": TINY,
     "one level": UNetConfig(channels=(5,), kernels=(3,)),
     "uneven": UNetConfig(channels=(4, 3, 7), kernels=(5, 3, 1)),
+    "ordinary": UNetConfig(channels=(4, 6, 7), kernels=(5, 3, 3), convolution="ordinary"),
 }
 
 
@@ -26,8 +27,7 @@ def test_equals_the_literal_network_in_double_precision(
     config: UNetConfig, case: ParityInput
 ) -> None:
     network = random_network(config).double()
-    literal = LiteralPConvUNet(config).double().eval()
-    literal.load_state_dict(network.state_dict())
+    literal = literal_network(network).double().eval()
     image, known = as_tensors(case)
     with torch.no_grad():
         expected = literal(image, known)
@@ -42,8 +42,7 @@ def test_equals_the_literal_network_in_double_precision(
 @pytest.mark.parametrize("size", [(1, 1), (17, 31), (48, 50), (33, 16)])
 def test_any_size_is_padded_with_hole_and_cropped_back(size: tuple[int, int]) -> None:
     network = random_network(TINY).double()
-    literal = LiteralPConvUNet(TINY).double().eval()
-    literal.load_state_dict(network.state_dict())
+    literal = literal_network(network).double().eval()
     height, width = size
     image = torch.randn(2, 3, height, width, dtype=torch.float64)
     known = (torch.rand(2, 1, height, width) > 0.3).double()
@@ -76,10 +75,10 @@ def test_the_default_is_the_papers_network() -> None:
     assert sum(p.numel() for p in network.parameters()) == 32_859_796
 
 
-def test_training_gradients_and_statistics_equal_the_literal_networks() -> None:
-    network = random_network(TINY).double().train()
-    literal = LiteralPConvUNet(TINY).double().train()
-    literal.load_state_dict(network.state_dict())
+@pytest.mark.parametrize("config", [TINY, CONFIGS["ordinary"]], ids=["partial", "ordinary"])
+def test_training_gradients_and_statistics_equal_the_literal_networks(config: UNetConfig) -> None:
+    network = random_network(config).double().train()
+    literal = literal_network(network).double().train()
     image = torch.randn(2, 3, 48, 64, dtype=torch.float64)
     known = (torch.rand(2, 1, 48, 64) > 0.5).double()
     for candidate in (network, literal):

@@ -40,7 +40,7 @@ def test_export_build_infer_inspect(
         assert text.code == 0
         assert what in text.out
         facts = json.loads(run("inspect", file, "--json").out)
-        assert facts["network"].startswith("U-Net, 4 levels")
+        assert facts["network"].startswith("U-Net of partial convolutions, 4 levels")
 
 
 def test_single_file(run: Run, engine: Path, files: Path) -> None:

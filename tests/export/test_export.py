@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pconv_deploy.contract import Normalisation
+from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.contract import Normalisation, UNetConfig
 from pconv_deploy.errors import CheckpointError, OutputError, ParityError, UsageError
 from pconv_deploy.export import checkpoint_to_onnx
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
@@ -16,10 +17,10 @@ from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
 from pconv_deploy.export.operator import DOMAIN, function_proto
 from pconv_deploy.export.to_onnx import onnx_from_module
 from pconv_deploy.layers import PartialConv2d
-from pconv_deploy.model import PConvUNet, for_inference
+from pconv_deploy.networks import Network, for_inference
 from pconv_deploy.onnx_file import read_graph
 from pconv_deploy.parity import parity_inputs
-from tests.conftest import NORMALISATION, TINY
+from tests.conftest import NORMALISATION, TINY, random_network
 
 
 def session(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:
@@ -35,6 +36,18 @@ def test_every_partial_convolution_is_one_node(graph: Path) -> None:
     assert [(f.domain, f.name) for f in exported.model.functions] == [(DOMAIN, "PartialConv2d")]
     # One multiplication by the mask at the entrance, none elsewhere: the others weigh masks.
     assert nodes["", "Mul"] <= 1 + TINY.levels + 3
+
+
+def test_the_conv_baseline_exports_as_ordinary_convolutions(tmp_path: Path) -> None:
+    config = UNetConfig(channels=(6, 8), kernels=(5, 3), convolution="ordinary")
+    save_checkpoint(tmp_path / "conv.safetensors", random_network(config))
+    result = export_checkpoint(tmp_path / "conv.safetensors", tmp_path / "conv.onnx")
+    assert not result.parity.failures()
+    exported = read_graph(tmp_path / "conv.onnx")
+    nodes = Counter(node.op_type for node in exported.model.graph.node)
+    assert nodes["Conv"] == 2 * config.levels
+    assert not exported.model.functions
+    assert exported.contract.source.network == config
 
 
 def test_the_file_says_what_it_is(graph: Path, checkpoint: Path) -> None:
@@ -138,7 +151,7 @@ def test_unwritable_output(checkpoint: Path, tmp_path: Path) -> None:
 def test_a_wrong_graph_never_gets_its_name(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def subtly_wrong(model: PConvUNet) -> PConvUNet:
+    def subtly_wrong(model: Network) -> Network:
         folded = for_inference(model)
         with torch.no_grad():
             next(folded.parameters()).mul_(1.0001)
