@@ -12,6 +12,7 @@ from pconv_deploy.cli.build_engine import build_engine
 from pconv_deploy.cli.console import ERR, OUT
 from pconv_deploy.cli.demo import demo
 from pconv_deploy.cli.doctor import doctor
+from pconv_deploy.cli.evaluate import evaluate
 from pconv_deploy.cli.export import export
 from pconv_deploy.cli.infer import infer
 from pconv_deploy.cli.inspect import inspect
@@ -32,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EPILOG,
 )
-for command in (export, build_engine, infer, bench, inspect, doctor, demo):
+for command in (export, build_engine, infer, bench, evaluate, inspect, doctor, demo):
     app.command()(command)
 
 

@@ -1,0 +1,203 @@
+"""`pconv-deploy evaluate`."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from pconv_deploy.cli.console import ERR, OUT, needs, parse_size
+from pconv_deploy.cli.infer import Convention
+from pconv_deploy.errors import BatchIncompleteError, UsageError
+
+if TYPE_CHECKING:
+    from pconv_deploy.evaluation.run import Evaluation
+    from pconv_deploy.evaluation.summary import Results
+    from pconv_deploy.evaluation.worker import Outcome, Request
+
+
+def evaluate(
+    methods: Annotated[
+        list[str],
+        typer.Argument(
+            help="Each a checkpoint, an engine folder, or mean, telea, navier-stokes, patchmatch, "
+            "biharmonic; LABEL=METHOD to name it in the table.",
+            metavar="METHOD...",
+        ),
+    ],
+    images: Annotated[
+        Path, typer.Option(help="Unharmed pictures: a file, or a folder with subfolders.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for tables, pictures and scores.")
+    ],
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of hole masks. Default: holes are drawn, 12 for each picture."),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Height x width for pictures (scaled, middle cut out) and masks (stretched). "
+            "Default: each picture is brought to its mask's size.",
+            metavar="HxW",
+        ),
+    ] = None,
+    per_class: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Pairs for each of the 12 classes of holes. Default: every mask once."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pairing and of drawn holes.")] = 0,
+    mask_convention: Annotated[
+        Convention, typer.Option(help="Which mask pixels are the hole.")
+    ] = Convention.HOLE_WHITE,
+    vgg16: Annotated[
+        Path | None, typer.Option(help="torchvision's vgg16-397923af.pth: adds LPIPS.")
+    ] = None,
+    lpips_heads: Annotated[
+        Path | None,
+        typer.Option(help="lpips' weights/v0.1/vgg.pth. Default: from torchmetrics or lpips."),
+    ] = None,
+    inception: Annotated[
+        Path | None,
+        typer.Option(
+            help="pt_inception-2015-12-05-6726825d.pth: adds FID and the Inception score."
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes; with several, of one thread each.")
+    ] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Of one worker. Default: the methods' own choice."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep scores that exist, do the rest.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an evaluation that exists.")
+    ] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of the table.")
+    ] = False,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.001, max=178, help="Larger pictures are refused undecoded.")
+    ] = 8.4,
+) -> None:
+    """Compare checkpoints, engines and classical methods on holes of the paper's classes.
+
+    Writes results.json, table.md and grid.png. A picture that cannot be read, and a method that
+    fails on one, is reported and passed over; the exit code is then 8. After Ctrl-C or worse
+    --resume does the rest; further methods may join.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume keeps what exists and --overwrite replaces it: choose one")
+    if workers > 1 and threads not in (None, 1):
+        raise UsageError("several --workers take one thread each: leave --threads out")
+    with needs("pconv-deploy[evaluate]"):
+        import msgspec
+
+        from pconv_deploy.evaluation.methods import parse_methods
+        from pconv_deploy.evaluation.pairs import Protocol
+        from pconv_deploy.evaluation.report import write_reports
+        from pconv_deploy.evaluation.summary import summarise
+        from pconv_deploy.evaluation.weights import WeightFiles
+        from pconv_deploy.evaluation.worker import Request
+
+    # Pillow warns of damaged EXIF and of large images; we judge both ourselves.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    request = Request(
+        methods=parse_methods(methods),
+        protocol=Protocol(
+            images=images,
+            masks=masks,
+            mask_convention=mask_convention.value,
+            size=parse_size(size) if size else None,
+            per_class=per_class,
+            seed=seed,
+            max_pixels=int(max_megapixels * 1e6),
+        ),
+        output=output,
+        weights=WeightFiles(vgg16, lpips_heads, inception),
+        workers=workers,
+        threads=threads,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    evaluation = _with_progress(request)
+    results = summarise(evaluation)
+    write_reports(request, evaluation, results)
+    if json_output:
+        print(msgspec.json.format(msgspec.json.encode(results), indent=2).decode())  # noqa: T201
+    else:
+        show(results)
+        kept = f", {evaluation.kept} scores kept from before" if evaluation.kept else ""
+        OUT.print(f"[bold]{escape(str(output))}[/bold]  results.json, table.md, grid.png{kept}")
+    if results.failures:
+        raise BatchIncompleteError(
+            f"{len(results.failures)} failures, as listed above; the averages are over the "
+            f"{results.compared} of {results.pairs} pairs that every method filled"
+        )
+
+
+def _with_progress(request: "Request") -> "Evaluation":
+    from pconv_deploy.evaluation.run import evaluate as run
+
+    columns = (
+        TextColumn("evaluating"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=ERR) as progress:
+        task = progress.add_task("", total=None)
+
+        def tell(done: int, of: int, outcome: "Outcome") -> None:
+            progress.update(task, completed=done, total=of)
+            for failure in outcome.failures:
+                method = f"{failure.method} on {failure.image}: " if failure.method else ""
+                progress.console.print(f"[red]failed:[/red] {escape(method + failure.message)}")
+
+        try:
+            return run(request, tell)
+        except KeyboardInterrupt:
+            progress.console.print("stopped; --resume does the rest")
+            raise
+
+
+def show(results: "Results") -> None:
+    """Print the table: metric, method and border down, area across."""
+    from pconv_deploy.evaluation.report import bucket_title, description, number, shown_metrics
+    from pconv_deploy.holes import AREA_BUCKETS
+
+    for line in description(results):
+        OUT.print(line, markup=False)
+    buckets = [
+        bucket
+        for bucket in (*AREA_BUCKETS, None)
+        if results.cell(results.methods[0], bucket, None) is not None
+    ]
+    borders = [b for b in (False, True) if results.cell(results.methods[0], None, b) is not None]
+    table = Table("", "method", "border", box=box.SIMPLE)
+    for bucket in buckets:
+        table.add_column(bucket_title(bucket), justify="right", no_wrap=True)
+    for metric in shown_metrics(results):
+        for method in results.methods:
+            for border in borders:
+                cells = [results.cell(method, bucket, border) for bucket in buckets]
+                values = [number(cell.value(metric) if cell else None, metric) for cell in cells]
+                table.add_row(metric.title, escape(method), "yes" if border else "no", *values)
+        table.add_section()
+    OUT.print(table)

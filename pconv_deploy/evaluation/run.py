@@ -1,0 +1,169 @@
+"""Fill every pair with every method, in as many processes as wanted, and go on after a stop."""
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+from pconv_deploy.errors import EngineError, InputError
+from pconv_deploy.evaluation.journal import (
+    Journal,
+    Score,
+    Settings,
+    prepare_folder,
+    readable,
+)
+from pconv_deploy.evaluation.methods import ORIGINAL, open_method
+from pconv_deploy.evaluation.pairs import Pair, Pairing, plan_pairs
+from pconv_deploy.evaluation.weights import WeightFiles, located
+from pconv_deploy.evaluation.worker import (
+    Failure,
+    Outcome,
+    Request,
+    Task,
+    Worker,
+    begin_process,
+    do_in_process,
+)
+from pconv_deploy.holes import AREA_BUCKETS
+
+# Read by the linear algebra libraries of a new process when they start.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that is known at the end, in the order of the pairs."""
+
+    settings: Settings
+    pairing: Pairing
+    scores: tuple[Score, ...]
+    failures: tuple[Failure, ...]
+    kept: int
+
+
+def evaluate(
+    request: Request, progress: Callable[[int, int, Outcome], None] = lambda *_: None
+) -> Evaluation:
+    """Score all methods on all pairs; what is in the journal already is kept.
+
+    Args:
+        request: what is wanted.
+        progress: is told pairs done, their number, and what came of the last one.
+
+    Raises:
+        PConvError: nothing can be evaluated as it is asked for. A picture or a method that
+            fails on a picture is a `Failure` instead, but not if nothing else is left.
+    """
+    weights = located(request.weights)
+    for spec in request.methods:  # complain before work begins
+        open_method(spec, request.threads).close()
+    pairing = plan_pairs(request.protocol, aside=(request.output,))
+    settings = _settings(request, pairing, weights)
+    prepare_folder(request.output, settings, resume=request.resume, overwrite=request.overwrite)
+    with Journal(request.output) as journal:
+        scores = journal.read()
+        kept = len(scores)
+        tasks = _open_tasks(pairing, settings, weights, scores)
+        failures: list[Failure] = []
+        examples = frozenset(pair.number for pair in example_pairs(pairing))
+        for number, outcome in enumerate(_outcomes(tasks, (request, weights, examples)), 1):
+            journal.add(outcome.scores)
+            scores += outcome.scores
+            failures += outcome.failures
+            progress(number, len(tasks), outcome)
+    if not any(score.method != ORIGINAL for score in scores):
+        first = min(failures, key=lambda failure: failure.pair)
+        kind = InputError if first.method is None else EngineError
+        raise kind(
+            f"none of the {len(pairing.pairs)} pairs could be evaluated; the first: {first.message}"
+        )
+    scores.sort(key=lambda score: score.pair)
+    failures.sort(key=lambda failure: failure.pair)
+    return Evaluation(settings, pairing, tuple(scores), tuple(failures), kept)
+
+
+def _settings(request: Request, pairing: Pairing, weights: WeightFiles) -> Settings:
+    protocol = request.protocol
+    files = {name for pair in pairing.pairs for name in (pair.image, pair.hole_mask) if name}
+    stats = [(name, os.stat(name)) for name in sorted(files)]
+    facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    everything = repr((pairing.pairs, facts)).encode(errors="surrogateescape")
+    return Settings(
+        methods=request.methods,
+        images=readable(protocol.images.resolve()),
+        masks=readable(protocol.masks.resolve()) if protocol.masks else None,
+        mask_convention=protocol.mask_convention,
+        size=protocol.size,
+        per_class=protocol.per_class,
+        seed=protocol.seed,
+        max_pixels=protocol.max_pixels,
+        pairs=hashlib.sha256(everything).hexdigest(),
+        weights=weights.hashes(),
+    )
+
+
+def _open_tasks(
+    pairing: Pairing, settings: Settings, weights: WeightFiles, scores: Sequence[Score]
+) -> list[Task]:
+    wanted = [spec.label for spec in settings.methods]
+    wanted += [ORIGINAL] if weights.inception else []
+    done = {(score.pair, score.method) for score in scores}
+    tasks = [
+        Task(pair, tuple(label for label in wanted if (pair.number, label) not in done))
+        for pair in pairing.pairs
+    ]
+    return [task for task in tasks if task.labels]
+
+
+def example_pairs(pairing: Pairing) -> list[Pair]:
+    """The first pair of each bucket, without border if there is one; these pictures are kept."""
+    chosen: list[Pair] = []
+    for bucket in range(len(AREA_BUCKETS)):
+        pairs = [pair for pair in pairing.pairs if pair.hole_class.bucket == bucket]
+        if pairs:
+            chosen.append(min(pairs, key=lambda p: (p.hole_class.border, p.number)))
+    return chosen
+
+
+def _outcomes(
+    tasks: Sequence[Task], arguments: tuple[Request, WeightFiles, frozenset[int]]
+) -> Iterator[Outcome]:
+    workers = min(arguments[0].workers, len(tasks))
+    if workers <= 1:
+        with Worker(*arguments, threads=arguments[0].threads) as worker:
+            yield from map(worker.do, tasks)
+        return
+    with _environment(_ONE_THREAD):  # processes start when the first task comes
+        pool = ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), begin_process, arguments
+        )
+        futures = [pool.submit(do_in_process, task) for task in tasks]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise EngineError(
+            "a worker process ended, perhaps for want of memory. What is done is kept: go on "
+            "with --resume and fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,179 @@
+"""What one process does: one pair after the other, each method on each."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from urllib.parse import quote
+
+import msgspec
+from PIL import Image
+
+from pconv_deploy.errors import MissingRuntimeError, OutputError, PConvError
+from pconv_deploy.evaluation.journal import EXAMPLES, Score
+from pconv_deploy.evaluation.methods import ORIGINAL, MethodSpec, fill_hole, open_method
+from pconv_deploy.evaluation.metrics import compare_pictures
+from pconv_deploy.evaluation.pairs import Pair, Protocol, load_pair
+from pconv_deploy.evaluation.weights import WeightFiles
+from pconv_deploy.image_files import save_image
+from pconv_deploy.images import Bytes, Hole
+
+if TYPE_CHECKING:
+    from pconv_deploy.evaluation.perceptual import Perceptual
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is evaluated, on what, and how.
+
+    workers  processes; with several each takes one thread
+    threads  of one fill, with one worker; None leaves each method its own choice
+    """
+
+    methods: tuple[MethodSpec, ...]
+    protocol: Protocol
+    output: Path
+    weights: WeightFiles = field(default_factory=WeightFiles)
+    workers: int = 1
+    threads: int | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """What could not be judged; without a method the pair itself, for all of them."""
+
+    pair: int
+    image: str
+    hole_mask: str | None
+    method: str | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one pair."""
+
+    scores: tuple[Score, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A pair and the methods that have not filled it yet."""
+
+    pair: Pair
+    labels: tuple[str, ...]
+
+
+def example_path(output: Path, pair: Pair, label: str) -> Path:
+    """Where the picture of an example pair is kept."""
+    return output / EXAMPLES / f"{pair.number:05d}-{quote(label, safe='')}.png"
+
+
+class Worker:
+    """Everything loaded once, for one pair after the other."""
+
+    def __init__(
+        self,
+        request: Request,
+        weights: WeightFiles,
+        examples: frozenset[int],
+        *,
+        threads: int | None,
+    ) -> None:
+        self._request, self._examples = request, examples
+        self._methods = {spec.label: open_method(spec, threads) for spec in request.methods}
+        self._perceptual = _perceptual(weights)
+
+    def do(self, task: Task) -> Outcome:
+        try:
+            image, hole = load_pair(task.pair, self._request.protocol)
+        except PConvError as error:
+            return Outcome(failures=(_failure(task.pair, None, error),))
+        scores, failures = [], []
+        for label in task.labels:
+            started = time.perf_counter()
+            try:
+                method = self._methods.get(label)
+                filled = fill_hole(method, image, hole) if method else image  # or the original
+                seconds = time.perf_counter() - started
+                if task.pair.number in self._examples and method:
+                    path = example_path(self._request.output, task.pair, label)
+                    save_image(path, Image.fromarray(filled))
+                scores.append(self._score(task.pair, label, (filled, image, hole), seconds))
+            except OutputError:
+                raise  # nothing more can be written
+            except PConvError as error:
+                failures.append(_failure(task.pair, label, error))
+        return Outcome(tuple(scores), tuple(failures))
+
+    def _score(
+        self, pair: Pair, label: str, pictures: tuple[Bytes, Bytes, Hole], seconds: float
+    ) -> Score:
+        filled, image, hole = pictures
+        metrics = compare_pictures(filled, image, hole)._asdict()
+        if self._perceptual is not None:
+            if label != ORIGINAL:
+                metrics["lpips"] = self._perceptual.lpips(filled, image)
+            metrics["features"] = self._perceptual.features(filled)
+        return Score(pair=pair.number, method=label, seconds=round(seconds, 6), **metrics)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for method in self._methods.values():
+            method.close()
+
+
+def _perceptual(weights: WeightFiles) -> "Perceptual | None":
+    if not (weights.vgg16 or weights.inception):
+        return None
+    try:
+        from pconv_deploy.evaluation.perceptual import Perceptual
+    except ModuleNotFoundError as error:
+        raise MissingRuntimeError(
+            f"LPIPS, FID and the Inception score need {error.name}, which is not installed: "
+            "pip install 'pconv-deploy[checkpoint]'"
+        ) from error
+    return Perceptual(weights)
+
+
+def _failure(pair: Pair, label: str | None, error: PConvError) -> Failure:
+    return Failure(
+        pair=pair.number,
+        image=pair.image,
+        hole_mask=pair.hole_mask,
+        method=label,
+        message=str(error),
+    )
+
+
+_worker: Worker | None = None  # of this process
+
+
+def begin_process(request: Request, weights: WeightFiles, examples: frozenset[int]) -> None:
+    """Load everything, in a process that was just started."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = Worker(request, weights, examples, threads=1)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed closes no queue; without this its workers wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def do_in_process(task: Task) -> Outcome:
+    """Do one pair in a process that `begin_process` made ready."""
+    assert _worker is not None
+    return _worker.do(task)
