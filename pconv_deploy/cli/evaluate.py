@@ -161,7 +161,7 @@ def _with_progress(request: "Request") -> "Evaluation":
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=ERR) as progress:
+    with Progress(*columns, console=ERR, transient=True) as progress:
         task = progress.add_task("", total=None)
 
         def tell(done: int, of: int, outcome: "Outcome") -> None:
@@ -190,14 +190,15 @@ def show(results: "Results") -> None:
         if results.cell(results.methods[0], bucket, None) is not None
     ]
     borders = [b for b in (False, True) if results.cell(results.methods[0], None, b) is not None]
-    table = Table("", "method", "border", box=box.SIMPLE)
-    for bucket in buckets:
-        table.add_column(bucket_title(bucket), justify="right", no_wrap=True)
     for metric in shown_metrics(results):
+        table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column(metric.title, overflow="fold")
+        table.add_column("border", no_wrap=True)
+        for bucket in buckets:
+            table.add_column(bucket_title(bucket), justify="right", no_wrap=True)
         for method in results.methods:
             for border in borders:
                 cells = [results.cell(method, bucket, border) for bucket in buckets]
                 values = [number(cell.value(metric) if cell else None, metric) for cell in cells]
-                table.add_row(metric.title, escape(method), "yes" if border else "no", *values)
-        table.add_section()
-    OUT.print(table)
+                table.add_row(escape(method), "yes" if border else "no", *values)
+        OUT.print(table)

@@ -142,7 +142,8 @@ def _checkpoint(path: Path, threads: int | None) -> Fill:
     @torch.inference_mode()
     def fill(image: Bytes, hole: Hole) -> Bytes:
         hole_mask = torch.from_numpy(hole.astype(np.uint8))[None]
-        filled, _raw = graph(torch.from_numpy(np.ascontiguousarray(image))[None], hole_mask)
+        pixels = torch.from_numpy(np.array(image))[None]  # a copy: PyTorch wants it writable
+        filled, _raw = graph(pixels, hole_mask)
         result: Bytes = filled[0].numpy()
         return result
 

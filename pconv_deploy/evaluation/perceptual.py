@@ -85,7 +85,7 @@ class Perceptual:
 
 
 def _tensor(picture: Bytes) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
 
 
 def load_heads(path: Path) -> list[Tensor]:

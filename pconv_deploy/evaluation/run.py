@@ -121,12 +121,16 @@ def _open_tasks(
 
 
 def example_pairs(pairing: Pairing) -> list[Pair]:
-    """The first pair of each bucket, without border if there is one; these pictures are kept."""
+    """One pair of each bucket, of different pictures if there are: what becomes of them is kept.
+
+    Without border if there is one.
+    """
     chosen: list[Pair] = []
     for bucket in range(len(AREA_BUCKETS)):
         pairs = [pair for pair in pairing.pairs if pair.hole_class.bucket == bucket]
+        pairs = [pair for pair in pairs if not pair.hole_class.border] or pairs
         if pairs:
-            chosen.append(min(pairs, key=lambda p: (p.hole_class.border, p.number)))
+            chosen.append(pairs[bucket % len(pairs)])
     return chosen
 
 
