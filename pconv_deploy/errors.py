@@ -11,7 +11,8 @@ PConvError
 ├── EngineError           5  an engine that is broken, foreign to this machine, or failed to run
 ├── MissingRuntimeError   6  a package that is not installed
 ├── OutputError           7  a result that could not be written
-└── BatchIncompleteError  8  a batch in which some files failed; the others are done
+├── BatchIncompleteError  8  a batch in which some files failed; the others are done
+└── TrainingError         9  training that came to nothing: its loss is not finite
 
 Exit code 0 is success, 130 is Ctrl-C, 143 is SIGTERM. Any other exception is a bug of ours and
 keeps its traceback.
@@ -80,3 +81,9 @@ class BatchIncompleteError(PConvError):
     """Some files of a batch failed; what succeeded is kept."""
 
     exit_code = 8
+
+
+class TrainingError(PConvError):
+    """Training diverged; the last checkpoint is kept."""
+
+    exit_code = 9

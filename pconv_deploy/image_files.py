@@ -1,5 +1,6 @@
 """Photos and hole masks as files: decoded with suspicion, encoded whole or not at all."""
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,16 +53,24 @@ _UNTURN = {
 }
 
 
-def read_image(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+def read_image(
+    path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, content: bytes | None = None
+) -> Image.Image:
     """Decode one still image, with its size bounded before memory is taken for it.
 
     Its info holds `exif`, `icc_profile` and `dpi` where the file has them and they make sense.
+
+    Args:
+        path: of the file.
+        max_pixels: more are refused.
+        content: what to decode instead, with `path` as its name: a member of an archive.
 
     Raises:
         ImageError: missing, not an image, truncated, too large, animated, or of a colour type
             that would be damaged on the way (CMYK, 16 bits a colour channel).
     """
-    with _decoding(path, ImageError), Image.open(path, formats=_FORMATS) as opened:
+    source = path if content is None else io.BytesIO(content)
+    with _decoding(path, ImageError), Image.open(source, formats=_FORMATS) as opened:
         _check_size(path, opened.size, max_pixels)
         _check_kind(path, opened)
         opened.load()
@@ -187,7 +196,7 @@ def _decoding(path: Path, failure: type[InputError]) -> Iterator[None]:
     except (DecompressionBombError, DecompressionBombWarning) as error:
         raise failure(f"{path} is refused as a decompression bomb: {error}") from error
     except UnidentifiedImageError as error:
-        empty = path.stat().st_size == 0
+        empty = path.is_file() and path.stat().st_size == 0
         raise failure(f"{path} is {'empty' if empty else 'no image that can be read'}") from error
     except FileNotFoundError as error:
         raise failure(f"{path} does not exist") from error

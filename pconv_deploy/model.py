@@ -22,7 +22,7 @@ class PConvBlock(nn.Module):
         y, known = self.conv(*features_and_masks)
         y = self.activation(self.norm(y))
         # The norm puts its offset into the holes; the activations keep 0 as it is.
-        return (y if isinstance(self.norm, nn.Identity) else y * known), known
+        return (y if isinstance(self.norm, nn.Identity) else y * known.to(y.dtype)), known
 
 
 class PConvUNet(nn.Module):

@@ -12,24 +12,14 @@ hole is):
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pconv_deploy.training.config import LossWeights
+
 Features = Callable[[Tensor], list[Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """How much each term counts; the defaults are the paper's (eq. 7), found on 100 pictures."""
-
-    valid: float = 1.0
-    hole: float = 6.0
-    perceptual: float = 0.05
-    style: float = 120.0
-    variation: float = 0.1
 
 
 def inpainting_loss(

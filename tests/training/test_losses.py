@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from pconv_deploy.training.config import LossWeights
 from pconv_deploy.training.losses import (
-    LossWeights,
     gram_matrix,
     hole_variation,
     inpainting_loss,

@@ -1,0 +1,118 @@
+"""`pconv-deploy train`."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from pconv_deploy.cli.console import ERR, OUT, needs
+from pconv_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from pconv_deploy.training.config import TrainingConfig
+
+_SHOWN = ("loss", "hole", "pictures/s", "validation hole L1 (%)", "unreadable pictures")
+
+
+def train(
+    output: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", help="Preset (paper-512, naoto-256, mini...) or TOML file."),
+    ] = None,
+    photos: Annotated[
+        str | None,
+        typer.Option(help="Folder of pictures, or pattern of WebDataset shards."),
+    ] = None,
+    vgg16: Annotated[
+        Path | None, typer.Option(help="torchvision's VGG-16 weights, vgg16-397923af.pth.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Override a setting: data.size=256, batch=4.", metavar="KEY=VALUE"
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")
+    ] = False,
+    any_ranks: Annotated[
+        bool, typer.Option("--any-ranks", help="Resume with another number of processes.")
+    ] = False,
+) -> None:
+    """Train a network; its checkpoint goes through `pconv-deploy export` as it is.
+
+    For several GPUs: torchrun --nproc-per-node 8 -m pconv_deploy train RUN --config ...
+    Interrupt it when you like: --resume goes on where it stopped.
+    """
+    with needs("pconv-deploy[train]"):
+        from pconv_deploy.training.loop import train as run_training
+
+    resolved = _resolve(output, config, photos, vgg16, settings or [], resume=resume)
+    with _reporting(resolved.steps) as report:
+        network = run_training(
+            resolved, output, resume=resume, any_ranks=any_ranks, progress=report
+        )
+    OUT.print(f"[bold]{escape(str(network))}[/bold]  {resolved.network.describe()}")
+    OUT.print(f"export it: pconv-deploy export {escape(str(network))} -o model.onnx")
+
+
+def _resolve(
+    output: Path,
+    config: str | None,
+    photos: str | None,
+    vgg16: Path | None,
+    settings: list[str],
+    *,
+    resume: bool,
+) -> "TrainingConfig":
+    from pconv_deploy.training.config import changed, load_config
+    from pconv_deploy.training.run_folder import RunFolder
+
+    named = [f"data.photos={photos}"] if photos else []
+    named += [f"loss.vgg16={vgg16}"] if vgg16 else []
+    if resume:
+        if config:
+            raise UsageError("a resumed run keeps its settings; change single ones with --set")
+        return changed(RunFolder(output).config_to_resume(), [*settings, *named])
+    if not config:
+        raise UsageError("name the settings with --config: a preset, such as mini, or a TOML file")
+    return load_config(config, [*settings, *named])
+
+
+@contextmanager
+def _reporting(steps: int) -> Iterator[Callable[[int, int, Mapping[str, float]], None]]:
+    """A progress bar with the time that is left; lines where there is no terminal."""
+    if os.environ.get("RANK", "0") != "0":
+        yield lambda _step, _of, _figures: None
+        return
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=ERR, disable=not ERR.is_terminal) as bar:
+        task = bar.add_task("", total=steps)
+
+        def report(step: int, of: int, figures: Mapping[str, float]) -> None:
+            shown = "  ".join(f"{n} {figures[n]:.4g}" for n in _SHOWN if n in figures)
+            bar.update(task, completed=step, description=shown)
+            if not ERR.is_terminal:
+                ERR.print(f"step {step}/{of}  {shown}", markup=False)
+
+        yield report

@@ -1,0 +1,268 @@
+"""The training loop: on a CPU, a GPU, or many of them through torchrun."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from pconv_deploy.contract import JsonScalar
+from pconv_deploy.errors import InputError, TrainingError, UsageError
+from pconv_deploy.files import atomic_file, atomic_folder
+from pconv_deploy.training.config import TrainingConfig
+from pconv_deploy.training.monitor import Monitor, picture_grid, plot_history
+from pconv_deploy.training.run_folder import NETWORK, STATE, RunFolder
+from pconv_deploy.training.samples import Batch, Samples, StepSampler, loader, validation_batch
+from pconv_deploy.training.trainer import Trainer
+from pconv_deploy.training.vgg import VGG16_FILE, Vgg16Features, load_vgg16
+
+_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+_TERMINATED = 143
+Progress = Callable[[int, int, Mapping[str, float]], None]
+
+
+def train(
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    any_ranks: bool = False,
+    progress: Progress = lambda _step, _of, _figures: None,
+) -> Path:
+    """Train a network; everything lands in `folder`.
+
+    Args:
+        config: the settings; of a run that is resumed, its own (`RunFolder.config_to_resume`).
+        folder: of the run, see `run_folder`.
+        resume: go on from the last checkpoint. On a CPU the weights become bit for bit those of
+            a run that was never interrupted.
+        any_ranks: resume with another number of ranks than before, which changes the batch
+            norms' statistics.
+        progress: is told the steps done, their number, and the figures since the last report.
+
+    Returns:
+        The network's checkpoint file.
+
+    Raises:
+        UsageError: settings that do not go together, a folder in use.
+        InputError: no pictures or masks that can be used, a damaged run, no VGG-16 weights.
+        TrainingError: the loss is not finite; the batch is kept.
+        OutputError: the run's folder is not writable, or the disk is full.
+        KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint was written.
+    """
+    fabric = _fabric(config)
+    _check_batch(config, fabric.world_size)
+    run, vgg = RunFolder(folder), _vgg16(config)
+    samples = Samples(config.data, config.holes, config.seed)
+    validation = validation_batch(config.data, config.seed)
+    trainer = Trainer(config, fabric, vgg)
+    if resume:
+        _resume(trainer, run, any_ranks)
+    if fabric.is_global_zero:
+        run.begin(config, resume=resume)
+    fabric.barrier()
+    leader = _Leader(
+        trainer, run, validation, {"pictures": len(samples.pictures), "seed": config.seed}
+    )
+    with _stopping(fabric.world_size) as stop, leader:
+        _steps(trainer, samples, leader, stop, progress)
+        leader.save()
+    if stop:
+        raise KeyboardInterrupt if stop[0] == signal.SIGINT else SystemExit(_TERMINATED)
+    return folder / NETWORK
+
+
+def _steps(
+    trainer: Trainer, samples: Samples, leader: "_Leader", stop: list[int], progress: Progress
+) -> None:
+    config, fabric = trainer.config, trainer.fabric
+    sampler = StepSampler(config, trainer.step, fabric.global_rank, fabric.world_size)
+    batches = iter(loader(samples, sampler, pin_memory=fabric.device.type == "cuda"))
+    while trainer.step < config.steps and not stop:
+        step_batches: list[Batch] = list(islice(batches, config.micro_batches))
+        failure = next((b["failure"] for b in step_batches if b["failure"]), "")
+        if failure:
+            raise InputError(failure)
+        try:
+            terms = trainer.train_step(step_batches)
+        except TrainingError as error:
+            raise leader.failed(error, step_batches) from None
+        leader.count(terms, sum(b["skipped"] for b in step_batches))
+        done = trainer.step == config.steps
+        if trainer.step % config.log_every == 0 or done:
+            progress(trainer.step, config.steps, leader.report())
+        if leader.leads and (trainer.step % config.pictures_every == 0 or done):
+            leader.show(step_batches[0])
+        if trainer.step % config.save_every == 0 and not done:
+            leader.save()
+
+
+@dataclass
+class _Leader:
+    """Counts, reports and saves; what it writes, the first rank alone writes."""
+
+    trainer: Trainer
+    run: RunFolder
+    validation: Batch | None
+    facts: dict[str, JsonScalar]
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+    skipped: int = 0
+    since: float = 0.0
+    monitor: Monitor | None = None
+
+    @property
+    def leads(self) -> bool:
+        return self.trainer.fabric.is_global_zero
+
+    def __enter__(self) -> None:
+        if self.leads:
+            self.run.forget_history_after(self.trainer.step)
+            self.monitor = Monitor(self.run.tensorboard, self.trainer.step)
+        self.since = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        if self.monitor:
+            self.monitor.close()
+
+    def count(self, terms: Mapping[str, Tensor], skipped: int) -> None:
+        for name, term in terms.items():
+            self.sums[name] = self.sums[name] + term if name in self.sums else term
+        self.steps += 1
+        self.skipped += skipped
+
+    def report(self) -> dict[str, float]:
+        """The figures since the last report, averaged over steps and ranks."""
+        trainer, fabric = self.trainer, self.trainer.fabric
+        config = trainer.config
+        totals = torch.stack(
+            [*self.sums.values(), torch.tensor(float(self.skipped)).to(fabric.device)]
+        )
+        averages = fabric.all_reduce(totals, reduce_op="mean")
+        assert isinstance(averages, Tensor)
+        figures = dict(zip(self.sums, (averages[:-1] / self.steps).tolist(), strict=True))
+        now = time.perf_counter()
+        figures["pictures/s"] = config.batch * self.steps / (now - self.since)
+        if skipped := round(float(averages[-1]) * fabric.world_size):
+            figures["unreadable pictures"] = skipped
+        self.sums, self.steps, self.skipped = {}, 0, 0
+        last = trainer.step == config.steps
+        if self.leads and self.validation and (trainer.step % config.pictures_every == 0 or last):
+            figures |= trainer.score(self.validation)
+        if self.monitor:
+            self.monitor.scalars(trainer.step, figures)
+            self.run.append_history({"step": trainer.step, **figures})
+        self.since = time.perf_counter()
+        return figures
+
+    def show(self, batch: Batch) -> None:
+        """A grid of pictures, of the validation folder if there is one."""
+        shown = self.validation or batch
+        grid = picture_grid(shown["image"] / 255, shown["known"].float(), self.trainer.paint(shown))
+        if self.monitor:
+            self.monitor.pictures(self.trainer.step, grid)
+
+    def save(self) -> None:
+        """Write a checkpoint, whole or not at all; then forget older ones."""
+        trainer, run = self.trainer, self.run
+        if self.leads:
+            place = run.checkpoint(trainer.step)
+            with atomic_folder(place, overwrite=True, replaceable=lambda _: True) as fresh:
+                trainer.save(fresh, NETWORK, STATE, self.facts)
+            with atomic_file(run.path / NETWORK) as partial:
+                shutil.copyfile(place / NETWORK, partial)
+            run.forget_older_checkpoints(trainer.config.keep)
+            if history := run.history():
+                plot_history(history, run.path / "history.png", f"{trainer.step:,} steps")
+        trainer.fabric.barrier()
+
+    def failed(self, error: TrainingError, batches: list[Batch]) -> TrainingError:
+        """Keep what the step was computed from, and say where."""
+        trainer = self.trainer
+        name = f"failed-step-{trainer.step}-rank-{trainer.fabric.global_rank}.safetensors"
+        trainer.save_failure(self.run.path / name, batches)
+        return TrainingError(
+            f"step {trainer.step}: {error}. The batch is kept in {self.run.path / name}; the last "
+            "checkpoint is as it was. A lower learning rate, or precision fp32, may help"
+        )
+
+
+def _fabric(config: TrainingConfig) -> Fabric:
+    """One process, or as many as torchrun started."""
+    local, everywhere = (int(os.environ.get(k, "1")) for k in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    fabric = Fabric(
+        accelerator=config.accelerator,
+        devices=local,
+        num_nodes=max(1, everywhere // local),
+        strategy="ddp" if everywhere > 1 else "auto",
+        precision=_PRECISIONS[config.precision],  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def _check_batch(config: TrainingConfig, ranks: int) -> None:
+    parts = ranks * config.micro_batches
+    if config.batch % parts:
+        raise UsageError(
+            f"found batch {config.batch}; needed a multiple of {parts}, the number of ranks "
+            f"({ranks}) times micro_batches ({config.micro_batches})"
+        )
+
+
+def _vgg16(config: TrainingConfig) -> Vgg16Features | None:
+    if config.loss.features == "none":
+        return None
+    if config.loss.vgg16 is None:
+        raise UsageError(
+            f"the perceptual and style losses need torchvision's {VGG16_FILE}: name it with "
+            "--vgg16, or leave these terms out (blurrier fills) with --set loss.features=none"
+        )
+    return load_vgg16(config.loss.vgg16)
+
+
+def _resume(trainer: Trainer, run: RunFolder, any_ranks: bool) -> None:
+    checkpoints = run.checkpoints()
+    if not checkpoints:
+        return  # interrupted before the first one
+    ranks = trainer.load(list(checkpoints.values())[-1] / STATE)
+    if ranks != trainer.fabric.world_size and not any_ranks:
+        raise UsageError(
+            f"{run.path} was trained by {ranks} ranks, now there are {trainer.fabric.world_size}. "
+            f"Start as many again, or pass --any-ranks: the order of pictures stays, but batch "
+            "norms see other parts of each batch"
+        )
+
+
+@contextmanager
+def _stopping(ranks: int) -> Iterator[list[int]]:
+    """Collect the first Ctrl-C or SIGTERM instead of dying of it; the second one kills.
+
+    Of several ranks each would stop at another step: there the last checkpoint has to do.
+    """
+    received: list[int] = []
+    if ranks > 1:
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

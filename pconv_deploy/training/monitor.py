@@ -1,0 +1,72 @@
+"""What a run shows of itself: TensorBoard scalars and pictures, and a plot of the history."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from pconv_deploy.files import atomic_file
+
+_SHOWN = 8  # pictures in a grid
+# In the plot, in this order; each on a scale of its own.
+_PLOTTED = ("hole", "valid", "variation", "perceptual", "style", "validation hole L1 (%)")
+
+
+class Monitor:
+    """Writes for TensorBoard, from step `start` on."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        # What an interrupted run wrote beyond its last checkpoint is computed again.
+        self._writer = SummaryWriter(str(folder), purge_step=start)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def pictures(self, step: int, grid: Tensor) -> None:
+        """Grid (3, H, W), 0..1."""
+        self._writer.add_image("with hole, output, composite, truth", grid, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def picture_grid(image: Tensor, known: Tensor, output: Tensor) -> Tensor:
+    """Rows of: picture with its hole grey, raw output, composite, picture.
+
+    image, output (N, 3, H, W) in 0..1, known (N, 1, H, W) -> (3, n H, 4 W), n at most 8
+    """
+    image, known, output = (t[:_SHOWN].float().cpu() for t in (image, known, output))
+    output = output.clamp(0, 1)
+    composite = known * image + (1 - known) * output
+    columns = torch.stack([known * image + (1 - known) * 0.5, output, composite, image], dim=1)
+    count, width, channels, h, w = columns.shape
+    return columns.permute(2, 0, 3, 1, 4).reshape(channels, count * h, width * w)
+
+
+def plot_history(history: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    """Draw how the terms of the loss fall; PNG.
+
+    Raises:
+        OutputError: not writable.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    names = [name for name in _PLOTTED if any(name in line for line in history)]
+    with mpl.rc_context({"font.size": 9}):
+        figure = Figure(figsize=(9, 2.6 * -(-len(names) // 2)), layout="constrained")
+        figure.suptitle(title)
+        for number, name in enumerate(names):
+            axes = figure.add_subplot(-(-len(names) // 2), 2, number + 1)
+            points = [(line["step"], line[name]) for line in history if name in line]
+            axes.plot(*zip(*points, strict=True), linewidth=1)
+            axes.set_title(name)
+            axes.set_xlabel("step")
+            axes.set_yscale("log")
+            axes.grid(visible=True, which="both", alpha=0.3)
+        with atomic_file(path) as partial:
+            figure.savefig(partial, dpi=110)

@@ -1,0 +1,199 @@
+"""Pictures to train on: folders as the data sets unpack, or shards of tar files.
+
+Every source is a numbered list of pictures that can be read in any order, so that the order of
+training depends on the seed alone and not on processes. Shards are indexed once, by the headers
+of their members; the pictures inside are then read by offset.
+"""
+
+import re
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pconv_deploy.errors import ImageError, InputError
+from pconv_deploy.image_files import IMAGE_SUFFIXES, read_image
+
+# Photos larger than this are counted as unreadable: 100 megapixels, 300 MB once decoded.
+_MAX_PIXELS = 100_000_000
+# Where the training pictures lie in what the data sets unpack to; the first that exists counts.
+_LAYOUTS = {
+    "folder": (".",),
+    "imagenet": ("ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "train"),
+    "places2": (
+        "data_large_standard",
+        "data_large",
+        "data_256_standard",
+        "data_256",
+        "train_large_places365challenge",
+        "train_large_places365standard",
+        "train",
+    ),
+    "celeba-hq": ("CelebA-HQ-img", "data1024x1024", "celeba_hq/train", "train"),
+}
+_MAX_SHARDS = 100_000
+# Shards read side by side: an epoch goes through this many at a time, shuffled together.
+_SHARDS_TOGETHER = 8
+
+
+class PictureSource(Protocol):
+    """Numbered pictures; `groups` are runs of numbers that are quick to read together."""
+
+    @property
+    def groups(self) -> Sequence[range]: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, number: int) -> Image.Image:
+        """Decode one picture, RGB. Raises ImageError."""
+        ...
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """Picture files of a folder and the folders in it, in the order of their paths."""
+
+    paths: tuple[Path, ...]
+
+    @property
+    def groups(self) -> Sequence[range]:
+        return (range(len(self.paths)),)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, number: int) -> Image.Image:
+        return read_image(self.paths[number], _MAX_PIXELS).convert("RGB")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Tar files as WebDataset writes them, on local or mounted disks.
+
+    shard, offset, size  of each picture, (pictures,)
+    """
+
+    paths: tuple[Path, ...]
+    shard: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+
+    @property
+    def groups(self) -> Sequence[range]:
+        ends = np.searchsorted(self.shard, np.arange(len(self.paths)), side="right").tolist()
+        return tuple(range(a, b) for a, b in zip([0, *ends], ends, strict=False) if b > a)
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def read(self, number: int) -> Image.Image:
+        path = self.paths[self.shard[number]]
+        try:
+            with path.open("rb") as stream:
+                stream.seek(int(self.offset[number]))
+                content = stream.read(int(self.size[number]))
+        except OSError as error:
+            raise ImageError(f"cannot read {path}: {error.strerror}") from error
+        name = path / f"at byte {self.offset[number]}"
+        return read_image(name, _MAX_PIXELS, content=content).convert("RGB")
+
+
+def open_pictures(photos: str | Path, layout: str = "folder") -> PictureSource:
+    """Find the training pictures of a data set.
+
+    Args:
+        photos: folder; for `webdataset` a tar file, a folder of them, or a pattern such as
+            `/disk{0..3}/train-{000..099}.tar`.
+        layout: folder, imagenet, places2, celeba-hq or webdataset.
+
+    Raises:
+        InputError: nothing there, not laid out so, or no pictures in it.
+    """
+    if layout == "webdataset":
+        return _index_shards(_shard_paths(str(photos)))
+    root = Path(photos)
+    if not root.is_dir():
+        raise InputError(f"{root} {'is no folder' if root.exists() else 'does not exist'}")
+    places = _LAYOUTS[layout]
+    folder = next((root / place for place in places if (root / place).is_dir()), None)
+    if folder is None:
+        raise InputError(
+            f"{root} is not laid out as {layout}: needed one of {', '.join(places)} in it"
+        )
+    paths = tuple(sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES))
+    if not paths:
+        raise InputError(f"{folder} holds no pictures ({' '.join(sorted(IMAGE_SUFFIXES))})")
+    return PictureFolder(paths)
+
+
+def epoch_order(source: PictureSource, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Every picture's number once, shuffled by seed and epoch alone.
+
+    Groups are shuffled, then the pictures of every few groups together: all ranks and workers
+    read the same few shards at the same time.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    groups = [source.groups[i] for i in rng.permutation(len(source.groups))]
+    order = []
+    for start in range(0, len(groups), _SHARDS_TOGETHER):
+        numbers = np.concatenate(
+            [np.arange(g.start, g.stop) for g in groups[start:][:_SHARDS_TOGETHER]]
+        )
+        order.append(rng.permutation(numbers))
+    return np.concatenate(order)
+
+
+def _shard_paths(pattern: str) -> list[Path]:
+    place = Path(pattern)
+    if place.is_dir():
+        paths = sorted(place.rglob("*.tar"))
+        if not paths:
+            raise InputError(f"{place} holds no shards (*.tar)")
+        return paths
+    paths = [Path(name) for name in _expand_braces(pattern)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(f"{len(missing)} of {len(paths)} shards do not exist, first {missing[0]}")
+    return paths
+
+
+def _expand_braces(pattern: str) -> list[str]:
+    """`a-{00..02}.tar` -> a-00.tar, a-01.tar, a-02.tar; `{x,y}` -> x, y."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    if match[3] is not None:
+        choices = match[3].split(",")
+    else:
+        first, last = int(match[1]), int(match[2])
+        if last - first >= _MAX_SHARDS:
+            raise InputError(f"{pattern} names {last - first + 1} shards; at most {_MAX_SHARDS}")
+        choices = [str(n).zfill(len(match[1])) for n in range(first, last + 1)]
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    names = [before + choice + rest for rest in _expand_braces(after) for choice in choices]
+    if len(names) > _MAX_SHARDS:
+        raise InputError(f"{pattern} names more than {_MAX_SHARDS} shards")
+    return sorted(names)
+
+
+def _index_shards(paths: Sequence[Path]) -> Shards:
+    found: list[tuple[int, int, int]] = []
+    for number, path in enumerate(paths):
+        try:
+            with tarfile.open(path, "r:") as shard:
+                found.extend(
+                    (number, member.offset_data, member.size)
+                    for member in shard
+                    if member.isreg() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES
+                )
+        except (OSError, tarfile.TarError) as error:
+            raise InputError(f"{path} is no uncompressed tar file: {error}") from error
+    if not found:
+        raise InputError(f"{paths[0].parent}: no pictures in {len(paths)} shards")
+    shard, offset, size = np.array(found, np.int64).T
+    return Shards(tuple(paths), shard.astype(np.int32), offset, size)

@@ -1,0 +1,235 @@
+"""One training step after another: weights, optimiser, average, and how they are kept."""
+
+from collections.abc import Mapping, Sequence
+from math import cos, log10, pi
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.contract import JsonScalar
+from pconv_deploy.errors import InputError, TrainingError
+from pconv_deploy.files import writing
+from pconv_deploy.networks import Network, build_network
+from pconv_deploy.training.config import Phase, TrainingConfig
+from pconv_deploy.training.losses import inpainting_loss
+from pconv_deploy.training.samples import Batch
+from pconv_deploy.training.vgg import Vgg16Features
+
+_PAINTED_TOGETHER = 16  # pictures, when nothing is learnt from them
+
+
+class Trainer:
+    """The network in training.
+
+    Masks and ratios stay in single precision under mixed precision, so holes are exact in any.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, fabric: Fabric, vgg: Vgg16Features | None = None
+    ) -> None:
+        self.config, self.fabric, self.step = config, fabric, 0
+        torch.manual_seed(config.seed)  # the same weights on every rank
+        self.network: Network = build_network(config.network)
+        if config.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        norms = [p for m in _batch_norms(self.network.encoder) for p in m.parameters()]
+        others = [p for p in self.network.parameters() if all(p is not n for n in norms)]
+        # The encoder's norms are a group of their own: a learning rate of 0 freezes them.
+        self._adam = torch.optim.Adam([{"params": others}, {"params": norms}])
+        model: nn.Module = self.network
+        if config.compile:
+            model = cast("nn.Module", torch.compile(self.network))
+        self._model, self._optimizer = fabric.setup(model, self._adam)
+        self._average = (
+            AveragedModel(
+                self.network,
+                multi_avg_fn=get_ema_multi_avg_fn(config.ema),  # type: ignore[no-untyped-call]
+                use_buffers=True,
+            )
+            if config.ema
+            else None
+        )
+        self._vgg = vgg.to(fabric.device) if vgg else None
+        self._mean, self._std = (
+            torch.tensor(values, device=fabric.device)[:, None, None]
+            for values in (config.normalisation.mean, config.normalisation.std)
+        )
+
+    @property
+    def result(self) -> Network:
+        """The network that is stored and scored: the average if there is one."""
+        averaged = self._average.module if self._average else self.network
+        assert isinstance(averaged, type(self.network))
+        return averaged
+
+    def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Learn from one step's micro-batches; give the loss and its terms, averaged.
+
+        Raises:
+            TrainingError: the loss is not finite. Nothing was learnt from this step.
+        """
+        self._enter_phase()
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches):
+            image, known = self._on_device(batch)
+            more = number + 1 < len(batches)
+            with self.fabric.no_backward_sync(self._model, enabled=more):
+                output = self._paint(self._model, image, known)
+                loss, terms = inpainting_loss(
+                    output,
+                    image,
+                    known,
+                    features=self._features if self._vgg else None,
+                    weights=self.config.loss.weights,
+                )
+                if not bool(torch.isfinite(loss)):
+                    raise TrainingError(
+                        "the loss is not finite: "
+                        + ", ".join(f"{k} {v:g}" for k, v in terms.items())
+                    )
+                self.fabric.backward(loss / len(batches))
+            for name, term in {"loss": loss, **terms}.items():
+                sums[name] = sums.get(name, 0) + term.detach() / len(batches)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        if self._average:
+            self._average.update_parameters(self.network)
+        self.step += 1
+        return sums
+
+    @torch.no_grad()
+    def paint(self, batch: Batch) -> Tensor:
+        """Let the network that is stored paint: raw output (N, 3, H, W), RGB about 0..1."""
+        result = self.result
+        was_training = result.training
+        result.eval()
+        image, known = self._on_device(batch)
+        parts = -(-len(image) // _PAINTED_TOGETHER)
+        painted = [
+            self._paint(result, i, k)
+            for i, k in zip(image.chunk(parts), known.chunk(parts), strict=True)
+        ]
+        result.train(was_training)
+        return torch.cat(painted)
+
+    def score(self, batch: Batch) -> dict[str, float]:
+        """How well the stored network fills a validation batch.
+
+        The first is the mean over the hole's values; PSNR is of the composite, mean over pictures.
+        """
+        image, known = self._on_device(batch)
+        error = (1 - known) * (self.paint(batch).clamp(0, 1) - image)
+        holes = (1 - known).expand_as(image).sum()
+        squares = error.square().mean(dim=(1, 2, 3)).clamp(min=1e-10).tolist()
+        return {
+            "validation hole L1 (%)": 100 * float(error.abs().sum() / holes),
+            "validation PSNR (dB)": -10 * sum(log10(value) for value in squares) / len(squares),
+        }
+
+    def save(
+        self, folder: Path, network_file: str, state_file: str, facts: Mapping[str, JsonScalar]
+    ) -> None:
+        """Write the stored network as a checkpoint, and beside it all that a resume needs.
+
+        Raises:
+            OutputError: not writable, disk full.
+        """
+        save_checkpoint(
+            folder / network_file,
+            self.result,
+            normalisation=self.config.normalisation,
+            training={"steps": self.step, **facts},
+        )
+        state = {
+            "step": self.step,
+            "ranks": self.fabric.world_size,
+            "network": self.network.state_dict(),
+            "optimizer": self._adam.state_dict(),
+            "average": self._average.state_dict() if self._average else None,
+            "precision": self.fabric.strategy.precision.state_dict(),
+        }
+        path = folder / state_file
+        with writing(path), path.open("wb") as stream:
+            torch.save(state, stream)
+
+    def load(self, path: Path) -> int:
+        """Go on from a saved state; gives the number of ranks it was saved with.
+
+        Raises:
+            InputError: damaged, or of another network.
+        """
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self._adam.load_state_dict(state["optimizer"])
+            if self._average:
+                self._average.load_state_dict(state["average"])
+            self.fabric.strategy.precision.load_state_dict(state["precision"])
+            self.step = int(state["step"])
+            return int(state["ranks"])
+        # Whatever a damaged file makes torch's unpickler and the loaders raise.
+        except Exception as error:
+            raise InputError(f"{path} is damaged, or of another network: {error}") from error
+
+    def save_failure(self, path: Path, batches: Sequence[Batch]) -> None:
+        """Keep the batch that made the loss infinite, for inspection."""
+        tensors = {
+            f"{name}.{number}": tensor.to(torch.uint8)
+            for number, batch in enumerate(batches)
+            for name, tensor in (("image", batch["image"]), ("known", batch["known"]))
+        }
+        with writing(path):
+            save_file(tensors, path)
+
+    def _enter_phase(self) -> None:
+        phase, into = phase_at(self.config, self.step)
+        rate = phase.learning_rate
+        if phase.schedule == "cosine":
+            rate *= (1 + cos(pi * into / phase.steps)) / 2
+        others, norms = self._adam.param_groups
+        others["lr"], norms["lr"] = rate, 0.0 if phase.freeze_encoder_norm else rate
+        self.network.train()
+        for norm in _batch_norms(self.network.encoder) if phase.freeze_encoder_norm else ():
+            norm.eval()
+
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Give image (N, 3, H, W) in 0..1 and known (N, 1, H, W) of 0 and 1, float."""
+        image, known = (
+            batch[key].to(self.fabric.device, non_blocking=True).float()
+            for key in ("image", "known")
+        )
+        if self.config.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        return image / 255, known
+
+    def _paint(self, model: nn.Module, image: Tensor, known: Tensor) -> Tensor:
+        with self.fabric.autocast():
+            output = model((image - self._mean) / self._std, known)
+        painted: Tensor = output.float() * self._std + self._mean
+        return painted
+
+    def _features(self, pictures: Tensor) -> list[Tensor]:
+        assert self._vgg is not None
+        with self.fabric.autocast():
+            maps = self._vgg(pictures)
+        # Gram matrices sum over all pixels: more than half precision holds.
+        return [level.float() for level in maps]
+
+
+def phase_at(config: TrainingConfig, step: int) -> tuple[Phase, int]:
+    """The phase that a step belongs to, and how many of its steps came before."""
+    for phase in config.phases[:-1]:
+        if step < phase.steps:
+            return phase, step
+        step -= phase.steps
+    return config.phases[-1], step
+
+
+def _batch_norms(module: nn.Module) -> list[nn.BatchNorm2d]:
+    return [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
