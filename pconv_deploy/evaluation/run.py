@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -28,6 +30,7 @@ from pconv_deploy.evaluation.worker import (
     Worker,
     begin_process,
     do_in_process,
+    load_perceptual,
 )
 from pconv_deploy.holes import AREA_BUCKETS
 
@@ -62,6 +65,7 @@ def evaluate(
     weights = located(request.weights)
     for spec in request.methods:  # complain before work begins
         open_method(spec, request.threads).close()
+    load_perceptual(weights)
     pairing = plan_pairs(request.protocol, aside=(request.output,))
     settings = _settings(request, pairing, weights)
     prepare_folder(request.output, settings, resume=request.resume, overwrite=request.overwrite)
@@ -142,7 +146,7 @@ def _outcomes(
         with Worker(*arguments, threads=arguments[0].threads) as worker:
             yield from map(worker.do, tasks)
         return
-    with _environment(_ONE_THREAD):  # processes start when the first task comes
+    with _inherited_by_processes():  # they start as tasks come in
         pool = ProcessPoolExecutor(
             workers, multiprocessing.get_context("spawn"), begin_process, arguments
         )
@@ -160,12 +164,17 @@ def _outcomes(
 
 
 @contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def _inherited_by_processes() -> Iterator[None]:
+    """One thread for each process, and Ctrl-C is the parent's to answer from their first moment."""
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(_ONE_THREAD)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
     try:
         yield
     finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

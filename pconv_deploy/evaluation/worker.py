@@ -88,7 +88,7 @@ class Worker:
     ) -> None:
         self._request, self._examples = request, examples
         self._methods = {spec.label: open_method(spec, threads) for spec in request.methods}
-        self._perceptual = _perceptual(weights)
+        self._perceptual = load_perceptual(weights, threads)
 
     def do(self, task: Task) -> Outcome:
         try:
@@ -131,16 +131,26 @@ class Worker:
             method.close()
 
 
-def _perceptual(weights: WeightFiles) -> "Perceptual | None":
+def load_perceptual(weights: WeightFiles, threads: int | None = None) -> "Perceptual | None":
+    """The networks that some metrics need; None without files of weights.
+
+    Raises:
+        InputError: a file that is not what it is given as.
+        MissingRuntimeError: PyTorch is not installed.
+    """
     if not (weights.vgg16 or weights.inception):
         return None
     try:
+        import torch
+
         from pconv_deploy.evaluation.perceptual import Perceptual
     except ModuleNotFoundError as error:
         raise MissingRuntimeError(
             f"LPIPS, FID and the Inception score need {error.name}, which is not installed: "
             "pip install 'pconv-deploy[checkpoint]'"
         ) from error
+    if threads is not None:
+        torch.set_num_threads(threads)
     return Perceptual(weights)
 
 

@@ -59,9 +59,7 @@ def masks(tmp_path: Path) -> Path:
 def request_for(tmp_path: Path, pictures: Path, masks: Path) -> MakeRequest:
     def make(*methods: str, **options: Any) -> Request:
         protocol = Protocol(images=pictures, masks=masks, max_pixels=10**6)
-        return Request(
-            methods=parse_methods(methods or ("mean", "telea")),
-            **{"protocol": protocol, "output": tmp_path / "out"} | options,
-        )
+        given: dict[str, Any] = {"protocol": protocol, "output": tmp_path / "out"} | options
+        return Request(methods=parse_methods(methods or ("mean", "telea")), **given)
 
     return make

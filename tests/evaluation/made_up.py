@@ -1,7 +1,10 @@
 """Weights of the right names and shapes that no network was trained with."""
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pconv_deploy.evaluation.inception import InceptionV3
@@ -18,13 +21,13 @@ def inception_weights() -> dict[str, Tensor]:
         shape = tuple(tensor.shape)
         if name.endswith("batches_tracked"):
             continue
-        values = rng.standard_normal(shape, np.float32)
+        values: NDArray[Any] = rng.standard_normal(shape, np.float32)
         if name.endswith(("running_var", "bn.weight")):
-            values = 1 + np.abs(values) / 4
+            values = 1 + np.abs(values) / np.float32(4)
         elif len(shape) > 1:
-            values *= np.sqrt(2 / np.prod(shape[1:]))
+            values *= np.float32(np.sqrt(2 / np.prod(shape[1:])))
         else:
-            values /= 4
+            values /= np.float32(4)
         weights[name] = torch.from_numpy(values.astype(np.float32))
     return weights
 

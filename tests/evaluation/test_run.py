@@ -9,7 +9,7 @@ from PIL import Image
 from pconv_deploy.errors import EngineError, InputError, UsageError
 from pconv_deploy.evaluation import worker
 from pconv_deploy.evaluation.journal import Journal, Score
-from pconv_deploy.evaluation.methods import Method
+from pconv_deploy.evaluation.methods import Method, open_method
 from pconv_deploy.evaluation.report import markdown, write_reports
 from pconv_deploy.evaluation.run import Evaluation, evaluate
 from pconv_deploy.evaluation.summary import Results, summarise
@@ -153,11 +153,10 @@ def test_an_unreadable_picture_is_named_and_left_out(
 
 def failing(monkeypatch: pytest.MonkeyPatch, how_often: int) -> None:
     """Let telea fail so many times, then work."""
-    opened = worker.open_method
     calls = []
 
     def open_failing(spec: Any, threads: int | None) -> Method:
-        method = opened(spec, threads)
+        method = open_method(spec, threads)
         if spec.label != "telea":
             return method
 
@@ -182,7 +181,9 @@ def test_a_failing_method_is_named_and_its_pair_left_out(
     ]
     results = summarise(evaluation)
     assert (results.compared, results.pairs) == (3, 4)
-    pictures = {cell.pictures for cell in results.cells if cell.bucket is cell.border is None}
+    pictures = {
+        cell.pictures for cell in results.cells if cell.bucket is None and cell.border is None
+    }
     assert pictures == {3}
     resumed = evaluate(request_for(resume=True))  # tried again
     assert resumed.failures == ()
