@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.contract import UNetConfig
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, UsageError
 from pconv_deploy.evaluation.methods import (
     BASELINES,
@@ -13,6 +15,7 @@ from pconv_deploy.evaluation.methods import (
     open_method,
     parse_methods,
 )
+from tests.conftest import random_network
 from tests.evaluation.conftest import box_hole, smooth_picture
 
 IMAGE = np.asarray(smooth_picture(5))
@@ -66,6 +69,15 @@ def test_checkpoint_and_engine_agree(checkpoint: Path, engine: Path) -> None:
     np.testing.assert_array_equal(filled[0][~HOLE], IMAGE[~HOLE])
     assert np.abs(filled[0] - filled[1]).max() <= 1
     assert not (filled[0][HOLE] == IMAGE[HOLE]).all()
+
+
+def test_the_conv_baseline_is_another_checkpoint(tmp_path: Path) -> None:
+    config = UNetConfig(channels=(8, 8), kernels=(3, 3), convolution="ordinary")
+    save_checkpoint(tmp_path / "conv.safetensors", random_network(config))
+    method = open_method(parse_methods([f"Conv={tmp_path / 'conv.safetensors'}"])[0], threads=1)
+    filled = fill_hole(method, IMAGE, HOLE)
+    np.testing.assert_array_equal(filled[~HOLE], IMAGE[~HOLE])
+    assert not (filled[HOLE] == IMAGE[HOLE]).all()
 
 
 def test_engines_and_baselines_need_no_torch(engine: Path) -> None:
