@@ -1,6 +1,7 @@
 """`pconv-deploy evaluate`."""
 
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from pconv_deploy.evaluation.run import Evaluation
     from pconv_deploy.evaluation.summary import Results
     from pconv_deploy.evaluation.worker import Outcome, Request
+
+# Of one method; all are in results.json.
+_SHOWN_FAILURES = 10
 
 
 def evaluate(
@@ -147,12 +151,13 @@ def evaluate(
         OUT.print(f"[bold]{escape(str(output))}[/bold]  results.json, table.md, grid.png{kept}")
     if results.failures:
         raise BatchIncompleteError(
-            f"{len(results.failures)} failures, as listed above; the averages are over the "
-            f"{results.compared} of {results.pairs} pairs that every method filled"
+            f"{len(results.failures)} failures, listed in {output / 'results.json'}; the averages "
+            f"are over the {results.compared} of {results.pairs} pairs that every method filled"
         )
 
 
 def _with_progress(request: "Request") -> "Evaluation":
+    from pconv_deploy.evaluation.journal import readable
     from pconv_deploy.evaluation.run import evaluate as run
 
     columns = (
@@ -163,12 +168,16 @@ def _with_progress(request: "Request") -> "Evaluation":
     )
     with Progress(*columns, console=ERR, transient=True) as progress:
         task = progress.add_task("", total=None)
+        failed: Counter[str | None] = Counter()
 
         def tell(done: int, of: int, outcome: "Outcome") -> None:
             progress.update(task, completed=done, total=of)
             for failure in outcome.failures:
-                method = f"{failure.method} on {failure.image}: " if failure.method else ""
-                progress.console.print(f"[red]failed:[/red] {escape(method + failure.message)}")
+                failed[failure.method] += 1
+                if failed[failure.method] <= _SHOWN_FAILURES:
+                    where = f"{failure.method} on {failure.image}: " if failure.method else ""
+                    shown = escape(readable(where + failure.message))
+                    progress.console.print(f"[red]failed:[/red] {shown}")
 
         try:
             return run(request, tell)

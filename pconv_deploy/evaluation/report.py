@@ -49,9 +49,9 @@ def description(results: Results) -> list[str]:
     """What was compared, in whole sentences."""
     settings = results.settings
     size = "x".join(map(str, settings.size)) if settings.size else None
-    lines = [
-        f"{results.compared} of {results.pairs} pairs, filled by {len(results.methods)} methods."
-    ]
+    count = len(results.methods)
+    methods = f"{count} method{'s' if count > 1 else ''}"
+    lines = [f"{results.compared} of {results.pairs} pairs, filled by {methods}."]
     if settings.masks:
         how = f"all brought to {size}" if size else "each picture brought to its mask's size"
         lines.append(f"Pictures of {settings.images}, holes of {settings.masks}, {how}.")

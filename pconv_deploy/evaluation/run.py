@@ -11,6 +11,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
+import msgspec
+
 from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.evaluation.journal import (
     Journal,
@@ -97,8 +99,11 @@ def _settings(request: Request, pairing: Pairing, weights: WeightFiles) -> Setti
     stats = [(name, os.stat(name)) for name in sorted(files)]
     facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     everything = repr((pairing.pairs, facts)).encode(errors="surrogateescape")
+    methods = tuple(
+        msgspec.structs.replace(spec, source=readable(spec.source)) for spec in request.methods
+    )
     return Settings(
-        methods=request.methods,
+        methods=methods,
         images=readable(protocol.images.resolve()),
         masks=readable(protocol.masks.resolve()) if protocol.masks else None,
         mask_convention=protocol.mask_convention,

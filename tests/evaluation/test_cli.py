@@ -11,7 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pconv_deploy.evaluation import perceptual
+from pconv_deploy.errors import ImageError
+from pconv_deploy.evaluation import perceptual, worker
+from pconv_deploy.evaluation.methods import Method, MethodSpec, open_method
 from pconv_deploy.training import vgg
 from tests.cli.conftest import WIDE, Result, Run
 from tests.evaluation.conftest import smooth_picture
@@ -142,6 +144,41 @@ def test_some_damaged_pictures_exit_8_all_exit_3(
     result = evaluate("mean", "--overwrite")
     assert result.code == 3
     assert "none of the 4 pairs could be evaluated" in result.err
+
+
+def test_many_failures_are_listed_in_short(
+    evaluate: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def open_small(spec: MethodSpec, threads: int | None) -> Method:
+        def refuse(*_: object) -> Any:
+            raise ImageError("this engine takes at most 32x32")
+
+        return Method(refuse, lambda: None) if spec.label == "small" else open_method(spec, threads)
+
+    monkeypatch.setattr(worker, "open_method", open_small)
+    result = evaluate("mean", "small=telea", "--per-class", "5")
+    assert result.code == 8
+    assert "small on " in result.err
+    assert "this engine takes at most 32x32" in result.err
+    assert "Without any result: small." in result.out
+    assert result.err.count("failed: ") == 10
+    assert "11 failures, listed in" in result.err
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())["failures"]) == 11
+
+
+def test_names_need_not_be_unicode(evaluate: Run, pictures: Path, tmp_path: Path) -> None:
+    strange = os.fsdecode(b"\xff.png")
+    try:
+        (pictures / "0.png").rename(pictures / strange)
+    except OSError:
+        pytest.skip("this file system wants Unicode")
+    (pictures / "1.png").write_bytes(b"")
+    (pictures / "2.png").unlink()
+    named = tmp_path / os.fsdecode(b"\xfe")
+    pictures.rename(named)
+    result = evaluate("mean", "--per-class", "2", images=named)
+    assert result.code == 8
+    assert "1.png is empty" in result.err
 
 
 def test_methods_that_cannot_be_used(evaluate: Run, tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def test_checkpoint_and_engine_agree(checkpoint: Path, engine: Path) -> None:
     filled = []
     for spec in specs:
         method = open_method(spec, threads=1)
-        filled.append(fill_hole(method, IMAGE, HOLE).astype(int))
+        filled.append(method.fill(IMAGE, HOLE).astype(int))  # networks composite by themselves
+        np.testing.assert_array_equal(filled[-1][~HOLE], IMAGE[~HOLE])
         method.close()
-    np.testing.assert_array_equal(filled[0][~HOLE], IMAGE[~HOLE])
     assert np.abs(filled[0] - filled[1]).max() <= 1
     assert not (filled[0][HOLE] == IMAGE[HOLE]).all()
 
