@@ -119,21 +119,24 @@ def _difference(before: Settings, now: Settings) -> str | None:
     for spec in before.methods:
         if spec.label not in known:
             return f"method {spec.label} was evaluated and is not given now"
-        if (spec.kind, spec.sha256) != (known[spec.label].kind, known[spec.label].sha256):
+        if _identity(spec) != _identity(known[spec.label]):
             return f"method {spec.label} ({spec.source}) has changed"
-    if before.pairs != now.pairs and before.images == now.images and before.masks == now.masks:
-        changed = ("mask_convention", "size", "per_class", "seed")
-        if all(getattr(before, name) == getattr(now, name) for name in changed):
-            return "pictures or hole masks were added, removed or changed"
-    for name in Settings.__struct_fields__:
+    if before.weights != now.weights:
+        return "the files of weights (--vgg16, --lpips-heads, --inception) differ"
+    if before.max_pixels != now.max_pixels:
+        was, is_now = (settings.max_pixels / 1e6 for settings in (before, now))
+        return f"--max-megapixels was {was:g}, is {is_now:g}"
+    for name in ("images", "masks", "mask_convention", "size", "per_class", "seed"):
         old, new = getattr(before, name), getattr(now, name)
-        if name not in ("methods", "pairs") and old != new:
-            option = "--" + name.replace("_", "-")
-            if name == "weights":
-                option = "the files of weights (--vgg16, --lpips-heads, --inception)"
-                return f"{option} differ"
-            return f"{option} was {_shown(old)}, is {_shown(new)}"
+        if old != new:
+            return f"--{name.replace('_', '-')} was {_shown(old)}, is {_shown(new)}"
+    if before.pairs != now.pairs:
+        return "pictures or hole masks were added, removed or changed"
     return None
+
+
+def _identity(spec: MethodSpec) -> tuple[str, str]:
+    return spec.kind, spec.sha256 or spec.source
 
 
 def readable(name: Path | str) -> str:

@@ -132,3 +132,15 @@ def test_too_small_to_be_judged(pictures: Path, masks: Path) -> None:
     wanted = protocol(pictures, masks, size=(10, 20))
     with pytest.raises(ImageError, match=r"at least 11x11\. See --size"):
         load_pair(plan_pairs(wanted).pairs[0], wanted)
+
+
+def test_black_holes(pictures: Path, masks: Path) -> None:
+    wanted = protocol(pictures, masks)
+    pairs = plan_pairs(wanted).pairs
+    holes = [load_pair(pair, wanted)[1] for pair in pairs]
+    for path in masks.iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    inverted = protocol(pictures, masks, mask_convention="hole-black")
+    assert plan_pairs(inverted).pairs == pairs
+    for pair, hole in zip(pairs, holes, strict=True):
+        np.testing.assert_array_equal(load_pair(pair, inverted)[1], hole)

@@ -101,6 +101,7 @@ def test_other_settings_are_named(
     for settings, message in (
         ({"seed": 1}, "--seed was 0, is 1"),
         ({"size": (24, 32)}, "--size was not given, is 24x32"),
+        ({"max_pixels": 4 * 10**6}, "--max-megapixels was 1, is 4"),
         ({"per_class": 1}, "--per-class was not given, is 1"),
         ({"masks": None}, "--masks was .*masks, is not given"),
     ):
@@ -110,6 +111,8 @@ def test_other_settings_are_named(
         evaluate(request_for("mean", resume=True))
     with pytest.raises(UsageError, match=r"method net\.safetensors \(.*\) has changed"):
         evaluate(request_for("mean", "net.safetensors=telea", resume=True))
+    with pytest.raises(UsageError, match=r"method mean \(mean\) has changed"):
+        evaluate(request_for("mean=telea", str(copied), resume=True))
     Image.open(pictures / "0.png").transpose(Image.Transpose.ROTATE_180).save(pictures / "0.png")
     with pytest.raises(UsageError, match="pictures or hole masks were added, removed or changed"):
         evaluate(changed(request))
