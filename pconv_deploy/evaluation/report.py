@@ -97,7 +97,30 @@ def markdown(results: Results) -> str:
     lines.append(f"| pictures | | {' | '.join(str(c.pictures) if c else '0' for c in counts)} |")
     if results.inception_original is not None:
         lines += ["", f"Inception score of the originals: {results.inception_original:.2f}"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_differences(results)]) + "\n"
+
+
+def _differences(results: Results) -> list[str]:
+    """What each method costs against the first, in more digits: an engine against its network."""
+    first, *others = [cell for m in results.methods if (cell := results.cell(m, None, None))]
+    metrics = shown_metrics(results)
+    lines = [
+        "",
+        f"Differences to {_escaped(first.method)}, of the averages over all pairs:",
+        "",
+        f"| method | {' | '.join(metric.title for metric in metrics)} |",
+        f"|---|{'---:|' * len(metrics)}",
+    ]
+    for cell in others:
+        shown = []
+        for metric in metrics:
+            ours, theirs = cell.value(metric), first.value(metric)
+            if ours is None or theirs is None:
+                shown.append("-")
+            else:
+                shown.append(f"{ours - theirs:+.{metric.digits + 2}f}")
+        lines.append(f"| {_escaped(cell.method)} | {' | '.join(shown)} |")
+    return lines if others else []
 
 
 def _any_cell(results: Results, border: bool | None) -> bool:

@@ -247,6 +247,11 @@ def test_reports(request_for: MakeRequest, tmp_path: Path) -> None:
     assert cell is not None
     assert f"| L1 (%) | a\\|b | {results.cell('a|b', (0.1, 0.2), False).l1:.2f} |" in table  # type: ignore[union-attr]
     assert "| pictures | | 1 | 1 | 2 | 3 | 1 | 4 |" in table
+    mean, telea = (results.cell(name, None, None) for name in ("mean", "a|b"))
+    assert mean is not None
+    assert telea is not None
+    assert "Differences to mean, of the averages over all pairs:" in table
+    assert f"| a\\|b | {telea.l1 - mean.l1:+.4f} |" in table
     with Image.open(tmp_path / "out" / "grid.png") as grid:
         assert grid.width == 4 * 248 + 8  # input, two methods, original
         assert grid.height == 2 * (180 + 8) + 2 * 28
