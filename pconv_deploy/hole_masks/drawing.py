@@ -158,7 +158,8 @@ def _put_inside(
     low = points.min(axis=0)
     slack = room - (points.max(axis=0) - low)
     moved = points - low + rng.uniform(0, np.where(slack > 0, slack, room))
-    return radius + room - np.abs(moved % (2 * room) - room)
+    inside: NDArray[np.float64] = radius + room - np.abs(moved % (2 * room) - room)
+    return inside
 
 
 def _edge_point(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float64]:
