@@ -2,7 +2,7 @@
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -101,7 +101,7 @@ def _require_sensible(options: MaskSetOptions) -> None:
         raise UsageError(f"found a seed of {options.seed}; needed 0 or more")
 
 
-def _each(make: Callable[[int], MaskEntry], total: int, workers: int) -> Iterator[MaskEntry]:
+def _each(make: Callable[[int], MaskEntry], total: int, workers: int) -> Generator[MaskEntry]:
     if workers == 1:
         yield from map(make, range(total))
         return
