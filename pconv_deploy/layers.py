@@ -59,15 +59,16 @@ def _renormalised(
     stride: Sequence[int],
     padding: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
+    # In mixed precision y, and perhaps share, has half the bits; the ratio is worth all of them.
+    precise = torch.promote_types(share.dtype, torch.float32)
     # Padding counts as hole.
-    coverage = F.avg_pool2d(share, list(window), list(stride), list(padding))
+    coverage = F.avg_pool2d(share.to(precise), list(window), list(stride), list(padding))
     seen = coverage > 0
-    known = seen.to(share.dtype)
+    known = seen.to(precise)
     renormalised = y * (known / torch.where(seen, coverage, torch.ones_like(coverage)))
     if bias is not None:
         renormalised = renormalised + bias[:, None, None] * known
-    # Under autocast y has half the bits; the masks and so the ratio keep all of theirs.
-    return renormalised.to(y.dtype), known
+    return renormalised.to(y.dtype), known.to(share.dtype)
 
 
 partial_conv2d = torch.library.custom_op(

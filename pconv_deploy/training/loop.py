@@ -76,6 +76,7 @@ def train(
     with _stopping(fabric.world_size) as stop, leader:
         _steps(trainer, samples, leader, stop, progress)
         leader.save()
+        leader.plot()
     if stop:
         raise KeyboardInterrupt if stop[0] == signal.SIGINT else SystemExit(_TERMINATED)
     return folder / NETWORK
@@ -181,9 +182,13 @@ class _Leader:
             with atomic_file(run.path / NETWORK) as partial:
                 shutil.copyfile(place / NETWORK, partial)
             run.forget_older_checkpoints(trainer.config.keep)
-            if history := run.history():
-                plot_history(history, run.path / "history.png", f"{trainer.step:,} steps")
         trainer.fabric.barrier()
+
+    def plot(self) -> None:
+        """Draw the history."""
+        history = self.run.history() if self.leads else []
+        if history:
+            plot_history(history, self.run.path / "history.png", f"{self.trainer.step:,} steps")
 
     def failed(self, error: TrainingError, batches: list[Batch]) -> TrainingError:
         """Keep what the step was computed from, and say where."""
@@ -199,8 +204,13 @@ class _Leader:
 def _fabric(config: TrainingConfig) -> Fabric:
     """One process, or as many as torchrun started."""
     local, everywhere = (int(os.environ.get(k, "1")) for k in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    accelerator = config.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.precision == "fp16" and accelerator == "cpu":
+        raise UsageError("precision fp16 needs a GPU; on a CPU choose bf16 or fp32")
     fabric = Fabric(
-        accelerator=config.accelerator,
+        accelerator=accelerator,
         devices=local,
         num_nodes=max(1, everywhere // local),
         strategy="ddp" if everywhere > 1 else "auto",

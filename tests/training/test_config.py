@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pconv_deploy.errors import InputError, UsageError
+from pconv_deploy.training.config import (
+    LossWeights,
+    TrainingConfig,
+    changed,
+    load_config,
+    preset_names,
+    read_run_config,
+)
+from pconv_deploy.training.vgg import VGG16_FILE
+
+
+def test_the_papers_preset_is_the_default() -> None:
+    assert load_config("paper-512") == TrainingConfig()
+    assert LossWeights() == LossWeights(valid=1, hole=6, perceptual=0.05, style=120, variation=0.1)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_survives_being_written_down(name: str, tmp_path: Path) -> None:
+    config = load_config(name)
+    (tmp_path / "config.json").write_bytes(msgspec.json.encode(config))
+    assert read_run_config(tmp_path / "config.json") == config
+    assert changed(config, []) == config
+
+
+def test_overrides_are_toml_or_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("batch = 3\n[data]\nsize = 64\n")
+    config = load_config(path, ["data.size=256", "data.photos=/some/where", "ema=0.5", "seed=7"])
+    assert (config.batch, config.data.size, config.data.photos) == (3, 256, "/some/where")
+    assert (config.ema, config.seed) == (0.5, 7)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.sise=3", r"unknown key data.sise \(did you mean size\?\)"),
+        ("los.hole=3", r"unknown key los \(did you mean loss\?\)"),
+        ("loss.weights.hol=3", r"unknown key loss.weights.hol \(did you mean hole\?\)"),
+        ("phases=[{step=3}]", r"unknown key phases\[0\].step \(did you mean steps\?\)"),
+        ("zzzzzz=1", "unknown key zzzzzz$"),
+        ("batch=0", r"`int` >= 1 - at `\$.batch`"),
+        ("batch=many", "Expected `int`, got `str`"),
+        ("data.size=100", "multiple of 16"),
+        ("data.crop=[0.9, 0.5]", "the smaller first"),
+        ("loss=3", r"Expected `object`, got `int`"),
+        ("loss.hole.x=3", "unknown key loss.hole"),
+        ("batch.x=3", "batch has no keys"),
+        ("phases=[]", "length >= 1"),
+        ("precision=int8", "Invalid enum value 'int8'"),
+        ("size", "needed key=value"),
+        ("seed=2020-01-01", "not JSON serializable"),
+    ],
+)
+def test_settings_that_make_no_sense(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_config("mini", [override])
+
+
+def test_files_that_are_no_settings(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no preset 'minni' \(did you mean mini\?\)"):
+        load_config("minni")
+    with pytest.raises(InputError, match="cannot read"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("batch = = 3")
+    with pytest.raises(InputError, match="is no TOML"):
+        load_config(tmp_path / "bad.toml")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        read_run_config(tmp_path / "config.json")
+
+
+def test_the_file_of_vgg_is_named_where_it_is_missed() -> None:
+    assert VGG16_FILE.startswith("vgg16-")
