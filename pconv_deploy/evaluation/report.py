@@ -118,7 +118,7 @@ def _differences(results: Results) -> list[str]:
             if ours is None or theirs is None:
                 shown.append("-")
             else:
-                shown.append(f"{ours - theirs:+.{metric.digits + 2}f}")
+                shown.append(f"{ours - theirs:+z.{metric.digits + 2}f}")
         lines.append(f"| {_escaped(cell.method)} | {' | '.join(shown)} |")
     return lines if others else []
 

@@ -251,7 +251,7 @@ def test_reports(request_for: MakeRequest, tmp_path: Path) -> None:
     assert mean is not None
     assert telea is not None
     assert "Differences to mean, of the averages over all pairs:" in table
-    assert f"| a\\|b | {telea.l1 - mean.l1:+.4f} |" in table
+    assert f"| a\\|b | {telea.l1 - mean.l1:+z.4f} |" in table
     with Image.open(tmp_path / "out" / "grid.png") as grid:
         assert grid.width == 4 * 248 + 8  # input, two methods, original
         assert grid.height == 2 * (180 + 8) + 2 * 28
