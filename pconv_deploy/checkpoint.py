@@ -64,6 +64,7 @@ def save_checkpoint(
     *,
     normalisation: Normalisation | None = None,
     training: Mapping[str, JsonScalar] | None = None,
+    half: bool = False,
 ) -> None:
     """Write `model` to `path`, whole or not at all.
 
@@ -72,6 +73,7 @@ def save_checkpoint(
         model: its weights and its configuration are stored.
         normalisation: of the images it was trained on; -1..1 if not given.
         training: facts worth keeping, such as data set, steps, seed.
+        half: store weights in half precision; they are read back in single precision.
 
     Raises:
         OutputError: it could not be written.
@@ -83,7 +85,10 @@ def save_checkpoint(
         "training": dict(training or {}),
     }
     metadata = {_PREFIX + key: msgspec.json.encode(fact).decode() for key, fact in facts.items()}
-    tensors = {name: t.detach().contiguous() for name, t in model.state_dict().items()}
+    tensors = {
+        name: (t.half() if half and t.is_floating_point() else t).detach().contiguous()
+        for name, t in model.state_dict().items()
+    }
     path = Path(path)
     with atomic_file(path) as partial:
         try:

@@ -1,5 +1,9 @@
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# Tests run beside each other: threads of one that spin would only slow the others down.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -63,6 +63,8 @@ def train(
     _check_batch(config, fabric.world_size)
     run, vgg = RunFolder(folder), _vgg16(config)
     samples = Samples(config.data, config.holes, config.seed)
+    if failure := samples[0]["failure"]:
+        raise InputError(failure)  # before a folder is made for nothing
     validation = validation_batch(config.data, config.seed)
     trainer = Trainer(config, fabric, vgg)
     if resume:

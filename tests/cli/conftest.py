@@ -11,7 +11,17 @@ from PIL import Image
 from pconv_deploy.cli.main import main
 
 Photo = Callable[..., NDArray[np.uint8]]
-COMMANDS = ("export", "build-engine", "infer", "bench", "evaluate", "inspect", "doctor", "demo")
+COMMANDS = (
+    "train",
+    "export",
+    "build-engine",
+    "infer",
+    "bench",
+    "evaluate",
+    "inspect",
+    "doctor",
+    "demo",
+)
 # Words wrap where the terminal ends; messages are compared as one line.
 WIDE = {"COLUMNS": "4000", "TERM": "dumb"}
 

@@ -45,7 +45,7 @@ def test_exit_codes_are_all_different_and_documented() -> None:
         and issubclass(kind, errors.PConvError)
         and kind.__base__ is errors.PConvError
     }
-    assert sorted(kinds) == [2, 3, 4, 5, 6, 7, 8]
+    assert sorted(kinds) == [2, 3, 4, 5, 6, 7, 8, 9]
     for code, name in kinds.items():
         assert f"{name}" in (errors.__doc__ or "")
         assert str(code) in (errors.__doc__ or "")

@@ -16,9 +16,9 @@ from torch import Tensor
 from pconv_deploy.checkpoint import load_checkpoint
 from pconv_deploy.errors import InputError, OutputError, TrainingError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
-from pconv_deploy.training import trainer as trainer_module
 from pconv_deploy.training.config import TrainingConfig
 from pconv_deploy.training.loop import train
+from pconv_deploy.training.losses import inpainting_loss
 from pconv_deploy.training.run_folder import RunFolder
 from pconv_deploy.training.samples import Samples, collate
 from pconv_deploy.training.trainer import Trainer, phase_at
@@ -155,14 +155,14 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(small: Make, tmp_path: 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(
     small: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = trainer_module.inpainting_loss, []
+    calls = []
 
     def spoilt(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
-        loss, terms = real(*arguments, **options)
+        loss, terms = inpainting_loss(*arguments, **options)
         return (loss * float("nan") if len(calls) == 6 else loss), terms
 
-    monkeypatch.setattr(trainer_module, "inpainting_loss", spoilt)
+    monkeypatch.setattr("pconv_deploy.training.trainer.inpainting_loss", spoilt)
     run, config = tmp_path / "run", small()
     kept = run / "failed-step-5-rank-0.safetensors"
     with pytest.raises(TrainingError, match=rf"step 5: the loss is not finite: .*{kept.name}"):
