@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -20,18 +21,35 @@ def code_lines(text: str) -> list[str]:
     return [line.strip() for line in (*joined.splitlines(), *inline)]
 
 
+def resolved(name: str, rest: str, line: str) -> tuple[Any, str]:
+    """The command a line runs, that of a group as well, and what follows it."""
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert name in commands, line
+    command: Any = commands[name]
+    words = rest.split()
+    if hasattr(command, "commands") and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, line
+        command, rest = command.commands[words[0]], rest.replace(words[0], "", 1)
+    return command, rest
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_and_options_exist(document: Path) -> None:
-    group = typer.main.get_command(app)
-    commands = group.commands  # type: ignore[attr-defined]
     for line in code_lines(document.read_text(encoding="utf-8")):
         match = re.match(r"(?:\$ )?pconv-deploy ([a-z-]+)(.*)", line)
         if not match or match[1].startswith("-"):
             continue
-        assert match[1] in commands, line
-        options = {o for p in commands[match[1]].params for o in p.opts} | {"--help", "-h"}
-        for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", match[2]):
+        command, rest = resolved(match[1], match[2], line)
+        options = {o for p in command.params for o in p.opts} | {"--help", "-h"}
+        for option in re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", rest):
             assert option in options, line
+
+
+def test_commands_of_groups_are_resolved() -> None:
+    command, rest = resolved("masks", " make out --seed 1", "")
+    assert (command.name, rest.strip()) == ("make", "out --seed 1")
+    with pytest.raises(AssertionError, match="mask making"):
+        resolved("masks", " making out", "mask making")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

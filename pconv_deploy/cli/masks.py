@@ -1,18 +1,34 @@
 """`pconv-deploy masks`."""
 
 import os
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.progress import Progress
+from rich.table import Table
 
 from pconv_deploy.cli.console import ERR, OUT, needs, parse_size
+from pconv_deploy.cli.infer import Convention
+from pconv_deploy.errors import HoleMaskError, UsageError
+
+if TYPE_CHECKING:
+    from pconv_deploy.hole_masks.checking import MaskSetReport
+
+_NAMED = 5  # unreadable files named one by one
 
 masks = typer.Typer(
     name="masks", no_args_is_help=True, help="Sets of hole masks of the paper's classes."
 )
+
+
+class Flow(StrEnum):
+    """OpenCV's optical flow."""
+
+    DIS = "dis"
+    FARNEBACK = "farneback"
 
 
 @masks.callback()
@@ -27,20 +43,50 @@ def make(
         int, typer.Option("--count", "-n", min=1, help="Masks of each of the 12 classes.")
     ] = 10,
     size: Annotated[str, typer.Option(metavar="HxW", help="Height x width.")] = "512",
+    video: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Video file or folder of frames: holes are what moves in it. May be repeated."
+        ),
+    ] = None,
+    flow: Annotated[Flow, typer.Option(help="How motion is found.")] = Flow.DIS,
+    frame_step: Annotated[
+        int, typer.Option(min=1, max=1000, help="Compare frames so far apart; 1: consecutive.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same masks.")] = 0,
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="Processes. Default: all cores.")
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Statistics as a picture. [default: OUTPUT.png]")
+    ] = None,
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="Make none.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier set.")] = False,
 ) -> None:
-    """Draw irregular holes: 6 classes of area, with and without holes near the border."""
+    """Make irregular holes: 6 classes of area, with and without holes near the border.
+
+    They are drawn, or with --video what moving things cover and uncover between two frames.
+    """
     with needs("pconv-deploy[masks]"):
         from pconv_deploy.hole_masks.mask_set import MaskSetOptions, make_mask_set
+        from pconv_deploy.hole_masks.plot import plot_mask_set
+        from pconv_deploy.hole_masks.reading import read_mask_set
+        from pconv_deploy.hole_masks.video import VideoSource
 
+    if not video and (flow is not Flow.DIS or frame_step > 1):
+        raise UsageError("--flow and --frame-step say how a --video is looked at: give one")
     height, width = parse_size(size)
-    options = MaskSetOptions(height=height, width=width, per_class=count, seed=seed)
-    with Progress(console=ERR, transient=True) as progress:
-        task = progress.add_task("drawing")
+    picture = None if no_plot else _plot_path(output, plot, overwrite=overwrite)
+    source = VideoSource(videos=tuple(video or ()), flow=flow.value, frame_step=frame_step)
+    options = MaskSetOptions(
+        height=height,
+        width=width,
+        per_class=count,
+        seed=seed,
+        video=source if video else None,
+    )
+    with Progress(console=ERR, transient=True, disable=not ERR.is_terminal) as progress:
+        task = progress.add_task("making masks")
         made = make_mask_set(
             output,
             options,
@@ -49,3 +95,68 @@ def make(
             progress=lambda done, of: progress.update(task, completed=done, total=of),
         )
     OUT.print(f"[bold]{escape(str(output))}[/bold]  {len(made.files)} hole masks")
+    if picture:
+        plot_mask_set(read_mask_set(output), picture)
+        OUT.print(f"[bold]{escape(str(picture))}[/bold]  their statistics")
+
+
+def _plot_path(output: Path, plot: Path | None, *, overwrite: bool) -> Path:
+    place = output.resolve()
+    path = (plot or place.with_name(f"{place.name}.png")).resolve()
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"cannot plot to {path}: needed a name that ends in .png")
+    if place in path.parents:
+        raise UsageError(f"{path} is in the set itself, where it would pass for a mask")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} already exists; pass --overwrite to replace it, or --no-plot")
+    return path
+
+
+@masks.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="Masks, also in subfolders.")],
+    mask_convention: Annotated[
+        Convention, typer.Option(help="Which pixels are the hole; grey ones always are.")
+    ] = Convention.HOLE_WHITE,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a folder of masks holds: sizes, classes, polarity, greys, broken files.
+
+    The exit code is 3 if no mask can be used.
+    """
+    import msgspec
+
+    from pconv_deploy.hole_masks.checking import check_mask_set
+
+    report = check_mask_set(folder, mask_convention.value)
+    if json_output:
+        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())  # noqa: T201
+    else:
+        _print_report(report)
+    if report.complaint:
+        raise HoleMaskError(report.complaint)
+
+
+def _print_report(report: "MaskSetReport") -> None:
+    used = report.pictures - len(report.unreadable)
+    polarity = "cannot be told" if report.complaint else "as expected, holes are the minority"
+    lines = {
+        "masks": f"{used} of {report.pictures} files",
+        "sizes": ", ".join(f"{size} ({count})" for size, count in report.sizes.items()),
+        "polarity": "looks inverted" if report.inverted else polarity,
+        "greys": f"{report.grey:.3%} of all pixels, in {report.grey_masks} masks"
+        + (" (they count as hole)" if report.grey_masks else ""),
+        "without class": f"{report.empty} empty, {report.below} up to 1 %, {report.above} above "
+        f"60 %, {report.full} full",
+    }
+    for key, fact in lines.items():
+        OUT.print(f"[bold]{key:>15}[/bold]  {escape(fact)}")
+    for message in report.unreadable[:_NAMED]:
+        OUT.print(f"[red]{'unreadable':>15}[/red]  {escape(message)}")
+    if len(report.unreadable) > _NAMED:
+        OUT.print(f"{'':>15}  and {len(report.unreadable) - _NAMED} more")
+    table = Table("hole", "near the border", "far from it", box=None)
+    for count in report.classes:
+        low, high = count.area
+        table.add_row(f"{low:.0%} to {high:.0%}", str(count.border), str(count.no_border))
+    OUT.print(table)

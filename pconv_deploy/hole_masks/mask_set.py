@@ -1,19 +1,17 @@
-"""Sets of hole masks, so many of each of the paper's classes, drawn in parallel."""
+"""Sets of hole masks, so many of each of the paper's classes, made in parallel."""
 
-import multiprocessing
-import signal
-from collections.abc import Callable, Generator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pconv_deploy.errors import OutputError, UsageError
+from pconv_deploy.errors import InputError, UsageError
 from pconv_deploy.files import atomic_folder, writing
 from pconv_deploy.hole_masks.drawing import drawn_hole
 from pconv_deploy.hole_masks.manifest import (
@@ -23,13 +21,21 @@ from pconv_deploy.hole_masks.manifest import (
     is_mask_set,
     manifest_bytes,
 )
+from pconv_deploy.hole_masks.occlusion import fitted_hole
+from pconv_deploy.hole_masks.parallel import in_processes
+from pconv_deploy.hole_masks.video import (
+    VideoSource,
+    planned_pairs,
+    store_raw_holes,
+    stored_raw_holes,
+)
 from pconv_deploy.holes import AREA_BUCKETS
+from pconv_deploy.images import Hole
 
 # In the order of the files: each bucket with, then without holes near the border.
 CLASSES = tuple((bucket, border) for bucket in AREA_BUCKETS for border in (True, False))
 _MOST_PER_CLASS = 4000  # so that the manifest stays below what we read
 _SIDES = (32, 4096)
-_CHUNK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +43,14 @@ class MaskSetOptions:
     """What a set is made of; the same options give the same files, however many workers.
 
     per_class   masks of each of the twelve CLASSES
+    video       where occlusions are taken from; None draws the holes
     """
 
     height: int = 512
     width: int = 512
     per_class: int = 10
     seed: int = 0
+    video: VideoSource | None = None
 
 
 def make_mask_set(
@@ -53,35 +61,54 @@ def make_mask_set(
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> MaskSetManifest:
-    """Draw a set: numbered PNGs of one bit, white = hole, and a manifest; whole or not at all.
+    """Make a set: numbered PNGs of one bit, white = hole, and a manifest; whole or not at all.
 
     Args:
         output: folder to be made.
         options: see MaskSetOptions.
         workers: processes.
         overwrite: replace an earlier set.
-        progress: told how many masks are done, of how many.
+        progress: told how many masks and pairs of frames are done, of how many.
 
     Raises:
         UsageError: sizes or numbers out of range, or something is there already.
+        InputError: a video cannot be read, nothing moves in it, or not enough for some class.
         OutputError: the folder cannot be written.
     """
     options = options or MaskSetOptions()
     _require_sensible(options)
-    total = options.per_class * len(CLASSES)
-    entries: list[MaskEntry] = []
-    with atomic_folder(output, overwrite=overwrite, replaceable=is_mask_set) as folder:
-        make = partial(_write_mask, folder, options)
-        with closing(_each(make, total, workers)) as made:
+    with (
+        atomic_folder(output, overwrite=overwrite, replaceable=is_mask_set) as folder,
+        tempfile.TemporaryDirectory(prefix="pconv-deploy-") as aside,
+    ):
+        raw = Path(aside) / "raw.npz" if options.video else None
+        pairs = planned_pairs(options.video) if options.video else []
+        numbers = range(options.per_class * len(CLASSES))
+        total = len(pairs) + len(numbers)
+        facts: dict[str, Any] = {"kind": "strokes"}
+        if options.video and raw:
+            count = store_raw_holes(
+                raw,
+                options.video,
+                pairs,
+                min(options.height, options.width),
+                workers=workers,
+                progress=lambda done: progress(done, total),
+            )
+            facts = _video_facts(options.video, len(pairs), count)
+        entries: list[MaskEntry] = []
+        with closing(
+            in_processes(partial(_write_mask, folder, options, raw), numbers, workers)
+        ) as made:
             for entry in made:
                 entries.append(entry)
-                progress(len(entries), total)
+                progress(len(pairs) + len(entries), total)
         manifest = MaskSetManifest(
             height=options.height,
             width=options.width,
             per_class=options.per_class,
             seed=options.seed,
-            source={"kind": "strokes"},
+            source=facts,
             files=tuple(entries),
         )
         with writing(output):
@@ -101,31 +128,40 @@ def _require_sensible(options: MaskSetOptions) -> None:
         raise UsageError(f"found a seed of {options.seed}; needed 0 or more")
 
 
-def _each(make: Callable[[int], MaskEntry], total: int, workers: int) -> Generator[MaskEntry]:
-    if workers == 1:
-        yield from map(make, range(total))
-        return
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
-    )
-    try:
-        yield from pool.map(make, range(total), chunksize=_CHUNK)
-    except BrokenProcessPool as error:
-        raise OutputError("a worker process was ended from outside, by lack of memory?") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _video_facts(source: VideoSource, pairs: int, raw: int) -> dict[str, Any]:
+    return {
+        "kind": "occlusions",
+        "videos": [video.name for video in source.videos],
+        "flow": source.flow,
+        "frame_step": source.frame_step,
+        "frame_pairs": pairs,
+        "raw_holes": raw,
+    }
 
 
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _write_mask(folder: Path, options: MaskSetOptions, at: int) -> MaskEntry:
+def _write_mask(folder: Path, options: MaskSetOptions, raw: Path | None, at: int) -> MaskEntry:
     kind, number = divmod(at, options.per_class)
     bucket, border = CLASSES[kind]
     rng = np.random.default_rng([options.seed, kind, number])
-    hole = drawn_hole(rng, options.height, options.width, bucket, border=border)
+    if raw:
+        hole = _occluded(rng, options, stored_raw_holes(raw), kind)
+    else:
+        hole = drawn_hole(rng, options.height, options.width, bucket, border=border)
     path = folder / f"{at:05}.png"
     with writing(path):
         Image.fromarray(hole).save(path)
     return MaskEntry(path.name, bucket, border, float(np.count_nonzero(hole)) / hole.size)
+
+
+def _occluded(
+    rng: np.random.Generator, options: MaskSetOptions, raw: tuple[Hole, ...], kind: int
+) -> Hole:
+    bucket, border = CLASSES[kind]
+    hole = fitted_hole(rng, raw, (options.height, options.width), bucket, border=border)
+    if hole is None:
+        raise InputError(
+            f"the {len(raw)} occlusions found give no holes of {bucket[0]:.0%} to {bucket[1]:.0%} "
+            f"{'near' if border else 'far from'} the border: give further videos, or another "
+            "--frame-step"
+        )
+    return hole

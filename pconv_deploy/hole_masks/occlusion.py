@@ -36,8 +36,15 @@ def occlusions(first: Bytes, second: Bytes, method: FlowMethod = "dis") -> tuple
         second: (H, W), the next frame.
         method: OpenCV's optical flow; DIS is faster and finer.
     """
-    forward, backward = _flow(first, second, method), _flow(second, first, method)
-    return _inconsistent(forward, backward), _inconsistent(backward, forward)
+    import cv2
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # DIS splits its work by threads, and so its result depends on them
+    try:
+        forward, backward = _flow(first, second, method), _flow(second, first, method)
+        return _inconsistent(forward, backward), _inconsistent(backward, forward)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _flow(first: Bytes, second: Bytes, method: FlowMethod) -> NDArray[np.float32]:
@@ -90,8 +97,10 @@ def fitted_hole(
         The hole; None if none was found in a bounded number of tries.
     """
     seeds: Hole = np.zeros(size, np.bool_)
-    for _ in range(_MAX_TRIES):
-        layers = seeds | _placed(rng, raw[int(rng.integers(len(raw)))], size)
+    for attempt in range(_MAX_TRIES):
+        layers = seeds.copy()
+        for _ in range(1 + attempt // 10):  # more at once where occlusions are specks
+            layers |= _placed(rng, raw[int(rng.integers(len(raw)))], size)
         target = rng.uniform(*area)
         hole = _grown_to(layers, target, border)
         if area_bucket(hole) == area and touches_border(hole) is border:

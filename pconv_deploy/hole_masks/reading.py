@@ -70,7 +70,7 @@ def read_mask_set(
         raise HoleMaskError(
             f"{len(failures)} of {len(paths)} masks in {folder} cannot be read: {failures[0]}"
         )
-    if complaint := polarity_complaint([mask.share or 0.0 for mask in masks]):
+    if complaint := polarity_complaint([mask.share or 0.0 for mask in masks], convention):
         raise HoleMaskError(f"{folder}: {complaint}")
     return masks
 
@@ -95,7 +95,9 @@ def picture_paths(folder: Path) -> list[Path]:
     return sorted(paths, key=_by_numbers)
 
 
-def polarity_complaint(shares: Sequence[float]) -> str | None:
+def polarity_complaint(
+    shares: Sequence[float], convention: MaskConvention = "hole-white"
+) -> str | None:
     """What is wrong with a set of which no mask can be used, by the shares that are hole."""
     values = np.asarray(shares)
     if not values.any():
@@ -103,9 +105,14 @@ def polarity_complaint(shares: Sequence[float]) -> str | None:
     if (values == 1).all():
         return f"all {len(values)} masks are full: no pixel in them is known"
     if inverted(shares):
+        if convention == "hole-white":
+            return (
+                "these masks look inverted, most of each is hole (NVIDIA's training set is stored "
+                "so): use --mask-convention hole-black"
+            )
         return (
-            "these masks look inverted, most of each is hole (NVIDIA's training set is stored "
-            "so): use --mask-convention hole-black"
+            f"read as {convention} these masks look inverted, most of each is hole: use another "
+            "--mask-convention"
         )
     return None
 

@@ -1,0 +1,148 @@
+"""What a folder of hole masks holds: for `pconv-deploy masks check`."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pconv_deploy.errors import InputError
+from pconv_deploy.hole_masks.reading import (
+    HoleMaskFile,
+    classified,
+    in_threads,
+    inverted,
+    picture_paths,
+    polarity_complaint,
+)
+from pconv_deploy.holes import AREA_BUCKETS
+from pconv_deploy.image_files import MaskConvention, read_hole_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassCount:
+    """How many masks there are of one of the paper's classes."""
+
+    area: tuple[float, float]
+    border: int
+    no_border: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSetReport:
+    """What a folder of masks holds.
+
+    pictures        files found
+    unreadable      what is wrong with those that cannot be used, each with its path
+    sizes           "512x512" (height x width) to how many masks
+    grey            share of all pixels that are neither black nor white; they count as hole
+    grey_masks      masks with any such pixel
+    empty, full     masks with no pixel of hole, with nothing but hole
+    below           masks with some hole, at most 1 %
+    above           masks with more than 60 % hole, not full
+    classes         the others
+    inverted        the masks make sense the other way round only
+    complaint       why no mask can be used; None if some can
+    """
+
+    pictures: int
+    unreadable: tuple[str, ...]
+    sizes: dict[str, int]
+    grey: float
+    grey_masks: int
+    empty: int
+    full: int
+    below: int
+    above: int
+    classes: tuple[ClassCount, ...]
+    inverted: bool
+    complaint: str | None
+
+
+@dataclass(frozen=True)
+class _Checked:
+    mask: HoleMaskFile
+    size: tuple[int, int]
+    grey: float
+
+
+def check_mask_set(folder: Path, convention: MaskConvention = "hole-white") -> MaskSetReport:
+    """Read every mask of a folder and its subfolders; a manifest is not believed.
+
+    Args:
+        folder: of pictures.
+        convention: which pixels are hole.
+
+    Raises:
+        InputError: the folder does not exist or holds no pictures.
+    """
+    paths = picture_paths(folder)
+    found = in_threads(partial(_checked, convention=convention), paths)
+    checked = [one for one in found if isinstance(one, _Checked)]
+    unreadable = tuple(one for one in found if isinstance(one, str))
+    shares = [one.mask.share or 0.0 for one in checked]
+    sizes = Counter(f"{one.size[0]}x{one.size[1]}" for one in checked)
+    pixels = [one.size[0] * one.size[1] for one in checked]
+    return MaskSetReport(
+        pictures=len(paths),
+        unreadable=unreadable,
+        sizes=dict(sizes.most_common()),
+        grey=float(np.average([one.grey for one in checked], weights=pixels)) if checked else 0.0,
+        grey_masks=sum(one.grey > 0 for one in checked),
+        empty=sum(share == 0 for share in shares),
+        full=sum(share == 1 for share in shares),
+        below=sum(0 < share <= AREA_BUCKETS[0][0] for share in shares),
+        above=sum(AREA_BUCKETS[-1][1] < share < 1 for share in shares),
+        classes=_class_counts([one.mask for one in checked]),
+        inverted=inverted(shares),
+        complaint=_complaint(folder, shares, unreadable, convention),
+    )
+
+
+def _checked(path: Path, convention: MaskConvention) -> _Checked | str:
+    try:
+        hole = read_hole_mask(path, convention)
+    except InputError as error:
+        return str(error)
+    size = hole.shape[0], hole.shape[1]
+    return _Checked(classified(path, hole), size, _grey_share(path, convention))
+
+
+def _grey_share(path: Path, convention: MaskConvention) -> float:
+    """The share of pixels neither black nor white, of a picture that was read before."""
+    with Image.open(path) as opened:
+        if opened.mode == "1":
+            return 0.0
+        if opened.mode.startswith("I"):
+            values = np.asarray(opened)
+            return float(((values > 0) & (values < 65535)).mean())
+        image = ImageOps.exif_transpose(opened)
+        if convention == "alpha":
+            levels = image.convert("RGBA").getchannel("A").histogram()
+        else:
+            levels = image.convert("RGB").convert("L").histogram()
+    return sum(levels[1:255]) / sum(levels)
+
+
+def _class_counts(masks: Sequence[HoleMaskFile]) -> tuple[ClassCount, ...]:
+    counts = Counter((mask.bucket, mask.border) for mask in masks)
+    return tuple(
+        ClassCount(area=area, border=counts[area, True], no_border=counts[area, False])
+        for area in AREA_BUCKETS
+    )
+
+
+def _complaint(
+    folder: Path, shares: Sequence[float], unreadable: Sequence[str], convention: MaskConvention
+) -> str | None:
+    if not shares:
+        return f"none of the {len(unreadable)} masks in {folder} can be read: {unreadable[0]}"
+    if complaint := polarity_complaint(shares, convention):
+        return f"{folder}: {complaint}"
+    low, high = AREA_BUCKETS[0][0], AREA_BUCKETS[-1][1]
+    if not any(low < share <= high for share in shares):
+        return f"no mask in {folder} covers more than {low:.0%} and at most {high:.0%} of its image"
+    return None

@@ -1,0 +1,116 @@
+"""Raw holes of videos: computed once, kept in a file, and read by every worker."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from pconv_deploy.errors import InputError
+from pconv_deploy.files import writing
+from pconv_deploy.hole_masks.frames import FramePair, frame_pairs, read_pair
+from pconv_deploy.hole_masks.occlusion import FlowMethod, occlusions
+from pconv_deploy.hole_masks.parallel import in_processes
+from pconv_deploy.images import Hole
+
+_MOST_PAIRS = 240
+_MOST_SIDE = 512  # of a frame in which occlusions are looked for
+# Of the frame: less is noise of the flow, more a cut between scenes.
+_SHARES = (1e-4, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSource:
+    """Where holes come from that are occlusions.
+
+    videos       video files or folders of frames
+    flow         OpenCV's optical flow
+    frame_step   how far apart the two frames are that are compared
+    """
+
+    videos: tuple[Path, ...]
+    flow: FlowMethod = "dis"
+    frame_step: int = 1
+
+
+def planned_pairs(source: VideoSource) -> list[FramePair]:
+    """Choose the pairs of frames to be looked at, so many of each video.
+
+    Raises:
+        InputError: a video cannot be read or is too short.
+    """
+    most = max(1, _MOST_PAIRS // len(source.videos))
+    return [pair for video in source.videos for pair in frame_pairs(video, most, source.frame_step)]
+
+
+def store_raw_holes(
+    path: Path,
+    source: VideoSource,
+    pairs: Sequence[FramePair],
+    side: int,
+    *,
+    workers: int,
+    progress: Callable[[int], None],
+) -> int:
+    """Find the occlusions of all pairs and write those of use to a file.
+
+    Args:
+        path: of the new file.
+        source: the videos, for the flow and the messages.
+        pairs: of frames.
+        side: of the masks; frames are reduced to about that.
+        workers: processes.
+        progress: told how many pairs are done.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        InputError: a frame cannot be read, or nothing moves.
+        OutputError: the file cannot be written.
+    """
+    found: list[_Packed] = []
+    work = partial(_raw_holes, flow=source.flow, side=min(side, _MOST_SIDE))
+    with closing(in_processes(work, pairs, workers)) as results:
+        for done, holes in enumerate(results, start=1):
+            found += holes
+            progress(done)
+    if not found:
+        names = ", ".join(map(str, source.videos))
+        raise InputError(
+            f"no motion found in {names}: in {len(pairs)} pairs of frames nothing is covered or "
+            "uncovered. Try another video, or --frame-step 5"
+        )
+    arrays = {f"{at}_{width}": bits for at, (bits, width) in enumerate(found)}
+    with writing(path):
+        np.savez(path, allow_pickle=False, **arrays)
+    return len(found)
+
+
+@lru_cache(maxsize=1)
+def stored_raw_holes(path: Path) -> tuple[Hole, ...]:
+    """Read the file again; once in each process."""
+    with np.load(path) as arrays:
+        return tuple(_unpacked(arrays[name], int(name.partition("_")[2])) for name in arrays.files)
+
+
+_Packed = tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], int]  # bits (H, W / 8), W
+
+
+def _raw_holes(pair: FramePair, flow: FlowMethod, side: int) -> list[_Packed]:
+    frames = read_pair(pair, side)
+    if frames is None:
+        return []
+    least, most = _SHARES
+    return [
+        (np.packbits(hole, axis=1), hole.shape[1])
+        for hole in occlusions(*frames, flow)
+        if least <= hole.mean() <= most
+    ]
+
+
+def _unpacked(bits: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], width: int) -> Hole:
+    hole: Hole = np.unpackbits(bits, axis=1, count=width).astype(np.bool_)
+    return hole
