@@ -12,7 +12,9 @@ from pconv_deploy.images import Hole, dilated
 
 _MAX_PIECES = 150
 _STEPS = np.linspace(0, 1, 20)  # along an arc or around a blob
-_FULLEST = 0.9  # of the pixels a hole may have: more is hard to reach by throwing pieces
+_FULLEST = 0.88  # of the pixels a hole may have: more is hard to reach by throwing pieces
+# Above this share pieces would lie over each other until no gap is left: gaps are drawn instead.
+_DENSE = 0.7
 
 
 def drawn_hole(
@@ -50,8 +52,11 @@ def drawn_hole(
             + (" far from its edges" if border is False else "")
         )
     target = min(rng.uniform(least, most), max(least, _FULLEST * size[0] * size[1]))
-    inner = _drawn(rng, size, (least, target, most), border)
-    inner = _completed(rng, inner, least, border=border is True)
+    if target > _DENSE * size[0] * size[1]:
+        inner = _carved(rng, size, (least, target, most))
+    else:
+        inner = _drawn(rng, size, (least, target, most), border)
+        inner = _completed(rng, inner, least, border=border is True)
     if not rows:
         return inner
     hole: Hole = np.zeros((height, width), np.bool_)
@@ -92,34 +97,85 @@ def _drawn(
     counts: tuple[int, float, int],
     border: bool | None,
 ) -> Hole:
-    """Throw pieces until there are enough pixels; at most the last of `counts`."""
-    least, target, most = counts
-    canvas = Image.new("L", (size[1], size[0]))
-    hole: Hole = np.zeros(size, np.bool_)
+    """Throw pieces of hole until there are enough pixels."""
     strokes, arcs, _ = rng.dirichlet((1.5, 1, 1))
     style = _Style(size, strokes, arcs, confined=border is False)
     side = math.sqrt(size[0] * size[1])
     # Larger holes of larger pieces, or there would be hundreds.
-    thickness = side * rng.uniform(0.05, 0.12) * (0.7 + 1.3 * target / side**2)
-    count, to_edge = 0, border is True
+    thickness = side * rng.uniform(0.05, 0.12) * (0.7 + 1.3 * counts[1] / side**2)
+    canvas = Image.new("L", (size[1], size[0]))
+    return _thrown(rng, canvas, counts, (style, thickness), to_edge=border is True)
+
+
+def _carved(
+    rng: np.random.Generator, size: tuple[int, int], counts: tuple[int, float, int]
+) -> Hole:
+    """A hole nearly as large as the picture: a wavy outline, into which known pieces are thrown."""
+    least, target, most = counts
+    pixels = size[0] * size[1]
+    canvas = Image.new("L", (size[1], size[0]), 255)
+    at = np.linspace(0, 2 * math.pi, 120, endpoint=False)
+    depth = np.zeros_like(
+        at
+    )  # of the half side; all waves together take about half of what is known
+    for waves in (2, 3, 5, 8, 13):
+        depth += rng.uniform(0, 1) * (1 + np.cos(waves * at + rng.uniform(0, 2 * math.pi))) / 2
+    depth *= 0.45 * (1 - target / pixels) / 2 / depth.mean()
+    square = np.stack([np.cos(at), np.sin(at)], axis=1)
+    square *= ((1 - depth) / (square**6).sum(axis=1) ** (1 / 6))[:, None]  # with round corners
+    outline = (square + 1) / 2 * (size[1] - 1, size[0] - 1)
+    ImageDraw.Draw(canvas).polygon([(x, y) for x, y in outline.tolist()], fill=0)
+    if np.count_nonzero(np.asarray(canvas)) > pixels - least:
+        canvas = Image.new("L", (size[1], size[0]))
+    strokes, arcs, _ = rng.dirichlet((3, 2, 1))
+    style = _Style(size, strokes, arcs, confined=False)
+    thickness = math.sqrt(pixels) * rng.uniform(0.04, 0.08)
+    known_counts = pixels - most, pixels - target, pixels - least
+    known = _thrown(rng, canvas, known_counts, (style, thickness), to_edge=False)
+    return ~_completed(rng, known, pixels - most, border=False)
+
+
+def _thrown(
+    rng: np.random.Generator,
+    canvas: Image.Image,
+    counts: tuple[int, float, int],
+    pieces: tuple[_Style, float],
+    *,
+    to_edge: bool,
+) -> Hole:
+    """Throw pieces until there are enough pixels; at most the last of `counts`.
+
+    Args:
+        rng: source of all randomness.
+        canvas: what there is before.
+        counts: of pixels: the least allowed, the wanted, the most allowed.
+        pieces: their style and thickness.
+        to_edge: throw at an edge until one is met.
+
+    Returns:
+        (H, W), true where there was something before or a piece is.
+    """
+    (least, target, most), (style, thickness) = counts, pieces
+    covered: Hole = np.asarray(canvas) != 0
+    count = int(np.count_nonzero(covered))
     for _ in range(_MAX_PIECES):
         if count >= target and not to_edge:
             break
         points, radius = _piece(rng, style, thickness)
         if to_edge:
-            points += _edge_point(rng, size) - points.mean(axis=0)
+            points += _edge_point(rng, style.size) - points.mean(axis=0)
         grown = canvas.copy()
         _draw(grown, points, radius)
         pixels = np.asarray(grown)
         now = int(np.count_nonzero(pixels))
         if now <= most:
-            canvas, count, hole = grown, now, pixels != 0
-            to_edge = to_edge and not touches_border(hole)
+            canvas, count, covered = grown, now, pixels != 0
+            to_edge = to_edge and not touches_border(covered)
         elif count >= least and not to_edge:
             break
         else:
             thickness = max(1.0, thickness / 2)  # too much at once: go on with finer pieces
-    return hole
+    return covered
 
 
 def _piece(
