@@ -82,8 +82,8 @@ def make_mask_set(
         tempfile.TemporaryDirectory(prefix="pconv-deploy-") as aside,
     ):
         raw = Path(aside) / "raw.npz" if options.video else None
-        pairs = planned_pairs(options.video) if options.video else []
         numbers = range(options.per_class * len(CLASSES))
+        pairs = planned_pairs(options.video, len(numbers)) if options.video else []
         total = len(pairs) + len(numbers)
         facts: dict[str, Any] = {"kind": "strokes"}
         if options.video and raw:

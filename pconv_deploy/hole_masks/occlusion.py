@@ -130,14 +130,18 @@ def _placed(rng: np.random.Generator, raw: Hole, size: tuple[int, int]) -> Hole:
 
 def _grown_to(seeds: Hole, target: float, border: bool) -> Hole:
     """Grown by that of the paper's brushes that brings the share of hole nearest above `target`."""
-    low, high = 0, len(_GROWTH) - 1
+    hole = _grown(seeds, _GROWTH[-1], border)
+    if hole.mean() < target:
+        return hole
+    low, high = 0, len(_GROWTH) - 1  # `hole` is that of `high`
     while low < high:
         middle = (low + high) // 2
-        if _grown(seeds, _GROWTH[middle], border).mean() < target:
+        grown = _grown(seeds, _GROWTH[middle], border)
+        if grown.mean() < target:
             low = middle + 1
         else:
-            high = middle
-    return _grown(seeds, _GROWTH[low], border)
+            high, hole = middle, grown
+    return hole
 
 
 def _grown(seeds: Hole, brush: int, border: bool) -> Hole:

@@ -35,13 +35,17 @@ class VideoSource:
     frame_step: int = 1
 
 
-def planned_pairs(source: VideoSource) -> list[FramePair]:
-    """Choose the pairs of frames to be looked at, so many of each video.
+def planned_pairs(source: VideoSource, masks: int) -> list[FramePair]:
+    """Choose the pairs of frames to be looked at, equally many of each video.
+
+    Args:
+        source: the videos.
+        masks: to be made; no more pairs than these are of use.
 
     Raises:
         InputError: a video cannot be read or is too short.
     """
-    most = max(1, _MOST_PAIRS // len(source.videos))
+    most = max(1, min(_MOST_PAIRS, masks) // len(source.videos))
     return [pair for video in source.videos for pair in frame_pairs(video, most, source.frame_step)]
 
 
