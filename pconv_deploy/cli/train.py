@@ -1,6 +1,7 @@
 """`pconv-deploy train`."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,10 @@ def train(
         from pconv_deploy.training.loop import train as run_training
 
     resolved = _resolve(output, config, photos, vgg16, settings or [], resume=resume)
+    # TensorBoard's thread raises what it cannot write in ours as well: one complaint is enough.
+    threading.excepthook = lambda raised: (
+        None if isinstance(raised.exc_value, OSError) else threading.__excepthook__(raised)
+    )
     with _reporting(resolved.steps) as report:
         network = run_training(
             resolved, output, resume=resume, any_ranks=any_ranks, progress=report

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from pconv_deploy.files import atomic_file
+from pconv_deploy.files import atomic_file, writing
 
 _SHOWN = 8  # pictures in a grid
 # In the plot, in this order; each on a scale of its own.
@@ -16,22 +16,27 @@ _PLOTTED = ("hole", "valid", "variation", "perceptual", "style", "validation hol
 
 
 class Monitor:
-    """Writes for TensorBoard, from step `start` on."""
+    """Writes for TensorBoard, from step `start` on. Everything may raise OutputError."""
 
     def __init__(self, folder: Path, start: int) -> None:
-        # What an interrupted run wrote beyond its last checkpoint is computed again.
-        self._writer = SummaryWriter(str(folder), purge_step=start)
+        self._folder = folder
+        with writing(folder):
+            # What an interrupted run wrote beyond its last checkpoint is computed again.
+            self._writer = SummaryWriter(str(folder), purge_step=start)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        with writing(self._folder):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def pictures(self, step: int, grid: Tensor) -> None:
         """Grid (3, H, W), 0..1."""
-        self._writer.add_image("with hole, output, composite, truth", grid, step)
+        with writing(self._folder):
+            self._writer.add_image("with hole, output, composite, truth", grid, step)
 
     def close(self) -> None:
-        self._writer.close()
+        with writing(self._folder):
+            self._writer.close()
 
 
 def picture_grid(image: Tensor, known: Tensor, output: Tensor) -> Tensor:

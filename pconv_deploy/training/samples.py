@@ -5,6 +5,7 @@ rank its part of them; number k alone decides the picture, the crop and the hole
 number of workers nor of ranks changes what is seen, and a run resumes by counting on.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -158,7 +159,14 @@ def loader(samples: Samples, sampler: StepSampler, pin_memory: bool) -> DataLoad
         num_workers=samples.data.workers,
         collate_fn=collate,
         pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_parent,
     )
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    # Ctrl-C reaches the whole group of processes; the parent still needs its batches then.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

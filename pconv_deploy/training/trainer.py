@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pconv_deploy.checkpoint import save_checkpoint
 from pconv_deploy.contract import JsonScalar
-from pconv_deploy.errors import InputError, TrainingError
+from pconv_deploy.errors import InputError, OutputError, TrainingError
 from pconv_deploy.files import writing
 from pconv_deploy.networks import Network, build_network
 from pconv_deploy.training.config import Phase, TrainingConfig
@@ -156,7 +156,10 @@ class Trainer:
         }
         path = folder / state_file
         with writing(path), path.open("wb") as stream:
-            torch.save(state, stream)
+            try:
+                torch.save(state, stream)
+            except RuntimeError as error:  # a short write, found by the archive's own counting
+                raise OutputError(f"cannot write {path}: is the disk full?") from error
 
     def load(self, path: Path) -> int:
         """Go on from a saved state; gives the number of ranks it was saved with.

@@ -259,6 +259,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # a group of their own
     )
 
 
@@ -306,17 +307,20 @@ def test_two_ranks_learn_what_one_learns(photos: Path, tmp_path: Path) -> None:
     assert "was trained by 2 ranks, now there are 1." in complaint
 
 
-def test_sigterm_saves_and_exits_143(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_to_all_processes_save_and_end(
+    photos: Path, tmp_path: Path, number: signal.Signals, expected: int
+) -> None:
     endless = "phases=[{steps=100000, learning_rate=1e-3}]"
-    process = start(tmp_path / "run", photos, endless, "save_every=100000")
+    process = start(tmp_path / "run", photos, endless, "save_every=100000", "data.workers=2")
     history = RunFolder(tmp_path / "run").history_file
     deadline = time.monotonic() + 100
     while not history.is_file():
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)
     code, complaint = finish(process)
-    assert code == 143, complaint
+    assert code == expected, complaint
     assert "Traceback" not in complaint
     assert len(RunFolder(tmp_path / "run").checkpoints()) == 1
