@@ -94,7 +94,9 @@ def _steps(
         step_batches: list[Batch] = list(islice(batches, config.micro_batches))
         failure = next((b["failure"] for b in step_batches if b["failure"]), "")
         if failure:
-            raise InputError(failure)
+            if fabric.world_size == 1:  # the others would wait for this rank, not save
+                leader.save()
+            raise InputError(f"step {trainer.step}: {failure}")
         try:
             terms = trainer.train_step(step_batches)
         except TrainingError as error:

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,19 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(
     assert torch.equal(stored["known.0"].bool(), expected["known"])
     monkeypatch.undo()
     train(config, run, resume=True)  # from step 3 on
+
+
+def test_pictures_that_vanish_lose_no_step(small: Make, photos: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "photos"
+    shutil.copytree(photos, copy)
+
+    def vanish(*_: object) -> None:
+        for path in copy.iterdir():
+            path.unlink(missing_ok=True)
+
+    with pytest.raises(InputError, match="step 2: 50 pictures in a row cannot be read"):
+        train(small(f"data.photos={copy}"), tmp_path / "run", progress=vanish)
+    assert list(RunFolder(tmp_path / "run").checkpoints()) == [2]
 
 
 def test_half_precision_keeps_masks_and_weights_exact(small: Make) -> None:
