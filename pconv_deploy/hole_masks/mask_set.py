@@ -1,7 +1,7 @@
 """Sets of hole masks, so many of each of the paper's classes, made in parallel."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -98,7 +98,7 @@ def make_mask_set(
             facts = _video_facts(options.video, len(pairs), count)
         entries: list[MaskEntry] = []
         with closing(
-            in_processes(partial(_write_mask, folder, options, raw), numbers, workers)
+            in_processes(partial(_write_mask, folder, options, raw), numbers, workers, chunk=8)
         ) as made:
             for entry in made:
                 entries.append(entry)
@@ -154,7 +154,7 @@ def _write_mask(folder: Path, options: MaskSetOptions, raw: Path | None, at: int
 
 
 def _occluded(
-    rng: np.random.Generator, options: MaskSetOptions, raw: tuple[Hole, ...], kind: int
+    rng: np.random.Generator, options: MaskSetOptions, raw: Sequence[Hole], kind: int
 ) -> Hole:
     bucket, border = CLASSES[kind]
     hole = fitted_hole(rng, raw, (options.height, options.width), bucket, border=border)

@@ -12,11 +12,9 @@ from pconv_deploy.errors import OutputError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_CHUNK = 8
-
 
 def in_processes(
-    work: Callable[[Item], Result], items: Sequence[Item], workers: int
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int, *, chunk: int
 ) -> Generator[Result]:
     """Results in the order of the items. Close it, and what has not begun is not done.
 
@@ -24,11 +22,12 @@ def in_processes(
         work: sent to the processes with every few items, so it should be small.
         items: what to work on.
         workers: processes; 1 is this one.
+        chunk: items given to a process at a time: what is given is done, even after Ctrl-C.
 
     Raises:
         OutputError: a process was killed.
     """
-    workers = min(workers, -(-len(items) // _CHUNK))
+    workers = min(workers, -(-len(items) // chunk))
     if workers <= 1:
         yield from map(work, items)
         return
@@ -36,7 +35,7 @@ def in_processes(
         workers, multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
     )
     try:
-        yield from pool.map(work, items, chunksize=_CHUNK)
+        yield from pool.map(work, items, chunksize=chunk)
     except BrokenProcessPool as error:
         raise OutputError("a worker process was ended from outside, by lack of memory?") from error
     finally:

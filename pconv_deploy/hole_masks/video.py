@@ -5,8 +5,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pconv_deploy.errors import InputError
 from pconv_deploy.files import writing
@@ -19,6 +21,8 @@ _MOST_PAIRS = 240
 _MOST_SIDE = 512  # of a frame in which occlusions are looked for
 # Of the frame: less is noise of the flow, more a cut between scenes.
 _SHARES = (1e-4, 0.5)
+
+_Packed = tuple[NDArray[np.uint8], int]  # bits (H, W / 8), W
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +81,7 @@ def store_raw_holes(
     """
     found: list[_Packed] = []
     work = partial(_raw_holes, flow=source.flow, side=min(side, _MOST_SIDE))
-    with closing(in_processes(work, pairs, workers)) as results:
+    with closing(in_processes(work, pairs, workers, chunk=1)) as results:
         for done, holes in enumerate(results, start=1):
             found += holes
             progress(done)
@@ -93,14 +97,31 @@ def store_raw_holes(
     return len(found)
 
 
+class RawHoles(Sequence[Hole]):
+    """Holes kept as bits: hundreds of whole frames, in every process, would take gigabytes."""
+
+    def __init__(self, packed: Sequence[_Packed]) -> None:
+        self._packed = packed
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    @overload
+    def __getitem__(self, at: int) -> Hole: ...
+    @overload
+    def __getitem__(self, at: slice) -> "RawHoles": ...
+    def __getitem__(self, at: int | slice) -> "Hole | RawHoles":
+        if isinstance(at, slice):
+            return RawHoles(self._packed[at])
+        bits, width = self._packed[at]
+        return np.unpackbits(bits, axis=1, count=width).astype(np.bool_)
+
+
 @lru_cache(maxsize=1)
-def stored_raw_holes(path: Path) -> tuple[Hole, ...]:
+def stored_raw_holes(path: Path) -> RawHoles:
     """Read the file again; once in each process."""
     with np.load(path) as arrays:
-        return tuple(_unpacked(arrays[name], int(name.partition("_")[2])) for name in arrays.files)
-
-
-_Packed = tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], int]  # bits (H, W / 8), W
+        return RawHoles([(arrays[name], int(name.partition("_")[2])) for name in arrays.files])
 
 
 def _raw_holes(pair: FramePair, flow: FlowMethod, side: int) -> list[_Packed]:
@@ -113,8 +134,3 @@ def _raw_holes(pair: FramePair, flow: FlowMethod, side: int) -> list[_Packed]:
         for hole in occlusions(*frames, flow)
         if least <= hole.mean() <= most
     ]
-
-
-def _unpacked(bits: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], width: int) -> Hole:
-    hole: Hole = np.unpackbits(bits, axis=1, count=width).astype(np.bool_)
-    return hole
