@@ -1,5 +1,6 @@
 """`pconv-deploy train`."""
 
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -55,8 +56,9 @@ def train(
 ) -> None:
     """Train a network; its checkpoint goes through `pconv-deploy export` as it is.
 
-    For several GPUs: torchrun --nproc-per-node 8 -m pconv_deploy train RUN --config ...
-    Interrupt it when you like: --resume goes on where it stopped.
+    For several GPUs: torchrun --nproc-per-node 6 -m pconv_deploy train RUN --config ...
+    Interrupt it when you like: --resume goes on where it stopped, with several processes from
+    the last checkpoint.
     """
     with needs("pconv-deploy[train]"):
         from pconv_deploy.training.loop import train as run_training
@@ -70,8 +72,9 @@ def train(
         network = run_training(
             resolved, output, resume=resume, any_ranks=any_ranks, progress=report
         )
-    OUT.print(f"[bold]{escape(str(network))}[/bold]  {resolved.network.describe()}")
-    OUT.print(f"export it: pconv-deploy export {escape(str(network))} -o model.onnx")
+    if _leads():
+        OUT.print(f"[bold]{escape(str(network))}[/bold]  {resolved.network.describe()}")
+        OUT.print(f"export it: pconv-deploy export {escape(str(network))} -o model.onnx")
 
 
 def _resolve(
@@ -86,8 +89,9 @@ def _resolve(
     from pconv_deploy.training.config import changed, load_config
     from pconv_deploy.training.run_folder import RunFolder
 
-    named = [f"data.photos={photos}"] if photos else []
-    named += [f"loss.vgg16={vgg16}"] if vgg16 else []
+    # Quoted: a folder may be called 2024.
+    named = [f"data.photos={json.dumps(photos)}"] if photos else []
+    named += [f"loss.vgg16={json.dumps(str(vgg16))}"] if vgg16 else []
     if resume:
         if config:
             raise UsageError("a resumed run keeps its settings; change single ones with --set")
@@ -97,10 +101,14 @@ def _resolve(
     return load_config(config, [*settings, *named])
 
 
+def _leads() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def _reporting(steps: int) -> Iterator[Callable[[int, int, Mapping[str, float]], None]]:
     """A progress bar with the time that is left; lines where there is no terminal."""
-    if os.environ.get("RANK", "0") != "0":
+    if not _leads():
         yield lambda _step, _of, _figures: None
         return
     columns = (

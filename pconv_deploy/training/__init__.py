@@ -1,1 +1,1 @@
-"""Training: where checkpoints come from. So far the paper's loss."""
+"""Training: where checkpoints come from."""

@@ -19,7 +19,8 @@ from pconv_deploy.contract import Normalisation, UNetConfig
 from pconv_deploy.errors import InputError, UsageError
 from pconv_deploy.files import read_json_bytes
 
-Positive = Annotated[int, Meta(ge=1)]
+Positive = Annotated[int, Meta(ge=1, le=10**9)]
+Weight = Annotated[float, Meta(ge=0, le=1e6)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -64,11 +65,11 @@ class HolesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class LossWeights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much each term counts; the defaults are the paper's (eq. 7), found on 100 pictures."""
 
-    valid: float = 1.0
-    hole: float = 6.0
-    perceptual: float = 0.05
-    style: float = 120.0
-    variation: float = 0.1
+    valid: Weight = 1.0
+    hole: Weight = 6.0
+    perceptual: Weight = 0.05
+    style: Weight = 120.0
+    variation: Weight = 0.1
 
 
 class LossConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,7 +91,7 @@ class Phase(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                          al. 2018, section 3.3: holes would otherwise spoil the statistics)
     """
 
-    steps: Annotated[int, Meta(ge=1)]
+    steps: Positive
     learning_rate: Annotated[float, Meta(gt=0, le=1)]
     freeze_encoder_norm: bool = False
     schedule: Literal["constant", "cosine"] = "constant"
@@ -101,8 +102,8 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     batch          pictures a step, over all ranks
     micro_batches  parts in which each rank computes its share of the batch, to save memory
-    precision      "bf16" and "fp16" compute convolutions in half precision; weights, masks and
-                   ratios stay in single precision
+    precision      "bf16" and "fp16" compute convolutions in half precision; masks stay exact,
+                   weights and ratios in single precision
     ema            decay of the averaged weights that are stored; None stores the last ones
     """
 
@@ -115,24 +116,30 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Phase(steps=500_000, learning_rate=2e-4),
         Phase(steps=500_000, learning_rate=5e-5, freeze_encoder_norm=True),
     )
-    batch: Positive = 6
+    batch: Annotated[int, Meta(ge=1, le=65536)] = 6
     micro_batches: Positive = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     ema: Annotated[float, Meta(gt=0, lt=1)] | None = None
     channels_last: bool = False
     compile: bool = False
-    seed: Annotated[int, Meta(ge=0)] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     save_every: Positive = 5_000
     keep: Positive = 3
     log_every: Positive = 100
-    pictures_every: Positive = 1_000
+    pictures_every: Positive = 1_000  # and the score on data.validation
 
     def __post_init__(self) -> None:
         if self.data.size % self.network.size_multiple:
             raise ValueError(
                 f"found data.size {self.data.size}; a network of {self.network.levels} levels "
                 f"needs a multiple of {self.network.size_multiple}"
+            )
+
+        if self.pictures_every % self.log_every:
+            raise ValueError(
+                f"found pictures_every {self.pictures_every}; needed a multiple of log_every, "
+                f"{self.log_every}"
             )
 
     @property
@@ -153,7 +160,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainingCo
     Args:
         source: name of a preset, or path of a TOML file.
         overrides: such as `data.size=256` or `phases=[{steps=100, learning_rate=1e-4}]`; values
-            are TOML, and what is no TOML is taken as text.
+            are TOML, `null` is none, and what is no TOML is taken as text.
 
     Raises:
         UsageError: no such preset, an unknown key (with the nearest known one), or a value that
@@ -187,7 +194,9 @@ def read_run_config(path: Path) -> TrainingConfig:
     try:
         return msgspec.json.decode(read_json_bytes(path), type=TrainingConfig)
     except msgspec.DecodeError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+        raise InputError(
+            f"{path} is damaged, or of another version of pconv-deploy: {error}"
+        ) from error
 
 
 def _read_toml(source: str | Path) -> dict[str, Any]:
@@ -204,7 +213,7 @@ def _read_toml(source: str | Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, endless numbers, no Unicode
         raise InputError(f"{path} is no TOML: {error}") from error
 
 
@@ -222,9 +231,11 @@ def _apply(settings: dict[str, Any], override: str) -> None:
 
 
 def _toml_value(text: str) -> Any:
+    if text == "null":  # TOML has no word for it
+        return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

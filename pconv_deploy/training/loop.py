@@ -57,7 +57,8 @@ def train(
         InputError: no pictures or masks that can be used, a damaged run, no VGG-16 weights.
         TrainingError: the loss is not finite; the batch is kept.
         OutputError: the run's folder is not writable, or the disk is full.
-        KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM, after a checkpoint was written.
+        KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM; with one rank after a checkpoint
+            was written.
     """
     fabric = _fabric(config)
     _check_batch(config, fabric.world_size)
@@ -72,20 +73,20 @@ def train(
     if fabric.is_global_zero:
         run.begin(config, resume=resume)
     fabric.barrier()
-    leader = _Leader(
+    recorder = _Recorder(
         trainer, run, validation, {"pictures": len(samples.pictures), "seed": config.seed}
     )
-    with _stopping(fabric.world_size) as stop, leader:
-        _steps(trainer, samples, leader, stop, progress)
-        leader.save()
-        leader.plot()
+    with _stopping(fabric.world_size) as stop, recorder:
+        _steps(trainer, samples, recorder, stop, progress)
+        recorder.save()
+        recorder.plot()
     if stop:
         raise KeyboardInterrupt if stop[0] == signal.SIGINT else SystemExit(_TERMINATED)
     return folder / NETWORK
 
 
 def _steps(
-    trainer: Trainer, samples: Samples, leader: "_Leader", stop: list[int], progress: Progress
+    trainer: Trainer, samples: Samples, recorder: "_Recorder", stop: list[int], progress: Progress
 ) -> None:
     config, fabric = trainer.config, trainer.fabric
     sampler = StepSampler(config, trainer.step, fabric.global_rank, fabric.world_size)
@@ -95,24 +96,24 @@ def _steps(
         failure = next((b["failure"] for b in step_batches if b["failure"]), "")
         if failure:
             if fabric.world_size == 1:  # the others would wait for this rank, not save
-                leader.save()
+                recorder.save()
             raise InputError(f"step {trainer.step}: {failure}")
         try:
             terms = trainer.train_step(step_batches)
         except TrainingError as error:
-            raise leader.failed(error, step_batches) from None
-        leader.count(terms, sum(b["skipped"] for b in step_batches))
+            raise recorder.failed(error, step_batches) from None
+        recorder.count(terms, sum(b["skipped"] for b in step_batches))
         done = trainer.step == config.steps
         if trainer.step % config.log_every == 0 or done:
-            progress(trainer.step, config.steps, leader.report())
-        if leader.leads and (trainer.step % config.pictures_every == 0 or done):
-            leader.show(step_batches[0])
+            progress(trainer.step, config.steps, recorder.report())
+        if recorder.leads and (trainer.step % config.pictures_every == 0 or done):
+            recorder.show(step_batches[0])
         if trainer.step % config.save_every == 0 and not done:
-            leader.save()
+            recorder.save()
 
 
 @dataclass
-class _Leader:
+class _Recorder:
     """Counts, reports and saves; what it writes, the first rank alone writes."""
 
     trainer: Trainer
@@ -179,8 +180,8 @@ class _Leader:
     def save(self) -> None:
         """Write a checkpoint, whole or not at all; then forget older ones."""
         trainer, run = self.trainer, self.run
-        if self.leads:
-            place = run.checkpoint(trainer.step)
+        place = run.checkpoint(trainer.step)
+        if self.leads and trainer.step not in run.checkpoints():
             with atomic_folder(place, overwrite=True, replaceable=lambda _: True) as fresh:
                 trainer.save(fresh, NETWORK, STATE, self.facts)
             with atomic_file(run.path / NETWORK) as partial:
@@ -209,8 +210,11 @@ def _fabric(config: TrainingConfig) -> Fabric:
     """One process, or as many as torchrun started."""
     local, everywhere = (int(os.environ.get(k, "1")) for k in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     accelerator = config.accelerator
+    gpus = torch.cuda.device_count()
     if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+        accelerator = "cuda" if gpus else "cpu"
+    if accelerator == "cuda" and gpus < local:
+        raise UsageError(f"found {gpus} GPUs here for {local} processes; needed one for each")
     if config.precision == "fp16" and accelerator == "cpu":
         raise UsageError("precision fp16 needs a GPU; on a CPU choose bf16 or fp32")
     fabric = Fabric(
@@ -245,10 +249,15 @@ def _vgg16(config: TrainingConfig) -> Vgg16Features | None:
 
 
 def _resume(trainer: Trainer, run: RunFolder, any_ranks: bool) -> None:
-    checkpoints = run.checkpoints()
-    if not checkpoints:
+    # One rank chooses: on a shared disk another may see an older state of the folder.
+    last = trainer.fabric.broadcast(max(run.checkpoints(), default=None))
+    if last is None:
+        if (run.path / NETWORK).exists():
+            raise InputError(
+                f"{run.path / 'checkpoints'} holds no checkpoint any more; begin in another folder"
+            )
         return  # interrupted before the first one
-    ranks = trainer.load(list(checkpoints.values())[-1] / STATE)
+    ranks = trainer.load(run.checkpoint(last) / STATE)
     if ranks != trainer.fabric.world_size and not any_ranks:
         raise UsageError(
             f"{run.path} was trained by {ranks} ranks, now there are {trainer.fabric.world_size}. "

@@ -5,9 +5,10 @@ training depends on the seed alone and not on processes. Shards are indexed once
 of their members; the pictures inside are then read by offset.
 """
 
+import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,7 @@ from PIL import Image
 
 from pconv_deploy.errors import ImageError, InputError
 from pconv_deploy.image_files import IMAGE_SUFFIXES, read_image
+from pconv_deploy.images import to_pixels, to_rgb8
 
 # Photos larger than this are counted as unreadable: 100 megapixels, 300 MB once decoded.
 _MAX_PIXELS = 100_000_000
@@ -56,19 +58,24 @@ class PictureSource(Protocol):
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """Picture files of a folder and the folders in it, in the order of their paths."""
+    """Picture files of a folder and the folders in it, in the order of their paths.
 
-    paths: tuple[Path, ...]
+    names  relative to the folder, (pictures,) bytes: one buffer, which processes can share
+    """
+
+    root: Path
+    names: NDArray[np.bytes_]
 
     @property
     def groups(self) -> Sequence[range]:
-        return (range(len(self.paths)),)
+        return (range(len(self.names)),)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
 
     def read(self, number: int) -> Image.Image:
-        return read_image(self.paths[number], _MAX_PIXELS).convert("RGB")
+        path = self.root / os.fsdecode(bytes(self.names[number]))
+        return _rgb(read_image(path, _MAX_PIXELS))
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class Shards:
         except OSError as error:
             raise ImageError(f"cannot read {path}: {error.strerror}") from error
         name = path / f"at byte {self.offset[number]}"
-        return read_image(name, _MAX_PIXELS, content=content).convert("RGB")
+        return _rgb(read_image(name, _MAX_PIXELS, content=content))
 
 
 def open_pictures(photos: str | Path, layout: str = "folder") -> PictureSource:
@@ -125,10 +132,10 @@ def open_pictures(photos: str | Path, layout: str = "folder") -> PictureSource:
         raise InputError(
             f"{root} is not laid out as {layout}: needed one of {', '.join(places)} in it"
         )
-    paths = tuple(sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES))
-    if not paths:
+    names = sorted(_picture_names(folder))
+    if not names:
         raise InputError(f"{folder} holds no pictures ({' '.join(sorted(IMAGE_SUFFIXES))})")
-    return PictureFolder(paths)
+    return PictureFolder(folder, np.array(names))
 
 
 def epoch_order(source: PictureSource, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -138,7 +145,8 @@ def epoch_order(source: PictureSource, seed: int, epoch: int) -> NDArray[np.int6
     read the same few shards at the same time.
     """
     rng = np.random.default_rng([seed, epoch])
-    groups = [source.groups[i] for i in rng.permutation(len(source.groups))]
+    runs = source.groups
+    groups = [runs[i] for i in rng.permutation(len(runs))]
     order = []
     for start in range(0, len(groups), _SHARDS_TOGETHER):
         numbers = np.concatenate(
@@ -146,6 +154,24 @@ def epoch_order(source: PictureSource, seed: int, epoch: int) -> NDArray[np.int6
         )
         order.append(rng.permutation(numbers))
     return np.concatenate(order)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    return Image.fromarray(to_rgb8(to_pixels(picture)))
+
+
+def _picture_names(folder: Path) -> Iterator[bytes]:
+    """Relative paths of the pictures below a folder; links to folders are followed once."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                yield os.fsencode(os.path.relpath(Path(place, name), folder))
 
 
 def _shard_paths(pattern: str) -> list[Path]:
@@ -171,14 +197,18 @@ def _expand_braces(pattern: str) -> list[str]:
         choices = match[3].split(",")
     else:
         first, last = int(match[1]), int(match[2])
-        if last - first >= _MAX_SHARDS:
-            raise InputError(f"{pattern} names {last - first + 1} shards; at most {_MAX_SHARDS}")
+        if not 0 <= last - first < _MAX_SHARDS:
+            raise InputError(
+                f"{pattern} counts from {first} to {last}; needed 1 to {_MAX_SHARDS} shards"
+            )
         choices = [str(n).zfill(len(match[1])) for n in range(first, last + 1)]
     before, after = pattern[: match.start()], pattern[match.end() :]
-    names = [before + choice + rest for rest in _expand_braces(after) for choice in choices]
-    if len(names) > _MAX_SHARDS:
-        raise InputError(f"{pattern} names more than {_MAX_SHARDS} shards")
-    return sorted(names)
+    ends = _expand_braces(after)
+    if len(choices) * len(ends) > _MAX_SHARDS:
+        raise InputError(
+            f"{pattern} names {len(choices) * len(ends)} shards; at most {_MAX_SHARDS}"
+        )
+    return sorted(before + choice + end for end in ends for choice in choices)
 
 
 def _index_shards(paths: Sequence[Path]) -> Shards:
@@ -191,8 +221,10 @@ def _index_shards(paths: Sequence[Path]) -> Shards:
                     for member in shard
                     if member.isreg() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES
                 )
+                if any(shard.fileobj.read(512)):  # not the zeros of an end: tarfile gave up
+                    raise tarfile.ReadError(f"damaged at byte {shard.offset}")
         except (OSError, tarfile.TarError) as error:
-            raise InputError(f"{path} is no uncompressed tar file: {error}") from error
+            raise InputError(f"{path} is no whole, uncompressed tar file: {error}") from error
     if not found:
         raise InputError(f"{paths[0].parent}: no pictures in {len(paths)} shards")
     shard, offset, size = np.array(found, np.int64).T

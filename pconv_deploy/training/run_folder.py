@@ -71,12 +71,20 @@ class RunFolder:
             raise UsageError(
                 f"{self.path} is in use; go on with its run by --resume, or choose another name"
             )
-        for leftover in (self.path / "checkpoints").glob(".*.partial"):  # of a save that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
+        self._clear_away_leftovers()
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with atomic_file(self.config_file) as partial:
             partial.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2))
+
+    def _clear_away_leftovers(self) -> None:
+        """Remove what a killed save or removal left half done."""
+        whole = set(self.checkpoints().values())
+        for place in (self.path / "checkpoints").glob("*"):
+            if place not in whole:
+                shutil.rmtree(place, ignore_errors=True)
+        for leftover in self.path.glob(".*.partial*"):
+            leftover.unlink(missing_ok=True)
 
     def config_to_resume(self) -> TrainingConfig:
         """Read the settings of the run.

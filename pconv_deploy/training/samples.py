@@ -5,6 +5,7 @@ rank its part of them; number k alone decides the picture, the crop and the hole
 number of workers nor of ranks changes what is seen, and a run resumes by counting on.
 """
 
+import contextlib
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pconv_deploy.errors import HoleMaskError, ImageError, InputError
 from pconv_deploy.hole_masks.drawing import drawn_hole
-from pconv_deploy.hole_masks.reading import read_mask_set
+from pconv_deploy.hole_masks.reading import inverted, read_mask_set
 from pconv_deploy.holes import AREA_BUCKETS
 from pconv_deploy.image_files import read_hole_mask
 from pconv_deploy.images import Hole, dilated, resized_hole
@@ -60,6 +61,7 @@ class HoleSource:
         if config.folder is not None:
             masks = read_mask_set(Path(config.folder), convention=config.convention, classify=False)
             self.paths = tuple(mask.path for mask in masks)
+            self._require_sense(config.folder)
 
     def draw(self, rng: np.random.Generator) -> Hole:
         """One hole, (size, size), with something in it and something around it.
@@ -85,6 +87,18 @@ class HoleSource:
             f"{_PATIENCE} hole masks in a row cannot be used; the last: {complaint}"
         )
 
+    def _require_sense(self, folder: str) -> None:
+        """Look at a few masks of the folder: taken the wrong way round they would still train."""
+        shares = []
+        for path in self.paths[:: max(1, len(self.paths) // _PATIENCE)]:
+            with contextlib.suppress(HoleMaskError):
+                shares.append(float(read_hole_mask(path, self.config.convention).mean()))
+        if inverted(shares):
+            raise HoleMaskError(
+                f"{folder}: most of each mask is hole, read as {self.config.convention}. Inverted? "
+                "Then --set holes.convention=hole-black (NVIDIA's training set is stored so)"
+            )
+
     def _turned(self, hole: Hole, rng: np.random.Generator) -> Hole:
         hole = np.rot90(hole, int(rng.integers(4)))
         hole = hole[:, ::-1] if rng.random() < 0.5 else hole
@@ -96,7 +110,7 @@ class Samples(Dataset[Sample]):
     """Sample number k of a run."""
 
     def __init__(self, data: DataConfig, holes: HolesConfig, seed: int) -> None:
-        if data.photos is None:
+        if not data.photos:
             raise InputError("no pictures to train on: name their folder with --photos")
         self.data, self.seed = data, seed
         self.pictures: PictureSource = open_pictures(data.photos, data.layout)
@@ -206,10 +220,14 @@ def validation_batch(data: DataConfig, seed: int, most: int = 64) -> Batch | Non
     """Up to `most` pictures of the validation folder, their middle squares with drawn holes.
 
     Raises:
-        InputError: there is a folder, but no picture in it can be read.
+        InputError: there is a folder, but no picture in it can be read, or it is trained on.
     """
-    if data.validation is None:
+    if not data.validation:
         return None
+    if data.photos and Path(data.validation).resolve().is_relative_to(Path(data.photos).resolve()):
+        raise InputError(
+            f"{data.validation} lies in {data.photos}: training would see its pictures"
+        )
     pictures = open_pictures(data.validation)
     holes = HoleSource(HolesConfig(), data.size)
     samples = []

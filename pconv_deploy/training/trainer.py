@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -27,7 +28,7 @@ _PAINTED_TOGETHER = 16  # pictures, when nothing is learnt from them
 class Trainer:
     """The network in training.
 
-    Masks and ratios stay in single precision under mixed precision, so holes are exact in any.
+    Under mixed precision masks are exact and ratios in single precision.
     """
 
     def __init__(
@@ -139,7 +140,12 @@ class Trainer:
 
         Raises:
             OutputError: not writable, disk full.
+            TrainingError: the weights are not finite.
         """
+        if not all(bool(torch.isfinite(t).all()) for t in self.result.state_dict().values()):
+            raise TrainingError(
+                f"step {self.step}: weights are no longer finite; nothing was saved"
+            )
         save_checkpoint(
             folder / network_file,
             self.result,
@@ -172,13 +178,20 @@ class Trainer:
             self.network.load_state_dict(state["network"])
             self._adam.load_state_dict(state["optimizer"])
             if self._average:
-                self._average.load_state_dict(state["average"])
-            self.fabric.strategy.precision.load_state_dict(state["precision"])
+                if state["average"] is not None:
+                    self._average.load_state_dict(state["average"])
+                else:  # the run had none so far: the average begins here
+                    self._average.module.load_state_dict(state["network"])
+            if state["precision"]:
+                self.fabric.strategy.precision.load_state_dict(state["precision"])
             self.step = int(state["step"])
             return int(state["ranks"])
         # Whatever a damaged file makes torch's unpickler and the loaders raise.
         except Exception as error:
-            raise InputError(f"{path} is damaged, or of another network: {error}") from error
+            raise InputError(
+                f"{path} is damaged, or of another network: {error}\n  "
+                f"To go on from the checkpoint before it, remove {path.parent}"
+            ) from error
 
     def save_failure(self, path: Path, batches: Sequence[Batch]) -> None:
         """Keep the batch that made the loss infinite, for inspection."""
@@ -188,7 +201,10 @@ class Trainer:
             for name, tensor in (("image", batch["image"]), ("known", batch["known"]))
         }
         with writing(path):
-            save_file(tensors, path)
+            try:
+                save_file(tensors, path)
+            except SafetensorError as error:
+                raise OutputError(f"cannot write {path}: {error}") from error
 
     def _enter_phase(self) -> None:
         phase, into = phase_at(self.config, self.step)

@@ -34,6 +34,7 @@ def test_overrides_are_toml_or_text(tmp_path: Path) -> None:
     config = load_config(path, ["data.size=256", "data.photos=/some/where", "ema=0.5", "seed=7"])
     assert (config.batch, config.data.size, config.data.photos) == (3, 256, "/some/where")
     assert (config.ema, config.seed) == (0.5, 7)
+    assert load_config("mini", ["ema=null"]).ema is None
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,12 @@ def test_overrides_are_toml_or_text(tmp_path: Path) -> None:
         ("precision=int8", "Invalid enum value 'int8'"),
         ("size", "needed key=value"),
         ("seed=2020-01-01", "not JSON serializable"),
+        ("seed=" + "9" * 5000, "Expected `int`, got `str`"),
+        ("seed=9223372036854775808", "<= 9223372036854775807"),
+        ("batch=100000", "<= 65536"),
+        ("loss.weights.hole=nan", "`float` >= 0"),
+        ("loss.weights.hole=-1", "`float` >= 0"),
+        ("pictures_every=15", "needed a multiple of log_every, 10"),
     ],
 )
 def test_settings_that_make_no_sense(override: str, message: str) -> None:

@@ -87,10 +87,11 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
         open_pictures(tmp_path, "webdataset")
     with pytest.raises(InputError, match="3 of 3 shards do not exist"):
         open_pictures(f"{tmp_path}/{{0..2}}.tar", "webdataset")
-    with pytest.raises(InputError, match="at most 100000"):
-        open_pictures("{0..999999999}.tar", "webdataset")
+    for endless in ("{0..999999999}.tar", "{5..2}.tar", "{0..99999}{0..99999}.tar"):
+        with pytest.raises(InputError, match="100000"):
+            open_pictures(endless, "webdataset")
     (tmp_path / "bad.tar").write_bytes(b"x" * 2000)
-    with pytest.raises(InputError, match="no uncompressed tar file"):
+    with pytest.raises(InputError, match="no whole, uncompressed tar file"):
         open_pictures(tmp_path / "bad.tar", "webdataset")
     write_shard(tmp_path / "bad.tar", range(0))
     with pytest.raises(InputError, match="no pictures in 1 shards"):
@@ -108,3 +109,34 @@ def test_a_damaged_member_is_named_by_its_place(tmp_path: Path) -> None:
     assert value_of(source.read(0)) == 0
     with pytest.raises(ImageError, match=rf"s.tar/at byte {start} "):
         source.read(1)
+
+
+def test_a_shard_that_breaks_off_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s.tar", range(4))
+    content = bytearray((tmp_path / "s.tar").read_bytes())
+    second = content.index(b"0001.png")
+    content[second + 100 : second + 160] = b"x" * 60  # its header
+    (tmp_path / "s.tar").write_bytes(content)
+    with pytest.raises(InputError, match=f"damaged at byte {second}"):
+        open_pictures(tmp_path, "webdataset")
+
+
+def test_links_are_followed_once_and_hidden_files_left_out(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.png").write_bytes(picture(2))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(picture(1))
+    (folder / "._a.png").write_bytes(b"not a picture")
+    (folder / "folder.png").mkdir()
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (folder / "loop").symlink_to(folder)
+    source = open_pictures(folder)
+    assert [value_of(source.read(n)) for n in range(len(source))] == [1, 2]
+
+
+def test_sixteen_bit_grey_keeps_its_shades(tmp_path: Path) -> None:
+    shades = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(shades).save(tmp_path / "a.png")
+    pixels = np.asarray(open_pictures(tmp_path).read(0))
+    np.testing.assert_array_equal(pixels, (shades >> 8)[..., None].repeat(3, axis=2))

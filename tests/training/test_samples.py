@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -112,15 +113,26 @@ def test_masks_all_of_one_polarity(small: Make, tmp_path: Path, level: int, what
         source.draw(np.random.default_rng(0))
 
 
-def test_validation_pictures_are_fixed(small: Make, photos: Path) -> None:
-    first, again = (
-        validation_batch(small(f"data.validation={photos}").data, seed=0) for _ in range(2)
-    )
+def test_inverted_masks_are_refused(small: Make, tmp_path: Path) -> None:
+    hole = np.full((32, 32), 255, np.uint8)
+    hole[2:6, 2:10] = 0
+    Image.fromarray(hole).save(tmp_path / "a.png")
+    with pytest.raises(HoleMaskError, match=r"Inverted\? Then --set holes.convention=hole-black"):
+        HoleSource(small(f"holes.folder={tmp_path}").holes, 16)
+    HoleSource(small(f"holes.folder={tmp_path}", "holes.convention=hole-black").holes, 16)
+
+
+def test_validation_pictures_are_fixed(small: Make, photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "held-out")
+    data = small(f"data.validation={tmp_path / 'held-out'}").data
+    first, again = (validation_batch(data, seed=0) for _ in range(2))
     assert first is not None
     assert again is not None
     assert first["image"].shape == (5, 3, 16, 16)  # the damaged one is left out
     assert torch.equal(first["known"], again["known"])
     assert validation_batch(small().data, seed=0) is None
+    with pytest.raises(InputError, match="training would see its pictures"):
+        validation_batch(small(f"data.validation={photos}").data, seed=0)
 
 
 def test_a_validation_folder_without_readable_pictures(small: Make, tmp_path: Path) -> None:
