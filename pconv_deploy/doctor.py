@@ -12,11 +12,27 @@ from pconv_deploy.errors import MissingRuntimeError
 
 # What each capability needs, and the extra that brings it.
 CAPABILITIES: dict[str, tuple[Sequence[str], str]] = {
+    "masks": (("matplotlib", "opencv-python-headless"), "pconv-deploy[masks]"),
+    "train": (
+        (
+            "torch",
+            "safetensors",
+            "lightning-fabric",
+            "tensorboard",
+            "matplotlib",
+            "opencv-python-headless",
+        ),
+        "pconv-deploy[train]",
+    ),
     "infer": (("onnxruntime",), "pconv-deploy[onnxruntime]"),
     "build-engine": (("onnx", "onnxruntime"), "pconv-deploy[onnxruntime]"),
     "export": (
         ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"),
         "pconv-deploy[export]",
+    ),
+    "evaluate": (
+        ("scikit-image", "opencv-python-headless", "PyPatchMatch"),
+        "pconv-deploy[evaluate]",
     ),
     "demo": (
         ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime", "jinja2"),

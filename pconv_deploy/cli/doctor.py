@@ -30,4 +30,4 @@ def doctor(
             OUT.print(f"  {verdict}  {finding.name:<14} {escape(finding.detail)}")
     OUT.print("\n[bold]packages[/bold]")
     for name, version in diagnosis.packages.items():
-        OUT.print(f"  {name:<14} {version or 'not installed'}")
+        OUT.print(f"  {name:<23} {version or 'not installed'}")
