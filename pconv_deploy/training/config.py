@@ -136,12 +136,6 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 f"needs a multiple of {self.network.size_multiple}"
             )
 
-        if self.pictures_every % self.log_every:
-            raise ValueError(
-                f"found pictures_every {self.pictures_every}; needed a multiple of log_every, "
-                f"{self.log_every}"
-            )
-
     @property
     def steps(self) -> int:
         """Of all phases."""

@@ -104,9 +104,10 @@ def _steps(
             raise recorder.failed(error, step_batches) from None
         recorder.count(terms, sum(b["skipped"] for b in step_batches))
         done = trainer.step == config.steps
-        if trainer.step % config.log_every == 0 or done:
-            progress(trainer.step, config.steps, recorder.report())
-        if recorder.leads and (trainer.step % config.pictures_every == 0 or done):
+        show = trainer.step % config.pictures_every == 0 or done
+        if show or trainer.step % config.log_every == 0:
+            progress(trainer.step, config.steps, recorder.report(score=show))
+        if show and recorder.leads:
             recorder.show(step_batches[0])
         if trainer.step % config.save_every == 0 and not done:
             recorder.save()
@@ -146,7 +147,7 @@ class _Recorder:
         self.steps += 1
         self.skipped += skipped
 
-    def report(self) -> dict[str, float]:
+    def report(self, *, score: bool) -> dict[str, float]:
         """The figures since the last report, averaged over steps and ranks."""
         trainer, fabric = self.trainer, self.trainer.fabric
         config = trainer.config
@@ -161,8 +162,7 @@ class _Recorder:
         if skipped := round(float(averages[-1]) * fabric.world_size):
             figures["unreadable pictures"] = skipped
         self.sums, self.steps, self.skipped = {}, 0, 0
-        last = trainer.step == config.steps
-        if self.leads and self.validation and (trainer.step % config.pictures_every == 0 or last):
+        if self.leads and self.validation and score:
             figures |= trainer.score(self.validation)
         if self.monitor:
             self.monitor.scalars(trainer.step, figures)

@@ -61,7 +61,6 @@ def test_overrides_are_toml_or_text(tmp_path: Path) -> None:
         ("batch=100000", "<= 65536"),
         ("loss.weights.hole=nan", "`float` >= 0"),
         ("loss.weights.hole=-1", "`float` >= 0"),
-        ("pictures_every=15", "needed a multiple of log_every, 10"),
     ],
 )
 def test_settings_that_make_no_sense(override: str, message: str) -> None:
