@@ -4,17 +4,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pconv_deploy.contract import UNetConfig
 from pconv_deploy.demo.photos import photos, sample_photo
+from pconv_deploy.demo.recipe import PHOTOGRAPHS
 from pconv_deploy.demo.run import DemoResult, run_demo
-
-SMALL = UNetConfig(channels=(4, 6, 8), kernels=(5, 3, 3))
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult]:
     folder = tmp_path_factory.mktemp("demo")
-    return folder, run_demo(folder, config=SMALL, rounds=3)
+    return folder, run_demo(folder, rounds=3)
 
 
 def test_makes_what_it_promises(demo: tuple[Path, DemoResult]) -> None:
@@ -28,13 +26,14 @@ def test_makes_what_it_promises(demo: tuple[Path, DemoResult]) -> None:
     assert len(list((folder / "filled").iterdir())) == len(photos())
 
 
-def test_the_report_is_one_file_that_says_it_is_untrained(
+def test_the_report_is_one_file_that_says_what_the_network_is(
     demo: tuple[Path, DemoResult],
 ) -> None:
     folder, result = demo
     html = (folder / "report.html").read_text(encoding="utf-8")
     assert result.caveat in html
-    assert "never trained" in result.caveat
+    assert "on 17 photographs and on computed pictures" in result.caveat
+    assert len(PHOTOGRAPHS) == 17
     sources = re.findall(r'(?:src|href)="([^"]{5})', html)
     assert sources
     assert set(sources) == {"data:"}
@@ -49,10 +48,13 @@ def test_the_contact_sheet_has_a_row_for_each_photo(demo: tuple[Path, DemoResult
         assert sheet.height > len(photos()) * 150
 
 
-def test_it_can_be_repeated(demo: tuple[Path, DemoResult]) -> None:
+def test_it_can_be_repeated_with_another_network(
+    demo: tuple[Path, DemoResult], checkpoint: Path
+) -> None:
     folder, first = demo
-    again = run_demo(folder, config=SMALL, rounds=3)
+    again = run_demo(folder, own_checkpoint=checkpoint, rounds=3)
     assert again.outputs.keys() == first.outputs.keys()
+    assert again.caveat == "The network is tiny.safetensors."
 
 
 def test_every_photo_names_its_source() -> None:

@@ -14,18 +14,17 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for everything it makes.")
     ] = Path("demo"),
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Yours. Default: a small one that comes with us.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Of the speed comparison.")] = 11,
 ) -> None:
-    """Go the whole way once: export, build, fill holes in photos, measure, report.
-
-    Until a trained checkpoint comes with pconv-deploy, the network has random weights: the
-    figures are real, the pictures show where the holes were.
-    """
+    """Go the whole way once: export, build, fill holes in photos, measure, report."""
     with needs("pconv-deploy[demo]"):
         from pconv_deploy.demo.run import run_demo
 
     with steps() as progress:
-        result = run_demo(output, rounds=rounds, progress=progress)
+        result = run_demo(output, own_checkpoint=checkpoint, rounds=rounds, progress=progress)
     OUT.print(f"[bold yellow]{result.caveat}[/bold yellow]")
     show(result.bench)
     OUT.print(f"verified: {result.export_parity.describe()}")

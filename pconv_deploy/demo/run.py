@@ -14,12 +14,10 @@ from PIL import Image
 
 from pconv_deploy.batch import fill_jobs
 from pconv_deploy.bench import BenchResult
-from pconv_deploy.checkpoint import save_checkpoint
 from pconv_deploy.contact_sheet import write_contact_sheet
-from pconv_deploy.contract import Normalisation, UNetConfig
+from pconv_deploy.demo.network import CAVEAT, copy_network
 from pconv_deploy.demo.photos import CREDITS, photos
 from pconv_deploy.demo.report import as_data, write_report
-from pconv_deploy.demo.untrained import CAVEAT, untrained_network
 from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.errors import EngineError
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
@@ -48,28 +46,31 @@ class DemoResult:
 def run_demo(
     folder: Path,
     *,
-    config: UNetConfig | None = None,
+    own_checkpoint: Path | None = None,
     rounds: int = 11,
     progress: Callable[[str], None] = lambda _step: None,
 ) -> DemoResult:
     """Go the whole way in `folder`, replacing what an earlier run left there.
 
+    Args:
+        folder: for everything.
+        own_checkpoint: None takes the network that comes with the package.
+        rounds: of the speed comparison.
+        progress: is told each step.
+
     Raises:
         PConvError: any step's own error.
     """
-    config, normalisation = config or UNetConfig(), Normalisation()
     checkpoint, graph = folder / "network.safetensors", folder / "model.onnx"
     engine, report = folder / "model.engine", folder / "report.html"
     originals = photos()
 
-    progress("making a network with random weights")
-    network = untrained_network(config, normalisation, originals.values())
-    save_checkpoint(
-        checkpoint,
-        network,
-        normalisation=normalisation,
-        training={"trained": False, "weights": "random", "seed": 0},
-    )
+    if own_checkpoint is None:
+        caveat = CAVEAT
+        copy_network(checkpoint)
+    else:
+        caveat = f"The network is {own_checkpoint.name}."
+        checkpoint = own_checkpoint
     exported = export_checkpoint(
         checkpoint, graph, overwrite=True, progress=lambda step: progress(f"export: {step}")
     )
@@ -83,14 +84,13 @@ def run_demo(
     progress("writing the report")
     with atomic_file(folder / "bench.json") as partial:
         partial.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=2))
-    write_contact_sheet(
-        folder / "contact-sheet.png", _COLUMNS, rows, "Random weights, not trained."
-    )
+    network = exported.contract.source.network
+    write_contact_sheet(folder / "contact-sheet.png", _COLUMNS, rows, network.describe())
     write_report(
         report,
-        network=config.describe(),
+        network=network.describe(),
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        caveat=CAVEAT,
+        caveat=caveat,
         columns=_COLUMNS,
         pictures=as_data(rows),
         bench=measured,
@@ -106,7 +106,7 @@ def run_demo(
         graph: "the exported graph",
         folder / "bench.json": "all timings",
     }
-    return DemoResult(CAVEAT, exported.parity, built.engine_parity, measured, outputs)
+    return DemoResult(caveat, exported.parity, built.engine_parity, measured, outputs)
 
 
 def _measure(engine: Path, checkpoint: Path, rounds: int) -> BenchResult:

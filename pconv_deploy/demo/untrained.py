@@ -1,20 +1,19 @@
-"""A full-size network without training, until a trained one comes with the package."""
+"""A full-size network without training, to measure speed with: `python -m ...demo.untrained`."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
+import typer
 from PIL import Image
 from torch import nn
 
-from pconv_deploy.contract import Normalisation, UNetConfig
+from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.contract import JsonScalar, Normalisation, UNetConfig
+from pconv_deploy.demo.photos import photos
 from pconv_deploy.holes import irregular_hole
 from pconv_deploy.model import PConvUNet
-
-CAVEAT = (
-    "The network has random weights: it was never trained. Timings and parity are those of "
-    "the real architecture; the fills are not what a trained network paints."
-)
 
 
 def untrained_network(
@@ -46,3 +45,14 @@ def untrained_network(
     for norm in norms:
         norm.momentum = 0.1
     return network.eval()
+
+
+def write_untrained(output: Path) -> None:
+    """Write the paper's network with random weights as a checkpoint."""
+    network = untrained_network(UNetConfig(), Normalisation(), photos().values())
+    facts: dict[str, JsonScalar] = {"trained": False, "weights": "random", "seed": 0}
+    save_checkpoint(output, network, normalisation=Normalisation(), training=facts)
+
+
+if __name__ == "__main__":
+    typer.run(write_untrained)

@@ -1,7 +1,7 @@
-"""The pictures the demo's checkpoint is trained on: `python -m pconv_deploy.demo.training_set`.
+"""How the network that comes with the package was made: `python -m pconv_deploy.demo.recipe`.
 
 Photographs that may be redistributed, cut into tiles at several scales, and pictures that are
-computed. docs/demo-checkpoint.md says where the photographs come from.
+computed. docs/demo-checkpoint.md says where the photographs come from, and gives all commands.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from pconv_deploy.checkpoint import load_checkpoint, save_checkpoint
 from pconv_deploy.demo.photos import photos
 from pconv_deploy.errors import InputError
 from pconv_deploy.image_files import read_image
@@ -53,7 +54,11 @@ HELD_OUT: dict[str, tuple[str, str]] = {
 }
 
 
-def make_training_set(
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.command()
+def pictures(
     photographs: Annotated[Path, typer.Argument(help="Folder with the photographs, at any depth.")],
     output: Annotated[Path, typer.Argument(help="Folder for train/ and held-out/.")],
     computed: Annotated[int, typer.Option(min=0, help="How many pictures to compute.")] = 1500,
@@ -76,6 +81,23 @@ def make_training_set(
         rng = np.random.default_rng([7, number])
         computed_picture(rng, _TILE).save(train / f"computed-{number:05d}.jpg", quality=92)
     typer.echo(f"{count} tiles of {len(PHOTOGRAPHS)} photographs, {computed} computed pictures")
+
+
+@app.command()
+def store(
+    network: Annotated[Path, typer.Argument(help="network.safetensors of the training run.")],
+    output: Annotated[Path, typer.Argument(help="Checkpoint to write.")],
+) -> None:
+    """Store a checkpoint in half precision."""
+    checkpoint = load_checkpoint(network)
+    save_checkpoint(
+        output,
+        checkpoint.model,
+        normalisation=checkpoint.normalisation,
+        training=checkpoint.source.training,
+        half=True,
+    )
+    typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
 def _read(folder: Path, wanted: dict[str, tuple[str, str]]) -> Iterator[tuple[str, Image.Image]]:
@@ -173,4 +195,4 @@ def _shape(draw: ImageDraw.ImageDraw, rng: np.random.Generator, side: int, radiu
 
 
 if __name__ == "__main__":
-    typer.run(make_training_set)
+    app()
