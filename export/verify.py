@@ -18,7 +18,7 @@ from pconv_deploy.checkpoint import Checkpoint
 from pconv_deploy.contract import HOLE_MASK, IMAGE, OUTPUT, RAW_OUTPUT, GraphContract
 from pconv_deploy.networks import literal_network
 from pconv_deploy.onnx_file import with_raw_output
-from pconv_deploy.parity import Arrays, ParityReport, compare_runs
+from pconv_deploy.parity import Arrays, ParityReport, Run, compare_runs
 
 
 def compare_with_checkpoint(
@@ -34,34 +34,38 @@ def compare_with_checkpoint(
     def run_onnx(inputs: Arrays) -> Arrays:
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
-    fill = literal_fill(checkpoint)
+    def run_literal(dtype: torch.dtype) -> Run:
+        fill = literal_fill(checkpoint, dtype)
 
-    def run_literal(inputs: Arrays) -> Arrays:
-        if contract.kind == "tensor":
-            return {OUTPUT: fill(inputs[IMAGE], inputs[HOLE_MASK] == 0)}
-        colours = np.moveaxis(inputs[IMAGE], -1, 1) / 255.0  # NHWC bytes -> NCHW, 0..1
-        return {RAW_OUTPUT: fill(colours, inputs[HOLE_MASK][:, None] == 0)}
+        def run(inputs: Arrays) -> Arrays:
+            if contract.kind == "tensor":
+                return {OUTPUT: fill(inputs[IMAGE], inputs[HOLE_MASK] == 0)}
+            colours = np.moveaxis(inputs[IMAGE], -1, 1) / 255.0  # NHWC bytes -> NCHW, 0..1
+            return {RAW_OUTPUT: fill(colours, inputs[HOLE_MASK][:, None] == 0)}
+
+        return run
 
     return compare_runs(
-        run_literal,
+        run_literal(torch.float64),
         run_onnx,
         contract,
         (
             "the literal network, PyTorch float64",
             f"exported graph, {contract.precision}, ONNX Runtime {onnxruntime.__version__}",
         ),
+        reference_in_precision=run_literal(torch.float32),
     )
 
 
 def literal_fill(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint, dtype: torch.dtype = torch.float64
 ) -> Callable[[NDArray[Any], NDArray[np.bool_]], NDArray[np.float64]]:
     """Give a function from colours and known pixels to the literal network's output.
 
     colours (N, 3, H, W) in 0..1, known (N, 1, H, W) -> (N, 3, H, W) float64, about 0..1; sides
-    must be multiples of 2**levels.
+    must be multiples of 2**levels. The network computes in `dtype`, the ends in float64.
     """
-    network = literal_network(checkpoint.model).double().eval()
+    network = literal_network(checkpoint.model).to(dtype).eval()
     mean, std = (
         np.array(values, np.float64).reshape(3, 1, 1)
         for values in (checkpoint.normalisation.mean, checkpoint.normalisation.std)
@@ -71,9 +75,9 @@ def literal_fill(
         normalised = (colours.astype(np.float64) - mean) / std
         with torch.no_grad():
             output = network(
-                torch.from_numpy(normalised), torch.from_numpy(known.astype(np.float64))
+                torch.from_numpy(normalised).to(dtype), torch.from_numpy(known).to(dtype)
             )
-        filled: NDArray[np.float64] = output.numpy() * std + mean
+        filled: NDArray[np.float64] = output.double().numpy() * std + mean
         return filled
 
     return fill

@@ -22,6 +22,9 @@ Arrays = Mapping[str, NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
 # Largest |difference| allowed, relative to the largest |value| of the reference, by precision.
 RELATIVE_TOLERANCE = {"fp32": 1e-5}
+# A trained network may magnify rounding. Where the reference itself, computed in the candidate's
+# precision, errs by more than the tolerance, the candidate may err by this many times as much.
+_HEADROOM, _MOST_ALLOWED = 2.0, 1e-3
 # Of the composite, in steps of 0..255: a value on the edge may round either way.
 LEVEL_TOLERANCE = 1
 _MIN_PIXELS = 64  # fewer cannot show the area classes
@@ -43,6 +46,8 @@ class ParityCase(msgspec.Struct, frozen=True, kw_only=True):
                                  pixels and over the others, over max |reference|
     level_difference             steps of 0..255 by which the composite leaves, in the hole, what
                                  the reference rounds to anywhere within the tolerance
+    reference_error              of the reference itself in the candidate's precision, against the
+                                 exact one, anywhere; measured likewise
     known_identical              every known pixel of the composite equals the input's bytes
     finite                       neither side's raw output holds NaN or infinity
     """
@@ -54,6 +59,7 @@ class ParityCase(msgspec.Struct, frozen=True, kw_only=True):
     level_difference: int | None
     known_identical: bool | None
     finite: bool
+    reference_error: float | None = None
 
 
 class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +82,12 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
         levels = [c.level_difference for c in self.cases if c.level_difference is not None]
         return max(levels, default=None)
 
+    @property
+    def reference_error(self) -> float | None:
+        """Largest error of the reference itself in the candidate's precision, of any case."""
+        errors = [c.reference_error for c in self.cases if c.reference_error is not None]
+        return max(errors, default=None)
+
     def failures(self) -> list[str]:
         """One line for each complaint, saying by how much; none means that it passed."""
         if not self.cases:
@@ -95,7 +107,9 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
         """One line for people."""
         parts = [f"{len(self.cases)} holes"]
         if self.worst_error is not None:
-            parts.append(f"relative error at most {self.worst_error:.1e}")
+            own = self.reference_error or 0.0
+            beside = f" (its own in that precision {own:.1e})" if own > self.tolerance else ""
+            parts.append(f"relative error at most {self.worst_error:.1e}{beside}")
         if self.worst_level_difference is not None:
             parts.append(f"composite within {self.worst_level_difference} of 255")
         identical = {case.known_identical for case in self.cases} - {None}
@@ -107,10 +121,11 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     def _complaints(self, case: ParityCase) -> Iterator[str]:
         if not case.finite:
             yield "NaN or infinity in the output"
+        allowed = _allowed(self.tolerance, case.reference_error)
         for where, error in (("inside", case.error_inside), ("outside", case.error_outside)):
             # Written so that NaN complains too.
-            if error is not None and not error <= self.tolerance:
-                yield f"relative error {error:.1e} {where} the hole, allowed {self.tolerance:.0e}"
+            if error is not None and not error <= allowed:
+                yield f"relative error {error:.1e} {where} the hole, allowed {allowed:.1e}"
         if case.level_difference is not None and case.level_difference > self.level_tolerance:
             yield f"composite off by {case.level_difference} of 255, allowed {self.level_tolerance}"
         if case.known_identical is False:
@@ -160,8 +175,16 @@ def parity_batches(contract: GraphContract) -> list[list[ParityInput]]:
     ]
 
 
+def _allowed(tolerance: float, reference_error: float | None) -> float:
+    return min(max(tolerance, _HEADROOM * (reference_error or 0.0)), _MOST_ALLOWED)
+
+
 def compare_runs(
-    reference: Run, candidate: Run, contract: GraphContract, names: tuple[str, str]
+    reference: Run,
+    candidate: Run,
+    contract: GraphContract,
+    names: tuple[str, str],
+    reference_in_precision: Run | None = None,
 ) -> ParityReport:
     """Fill every case on both sides and compare.
 
@@ -171,6 +194,8 @@ def compare_runs(
         candidate: returns every output of the contract, and `raw_output` if it can.
         contract: of the graph both stand for.
         names: who the reference and the candidate are, for the report.
+        reference_in_precision: the reference computed in the candidate's precision: how exact
+            an answer can be expected.
 
     Raises:
         ParityError: the candidate's outputs are not those of the contract.
@@ -181,6 +206,7 @@ def compare_runs(
     for batch in parity_batches(contract):
         inputs = _inputs(batch, contract)
         expected = reference(inputs)[raw_name]
+        rounded = reference_in_precision(inputs)[raw_name] if reference_in_precision else None
         found = candidate(inputs)
         _check_outputs(found, contract, inputs[IMAGE])
         filled, raw = found.get(FILLED), found.get(raw_name)
@@ -191,6 +217,7 @@ def compare_runs(
                     expected[i].transpose(1, 2, 0),
                     filled=None if filled is None else filled[i],
                     raw=None if raw is None else raw[i].transpose(1, 2, 0),
+                    reference_error=None if rounded is None else _error(rounded[i], expected[i]),
                     tolerance=tolerance,
                 )
             )
@@ -210,6 +237,7 @@ def compare(
     filled: Bytes | None,
     raw: NDArray[np.floating] | None,
     tolerance: float,
+    reference_error: float | None = None,
 ) -> ParityCase:
     """Measure a candidate's composite and raw output (H, W, 3) against the expected raw output."""
     assert filled is not None or raw is not None
@@ -224,7 +252,7 @@ def compare(
     if filled is not None:
         # A network that answers in thousands has steps far smaller than its tolerance: what
         # the reference rounds to is an interval then, of one value where it is saturated.
-        slack = tolerance * scale
+        slack = _allowed(tolerance, reference_error) * scale
         low, high = (_levels(expected[hole] + by) for by in (-slack, slack))
         found = filled[hole].astype(np.int64)
         levels = int(np.maximum(low - found, found - high).max(initial=0))
@@ -237,7 +265,16 @@ def compare(
         level_difference=levels,
         known_identical=identical,
         finite=finite,
+        reference_error=reference_error,
     )
+
+
+def _error(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float | None:
+    """Largest difference over the largest value; None where either is not finite."""
+    if not (np.isfinite(expected).all() and np.isfinite(found).all()):
+        return None
+    scale = float(np.abs(expected).max()) or 1.0
+    return float(np.abs(found.astype(np.float64) - expected).max()) / scale
 
 
 def _levels(colours: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -23,6 +23,8 @@ def test_makes_what_it_promises(demo: tuple[Path, DemoResult]) -> None:
     }
     assert result.export_parity.failures() == []
     assert result.engine_parity.failures() == []
+    # Trained weights magnify rounding; the report says by how much for the reference itself.
+    assert 0 < (result.export_parity.reference_error or 0) < 1e-3
     assert len(list((folder / "filled").iterdir())) == len(photos())
 
 

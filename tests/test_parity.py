@@ -131,3 +131,28 @@ def test_cases_are_the_six_buckets_none_all_and_one_known_pixel() -> None:
 
 def test_tiny_sizes_have_no_area_classes() -> None:
     assert [c.name for c in parity_inputs(4, 4)] == ["no hole", "all hole", "one known pixel"]
+
+
+@pytest.mark.parametrize(
+    ("own_error", "error", "passes"),
+    [
+        (None, 2e-5, False),
+        (1e-6, 2e-5, False),  # the reference does better than that
+        (2e-5, 3.9e-5, True),
+        (2e-5, 4.1e-5, False),
+        (0.1, 2e-3, False),  # at some point it is no rounding any more
+    ],
+)
+def test_a_network_that_magnifies_rounding_may_err_as_its_reference_does(
+    own_error: float | None, error: float, passes: bool
+) -> None:
+    case = compare(
+        CASE,
+        expected(1.0),
+        filled=None,
+        raw=expected(1.0 + error),
+        tolerance=1e-5,
+        reference_error=own_error,
+    )
+    assert (report(case).failures() == []) is passes
+    assert ("its own in that precision" in report(case).describe()) is ((own_error or 0) > 1e-5)

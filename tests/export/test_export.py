@@ -70,6 +70,7 @@ def test_the_file_says_what_it_is(graph: Path, checkpoint: Path) -> None:
     }
     assert exported.parity is not None
     assert len(exported.parity.cases) == 11
+    assert exported.parity.reference_error is not None
     assert exported.parity.worst_error is not None
     assert 0 < exported.parity.worst_error < 1e-5
 
