@@ -63,7 +63,7 @@ def test_comparing_nothing_is_no_success() -> None:
 def test_a_raw_error_is_found_where_it_is(row: int, where: str) -> None:
     wrong = expected()
     wrong[row, 3, 1] += 1e-4
-    complaint = f"box: relative error 2.0e-04 {where} the hole, allowed 1e-05"
+    complaint = f"box: relative error 2.0e-04 {where} the hole, allowed 1.0e-05"
     assert failures(expected(), raw=wrong) == [complaint]
 
 
