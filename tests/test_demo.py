@@ -1,4 +1,5 @@
 import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_the_report_is_one_file_that_says_what_the_network_is(
 ) -> None:
     folder, result = demo
     html = (folder / "report.html").read_text(encoding="utf-8")
-    assert result.caveat in html
+    assert result.caveat in unescape(html)
     assert "on 17 photographs and on computed pictures" in result.caveat
     assert len(PHOTOGRAPHS) == 17
     sources = re.findall(r'(?:src|href)="([^"]{5})', html)
