@@ -68,10 +68,12 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: Path, title: str) -
         for number, name in enumerate(names):
             axes = figure.add_subplot(-(-len(names) // 2), 2, number + 1)
             points = [(line["step"], line[name]) for line in history if name in line]
-            axes.plot(*zip(*points, strict=True), linewidth=1)
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, linewidth=1)
             axes.set_title(name)
             axes.set_xlabel("step")
-            axes.set_yscale("log")
+            if max(values) > 3 * min(values) > 0:
+                axes.set_yscale("log")
             axes.grid(visible=True, which="both", alpha=0.3)
         with atomic_file(path) as partial:
             figure.savefig(partial, dpi=110)
