@@ -79,6 +79,11 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         what = "has no manifest.json" if folder.is_dir() else "is no folder"
+        if (folder / "network.safetensors").is_file():
+            raise EngineError(
+                f"{folder} is a training run, no engine; its checkpoint is "
+                f"{folder / 'network.safetensors'}"
+            )
         raise EngineError(
             f"{folder} {what}, so it is no engine. "
             "Build one with: pconv-deploy build-engine model.onnx -o model.engine"

@@ -169,6 +169,10 @@ def _converted(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Ten
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    if (path / "network.safetensors").is_file():
+        raise CheckpointError(
+            f"{path} is a training run; its checkpoint is {path / 'network.safetensors'}"
+        )
     try:
         with path.open("rb") as stream:
             start = stream.read(4)

@@ -32,7 +32,11 @@ def train(
     output: Annotated[Path, typer.Argument(help="Folder of the run.")],
     config: Annotated[
         str | None,
-        typer.Option("--config", "-c", help="Preset (paper-512, naoto-256, mini...) or TOML file."),
+        typer.Option(
+            "--config",
+            "-c",
+            help="Preset (paper-512, naoto-256, compact, mini) or TOML file; docs/training.md.",
+        ),
     ] = None,
     photos: Annotated[
         str | None,
@@ -68,10 +72,14 @@ def train(
     threading.excepthook = lambda raised: (
         None if isinstance(raised.exc_value, OSError) else threading.__excepthook__(raised)
     )
-    with _reporting(resolved.steps) as report:
-        network = run_training(
-            resolved, output, resume=resume, any_ranks=any_ranks, progress=report
-        )
+    try:
+        with _reporting(resolved.steps) as report:
+            network = run_training(
+                resolved, output, resume=resume, any_ranks=any_ranks, progress=report
+            )
+    except (KeyboardInterrupt, SystemExit):
+        ERR.print(f"stopped; go on with: pconv-deploy train {output} --resume", markup=False)
+        raise
     if _leads():
         OUT.print(f"[bold]{escape(str(network))}[/bold]  {resolved.network.describe()}")
         OUT.print(f"export it: pconv-deploy export {escape(str(network))} -o model.onnx")

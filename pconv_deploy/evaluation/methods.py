@@ -86,7 +86,10 @@ def _parse_method(text: str) -> MethodSpec:
     if source in BASELINES:
         return MethodSpec(label=label or source, kind="baseline", source=source)
     path = Path(source)
-    label = (label or path.resolve().name).encode(errors="replace").decode()
+    # Every training run calls its checkpoint so: the run tells them apart.
+    named = path.resolve()
+    named = named.parent if named.name == "network.safetensors" else named
+    label = (label or named.name).encode(errors="replace").decode()
     if path.is_dir():
         read_manifest(path)
         sha256 = sha256_of(path / MANIFEST)

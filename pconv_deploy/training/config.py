@@ -258,5 +258,7 @@ def _check_keys(settings: Mapping[str, Any], kind: Any, where: str, source: str)
 
 
 def _nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    if word in ("steps", "learning_rate", "schedule"):
+        return ' (a key of phases: --set "phases=[{steps=100, learning_rate=1e-3}]")'
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {found[0]}?)" if found else ""

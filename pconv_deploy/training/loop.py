@@ -239,6 +239,11 @@ def _check_batch(config: TrainingConfig, ranks: int) -> None:
 
 def _vgg16(config: TrainingConfig) -> Vgg16Features | None:
     if config.loss.features == "none":
+        if config.loss.vgg16 is not None:
+            raise UsageError(
+                "--vgg16 is given, but these settings leave out its terms: add "
+                "--set loss.features=vgg16"
+            )
         return None
     if config.loss.vgg16 is None:
         raise UsageError(
