@@ -6,9 +6,9 @@ left out. Memory is measured in a process for each, because an allocator never q
 """
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -33,7 +33,7 @@ _MEMORY_STEPS = 3
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured; ratios are literal / collapsed of one round, p10, p50 and p90 of them.
 
-    gradient_error  largest difference of the gradients over their largest value, by formulation,
+    gradient_error  norm of the difference of the whole gradient over its norm, by formulation,
                     against the literal one in double precision
     peak_mib        resident memory of a process that trains a few steps, by formulation; device
                     memory on a GPU
@@ -151,11 +151,13 @@ def _gradient_errors(config: UNetConfig, size: int) -> dict[str, float]:
                 strict=True,
             )
         )
-        errors[name] = max(
-            float((found[key] - exact).abs().max() / exact.abs().max().clamp(min=1e-30))
-            for key, exact in reference.items()
-        )
+        errors[name] = _norm([found[key] - exact for key, exact in reference.items()])
+        errors[name] /= _norm(list(reference.values()))
     return errors
+
+
+def _norm(tensors: list[Tensor]) -> float:
+    return float(torch.stack([t.square().sum() for t in tensors]).sum().sqrt())
 
 
 def _in_a_process(formulation: str, config: UNetConfig, batch: int, size: int) -> float:
@@ -171,7 +173,9 @@ def _peak_mib(formulation: str, config: UNetConfig, batch: int, size: int) -> fl
         step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage: its maximum is inherited from the parent process.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def as_markdown(speed: Speed) -> str:
