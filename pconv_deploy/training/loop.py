@@ -16,10 +16,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from pconv_deploy.contract import JsonScalar
-from pconv_deploy.errors import InputError, TrainingError, UsageError
+from pconv_deploy.errors import InputError, OutputError, TrainingError, UsageError
 from pconv_deploy.files import atomic_file, atomic_folder
 from pconv_deploy.training.config import TrainingConfig
-from pconv_deploy.training.monitor import Monitor, picture_grid, plot_history
+from pconv_deploy.training.monitor import Monitor, picture_grid, plot_history, validation_score
 from pconv_deploy.training.run_folder import NETWORK, STATE, RunFolder
 from pconv_deploy.training.samples import Batch, Samples, StepSampler, loader, validation_batch
 from pconv_deploy.training.trainer import Trainer
@@ -106,9 +106,8 @@ def _steps(
         done = trainer.step == config.steps
         show = trainer.step % config.pictures_every == 0 or done
         if show or trainer.step % config.log_every == 0:
-            progress(trainer.step, config.steps, recorder.report(score=show))
-        if show and recorder.leads:
-            recorder.show(step_batches[0])
+            figures = recorder.report(step_batches[0] if show else None)
+            progress(trainer.step, config.steps, figures)
         if trainer.step % config.save_every == 0 and not done:
             recorder.save()
 
@@ -147,8 +146,11 @@ class _Recorder:
         self.steps += 1
         self.skipped += skipped
 
-    def report(self, *, score: bool) -> dict[str, float]:
-        """The figures since the last report, averaged over steps and ranks."""
+    def report(self, shown: Batch | None) -> dict[str, float]:
+        """The figures since the last report, averaged over steps and ranks.
+
+        With a batch to be shown also pictures; the validation folder's and their score, if any.
+        """
         trainer, fabric = self.trainer, self.trainer.fabric
         config = trainer.config
         totals = torch.stack(
@@ -162,20 +164,21 @@ class _Recorder:
         if skipped := round(float(averages[-1]) * fabric.world_size):
             figures["unreadable pictures"] = skipped
         self.sums, self.steps, self.skipped = {}, 0, 0
-        if self.leads and self.validation and score:
-            figures |= trainer.score(self.validation)
         if self.monitor:
+            if shown:
+                figures |= self._show(self.monitor, shown)
             self.monitor.scalars(trainer.step, figures)
             self.run.append_history({"step": trainer.step, **figures})
         self.since = time.perf_counter()
         return figures
 
-    def show(self, batch: Batch) -> None:
-        """A grid of pictures, of the validation folder if there is one."""
+    def _show(self, monitor: Monitor, batch: Batch) -> dict[str, float]:
+        """Paint once, for the pictures and for the score."""
         shown = self.validation or batch
-        grid = picture_grid(shown["image"] / 255, shown["known"].float(), self.trainer.paint(shown))
-        if self.monitor:
-            self.monitor.pictures(self.trainer.step, grid)
+        image, known = shown["image"] / 255, shown["known"].float()
+        painted = self.trainer.paint(shown)
+        monitor.pictures(self.trainer.step, picture_grid(image, known, painted))
+        return validation_score(image, known, painted) if self.validation else {}
 
     def save(self) -> None:
         """Write a checkpoint, whole or not at all; then forget older ones."""
@@ -199,10 +202,14 @@ class _Recorder:
         """Keep what the step was computed from, and say where."""
         trainer = self.trainer
         name = f"failed-step-{trainer.step}-rank-{trainer.fabric.global_rank}.safetensors"
-        trainer.save_failure(self.run.path / name, batches)
+        try:
+            trainer.save_failure(self.run.path / name, batches)
+            kept = f"The batch is kept in {self.run.path / name}"
+        except OutputError as problem:  # no reason to hide what went wrong
+            kept = f"The batch could not be kept: {problem}"
         return TrainingError(
-            f"step {trainer.step}: {error}. The batch is kept in {self.run.path / name}; the last "
-            "checkpoint is as it was. A lower learning rate, or precision fp32, may help"
+            f"step {trainer.step}: {error}. {kept}; the last checkpoint is as it was. A lower "
+            "learning rate, or precision fp32, may help"
         )
 
 

@@ -44,12 +44,28 @@ def picture_grid(image: Tensor, known: Tensor, output: Tensor) -> Tensor:
 
     image, output (N, 3, H, W) in 0..1, known (N, 1, H, W) -> (3, n H, 4 W), n at most 8
     """
-    image, known, output = (t[:_SHOWN].float().cpu() for t in (image, known, output))
+    image, known, output = (t[:_SHOWN] for t in (image, known, output))
     output = output.clamp(0, 1)
     composite = known * image + (1 - known) * output
     columns = torch.stack([known * image + (1 - known) * 0.5, output, composite, image], dim=1)
     count, width, channels, h, w = columns.shape
     return columns.permute(2, 0, 3, 1, 4).reshape(channels, count * h, width * w)
+
+
+def validation_score(image: Tensor, known: Tensor, output: Tensor) -> dict[str, float]:
+    """How near an output is to the picture where it is filled in.
+
+    The first is the mean over the hole's values; PSNR is of the composite, mean over pictures.
+
+    image, output (N, 3, H, W) in 0..1, known (N, 1, H, W)
+    """
+    error = (1 - known) * (output.clamp(0, 1) - image)
+    holes = (1 - known).expand_as(image).sum()
+    squares = error.square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
+    return {
+        "validation hole L1 (%)": 100 * float(error.abs().sum() / holes),
+        "validation PSNR (dB)": float(-10 * squares.log10().mean()),
+    }
 
 
 def plot_history(history: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:

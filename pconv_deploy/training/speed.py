@@ -125,34 +125,19 @@ def _gradient_errors(config: UNetConfig, size: int) -> dict[str, float]:
     cpu = torch.device("cpu")
     image, known = _batch(2, size, cpu)
 
-    def gradients(network: nn.Module, dtype: torch.dtype) -> list[Tensor]:
-        network.to(dtype)
-        network.zero_grad()
+    def gradients(formulation: str, dtype: torch.dtype) -> dict[str, Tensor]:
+        network = _network(formulation, config, cpu).to(dtype)
         loss, _terms = inpainting_loss(
             network(image.to(dtype), known.to(dtype)), image.to(dtype), known.to(dtype)
         )
         loss.backward()  # type: ignore[no-untyped-call]
-        return [p.grad.double() for p in network.parameters() if p.grad is not None]
+        return {n: p.grad.double() for n, p in network.named_parameters() if p.grad is not None}
 
-    reference = dict(
-        zip(
-            [n for n, _ in _network("literal", config, cpu).named_parameters()],
-            gradients(_network("literal", config, cpu), torch.float64),
-            strict=True,
-        )
-    )
+    exact = gradients("literal", torch.float64)
     errors = {}
     for name in _FORMULATIONS:
-        network = _network(name, config, cpu)
-        found = dict(
-            zip(
-                [n for n, _ in network.named_parameters()],
-                gradients(network, torch.float32),
-                strict=True,
-            )
-        )
-        errors[name] = _norm([found[key] - exact for key, exact in reference.items()])
-        errors[name] /= _norm(list(reference.values()))
+        found = gradients(name, torch.float32)
+        errors[name] = _norm([found[key] - exact[key] for key in exact]) / _norm([*exact.values()])
     return errors
 
 

@@ -1,7 +1,7 @@
 """One training step after another: weights, optimiser, average, and how they are kept."""
 
 from collections.abc import Mapping, Sequence
-from math import cos, log10, pi
+from math import cos, pi
 from pathlib import Path
 from typing import Any, cast
 
@@ -106,7 +106,7 @@ class Trainer:
 
     @torch.no_grad()
     def paint(self, batch: Batch) -> Tensor:
-        """Let the network that is stored paint: raw output (N, 3, H, W), RGB about 0..1."""
+        """Let the network that is stored paint: raw output (N, 3, H, W) on the CPU, about 0..1."""
         result = self.result
         was_training = result.training
         result.eval()
@@ -117,21 +117,7 @@ class Trainer:
             for i, k in zip(image.chunk(parts), known.chunk(parts), strict=True)
         ]
         result.train(was_training)
-        return torch.cat(painted)
-
-    def score(self, batch: Batch) -> dict[str, float]:
-        """How well the stored network fills a validation batch.
-
-        The first is the mean over the hole's values; PSNR is of the composite, mean over pictures.
-        """
-        image, known = self._on_device(batch)
-        error = (1 - known) * (self.paint(batch).clamp(0, 1) - image)
-        holes = (1 - known).expand_as(image).sum()
-        squares = error.square().mean(dim=(1, 2, 3)).clamp(min=1e-10).tolist()
-        return {
-            "validation hole L1 (%)": 100 * float(error.abs().sum() / holes),
-            "validation PSNR (dB)": -10 * sum(log10(value) for value in squares) / len(squares),
-        }
+        return torch.cat(painted).cpu()
 
     def save(
         self, folder: Path, network_file: str, state_file: str, facts: Mapping[str, JsonScalar]
