@@ -141,7 +141,7 @@ def parity_inputs(height: int, width: int, seed: int = 0) -> list[ParityInput]:
     cases = [
         ParityInput(
             f"irregular hole {low:.0%}-{high:.0%}, {width}x{height}",
-            _pattern(rng, height, width),
+            pattern(rng, height, width),
             irregular_hole(rng, height, width, (low, high)),
         )
         for low, high in (AREA_BUCKETS if height * width >= _MIN_PIXELS else ())
@@ -154,7 +154,7 @@ def parity_inputs(height: int, width: int, seed: int = 0) -> list[ParityInput]:
         ("all hole", full),
         ("one known pixel", one_known),
     ):
-        cases.append(ParityInput(name, _pattern(rng, height, width), hole))
+        cases.append(ParityInput(name, pattern(rng, height, width), hole))
     return cases
 
 
@@ -176,7 +176,7 @@ def parity_batches(contract: GraphContract) -> list[list[ParityInput]]:
 
 
 def _allowed(tolerance: float, reference_error: float | None) -> float:
-    return min(max(tolerance, _HEADROOM * (reference_error or 0.0)), _MOST_ALLOWED)
+    return max(tolerance, min(_HEADROOM * (reference_error or 0.0), _MOST_ALLOWED))
 
 
 def compare_runs(
@@ -204,11 +204,11 @@ def compare_runs(
     tolerance = RELATIVE_TOLERANCE[contract.precision]
     cases: list[ParityCase] = []
     for batch in parity_batches(contract):
-        inputs = _inputs(batch, contract)
+        inputs = graph_inputs(batch, contract)
         expected = reference(inputs)[raw_name]
         rounded = reference_in_precision(inputs)[raw_name] if reference_in_precision else None
         found = candidate(inputs)
-        _check_outputs(found, contract, inputs[IMAGE])
+        check_outputs(found, contract, inputs[IMAGE])
         filled, raw = found.get(FILLED), found.get(raw_name)
         for i, case in enumerate(batch):
             cases.append(
@@ -283,7 +283,8 @@ def _levels(colours: NDArray[np.floating]) -> NDArray[np.int64]:
     return levels
 
 
-def _inputs(batch: list[ParityInput], contract: GraphContract) -> Arrays:
+def graph_inputs(batch: list[ParityInput], contract: GraphContract) -> Arrays:
+    """Stack cases of one size into what a graph of this contract takes."""
     # A fixed batch is filled up with repetitions, whose results are not looked at.
     padded = batch + batch[-1:] * ((contract.batch or len(batch)) - len(batch))
     image: NDArray[Any] = np.stack([case.image for case in padded])
@@ -294,8 +295,14 @@ def _inputs(batch: list[ParityInput], contract: GraphContract) -> Arrays:
     return {IMAGE: image, HOLE_MASK: hole_mask}
 
 
-def _check_outputs(found: Arrays, contract: GraphContract, image: NDArray[Any]) -> None:
-    """Every output of both kinds of graph has the shape of `image`."""
+def check_outputs(found: Arrays, contract: GraphContract, image: NDArray[Any]) -> None:
+    """Compare what a graph returned with its contract.
+
+    Every output of both kinds of graph has the shape of `image`, as the graph takes it.
+
+    Raises:
+        ParityError: an output is missing, or of another dtype or shape.
+    """
     for spec in contract.outputs:
         output = found.get(spec.name) if isinstance(found, Mapping) else None
         if (
@@ -311,7 +318,7 @@ def _check_outputs(found: Arrays, contract: GraphContract, image: NDArray[Any]) 
             raise ParityError(f"{spec.name}: found {what}, needed {spec.dtype} {list(image.shape)}")
 
 
-def _pattern(rng: np.random.Generator, height: int, width: int) -> Bytes:
+def pattern(rng: np.random.Generator, height: int, width: int) -> Bytes:
     """Colour gradients with texture: large and small structures, all byte values."""
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     frequency, phase = rng.uniform(1, 6, (3, 2)), rng.uniform(0, 6.28, 3)
