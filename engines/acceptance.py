@@ -5,9 +5,9 @@ off: slow, and none of what a runtime does to a graph to make it fast.
 """
 
 from pconv_deploy.engines.base import Session
-from pconv_deploy.errors import GraphError, MissingRuntimeError
-from pconv_deploy.onnx_file import ExportedGraph, with_raw_output
-from pconv_deploy.parity import Arrays, ParityReport, compare_runs
+from pconv_deploy.onnx_file import ExportedGraph
+from pconv_deploy.onnx_run import graph_run
+from pconv_deploy.parity import ParityReport, compare_runs
 
 
 def compare_with_graph(session: Session, exported: ExportedGraph, engine: str) -> ParityReport:
@@ -18,33 +18,9 @@ def compare_with_graph(session: Session, exported: ExportedGraph, engine: str) -
         MissingRuntimeError: ONNX Runtime, the reference, is not installed.
         ParityError: the engine's outputs are not those of the contract.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingRuntimeError(
-            "an engine is checked with ONNX Runtime: pip install 'pconv-deploy[onnxruntime]'"
-        ) from error
-    contract = exported.contract
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3  # errors only
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    shown = exported.model if contract.kind == "tensor" else with_raw_output(exported.model)
-    try:
-        plain = onnxruntime.InferenceSession(
-            shown.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-        )
-    # ONNX Runtime's exceptions share no base class but Exception.
-    except Exception as error:
-        raise GraphError(f"ONNX Runtime cannot load the graph: {error}") from error
-    names = [output.name for output in plain.get_outputs()]
-
-    def run_plain(inputs: Arrays) -> Arrays:
-        try:
-            outputs = plain.run(names, dict(inputs))
-        except Exception as error:
-            raise GraphError(f"ONNX Runtime cannot run the graph: {error}") from error
-        return dict(zip(names, outputs, strict=True))
-
     return compare_runs(
-        run_plain, session.run, contract, ("the exported graph, unoptimised", engine)
+        graph_run(exported.model, exported.contract, optimised=False),
+        session.run,
+        exported.contract,
+        ("the exported graph, unoptimised", engine),
     )

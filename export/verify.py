@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pconv_deploy.checkpoint import Checkpoint
 from pconv_deploy.contract import HOLE_MASK, IMAGE, OUTPUT, RAW_OUTPUT, GraphContract
 from pconv_deploy.networks import literal_network
-from pconv_deploy.onnx_file import with_raw_output
+from pconv_deploy.onnx_run import graph_run
 from pconv_deploy.parity import Arrays, ParityReport, Run, compare_runs
 
 
@@ -25,14 +25,6 @@ def compare_with_checkpoint(
     model: onnx.ModelProto, contract: GraphContract, checkpoint: Checkpoint
 ) -> ParityReport:
     """Fill every parity case with the ONNX model and with the literal network."""
-    shown = model if contract.kind == "tensor" else with_raw_output(model)
-    session = onnxruntime.InferenceSession(
-        shown.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-
-    def run_onnx(inputs: Arrays) -> Arrays:
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
     def run_literal(dtype: torch.dtype) -> Run:
         fill = literal_fill(checkpoint, dtype)
@@ -47,7 +39,7 @@ def compare_with_checkpoint(
 
     return compare_runs(
         run_literal(torch.float64),
-        run_onnx,
+        graph_run(model, contract, optimised=True),
         contract,
         (
             "the literal network, PyTorch float64",
