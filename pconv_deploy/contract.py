@@ -28,11 +28,14 @@ class UNetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     channels     output channels of each encoder level, outermost first
     kernels      encoder kernel sizes, odd; the decoder always uses 3
     convolution  "ordinary" is the paper's baseline Conv, told of the hole by a fourth channel
+    head         what follows the last partial convolution: "linear" is nothing, as in the paper;
+                 "sigmoid" an offset, LeakyReLU, a 1x1 convolution and a sigmoid, as in PConv-Keras
     """
 
     channels: tuple[Channels, ...] = (64, 128, 256, 512, 512, 512, 512, 512)
     kernels: tuple[int, ...] = (7, 5, 5, 3, 3, 3, 3, 3)
     convolution: Literal["partial", "ordinary"] = "partial"
+    head: Literal["linear", "sigmoid"] = "linear"
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.channels) <= MAX_LEVELS:
@@ -41,6 +44,8 @@ class UNetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError(f"found {len(self.kernels)} kernels for {len(self.channels)} levels")
         if any(k % 2 == 0 or not 1 <= k <= 15 for k in self.kernels):
             raise ValueError(f"found kernels {self.kernels}; needed odd sizes from 1 to 15")
+        if self.convolution == "ordinary" and self.head != "linear":
+            raise ValueError(f"found head {self.head!r}; ordinary convolutions need 'linear'")
 
     @property
     def levels(self) -> int:
@@ -57,6 +62,7 @@ class UNetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             f"U-Net of {self.convolution} convolutions, {self.levels} levels, "
             f"channels {'-'.join(map(str, self.channels))}, "
             f"kernels {'-'.join(map(str, self.kernels))}"
+            f"{'' if self.head == 'linear' else f', {self.head} head'}"
         )
 
 
@@ -87,12 +93,33 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     meaning: str
 
 
+class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The project a checkpoint comes from, and what mask files mean there.
+
+    For people who have that project's masks: our graphs always take nonzero = fill.
+
+    mask_convention  which pixels of a mask file are the hole
+    mask_scaling     how that project brings a mask to the size of its image: "touching" makes hole
+                     of every pixel that touches it; None where it does not scale masks
+    """
+
+    name: Annotated[str, Meta(pattern="^[a-z0-9-]{1,40}$")] = "pconv-deploy"
+    mask_convention: Literal["hole-white", "hole-black"] = "hole-white"
+    mask_scaling: Literal["touching", "nearest", "bilinear"] | None = "touching"
+
+    def describe(self) -> str:
+        """One line for people."""
+        scaling = f", scaled {self.mask_scaling}" if self.mask_scaling else ""
+        return f"{self.name} (mask files there: {self.mask_convention}{scaling})"
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The checkpoint a graph was made from."""
 
     file: str
     sha256: Sha256
     network: UNetConfig
+    family: Family = Family()
     training: Mapping[str, JsonScalar] = {}
 
 

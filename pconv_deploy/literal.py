@@ -54,6 +54,22 @@ class LiteralStage(nn.Module):
         return F.leaky_relu(self.norm(y), negative_slope), mask
 
 
+class LiteralSigmoidHead(nn.Module):
+    """Offset, LeakyReLU 0.2, one matrix for all pixels, logistic function; x (N, 3, H, W)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(3))
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x + self.offset.view(1, -1, 1, 1)
+        y = torch.where(y < 0, 0.2 * y, y)
+        y = torch.einsum("kc,nchw->nkhw", self.conv.weight[:, :, 0, 0], y)
+        assert self.conv.bias is not None
+        return 1 / (1 + torch.exp(-y - self.conv.bias.view(1, -1, 1, 1)))
+
+
 class LiteralPConvUNet(nn.Module):
     """Takes the state dict of `PConvUNet` of the same configuration.
 
@@ -66,10 +82,12 @@ class LiteralPConvUNet(nn.Module):
         before = 3
         for level, (after, kernel) in enumerate(zip(config.channels, config.kernels, strict=True)):
             down = LiteralPartialConv2d(before, after, kernel, 2, bias=level == 0)
-            up = LiteralPartialConv2d(after + before, before, 3, 1, bias=level == 0)
+            biased = level == 0 and config.head == "linear"
+            up = LiteralPartialConv2d(after + before, before, 3, 1, bias=biased)
             self.encoder.append(LiteralStage(down, norm=level > 0))
             self.decoder.insert(0, LiteralStage(up, norm=level > 0))
             before = after
+        self.head = LiteralSigmoidHead() if config.head == "sigmoid" else nn.Identity()
 
     def forward(self, image: Tensor, known: Tensor) -> Tensor:
         x, m = image, known.expand_as(image)
@@ -84,7 +102,8 @@ class LiteralPConvUNet(nn.Module):
             x = torch.cat((x, features.pop()), dim=1)
             m = torch.cat((m, masks.pop()), dim=1)
             x, m = stage(x, m, negative_slope=0.2 if features else 1.0)  # the last layer: none
-        return x
+        output: Tensor = self.head(x)
+        return output
 
 
 class LiteralConvUNet(nn.Module):

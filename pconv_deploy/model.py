@@ -1,5 +1,7 @@
 """The inpainting U-Net of partial convolutions (Liu et al. 2018, section 3.2, table 2)."""
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pconv_deploy.contract import UNetConfig
@@ -25,12 +27,31 @@ class PConvBlock(nn.Module):
         return (y if isinstance(self.norm, nn.Identity) else y * known.to(y.dtype)), known
 
 
+class SigmoidHead(nn.Module):
+    """What PConv-Keras puts behind its last partial convolution.
+
+    The offset stands in for that layer's bias, which there is added in holes too.
+
+    x (N, 3, H, W) -> (N, 3, H, W) in 0..1
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(3))
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.leaky_relu(x + self.offset[:, None, None], _DECODER_SLOPE)
+        return torch.sigmoid(self.conv(y))
+
+
 class PConvUNet(nn.Module):
     """Fill an image's holes from its known pixels.
 
     Encoder level i halves the image; decoder level i doubles it again and reads the encoder's
     input at that size beside it, features and masks alike. The outermost encoder and decoder
-    layers have a bias and no batch norm, all others batch norm and no bias.
+    layers have a bias and no batch norm, all others batch norm and no bias; under a sigmoid head
+    the outermost decoder layer leaves its bias to the head.
 
     image (N, 3, H, W) float, normalised; holes may hold anything finite
     known (N, 1, H, W) float, 0 (hole) or 1 (known)
@@ -44,6 +65,7 @@ class PConvUNet(nn.Module):
         super().__init__()
         self.config = config or UNetConfig()
         widths = (3, *self.config.channels)
+        linear = self.config.head == "linear"
         self.encoder = nn.ModuleList(
             PConvBlock(
                 PartialConv2d(
@@ -62,12 +84,13 @@ class PConvUNet(nn.Module):
         )
         self.decoder = nn.ModuleList(
             PConvBlock(
-                SkipPartialConv2d(widths[i + 1], widths[i], widths[i], bias=i == 0),
+                SkipPartialConv2d(widths[i + 1], widths[i], widths[i], bias=i == 0 and linear),
                 nn.BatchNorm2d(widths[i]) if i > 0 else nn.Identity(),
                 nn.LeakyReLU(_DECODER_SLOPE) if i > 0 else nn.Identity(),
             )
             for i in reversed(range(self.config.levels))
         )
+        self.head = nn.Identity() if linear else SigmoidHead()
 
     def forward(self, image: Tensor, known: Tensor) -> Tensor:
         height, width = image.shape[-2:]
@@ -82,4 +105,5 @@ class PConvUNet(nn.Module):
             x, known = block(x, known)
         for block in self.decoder:
             x, known = block(x, known, *skips.pop())
-        return x
+        filled: Tensor = self.head(x)
+        return filled

@@ -35,7 +35,7 @@ def random_network(config: UNetConfig, seed: int = 0) -> Network:
             nn.init.normal_(module.running_mean, std=0.5)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     for name, parameter in network.named_parameters():
-        if name.endswith("conv.bias"):
+        if name.endswith(("conv.bias", "head.offset")):
             nn.init.normal_(parameter)
     return network.eval()
 

@@ -11,6 +11,7 @@ CONFIGS = {
     "tiny": TINY,
     "one level": UNetConfig(channels=(5,), kernels=(3,)),
     "uneven": UNetConfig(channels=(4, 3, 7), kernels=(5, 3, 1)),
+    "sigmoid head": UNetConfig(channels=(4, 6), kernels=(5, 3), head="sigmoid"),
     "ordinary": UNetConfig(channels=(4, 6, 7), kernels=(5, 3, 3), convolution="ordinary"),
 }
 
