@@ -12,7 +12,7 @@ from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
 from pconv_deploy.errors import HoleMaskError, ImageError, InputError, UsageError
 from pconv_deploy.files import atomic_file
-from pconv_deploy.images import MODES, Hole
+from pconv_deploy.images import MODES, Hole, to_pixels, to_rgb8
 
 MaskConvention = Literal["hole-white", "hole-black", "alpha"]
 
@@ -77,6 +77,16 @@ def read_image(
         image = opened.copy()
         image.info = _lasting_info(opened)
         return image
+
+
+def read_rgb(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    """Decode one still image into what a network sees: upright, 8-bit RGB without alpha.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    upright = ImageOps.exif_transpose(read_image(path, max_pixels))
+    return Image.fromarray(to_rgb8(to_pixels(upright)))
 
 
 def read_hole_mask(

@@ -19,8 +19,8 @@ from pconv_deploy.evaluation.metrics import SSIM_WINDOW
 from pconv_deploy.hole_masks.drawing import drawn_hole
 from pconv_deploy.hole_masks.reading import picture_paths, read_mask_set
 from pconv_deploy.holes import AREA_BUCKETS
-from pconv_deploy.image_files import MaskConvention, read_hole_mask, read_image
-from pconv_deploy.images import Bytes, Hole, to_pixels, to_rgb8
+from pconv_deploy.image_files import MaskConvention, read_hole_mask, read_rgb
+from pconv_deploy.images import Bytes, Hole
 
 Size = tuple[int, int]  # height, width
 
@@ -169,8 +169,7 @@ def load_pair(pair: Pair, protocol: Protocol) -> tuple[Bytes, Hole]:
     Raises:
         InputError: one of them cannot be read, or is too small to be judged.
     """
-    picture = read_image(Path(pair.image), protocol.max_pixels)
-    picture = Image.fromarray(to_rgb8(to_pixels(ImageOps.exif_transpose(picture))))
+    picture = read_rgb(Path(pair.image), protocol.max_pixels)
     size = protocol.size or (picture.height, picture.width)
     if pair.hole_mask is not None:
         path = Path(pair.hole_mask)
