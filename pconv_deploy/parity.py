@@ -92,12 +92,12 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
         """One line for each complaint, saying by how much; none means that it passed."""
         if not self.cases:
             return ["nothing was compared"]
-        return [f"{case.name}: {why}" for case in self.cases for why in self._complaints(case)]
+        return [f"{case.name}: {why}" for case in self.cases for why in self.complaints(case)]
 
     def require_success(self, artefact: str) -> None:
         """Raise ParityError, naming the failed cases, if any failed."""
         if failures := self.failures():
-            failed = sum(any(self._complaints(case)) for case in self.cases)
+            failed = sum(any(self.complaints(case)) for case in self.cases)
             raise ParityError(
                 f"{artefact} differs from {self.reference} in {failed} of {len(self.cases)} "
                 f"cases: {'; '.join(failures[:4])}"
@@ -118,10 +118,11 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
         verdict = "FAILED, " if self.failures() else ""
         return f"{self.candidate} against {self.reference}: {verdict}{', '.join(parts)}"
 
-    def _complaints(self, case: ParityCase) -> Iterator[str]:
+    def complaints(self, case: ParityCase) -> Iterator[str]:
+        """What is wrong with one case, saying by how much."""
         if not case.finite:
             yield "NaN or infinity in the output"
-        allowed = _allowed(self.tolerance, case.reference_error)
+        allowed = allowed_error(self.tolerance, case.reference_error)
         for where, error in (("inside", case.error_inside), ("outside", case.error_outside)):
             # Written so that NaN complains too.
             if error is not None and not error <= allowed:
@@ -175,7 +176,8 @@ def parity_batches(contract: GraphContract) -> list[list[ParityInput]]:
     ]
 
 
-def _allowed(tolerance: float, reference_error: float | None) -> float:
+def allowed_error(tolerance: float, reference_error: float | None) -> float:
+    """The relative error a candidate may have, given the reference's own in its precision."""
     return max(tolerance, min(_HEADROOM * (reference_error or 0.0), _MOST_ALLOWED))
 
 
@@ -252,7 +254,7 @@ def compare(
     if filled is not None:
         # A network that answers in thousands has steps far smaller than its tolerance: what
         # the reference rounds to is an interval then, of one value where it is saturated.
-        slack = _allowed(tolerance, reference_error) * scale
+        slack = allowed_error(tolerance, reference_error) * scale
         low, high = (_levels(expected[hole] + by) for by in (-slack, slack))
         found = filled[hole].astype(np.int64)
         levels = int(np.maximum(low - found, found - high).max(initial=0))
