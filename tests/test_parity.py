@@ -1,3 +1,6 @@
+from itertools import pairwise
+
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -5,6 +8,7 @@ from numpy.typing import NDArray
 from pconv_deploy.errors import ParityError
 from pconv_deploy.holes import AREA_BUCKETS
 from pconv_deploy.parity import (
+    TOLERANCES,
     ParityCase,
     ParityInput,
     ParityReport,
@@ -156,3 +160,29 @@ def test_a_network_that_magnifies_rounding_may_err_as_its_reference_does(
     )
     assert (report(case).failures() == []) is passes
     assert ("its own in that precision" in report(case).describe()) is ((own_error or 0) > 1e-5)
+
+
+def test_half_precisions_are_judged_where_the_composite_takes_from_them() -> None:
+    far_off = expected()
+    far_off[7, 3, 1] += 0.3  # known: dropped
+    case = compare(CASE, expected(), filled=filled(), raw=far_off, tolerance=5e-2)
+    of_half = msgspec.structs.replace(report(case), tolerance=5e-2, outside_judged=False)
+    assert of_half.failures() == []
+    assert of_half.worst_error == 0
+    assert "relative error in the holes at most 0.0e+00" in of_half.describe()
+    assert msgspec.structs.replace(of_half, outside_judged=True).failures() == [
+        "box: relative error 6.0e-01 outside the hole, allowed 5.0e-02"
+    ]
+    far_off[2, 3, 1] += 0.3
+    inside = compare(CASE, expected(), filled=filled(), raw=far_off, tolerance=5e-2)
+    assert msgspec.structs.replace(of_half, cases=(inside,)).failures() == [
+        "box: relative error 6.0e-01 inside the hole, allowed 5.0e-02"
+    ]
+
+
+def test_the_table_loosens_from_precision_to_precision() -> None:
+    rows = list(TOLERANCES.values())
+    assert list(TOLERANCES) == ["fp32", "fp16", "bf16", "int8"]
+    for finer, coarser in pairwise(rows):
+        assert finer.relative < coarser.relative
+        assert finer.levels < coarser.levels
