@@ -1,10 +1,10 @@
-"""The canonical checkpoint: safetensors, with everything but the tensors in its metadata.
+"""Checkpoints: ours are safetensors, with everything but the tensors in the metadata.
 
 Metadata keys (each value JSON): `pconv_deploy.format`, `pconv_deploy.network`,
-`pconv_deploy.normalisation`, `pconv_deploy.training`. Tensor names are the network's state dict.
+`pconv_deploy.normalisation`, `pconv_deploy.family`, `pconv_deploy.training`. Tensor names are the
+network's state dict.
 
-Nothing here unpickles. A reader for another project's format belongs beside `load_checkpoint`,
-which recognises what a file is before anything is read from it.
+What a file is follows from its first bytes; other projects' go to `pconv_deploy.foreign`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pconv_deploy.contract import JsonScalar, Normalisation, Source, UNetConfig
-from pconv_deploy.errors import CheckpointError, OutputError
+from pconv_deploy.contract import Family, JsonScalar, Normalisation, Source, UNetConfig
+from pconv_deploy.errors import CheckpointError, OutputError, UsageError
 from pconv_deploy.files import atomic_file, sha256_of
+from pconv_deploy.foreign.families import READABLE, is_foreign, read_foreign
 from pconv_deploy.networks import Network, build_network
 
 CHECKPOINT_FORMAT = 1
@@ -30,12 +31,6 @@ _PREFIX = "pconv_deploy."
 _STORED_AS = {
     True: {torch.float16, torch.bfloat16, torch.float32, torch.float64},
     False: {torch.int32, torch.int64},
-}
-# A zip archive, a bare pickle, HDF5: what other frameworks' checkpoints begin with.
-_FOREIGN = {
-    b"PK\x03\x04": "a PyTorch .pt/.pth archive",
-    b"\x80": "a Python pickle",
-    b"\x89HDF": "HDF5",
 }
 
 
@@ -54,6 +49,7 @@ class CheckpointHeader:
 
     network: UNetConfig
     normalisation: Normalisation
+    family: Family
     training: Mapping[str, JsonScalar]
     shapes: Mapping[str, tuple[int, ...]]
 
@@ -64,6 +60,7 @@ def save_checkpoint(
     *,
     normalisation: Normalisation | None = None,
     training: Mapping[str, JsonScalar] | None = None,
+    family: Family | None = None,
     half: bool = False,
 ) -> None:
     """Write `model` to `path`, whole or not at all.
@@ -73,6 +70,7 @@ def save_checkpoint(
         model: its weights and its configuration are stored.
         normalisation: of the images it was trained on; -1..1 if not given.
         training: facts worth keeping, such as data set, steps, seed.
+        family: the project it comes from, if not from ours.
         half: store weights in half precision; they are read back in single precision.
 
     Raises:
@@ -83,6 +81,7 @@ def save_checkpoint(
         "network": model.config,
         "normalisation": normalisation or Normalisation(),
         "training": dict(training or {}),
+        "family": family or Family(),
     }
     metadata = {_PREFIX + key: msgspec.json.encode(fact).decode() for key, fact in facts.items()}
     tensors = {
@@ -98,11 +97,112 @@ def save_checkpoint(
 
 
 def read_header(path: Path) -> CheckpointHeader:
-    """Read what a checkpoint says of itself, without its tensors.
+    """Read what a checkpoint says of itself: ours without its tensors, others whole.
 
     Raises:
         CheckpointError: missing, of another format, damaged.
+        MissingRuntimeError: a package that reads such a file is not installed.
     """
+    return _read_foreign(path)[0] if _is_foreign(path) else _read_own_header(path)
+
+
+def load_checkpoint(path: Path | str) -> Checkpoint:
+    """Read a checkpoint of ours or of another project; sizes are checked before memory is taken.
+
+    Raises:
+        CheckpointError: missing, of no format that is read, damaged, with tensors missing, left
+            over or of wrong shape, or with weights that are not finite.
+        MissingRuntimeError: a package that reads such a file is not installed.
+    """
+    path = Path(path)
+    header, stored = _read_foreign(path) if _is_foreign(path) else _read_own(path)
+    model = build_network(header.network)
+    model.load_state_dict(
+        {
+            name: _converted(path, name, stored[name], target.dtype)
+            for name, target in model.state_dict().items()
+        }
+    )
+    source = Source(
+        file=path.name.encode(errors="replace").decode(),  # names need not be Unicode
+        sha256=sha256_of(path),
+        network=header.network,
+        family=header.family,
+        training=dict(header.training),
+    )
+    return Checkpoint(model.eval(), header.normalisation, source)
+
+
+def convert_checkpoint(path: Path, output: Path, *, overwrite: bool = False) -> Checkpoint:
+    """Write a checkpoint of any format that is read as one of ours.
+
+    Raises:
+        CheckpointError, MissingRuntimeError: as `load_checkpoint`.
+        UsageError: `output` exists and `overwrite` is false, or it is `path` itself.
+        OutputError: it could not be written.
+    """
+    if output.resolve() == path.resolve():
+        raise UsageError(f"{output} is the checkpoint itself; choose another name")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} already exists; pass --overwrite to replace it")
+    checkpoint = load_checkpoint(path)
+    source = checkpoint.source
+    save_checkpoint(
+        output,
+        checkpoint.model,
+        normalisation=checkpoint.normalisation,
+        training=source.training,
+        family=source.family,
+    )
+    return checkpoint
+
+
+def _is_foreign(path: Path) -> bool:
+    if (path / "network.safetensors").is_file():
+        raise CheckpointError(
+            f"{path} is a training run; its checkpoint is {path / 'network.safetensors'}"
+        )
+    with _reading(path), path.open("rb") as stream:
+        start = stream.read(16)
+    if is_foreign(start):
+        return True
+    # Ours starts with the length of its header, whose first byte may be anything, and a brace.
+    if start[:1] == b"\x80" and start[8:9] != b"{":
+        raise CheckpointError(
+            f"{path} is a Python pickle, which can run code when loaded, and torch.save did not "
+            f"write it; it was not opened. Checkpoints are read of {READABLE}"
+        )
+    return False
+
+
+def _read_foreign(path: Path) -> tuple[CheckpointHeader, Mapping[str, Tensor]]:
+    with _reading(path):
+        foreign = read_foreign(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in foreign.state.items()}
+    _compare_shapes(path, shapes, _needed_shapes(foreign.network))
+    header = CheckpointHeader(
+        network=foreign.network,
+        normalisation=foreign.normalisation,
+        family=foreign.family,
+        training=foreign.training,
+        shapes=shapes,
+    )
+    return header, foreign.state
+
+
+def _read_own(path: Path) -> tuple[CheckpointHeader, Mapping[str, Tensor]]:
+    header = _read_own_header(path)
+    _compare_shapes(path, header.shapes, _needed_shapes(header.network))
+    with _opened(path) as stored:
+        return header, {name: stored.get_tensor(name) for name in header.shapes}
+
+
+def _needed_shapes(network: UNetConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(t.shape) for name, t in build_network(network).state_dict().items()}
+
+
+def _read_own_header(path: Path) -> CheckpointHeader:
     with _opened(path) as stored:
         metadata = stored.metadata() or {}
         found = metadata.get(_PREFIX + "format")
@@ -121,39 +221,11 @@ def read_header(path: Path) -> CheckpointHeader:
     return CheckpointHeader(
         network=_fact(path, metadata, "network", UNetConfig),
         normalisation=_fact(path, metadata, "normalisation", Normalisation),
+        # Older files do not say.
+        family=_fact(path, {_PREFIX + "family": "{}"} | metadata, "family", Family),
         training=_fact(path, metadata, "training", dict[str, JsonScalar]),
         shapes=shapes,
     )
-
-
-def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint; every size is checked before memory is taken for it.
-
-    Raises:
-        CheckpointError: missing, of another format, damaged, with tensors missing, left over
-            or of wrong shape, or with weights that are not finite.
-    """
-    path = Path(path)
-    header = read_header(path)
-    with torch.device("meta"):  # shapes only
-        needed = {
-            name: tuple(t.shape) for name, t in build_network(header.network).state_dict().items()
-        }
-    _compare_shapes(path, header.shapes, needed)
-    model = build_network(header.network)
-    with _opened(path) as stored:
-        tensors = {
-            name: _converted(path, name, stored.get_tensor(name), target.dtype)
-            for name, target in model.state_dict().items()
-        }
-    model.load_state_dict(tensors)
-    source = Source(
-        file=path.name.encode(errors="replace").decode(),  # names need not be Unicode
-        sha256=sha256_of(path),
-        network=header.network,
-        training=dict(header.training),
-    )
-    return Checkpoint(model.eval(), header.normalisation, source)
 
 
 def _converted(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -169,26 +241,19 @@ def _converted(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Ten
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    if (path / "network.safetensors").is_file():
-        raise CheckpointError(
-            f"{path} is a training run; its checkpoint is {path / 'network.safetensors'}"
-        )
     try:
-        with path.open("rb") as stream:
-            start = stream.read(4)
-        for magic, kind in _FOREIGN.items():
-            if start.startswith(magic):
-                raise CheckpointError(
-                    f"{path} is {kind}, which can run code when loaded; it was not opened. "
-                    "Needed: a pconv-deploy checkpoint (*.safetensors), as "
-                    "pconv_deploy.checkpoint.save_checkpoint writes"
-                )
-        with safe_open(path, framework="pt") as stored:
+        with _reading(path), safe_open(path, framework="pt") as stored:
             yield stored
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _fact(path: Path, metadata: Mapping[str, str], key: str, kind: Any) -> Any:

@@ -59,12 +59,23 @@ def test_a_pickle_is_refused_and_its_code_never_runs(tmp_path: Path, protocol: i
     assert not witness.exists()
 
 
-def test_a_torch_archive_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_torch_archive_with_code_is_refused_by_name(tmp_path: Path) -> None:
     path, witness = tmp_path / "evil.pth", tmp_path / "pwned"
     torch.save({"model": _Bomb(witness)}, path)
-    with pytest.raises(CheckpointError, match=r"archive.*can run code.*not opened"):
+    with pytest.raises(CheckpointError, match=r"posix\.mkdir.*would run code; it was not loaded"):
         load_checkpoint(path)
     assert not witness.exists()
+
+
+def test_ours_is_not_taken_for_a_pickle(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    for padding in range(0, 256, 8):  # the length of the header is what a file starts with
+        save_file({"w": torch.zeros(1)}, path, {"padding": "x" * padding})
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    with pytest.raises(CheckpointError, match="is a safetensors file, but not"):
+        load_checkpoint(path)
 
 
 def test_truncated(tmp_path: Path, checkpoint: Path) -> None:

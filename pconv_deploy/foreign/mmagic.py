@@ -1,0 +1,22 @@
+"""MMagic (before: MMEditing), `PConvEncoderDecoder`: NVIDIA's layer in the same U-Net.
+
+Its mask-summing kernel has as many channels as the features; files of its layer with masks of one
+channel are refused, because at a concatenation those compute something else.
+"""
+
+from pconv_deploy.contract import Family, Normalisation
+from pconv_deploy.foreign.numbered import NumberedLayout
+
+LAYOUT = NumberedLayout(
+    # It draws masks at the size of the picture.
+    family=Family(name="mmagic", mask_convention="hole-white", mask_scaling=None),
+    normalisation=Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    encoder="generator.encoder.enc{}",
+    decoder="generator.decoder.dec{}",
+    conv="conv",
+    ones="conv.weight_mask_updater",
+    norm="bn",
+    biased_encoder=True,
+    ratio_of_one=False,
+    besides=r"(?!generator\.).*",  # losses and whatever else trained with it
+)

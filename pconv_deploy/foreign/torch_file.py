@@ -1,0 +1,146 @@
+"""Files of torch.save, zip archives and those before 2020: tensors and nothing that runs.
+
+torch.load(weights_only=True) executes no code of a file, but believes its sizes. So a file is read
+twice: once with tensors that have shapes and no memory, and for real when what they claim
+is not more than the file holds.
+"""
+
+import itertools
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from pconv_deploy.errors import CheckpointError
+
+ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_MOST_ENTRIES, _LONGEST_PICKLE = 100_000, 256 << 20
+
+
+class _Inert:
+    """Stands in for what frameworks log beside the weights; takes anything, does nothing."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __new__(cls, *_: object) -> "_Inert":
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+# MMEngine's log of losses and numpy's numbers in it. None of these is imported or called.
+_INERT_NAMES = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "builtins.getattr",
+    "numpy.ndarray",
+    "numpy.dtype",
+    *(
+        f"numpy.{core}.multiarray.{function}"
+        for core in ("core", "_core")
+        for function in ("_reconstruct", "scalar")
+    ),
+)
+
+
+def read_torch_file(path: Path) -> Any:
+    """Load the dictionaries, lists, numbers and tensors of a file; tensors are on the CPU.
+
+    Raises:
+        CheckpointError: damaged, TorchScript, with objects other than tensors, or claiming more
+            than it holds.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        archive = stream.read(len(ZIP)) == ZIP
+    if archive:
+        _require_plain_archive(path, size)
+    with FakeTensorMode():
+        claimed = _claimed_bytes(_loaded(path, mmap=False))
+    if claimed > size:
+        raise CheckpointError(
+            f"{path} is damaged: its tensors claim {claimed:,} bytes, the file has {size:,}"
+        )
+    return _loaded(path, mmap=archive)
+
+
+def _tensors_in(content: Any) -> Iterator[Tensor]:
+    """Every tensor in nested dictionaries, lists and tuples."""
+    waiting, seen = [content], set[int]()
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, Mapping | list | tuple) and id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(item.values() if isinstance(item, Mapping) else item)
+
+
+def _claimed_bytes(content: Any) -> int:
+    storages: dict[int, int] = {}
+    for tensor in _tensors_in(content):
+        if tensor.layout != torch.strided:
+            continue  # no dense storage; whoever wants such a tensor refuses it
+        storage = tensor.untyped_storage()
+        # A view with steps of 0 has more elements than its storage.
+        nbytes = max(storage.nbytes(), tensor.numel() * tensor.element_size())
+        storages[storage._cdata] = max(nbytes, storages.get(storage._cdata, 0))
+    return sum(storages.values())
+
+
+def _loaded(path: Path, *, mmap: bool) -> Any:
+    inert: list[Any] = [(_Inert, name) for name in _INERT_NAMES]
+    try:
+        with torch.serialization.safe_globals(inert):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_refusal(path, str(error))) from error
+    except Exception as error:  # of any kind: the file decides
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path} is damaged: {reason[:200]}") from error
+
+
+def _refusal(path: Path, complaint: str) -> str:
+    found = re.search(r"GLOBAL ([\w.]+)", complaint)
+    if not found:
+        return f"{path} is damaged, or holds more than tensors, numbers and dictionaries"
+    return (
+        f"{path} holds objects of {found[1]}, and making one would run code; it was not loaded. "
+        "Needed: tensors, numbers, dictionaries. If you trust its author, keep the weights alone, "
+        "in the environment it was made in: python -c \"import torch; c = torch.load('"
+        f"{path.name}', map_location='cpu', weights_only=False); torch.save({{k: v for k, v in "
+        "c.items() if k in ('model', 'state_dict')}, 'weights.pth')\" (if it holds a whole module: "
+        "torch.save(c.state_dict(), 'weights.pth'))"
+    )
+
+
+def _require_plain_archive(path: Path, size: int) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = list(itertools.islice(archive.infolist(), _MOST_ENTRIES + 1))
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    names = {entry.filename.rpartition("/")[2]: entry for entry in entries}
+    if "constants.pkl" in names:
+        raise CheckpointError(
+            f"{path} is a TorchScript program, which runs as code; it was not opened. "
+            "Save the state dict of the network it was made from: "
+            "torch.save(network.state_dict(), 'weights.pth')"
+        )
+    if "data.pkl" not in names:
+        raise CheckpointError(f"{path} is a zip archive, but not one of torch.save")
+    if (
+        len(entries) > _MOST_ENTRIES
+        or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        or sum(entry.file_size for entry in entries) > size
+        or names["data.pkl"].file_size > _LONGEST_PICKLE
+    ):
+        raise CheckpointError(
+            f"{path} is no archive of torch.save: its entries are compressed, overlap, or are more "
+            f"than {_MOST_ENTRIES:,}; it was not loaded"
+        )

@@ -1,0 +1,83 @@
+"""The tensors of a foreign file by name: complete, of a kind that is read, finite."""
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pconv_deploy.errors import CheckpointError
+
+_READ = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_SHOWN = 8
+
+
+class Weights:
+    """Tensors by name, read in double precision so that rescaling costs one rounding only."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        self.path, self._tensors = path, tensors
+
+    @property
+    def names(self) -> Collection[str]:
+        return self._tensors.keys()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name].detach().double()
+
+    def require(self, project: str, ranks: Mapping[str, int], ignored: str = "(?!)") -> None:
+        """Check that the file holds what is needed, of these numbers of dimensions, and no more.
+
+        Args:
+            project: whose file it is taken for.
+            ranks: number of dimensions of every tensor that is needed.
+            ignored: pattern of names that may be there besides.
+
+        Raises:
+            CheckpointError: missing, left over, of another kind, or not finite; with the names.
+        """
+        missing = [name for name in ranks if name not in self._tensors]
+        left_over = [
+            name for name in self._tensors if name not in ranks and not re.fullmatch(ignored, name)
+        ]
+        problems = [
+            f"{what}: {shown(names)}"
+            for what, names in (("missing", missing), ("left over", left_over))
+            if names
+        ]
+        if problems:
+            raise CheckpointError(
+                f"{self.path} looks like a network of {project}, but does not fit one of "
+                f"partial convolutions: {'; '.join(problems)}"
+            )
+        for name, rank in ranks.items():
+            self._require_kind(name, rank)
+        if bad := [name for name in ranks if not bool(self._tensors[name].isfinite().all())]:
+            raise CheckpointError(f"{self.path} holds NaN or infinity in {shown(bad)}")
+
+    def require_ones(self, name: str, shape: tuple[int, ...]) -> None:
+        """Check a stored kernel that sums masks: where it is not all ones, the layer is another."""
+        tensor = self._tensors.get(name)
+        if tensor is None:  # some files leave it out: it is no weight
+            return
+        if tuple(tensor.shape) != shape or not bool((tensor == 1).all()):
+            raise CheckpointError(
+                f"{self.path}: {name} {list(tensor.shape)} sums the masks of a partial "
+                f"convolution; needed {list(shape)}, all ones"
+            )
+
+    def _require_kind(self, name: str, rank: int) -> None:
+        tensor = self._tensors[name]
+        dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not dense or tensor.dtype not in _READ or tensor.dim() != rank or not tensor.numel():
+            raise CheckpointError(
+                f"{self.path}: {name} is {tensor.dtype} {list(tensor.shape)}; needed dense "
+                f"floating point of {rank} dimensions, none of them 0"
+            )
+
+
+def shown(names: Collection[str]) -> str:
+    """List names for people, the first few of many."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(sorted(names)[:_SHOWN]) + more
