@@ -18,6 +18,7 @@ from pconv_deploy.cli.infer import infer
 from pconv_deploy.cli.inspect import inspect
 from pconv_deploy.cli.masks import masks
 from pconv_deploy.cli.train import train
+from pconv_deploy.cli.verify import verify
 from pconv_deploy.errors import InputError, PConvError
 
 _INTERRUPTED, _TERMINATED = 130, 143
@@ -35,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EPILOG,
 )
-for command in (train, export, build_engine, infer, bench, evaluate, inspect, doctor, demo):
+for command in (train, export, build_engine, verify, infer, bench, evaluate, inspect, doctor, demo):
     app.command()(command)
 app.add_typer(masks)
 

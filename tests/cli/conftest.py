@@ -15,6 +15,7 @@ COMMANDS = (
     "train",
     "export",
     "build-engine",
+    "verify",
     "infer",
     "bench",
     "evaluate",

@@ -1,0 +1,257 @@
+"""`pconv-deploy verify`."""
+
+import math
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from pconv_deploy.cli.console import ERR, OUT, needs, parse_size
+from pconv_deploy.cli.infer import Convention
+from pconv_deploy.errors import ParityError, UsageError
+
+if TYPE_CHECKING:
+    from pconv_deploy.verification.measures import ClassResult, Difference
+    from pconv_deploy.verification.run import Outcome, Request, Verification
+    from pconv_deploy.verification.sides import SideFacts
+
+
+class Dtype(StrEnum):
+    """Of a checkpoint's computation."""
+
+    FP64 = "fp64"
+    FP32 = "fp32"
+
+
+def verify(
+    a: Annotated[
+        Path, typer.Argument(metavar="A", help="Checkpoint, exported ONNX file or engine folder.")
+    ],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another of them, compared with A.")],
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="Fill these: a file, or a folder with subfolders. Default: patterns."),
+    ] = None,
+    holes: Annotated[
+        Path | None, typer.Option(help="Folder of hole masks. Default: holes are drawn.")
+    ] = None,
+    mask_convention: Annotated[
+        Convention, typer.Option(help="Which mask pixels are the hole.")
+    ] = Convention.HOLE_WHITE,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Height x width of what is filled: photos are scaled and cut, masks stretched. "
+            "Default: the fixed size, or the smallest possible from 256 on.",
+            metavar="HxW",
+        ),
+    ] = None,
+    count: Annotated[
+        int, typer.Option(min=1, max=1000, help="Holes of each of the six classes of areas.")
+    ] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn and chosen.")] = 0,
+    dtype: Annotated[Dtype, typer.Option(help="Precision a checkpoint is computed in.")] = (
+        Dtype.FP64
+    ),
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Relative error allowed. Default: that of the lower of both precisions."
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Picture file to write: the case that differs most, with a map of the difference."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the picture if it exists.")
+    ] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of the table.")
+    ] = False,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.001, max=178, help="Larger photos are refused undecoded.")
+    ] = 8.4,
+) -> None:
+    """Compare any two of checkpoint, exported graph and engine, by classes of holes.
+
+    A checkpoint is computed by the literal network, a graph by ONNX Runtime without
+    optimisation, an engine by its runtime. Both fill the same pictures through holes of the
+    paper's six areas, none, all, one pixel and all but one. The exit code is 0 within the
+    tolerance and 4 beyond it.
+    """
+    if tolerance is not None and not math.isfinite(tolerance):
+        raise UsageError(f"found --tolerance {tolerance}; needed a number such as 1e-5")
+    with needs("pconv-deploy"):
+        from pconv_deploy.verification.pictures import PictureOptions
+        from pconv_deploy.verification.run import Request
+
+    # Pillow warns of damaged EXIF and of large images; we judge both ourselves.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    if picture is not None:
+        _require_free(picture, overwrite)
+    request = Request(
+        a=a,
+        b=b,
+        dtype="fp64" if dtype is Dtype.FP64 else "fp32",
+        pictures=PictureOptions(
+            photos=photos,
+            holes=holes,
+            mask_convention=mask_convention.value,
+            count=count,
+            seed=seed,
+            max_pixels=int(max_megapixels * 1e6),
+        ),
+        size=parse_size(size) if size else None,
+        tolerance=tolerance,
+    )
+    outcome = _with_progress(request)
+    _tell(outcome, picture, json_output=json_output)
+
+
+def _require_free(picture: Path, overwrite: bool) -> None:
+    """Refuse early what could not be written after all the work."""
+    from pconv_deploy.image_files import require_writable
+
+    require_writable(picture, "RGB")
+    if picture.exists() and not overwrite:
+        raise UsageError(f"{picture} already exists; pass --overwrite to replace it")
+
+
+def _with_progress(request: "Request") -> "Outcome":
+    from pconv_deploy.verification.run import verify as run
+
+    columns = (
+        TextColumn("verifying"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=ERR, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        return run(request, lambda done, of: progress.update(task, completed=done, total=of))
+
+
+def _tell(outcome: "Outcome", picture: Path | None, *, json_output: bool) -> None:
+    import msgspec
+
+    verification = outcome.verification
+    for warning in verification.warnings:
+        ERR.print(f"[yellow]warning:[/yellow] {escape(warning)}")
+    if picture is not None:
+        from pconv_deploy.image_files import save_image
+        from pconv_deploy.verification.picture import worst_picture
+
+        save_image(
+            picture, worst_picture(outcome.worst, (verification.a.path, verification.b.path))
+        )
+    if json_output:
+        print(msgspec.json.format(msgspec.json.encode(verification), indent=2).decode())  # noqa: T201
+    else:
+        show(verification)
+        if picture is not None:
+            OUT.print(f"[bold]{escape(str(picture))}[/bold]  {escape(outcome.worst.result.name)}")
+    try:
+        verification.require_success()
+    except ParityError as error:
+        if picture is None:
+            raise ParityError(f"{error}\n  See where: --picture worst.png") from None
+        raise
+
+
+def show(verification: "Verification") -> None:
+    """Print who was compared, and a line for each class of holes."""
+    for name, side in (("A", verification.a), ("B", verification.b)):
+        OUT.print(f"[bold]{name}[/bold]  {escape(side.path)}: {_described(side)}")
+    pictures = escape(verification.photos) if verification.photos else "patterns"
+    holes = f"of {escape(verification.holes)}" if verification.holes else "drawn"
+    OUT.print(
+        f"{len(verification.cases)} pictures of {verification.height}x{verification.width} "
+        f"(height x width): {pictures}; holes {holes}; seed {verification.seed}"
+    )
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("holes", no_wrap=True)
+    for title in ("n", "raw\nerror in", "error\nout", "PSNR\nin", "PSNR\nout"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for title in ("filled\nlevels", "PSNR", "known\nsame"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in verification.classes:
+        table.add_row(row.hole_class, str(row.cases), *_cells(row), _verdict(row))
+    OUT.print(table)
+    for line in _notes(verification):
+        OUT.print(line, markup=False)
+
+
+def _described(side: "SideFacts") -> str:
+    return f"{side.kind}, {escape(side.computed_by)}, {side.precision}"
+
+
+def _cells(row: "ClassResult") -> list[str]:
+    inside, outside, filled = row.raw_inside, row.raw_outside, row.composite_inside
+    return [
+        "-" if inside is None else f"{inside.relative_error:.1e}",
+        "-" if outside is None else f"{outside.relative_error:.1e}",
+        _psnr(inside),
+        _psnr(outside),
+        "-" if filled is None else f"{filled.levels:.0f}",
+        _psnr(filled),
+        {True: "yes", False: "NO", None: "-"}[row.known_identical],
+    ]
+
+
+def _psnr(difference: "Difference | None") -> str:
+    if difference is None:
+        return "-"
+    return "equal" if difference.psnr is None else f"{difference.psnr:.1f}"
+
+
+def _verdict(row: "ClassResult") -> str:
+    if row.finite is False:
+        return "[red]NaN[/red]"
+    return "[red]FAIL[/red]" if row.failed else "ok"
+
+
+def _notes(verification: "Verification") -> list[str]:
+    """What the table does not say of itself."""
+    sides = (("A", verification.a), ("B", verification.b))
+    lines = []
+    if not verification.raw_output_compared:
+        silent = " and ".join(n for n, side in sides if "raw_output" not in side.gives)
+        lines.append(f"Raw outputs were not compared: {silent} gives its composite alone.")
+    made = " and ".join(name for name, side in sides if "composite" not in side.gives)
+    if made:
+        lines.append(f"Of {made} the composite is made from the raw output.")
+    lines += _allowances(verification)
+    return lines
+
+
+def _allowances(verification: "Verification") -> list[str]:
+    most = max(case.allowed for case in verification.cases)
+    more = (
+        f", up to {most:.1e} where rounding alone does it" if most > verification.tolerance else ""
+    )
+    where = "" if verification.outside_judged else " in the holes"
+    lines = [
+        f"Allowed: relative error{where} {verification.tolerance:.1e}{more};",
+        f"composites {verification.level_tolerance} of 255 beyond rounding; known pixels equal.",
+    ]
+    needed = verification.hole_psnr_needed
+    if needed is not None:
+        found = "equal" if verification.hole_psnr is None else f"{verification.hole_psnr:.1f} dB"
+        lines.append(f"PSNR in all holes of 1-60%: {found}, needed {needed:.1f} dB.")
+    return lines

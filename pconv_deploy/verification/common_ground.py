@@ -1,0 +1,67 @@
+"""What two sides have in common: a size both take, a tolerance, and reasons to differ."""
+
+import math
+from collections.abc import Iterator
+
+from pconv_deploy.contract import MAX_SIDE
+from pconv_deploy.errors import UsageError
+from pconv_deploy.parity import TOLERANCES, Tolerance
+from pconv_deploy.verification.sides import Side, Size
+
+_USUAL_SIDE = 256
+_MIN_PIXELS = 64  # fewer cannot show the area classes
+
+
+def settled_size(a: Side, b: Side, wanted: Size | None) -> Size:
+    """The size both sides take: the wanted one, the fixed one, or the smallest from 256 on.
+
+    Raises:
+        UsageError: there is none, or the wanted one is not possible.
+    """
+    multiple = max(a.size_multiple, b.size_multiple)  # both are powers of two
+    fixed = {side.size: side.facts.path for side in (a, b) if side.size}
+    if len(fixed) > 1:
+        what = ", ".join(f"{path} takes {_by(size)}" for size, path in fixed.items())
+        raise UsageError(f"no picture fits both: {what}. Export one of them without --size")
+    usual = -(-_USUAL_SIDE // multiple) * multiple
+    size = wanted or next(iter(fixed), (usual, usual))
+    if fixed and size not in fixed:
+        only, path = next(iter(fixed.items()))
+        raise UsageError(f"found --size {_by(size)}; {path} takes {_by(only)} only")
+    if any(side % multiple or side > MAX_SIDE for side in size) or math.prod(size) < _MIN_PIXELS:
+        raise UsageError(
+            f"found size {_by(size)}; {a.facts.path} and {b.facts.path} need multiples of "
+            f"{multiple} up to {MAX_SIDE}, of at least {_MIN_PIXELS} pixels"
+        )
+    return size
+
+
+def tolerance_of(a: Side, b: Side) -> Tolerance:
+    """Of the lower precision; a checkpoint's weights are no more exact than single precision."""
+    precisions = (side.facts.precision for side in (a, b))
+    rows = (TOLERANCES["fp32" if p == "fp64" else p] for p in precisions)
+    return max(rows, key=lambda row: row.relative)
+
+
+def reasons_to_differ(a: Side, b: Side) -> Iterator[str]:
+    """Those that are no fault of an export or a build."""
+    one, other = a.facts.source, b.facts.source
+    if one.network != other.network:
+        yield (
+            f"the networks differ: A is a {one.network.describe()}; "
+            f"B is a {other.network.describe()}"
+        )
+    if one.sha256 != other.sha256:
+        yield (
+            f"they come from different checkpoints: A from {one.file} (sha256 {one.sha256[:12]}), "
+            f"B from {other.file} (sha256 {other.sha256[:12]})"
+        )
+    if a.normalisation != b.normalisation:
+        yield (
+            f"the normalisations differ: A has mean {a.normalisation.mean}, std "
+            f"{a.normalisation.std}; B has mean {b.normalisation.mean}, std {b.normalisation.std}"
+        )
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

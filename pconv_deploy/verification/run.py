@@ -1,0 +1,280 @@
+"""Both sides fill every case; what differs, by class of holes, and the worst of it."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from pconv_deploy.errors import ParityError
+from pconv_deploy.parity import ParityCase, ParityInput, ParityReport, allowed_error
+from pconv_deploy.verification.common_ground import reasons_to_differ, settled_size, tolerance_of
+from pconv_deploy.verification.measures import (
+    CaseResult,
+    ClassResult,
+    Difference,
+    judge,
+    measure,
+    pooled,
+    summarise,
+)
+from pconv_deploy.verification.pictures import (
+    BUCKETS,
+    HOLE_CLASSES,
+    PictureOptions,
+    PlannedCase,
+    load_case,
+    plan_cases,
+)
+from pconv_deploy.verification.sides import (
+    Dtype,
+    Filled,
+    Side,
+    SideFacts,
+    Size,
+    open_side,
+    shown,
+)
+
+# Three at a time show a batch that was baked in; larger pictures one at a time, for memory.
+_BATCH, _BATCH_PIXELS = 3, 3 * 512 * 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is compared with what.
+
+    dtype      of checkpoints
+    size       height and width; None takes the fixed one, or the smallest possible from 256 on
+    tolerance  relative error allowed; None takes that of the lower precision from parity's table
+    """
+
+    a: Path
+    b: Path
+    dtype: Dtype = "fp64"
+    pictures: PictureOptions = field(default_factory=PictureOptions)
+    size: Size | None = None
+    tolerance: float | None = None
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole outcome, as --json prints it.
+
+    warnings          why the two may differ without a fault
+    tolerance         relative error of the raw output
+    outside_judged    whether the raw output is judged outside of the holes too
+    level_tolerance   steps of 0..255 by which a composite may leave what the other rounds to
+    hole_psnr         dB, of the composites in all holes of 1 to 60 % together; None where nothing
+                      differs
+    hole_psnr_needed  None where it is not judged: of finer precisions, and of drawn patterns
+    failures          of everything, in words
+    classes, cases    in the order of the holes' area
+    """
+
+    a: SideFacts
+    b: SideFacts
+    warnings: tuple[str, ...]
+    height: int
+    width: int
+    photos: str | None
+    holes: str | None
+    seed: int
+    tolerance: float
+    outside_judged: bool
+    level_tolerance: int
+    hole_psnr: float | None
+    hole_psnr_needed: float | None
+    raw_output_compared: bool
+    passed: bool
+    failures: tuple[str, ...]
+    classes: tuple[ClassResult, ...]
+    cases: tuple[CaseResult, ...]
+
+    def require_success(self) -> None:
+        """Raise ParityError, with the first complaints, if there are any."""
+        if self.failures:
+            failed = sum(bool(case.failures) for case in self.cases)
+            raise ParityError(
+                f"{self.b.path} differs from {self.a.path} in {failed} of {len(self.cases)} "
+                f"cases: {'; '.join(self.failures[:4])}"
+            )
+
+
+class Compared(NamedTuple):
+    """One case, what both sides made of it, the figures and the verdict.
+
+    error  the largest relative error of the raw output where it is judged
+    """
+
+    case: ParityInput
+    a: Filled
+    b: Filled
+    result: CaseResult
+    judged: ParityCase
+    error: float | None
+
+
+class Outcome(NamedTuple):
+    """`worst` is the case that differs most."""
+
+    verification: Verification
+    worst: Compared
+
+
+def verify(
+    request: Request, progress: Callable[[int, int], None] = lambda _done, _of: None
+) -> Outcome:
+    """Open both sides, fill every case with both, and compare.
+
+    Args:
+        request: who and what.
+        progress: is told how many cases are done, of how many.
+
+    Raises:
+        UsageError: sides or sizes that cannot be compared.
+        PConvError: a side, a photo or a mask that cannot be used.
+    """
+    with contextlib.ExitStack() as stack:
+        a = open_side(request.a, request.dtype)
+        stack.callback(a.close)
+        b = open_side(request.b, request.dtype)
+        stack.callback(b.close)
+        size = settled_size(a, b, request.size)
+        strictness = _strictness(a, b, request)
+        planned = plan_cases(request.pictures)
+        results: list[CaseResult] = []
+        worst: Compared | None = None
+        for compared in _compared((a, b), planned, request, size, strictness):
+            results.append(compared.result)
+            if worst is None or _severity(compared, strictness) > _severity(worst, strictness):
+                worst = compared  # the only one whose arrays are kept
+            progress(len(results), len(planned))
+    assert worst is not None
+    return Outcome(_verification(request, (a, b), size, strictness, results), worst)
+
+
+def _strictness(a: Side, b: Side, request: Request) -> ParityReport:
+    """What is allowed, as a report without cases that judges each."""
+    allowed = tolerance_of(a, b)
+    return ParityReport(
+        reference=a.facts.path,
+        candidate=b.facts.path,
+        tolerance=allowed.relative if request.tolerance is None else request.tolerance,
+        level_tolerance=allowed.levels,
+        outside_judged=allowed.outside,
+        cases=(),
+    )
+
+
+def _compared(
+    sides: tuple[Side, Side],
+    planned: Sequence[PlannedCase],
+    request: Request,
+    size: Size,
+    strictness: ParityReport,
+) -> Iterator[Compared]:
+    a, b = sides
+    tolerance = strictness.tolerance
+    count = min(_BATCH, max(1, _BATCH_PIXELS // (size[0] * size[1])))
+    for start in range(0, len(planned), count):
+        part = planned[start : start + count]
+        cases = [load_case(one, request.pictures, size) for one in part]
+        of_a, of_b = a.fill(cases), b.fill(cases)
+        rounding: Sequence[float | None] = [None] * len(cases)
+        if request.tolerance is None:
+            rounding = _rounding(cases, ((a, of_a), (b, of_b)))
+        for one, case, from_a, from_b, error in zip(part, cases, of_a, of_b, rounding, strict=True):
+            judged = judge(case, from_a, from_b, tolerance, error)
+            alone = msgspec.structs.replace(strictness, cases=(judged,))
+            result = measure(
+                case,
+                one.hole_class,
+                (from_a, from_b),
+                allowed=allowed_error(tolerance, error),
+                failures=tuple(strictness.complaints(judged)),
+            )
+            yield Compared(case, from_a, from_b, result, judged, alone.worst_error)
+
+
+def _rounding(
+    cases: Sequence[ParityInput], sides: Sequence[tuple[Side, Sequence[Filled]]]
+) -> list[float | None]:
+    """Of each case, how much rounding does to the network: export and build allow for it too.
+
+    Measured where there is a checkpoint; otherwise the largest that was measured at the export.
+    """
+    for side, filled in sides:
+        if side.rounded is not None:
+            pairs = zip(filled, side.rounded(cases), strict=True)
+            return [_rounding_of(one, other) for one, other in pairs]
+    recorded = [s.recorded_rounding for s, _ in sides if s.recorded_rounding is not None]
+    return [max(recorded, default=None)] * len(cases)
+
+
+def _rounding_of(one: Filled, other: Filled) -> float | None:
+    assert one.raw is not None
+    assert other.raw is not None
+    error = float(np.abs(one.raw - other.raw).max()) / (float(np.abs(one.raw).max()) or 1.0)
+    return error if math.isfinite(error) else None
+
+
+def _severity(compared: Compared, strictness: ParityReport) -> float:
+    """How far a case is beyond what is allowed, 1 being the limit."""
+    judged = compared.judged
+    if not judged.finite or judged.known_identical is False:
+        return math.inf
+    return max(
+        (compared.error or 0.0) / (compared.result.allowed or math.ulp(0.0)),
+        (judged.level_difference or 0) / strictness.level_tolerance,
+    )
+
+
+def _verification(
+    request: Request,
+    sides: tuple[Side, Side],
+    size: Size,
+    strictness: ParityReport,
+    results: Sequence[CaseResult],
+) -> Verification:
+    pictures = request.pictures
+    in_holes = pooled(c.composite_inside for c in results if c.hole_class in BUCKETS)
+    needed = tolerance_of(*sides).hole_psnr
+    if pictures.photos is None or request.tolerance is not None:
+        needed = None
+    failures = [f"{case.name}: {why}" for case in results for why in case.failures]
+    failures += _psnr_complaint(in_holes, needed)
+    return Verification(
+        a=sides[0].facts,
+        b=sides[1].facts,
+        warnings=tuple(reasons_to_differ(*sides)),
+        height=size[0],
+        width=size[1],
+        photos=shown(pictures.photos) if pictures.photos else None,
+        holes=shown(pictures.holes) if pictures.holes else None,
+        seed=pictures.seed,
+        tolerance=strictness.tolerance,
+        outside_judged=strictness.outside_judged,
+        level_tolerance=strictness.level_tolerance,
+        hole_psnr=in_holes.psnr if in_holes else None,
+        hole_psnr_needed=needed,
+        raw_output_compared=all("raw_output" in side.facts.gives for side in sides),
+        passed=not failures,
+        failures=tuple(failures),
+        classes=tuple(
+            summarise(name, of_class)
+            for name in HOLE_CLASSES
+            if (of_class := [r for r in results if r.hole_class == name])
+        ),
+        cases=tuple(results),
+    )
+
+
+def _psnr_complaint(in_holes: Difference | None, needed: float | None) -> list[str]:
+    """Eight bits are judged by what is seen, of all photographs together."""
+    if needed is None or in_holes is None or in_holes.psnr is None or in_holes.psnr >= needed:
+        return []
+    return [f"all holes: PSNR {in_holes.psnr:.1f} dB, needed {needed:.1f} dB"]

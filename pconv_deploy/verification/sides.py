@@ -1,0 +1,227 @@
+"""One of the two that are compared: whatever a path names, made to fill parity cases."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pconv_deploy.contract import (
+    FILLED,
+    IMAGE,
+    OUTPUT,
+    RAW_OUTPUT,
+    GraphContract,
+    Normalisation,
+    Source,
+)
+from pconv_deploy.engines.folder import open_engine
+from pconv_deploy.engines.manifest import MANIFEST
+from pconv_deploy.errors import InputError, MissingRuntimeError
+from pconv_deploy.images import Bytes
+from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.onnx_run import graph_run
+from pconv_deploy.parity import (
+    ParityInput,
+    ParityReport,
+    Precision,
+    Run,
+    check_outputs,
+    graph_inputs,
+)
+
+Floats = NDArray[np.floating[Any]]
+Dtype = Literal["fp64", "fp32"]
+Size = tuple[int, int]  # height, width
+
+
+class Filled(NamedTuple):
+    """What a side makes of one case; None is what it does not give.
+
+    raw        (H, W, 3) float, about 0..1, of every pixel
+    composite  (H, W, 3) uint8, the side's own
+    """
+
+    raw: Floats | None
+    composite: Bytes | None
+
+
+Fill = Callable[[Sequence[ParityInput]], list[Filled]]
+
+
+class SideFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Who was compared.
+
+    computed_by  what ran it
+    gives        of "raw_output" and "composite", what it computes itself
+    source       the checkpoint it is or was made from
+    """
+
+    path: str
+    kind: Literal["checkpoint", "graph", "engine"]
+    computed_by: str
+    precision: Precision | Literal["fp64"]
+    gives: tuple[Literal["raw_output", "composite"], ...]
+    source: Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """A loaded side; `close` frees it.
+
+    size               height and width if fixed
+    rounded            of a checkpoint: the same in its other precision
+    recorded_rounding  the largest relative error that rounding alone made when it was exported
+    """
+
+    facts: SideFacts
+    normalisation: Normalisation
+    size_multiple: int
+    size: Size | None
+    fill: Fill
+    rounded: Fill | None = None
+    recorded_rounding: float | None = None
+    close: Callable[[], None] = lambda: None
+
+
+def open_side(path: Path, dtype: Dtype = "fp64") -> Side:
+    """Load a checkpoint, an exported graph or an engine folder.
+
+    A checkpoint is computed by the literal network in `dtype`, a graph by ONNX Runtime without
+    optimisation, an engine by its runtime.
+
+    Raises:
+        InputError: nothing is there, or nothing that can be read.
+        EngineError: a folder that is no engine, or one that cannot be used here.
+        MissingRuntimeError: a package it needs is not installed.
+    """
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist; needed a checkpoint, an exported ONNX file or an engine folder"
+        )
+    if path.is_dir() or path.name == MANIFEST:
+        return _engine_side(path if path.is_dir() else path.parent)
+    if path.suffix.lower() == ".onnx":
+        return _graph_side(path)
+    return _checkpoint_side(path, dtype)
+
+
+def _engine_side(folder: Path) -> Side:
+    manifest, session = open_engine(folder)
+    contract, built = manifest.contract, manifest.built_with
+    return Side(
+        facts=SideFacts(
+            path=shown(folder),
+            kind="engine",
+            computed_by=f"{built.package} {built.version} on {built.device}",
+            precision=contract.precision,
+            gives=("raw_output",) if contract.kind == "tensor" else ("composite",),
+            source=contract.source,
+        ),
+        normalisation=contract.normalisation,
+        size_multiple=contract.size_multiple,
+        size=contract.size,
+        fill=_fill_by(session.run, contract),
+        recorded_rounding=_recorded_rounding(manifest.export_parity),
+        close=session.close,
+    )
+
+
+def _graph_side(path: Path) -> Side:
+    exported = read_graph(path)
+    contract = exported.contract
+    run = graph_run(exported.model, contract, optimised=False)
+    return Side(
+        facts=SideFacts(
+            path=shown(path),
+            kind="graph",
+            computed_by="ONNX Runtime, unoptimised",
+            precision=contract.precision,
+            gives=("raw_output",) if contract.kind == "tensor" else ("raw_output", "composite"),
+            source=contract.source,
+        ),
+        normalisation=contract.normalisation,
+        size_multiple=contract.size_multiple,
+        size=contract.size,
+        fill=_fill_by(run, contract),
+        recorded_rounding=_recorded_rounding(exported.parity),
+    )
+
+
+def _checkpoint_side(path: Path, dtype: Dtype) -> Side:
+    try:
+        import torch
+
+        from pconv_deploy.checkpoint import load_checkpoint
+        from pconv_deploy.export.verify import literal_fill
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pconv_deploy"):
+            raise  # a bug of ours
+        raise MissingRuntimeError(
+            f"{path} needs {error.name}, which is not installed: pip install 'pconv-deploy[export]'"
+        ) from error
+    checkpoint = load_checkpoint(path)
+
+    def fill_in(dtype: torch.dtype) -> Fill:
+        literal = literal_fill(checkpoint, dtype)
+
+        def fill(batch: Sequence[ParityInput]) -> list[Filled]:
+            colours = np.stack([case.image.transpose(2, 0, 1) / 255.0 for case in batch])
+            known = np.stack([case.hole_mask[None] == 0 for case in batch])  # N1HW
+            return [Filled(raw.transpose(1, 2, 0), None) for raw in literal(colours, known)]
+
+        return fill
+
+    exact, rounded = fill_in(torch.float64), fill_in(torch.float32)
+    return Side(
+        facts=SideFacts(
+            path=shown(path),
+            kind="checkpoint",
+            computed_by=f"literal network, PyTorch {version('torch')}",
+            precision=dtype,
+            gives=("raw_output",),
+            source=checkpoint.source,
+        ),
+        normalisation=checkpoint.normalisation,
+        size_multiple=checkpoint.source.network.size_multiple,
+        size=None,
+        fill=exact if dtype == "fp64" else rounded,
+        rounded=rounded if dtype == "fp64" else exact,
+    )
+
+
+def _recorded_rounding(export: ParityReport | None) -> float | None:
+    return export.reference_error if export else None
+
+
+def _fill_by(run: Run, contract: GraphContract) -> Fill:
+    raw_name = OUTPUT if contract.kind == "tensor" else RAW_OUTPUT
+
+    def fill(batch: Sequence[ParityInput]) -> list[Filled]:
+        results: list[Filled] = []
+        count = contract.batch or len(batch)
+        for start in range(0, len(batch), count):
+            part = list(batch[start : start + count])
+            inputs = graph_inputs(part, contract)
+            outputs = run(inputs)
+            check_outputs(outputs, contract, inputs[IMAGE])
+            raw, composite = outputs.get(raw_name), outputs.get(FILLED)
+            results += [
+                Filled(
+                    None if raw is None else raw[i].transpose(1, 2, 0),
+                    None if composite is None else composite[i],
+                )
+                for i in range(len(part))
+            ]
+        return results
+
+    return fill
+
+
+def shown(path: Path) -> str:
+    """A path as text; names need not be Unicode."""
+    return str(path).encode(errors="replace").decode()

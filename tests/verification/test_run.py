@@ -1,0 +1,282 @@
+import shutil
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.contract import Normalisation, UNetConfig
+from pconv_deploy.errors import (
+    EngineError,
+    GraphError,
+    HoleMaskError,
+    ImageError,
+    InputError,
+    MissingRuntimeError,
+    ParityError,
+    UsageError,
+)
+from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.verification.pictures import BUCKETS, PictureOptions
+from pconv_deploy.verification.run import Outcome
+from tests.conftest import NORMALISATION, TINY, random_network
+from tests.verification.conftest import (
+    FEW,
+    Compare,
+    doctored_checkpoint,
+    doctored_graph,
+    engine_of,
+)
+
+SIDES = ("checkpoint", "graph", "engine", "tensor_graph", "tensor_engine")
+GIVES = {
+    "checkpoint": ("raw_output",),
+    "graph": ("raw_output", "composite"),
+    "engine": ("composite",),
+    "tensor_graph": ("raw_output",),
+    "tensor_engine": ("raw_output",),
+}
+PIXELS = 32 * 48 * 3
+
+
+def failed_classes(outcome: Outcome) -> list[str]:
+    return [row.hole_class for row in outcome.verification.classes if row.failed]
+
+
+@pytest.mark.parametrize(("a", "b"), list(product(SIDES, SIDES)))
+def test_every_pairing_agrees(
+    compare: Compare, request: pytest.FixtureRequest, a: str, b: str
+) -> None:
+    outcome = compare(request.getfixturevalue(a), request.getfixturevalue(b))
+    outcome.verification.require_success()
+    found = outcome.verification
+    assert found.passed
+    assert found.warnings == ()
+    assert (found.a.gives, found.b.gives) == (GIVES[a], GIVES[b])
+    raw = "engine" not in (a, b)
+    assert found.raw_output_compared is raw
+    assert [row.hole_class for row in found.classes] == [
+        *BUCKETS,
+        "no hole",
+        "all hole",
+        "one hole pixel",
+        "one known pixel",
+    ]
+    for case in found.cases:
+        inside, outside = case.raw_inside, case.raw_outside
+        compared = sum(d.values for d in (inside, outside) if d)
+        assert compared == (PIXELS if raw else 0)
+        assert all(d.relative_error < 1e-5 for d in (inside, outside) if d)
+        filled = case.composite_inside
+        assert (filled is None) is (case.hole_class == "no hole")
+        assert filled is None or filled.levels <= 1
+        known = None if case.hole_class == "all hole" else True
+        assert case.known_identical_a is (known if "composite" in GIVES[a] else None)
+        assert case.known_identical_b is (known if "composite" in GIVES[b] else None)
+
+
+def test_single_precision_of_a_checkpoint_is_another_computation(
+    compare: Compare, checkpoint: Path, graph: Path
+) -> None:
+    exact = compare(checkpoint, graph)
+    single = compare(checkpoint, graph, dtype="fp32")
+    assert single.verification.a.precision == "fp32"
+    assert single.verification.passed
+    assert exact.verification.classes[0].raw_inside != single.verification.classes[0].raw_inside
+
+
+@pytest.mark.parametrize("side", ["checkpoint", "graph", "engine"])
+def test_a_doctored_weight_is_found_and_its_classes_named(
+    compare: Compare, checkpoint: Path, request: pytest.FixtureRequest, tmp_path: Path, side: str
+) -> None:
+    doctored = doctored_checkpoint(checkpoint, tmp_path / "doctored.safetensors")
+    outcome = compare(request.getfixturevalue(side), doctored)
+    assert not outcome.verification.passed
+    assert set(BUCKETS) <= set(failed_classes(outcome))
+    assert outcome.worst.result.failures
+    with pytest.raises(ParityError, match=r"doctored.* differs from .*hole 1-10%, pattern 1: "):
+        outcome.verification.require_success()
+    assert "they come from different checkpoints" in outcome.verification.warnings[0]
+
+
+def test_measures_are_those_of_their_definitions(
+    compare: Compare, checkpoint: Path, tmp_path: Path
+) -> None:
+    doctored = doctored_checkpoint(checkpoint, tmp_path / "doctored.safetensors")
+    outcome = compare(checkpoint, doctored)
+    case, a, b, result, *_ = outcome.worst
+    assert a.raw is not None
+    assert b.raw is not None
+    squares, largest, scale = [], 0.0, 0.0
+    for y in range(32):
+        for x in range(48):
+            for one, other in zip(a.raw[y, x], b.raw[y, x], strict=True):
+                scale = max(scale, abs(one))
+                if case.hole_mask[y, x]:
+                    squares.append((one - other) ** 2)
+                    largest = max(largest, abs(one - other))
+    found = result.raw_inside
+    assert found is not None
+    assert found.psnr is not None
+    assert found.values == len(squares)
+    assert found.relative_error == pytest.approx(largest / scale)
+    assert found.levels == pytest.approx(largest * 255)
+    assert found.psnr == pytest.approx(10 * np.log10(1 / np.mean(squares)))
+
+
+def test_classes_pool_their_cases(compare: Compare, checkpoint: Path, tmp_path: Path) -> None:
+    doctored = doctored_checkpoint(checkpoint, tmp_path / "doctored.safetensors")
+    found = compare(checkpoint, doctored, pictures=PictureOptions(count=2)).verification
+    row = found.classes[0]
+    cases = [case.raw_inside for case in found.cases if case.hole_class == row.hole_class]
+    assert (row.cases, len(cases)) == (2, 2)
+    assert row.raw_inside is not None
+    total = sum(c.mean_square * c.values for c in cases if c)
+    assert row.raw_inside.mean_square * row.raw_inside.values == pytest.approx(total)
+    assert row.raw_inside.levels == max(c.levels for c in cases if c)
+
+
+def test_a_tolerance_of_ones_own(compare: Compare, checkpoint: Path, tmp_path: Path) -> None:
+    doctored = doctored_checkpoint(checkpoint, tmp_path / "doctored.safetensors", by=1e-3)
+    cases = compare(checkpoint, doctored).verification.cases
+    found = [d.relative_error for c in cases for d in (c.raw_inside, c.raw_outside) if d]
+    worst = max(found)
+    assert worst > 1e-5
+    assert compare(checkpoint, doctored, tolerance=worst * 1.01).verification.passed
+    assert not compare(checkpoint, doctored, tolerance=worst * 0.99).verification.passed
+
+
+def test_nan_is_found(compare: Compare, graph: Path, tmp_path: Path) -> None:
+    doctored = doctored_graph(graph, tmp_path / "nan.onnx", float("nan"))
+    for a, b in ((graph, doctored), (doctored, graph)):
+        outcome = compare(a, b)
+        row = outcome.verification.classes[0]
+        assert (row.finite, row.failed, row.raw_inside) == (False, 1, None)
+        assert "NaN or infinity in the output" in outcome.verification.failures[0]
+    assert outcome.verification.cases[0].finite_a is False
+    assert outcome.verification.cases[0].finite_b is True
+
+
+def test_an_engine_that_fills_otherwise_is_found(
+    compare: Compare, graph: Path, engine: Path, tmp_path: Path
+) -> None:
+    other = doctored_graph(graph, tmp_path / "other.onnx", 30.0)
+    changed = engine_of(engine, other, tmp_path / "changed.engine")
+    assert compare(other, changed).verification.passed
+    for a, b in ((engine, changed), (graph, changed), (changed, graph)):
+        outcome = compare(a, b)
+        assert set(BUCKETS) <= set(failed_classes(outcome))
+        assert "composite off by" in outcome.verification.failures[0]
+
+
+def test_photos_and_mask_files(compare: Compare, graph: Path, engine: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "masks").mkdir()
+    for name in ("a", "b"):
+        photo = rng.integers(0, 256, (50, 70, 3), np.uint8)
+        Image.fromarray(photo).save(tmp_path / f"{name}.png")
+    for rows in (0, 10, 40):  # of 50: none; 20 %; 80 %, which is no class of the paper
+        mask = np.zeros((50, 50), np.uint8)
+        mask[:rows] = 255
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{rows}.png")
+    options = PictureOptions(photos=tmp_path, holes=tmp_path / "masks", count=2)
+    found = compare(graph, engine, pictures=options).verification
+    assert found.passed
+    assert [row.hole_class for row in found.classes] == [
+        "10-20%",
+        "other",
+        "no hole",
+        "all hole",
+        "one hole pixel",
+        "one known pixel",
+    ]
+    names = [case.name for case in found.cases]
+    assert names[0].startswith("hole 10-20% (10.png), ")
+    assert {name[-5:] for name in names} == {"a.png", "b.png"}
+    again = compare(graph, engine, pictures=options).verification
+    assert again == found
+    single = compare(graph, engine, pictures=PictureOptions(photos=tmp_path / "a.png", count=1))
+    assert {case.name[-5:] for case in single.verification.cases} == {"a.png"}
+
+
+def test_sizes(compare: Compare, checkpoint: Path, graph: Path, tensor_graph: Path) -> None:
+    fixed = compare(checkpoint, tensor_graph, size=None).verification
+    assert (fixed.height, fixed.width) == (32, 48)
+    with pytest.raises(UsageError, match=r"found --size 64x64; .*tensor\.onnx takes 32x48 only"):
+        compare(checkpoint, tensor_graph, size=(64, 64))
+    with pytest.raises(UsageError, match=r"found size 30x32; .* need multiples of 16 up to 4096"):
+        compare(checkpoint, graph, size=(30, 32))
+
+
+def test_fixed_sizes_that_differ(
+    compare: Compare, checkpoint: Path, tensor_graph: Path, tmp_path: Path
+) -> None:
+    export_checkpoint(checkpoint, tmp_path / "b.onnx", ExportOptions(size=(16, 16), batch=1))
+    with pytest.raises(UsageError, match=r"no picture fits both: .*32x48, .*b.onnx takes 16x16"):
+        compare(tensor_graph, tmp_path / "b.onnx", size=None)
+
+
+def test_other_networks_are_compared_with_a_warning(
+    compare: Compare, checkpoint: Path, tmp_path: Path
+) -> None:
+    small = UNetConfig(channels=(4, 4), kernels=(3, 3))
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, random_network(small), normalisation=Normalisation())
+    found = compare(checkpoint, other).verification
+    assert not found.passed
+    assert [warning.split(":")[0] for warning in found.warnings] == [
+        "the networks differ",
+        "they come from different checkpoints",
+        "the normalisations differ",
+    ]
+    same = tmp_path / "same.safetensors"
+    save_checkpoint(same, random_network(TINY), normalisation=NORMALISATION)
+    copied = compare(checkpoint, same).verification
+    assert copied.passed
+    assert copied.classes[0].raw_inside is not None
+    assert copied.classes[0].raw_inside.psnr is None
+
+
+def test_what_cannot_be_compared(
+    compare: Compare, graph: Path, engine: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"gone\.onnx does not exist; needed a checkpoint, an exp"):
+        compare(graph, tmp_path / "gone.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    with pytest.raises(GraphError, match="damaged or no ONNX file"):
+        compare(tmp_path / "broken.onnx", graph)
+    with pytest.raises(EngineError, match=r"has no manifest.json, so it is no engine"):
+        compare(graph, tmp_path)
+    shutil.copytree(engine, tmp_path / "changed.engine")
+    (tmp_path / "changed.engine" / "model.onnx").write_bytes(b"")
+    with pytest.raises(EngineError, match="has 0 bytes, was built with"):
+        compare(graph, tmp_path / "changed.engine")
+
+
+def test_what_cannot_be_filled(compare: Compare, graph: Path, engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="holds no pictures"):
+        compare(graph, engine, pictures=PictureOptions(photos=tmp_path / "empty"))
+    with pytest.raises(ImageError, match=r"a.png is no image"):
+        compare(graph, engine, pictures=PictureOptions(photos=tmp_path))
+    with pytest.raises(HoleMaskError, match=r"1 of 1 masks in .* cannot be read"):
+        compare(graph, engine, pictures=PictureOptions(holes=tmp_path))
+    Image.new("L", (40, 40), 255).save(tmp_path / "a.png")
+    with pytest.raises(HoleMaskError, match="all 1 masks are full"):
+        compare(graph, engine, pictures=PictureOptions(holes=tmp_path))
+
+
+def test_engines_need_no_torch(
+    compare: Compare, engine: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [n for n in sys.modules if n.startswith("pconv_deploy.export")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert compare(engine, engine, pictures=FEW).verification.passed
+    with pytest.raises(MissingRuntimeError, match="needs torch, which is not installed: pip inst"):
+        compare(engine, checkpoint)
