@@ -8,6 +8,7 @@ is not more than the file holds.
 import itertools
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -95,20 +96,32 @@ def _claimed_bytes(content: Any) -> int:
 
 def _loaded(path: Path, *, mmap: bool) -> Any:
     inert: list[Any] = [(_Inert, name) for name in _INERT_NAMES]
+    # Only a path can be mapped; but torch.load takes one of this name for safetensors unseen.
+    mmap = mmap and not path.name.endswith(".safetensors")
     try:
-        with torch.serialization.safe_globals(inert):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with (
+            warnings.catch_warnings(),
+            torch.serialization.safe_globals(inert),
+            path.open("rb") as stream,
+        ):
+            warnings.simplefilter("ignore")  # of old formats; what matters becomes an error
+            source: Any = path if mmap else stream
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_refusal(path, str(error))) from error
     except Exception as error:  # of any kind: the file decides
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         raise CheckpointError(f"{path} is damaged: {reason[:200]}") from error
 
 
 def _refusal(path: Path, complaint: str) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", complaint)
     if not found:
-        return f"{path} is damaged, or holds more than tensors, numbers and dictionaries"
+        reason = complaint.partition("WeightsUnpickler error:")[2].strip() or complaint
+        return (
+            f"{path} is damaged, or written as torch.load(weights_only=True) does not read it: "
+            f"{reason.splitlines()[0][:200] if reason else 'no reason given'}"
+        )
     return (
         f"{path} holds objects of {found[1]}, and making one would run code; it was not loaded. "
         "Needed: tensors, numbers, dictionaries. If you trust its author, keep the weights alone, "
