@@ -4,23 +4,74 @@ The reference is the graph itself, run by ONNX Runtime node by node with every o
 off: slow, and none of what a runtime does to a graph to make it fast.
 """
 
+from collections.abc import Mapping
+
+from pconv_deploy.contract import RAW_OUTPUT
 from pconv_deploy.engines.base import Session
+from pconv_deploy.errors import ParityError
 from pconv_deploy.onnx_file import ExportedGraph
 from pconv_deploy.onnx_run import graph_run
-from pconv_deploy.parity import ParityReport, compare_runs
+from pconv_deploy.parity import Arrays, ParityReport, Precision, compare_runs
+
+# Convolutions that may be of another precision than their engine, by the engine's precision:
+# what is kept finer on purpose, or is too small to gain anything.
+_MAY_RUN_IN: Mapping[Precision, frozenset[Precision]] = {
+    "fp32": frozenset({"fp32"}),
+    "fp16": frozenset({"fp32", "fp16"}),
+    "bf16": frozenset({"fp32", "bf16"}),
+    "int8": frozenset({"fp32", "int8"}),
+}
 
 
-def compare_with_graph(session: Session, exported: ExportedGraph, engine: str) -> ParityReport:
-    """Fill every parity case on both sides; `engine` names the engine in the report.
+def compare_with_graph(
+    session: Session,
+    witness: Session | None,
+    exported: ExportedGraph,
+    engine: str,
+    precision: Precision,
+) -> ParityReport:
+    """Fill every parity case on both sides.
+
+    Args:
+        session: the engine.
+        witness: built like it, from the same graph with the network's own output shown; None
+            where the engine itself shows it.
+        exported: the graph as it was exported.
+        engine: its name in the report.
+        precision: of the engine.
 
     Raises:
         GraphError: ONNX Runtime cannot run the graph.
         MissingRuntimeError: ONNX Runtime, the reference, is not installed.
         ParityError: the engine's outputs are not those of the contract.
     """
+
+    def run_engine(inputs: Arrays) -> Arrays:
+        outputs = session.run(inputs)
+        if witness is None or not isinstance(outputs, Mapping):
+            return outputs
+        return {RAW_OUTPUT: witness.run(inputs)[RAW_OUTPUT], **outputs}
+
     return compare_runs(
         graph_run(exported.model, exported.contract, optimised=False),
-        session.run,
+        run_engine,
         exported.contract,
         ("the exported graph, unoptimised", engine),
+        # Both round. How far that carries in this network the export has measured; in which of
+        # the cases it carries farthest is chance.
+        reference_in_precision=exported.parity.reference_error if exported.parity else None,
+        precision=precision,
     )
+
+
+def require_precision(executed: Mapping[Precision, int], wanted: Precision, engine: str) -> None:
+    """Compare what the runtime says it computes in with what was asked for.
+
+    Raises:
+        ParityError: no convolution runs in the wanted precision, or one in a coarser one.
+    """
+    if not executed.get(wanted) or not executed.keys() <= _MAY_RUN_IN[wanted]:
+        found = ", ".join(f"{count} in {precision}" for precision, count in executed.items())
+        raise ParityError(
+            f"{engine} was to compute in {wanted}; found convolutions: {found or 'none'}"
+        )

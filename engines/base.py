@@ -1,11 +1,12 @@
 """The protocol between us and a runtime: what one must do to be a backend."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.parity import Arrays
+from pconv_deploy.parity import Arrays, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +24,14 @@ class Runtime:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How to run an engine. threads: of one inference; None lets the runtime choose."""
+    """How to run an engine.
+
+    threads  of one inference; None lets the runtime choose
+    streams  inferences that run at once when as many threads call; more of them wait
+    """
 
     threads: int | None = None
+    streams: int = 1
 
 
 class Session(Protocol):
@@ -61,14 +67,32 @@ class Backend(Protocol):
         """
         ...
 
-    def build(self, graph: bytes, contract: GraphContract, folder: Path) -> None:
-        """Write the runtime's files for an ONNX file's content into the empty `folder`."""
+    def why_not(self, precision: Precision) -> str | None:
+        """Say why engines of this precision cannot run here, or None if they can.
+
+        A runtime that would quietly compute in another one cannot.
+        """
         ...
 
-    def open(self, folder: Path, options: RunOptions) -> Session:
+    def build(
+        self, graph: bytes, contract: GraphContract, precision: Precision, folder: Path
+    ) -> None:
+        """Write the runtime's files for an ONNX file's content into the empty `folder`.
+
+        A graph for int8 comes quantised.
+        """
+        ...
+
+    def open(self, folder: Path, precision: Precision, options: RunOptions) -> Session:
         """Load files that `build` wrote; they are already known to be unchanged.
 
         Raises:
-            EngineError: the runtime refuses them.
+            EngineError: the runtime refuses them, or would compute in another precision.
         """
+        ...
+
+    def executed(
+        self, folder: Path, contract: GraphContract, precision: Precision
+    ) -> Mapping[Precision, int]:
+        """Count the convolutions by the precision the runtime computes them in, asking it."""
         ...

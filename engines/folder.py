@@ -5,12 +5,14 @@ import datetime
 import hashlib
 import platform
 import shlex
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from pconv_deploy.engines.acceptance import compare_with_graph
-from pconv_deploy.engines.base import RunOptions, Session
+from pconv_deploy.engines.acceptance import compare_with_graph, require_precision
+from pconv_deploy.engines.base import Backend, RunOptions, Session
 from pconv_deploy.engines.manifest import (
     MANIFEST,
     BuiltWith,
@@ -25,14 +27,27 @@ from pconv_deploy.engines.manifest import (
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.errors import EngineError, GraphError, UsageError
 from pconv_deploy.files import atomic_folder, writing
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.onnx_file import ExportedGraph, read_graph, with_raw_output
+from pconv_deploy.parity import TOLERANCES, ParityReport, Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What kind of engine to build.
+
+    backend    a name of `registry.BACKENDS`
+    precision  of the convolutions; None takes the graph's own
+    """
+
+    backend: str = "onnxruntime"
+    precision: Precision | None = None
 
 
 def build_engine(
     graph: Path | str,
     output: Path | str,
+    options: BuildOptions | None = None,
     *,
-    backend: str = "onnxruntime",
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda _step: None,
 ) -> Manifest:
@@ -41,7 +56,7 @@ def build_engine(
     Args:
         graph: ONNX file of `pconv-deploy export`.
         output: folder to create.
-        backend: a name of `registry.BACKENDS`.
+        options: which runtime, and how exact.
         overwrite: replace `output` if it exists.
         progress: is told each step as it begins.
 
@@ -49,36 +64,38 @@ def build_engine(
         GraphError: `graph` is not ours, damaged, or was rejected by its export.
         MissingRuntimeError: the backend's runtime is not installed.
         ParityError: the engine does not compute what the graph computes; nothing is left.
-        UsageError: unknown backend, or `output` exists and may not be replaced.
+        UsageError: unknown backend, a precision it does not have here, or `output` exists and
+            may not be replaced.
+        EngineError: the runtime cannot build it.
         OutputError: `output` could not be written.
     """
-    graph, output = Path(graph), Path(output)
-    runtime = backend_named(backend)
-    installed = runtime.runtime()
+    graph, output, options = Path(graph), Path(output), options or BuildOptions()
+    backend = backend_named(options.backend)
+    installed = backend.runtime()
     progress("reading the graph")
     exported = read_graph(graph)
     if exported.parity is None or exported.parity.failures():
         raise GraphError(f"{graph} was not accepted when it was exported. Export it again")
     if graph.resolve() == output.resolve() or output.resolve() in graph.resolve().parents:
         raise UsageError(f"{output} holds or is the graph itself; choose another name")
+    precision = options.precision or exported.contract.precision
+    _refuse_precision(backend, precision)
     with atomic_folder(output, overwrite=overwrite, replaceable=_is_engine) as folder:
-        progress(f"building for {backend}")
+        progress(f"building for {backend.name}, {precision}")
         with writing(output):
-            runtime.build(exported.content, exported.contract, folder)
+            backend.build(exported.content, exported.contract, precision, folder)
         files = {path.name: describe_file(path) for path in sorted(folder.iterdir())}
         progress("comparing the engine with the graph")
-        with contextlib.closing(runtime.open(folder, RunOptions())) as session:
-            parity = compare_with_graph(
-                session, exported, f"{installed.package} {installed.version}"
-            )
-        parity.require_success(str(output))
+        parity, executed = _accept(backend, folder, exported, precision, output)
         manifest = Manifest(
-            backend=backend,
+            backend=backend.name,
+            precision=precision,
+            executed=executed,
             built_with=BuiltWith(
                 pconv_deploy=version("pconv-deploy"),
                 package=installed.package,
                 version=installed.version,
-                device=runtime.device,
+                device=backend.device,
                 machine=platform.machine(),
             ),
             contract=exported.contract,
@@ -86,12 +103,44 @@ def build_engine(
             files=files,
             export_parity=exported.parity,
             engine_parity=parity,
-            command=_command(graph, output, backend),
+            command=_command(graph, output, options),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         with writing(output):
             write_manifest(folder, manifest)
     return manifest
+
+
+def _refuse_precision(backend: Backend, precision: Precision) -> None:
+    if why := backend.why_not(precision):
+        possible = [p for p in TOLERANCES if backend.why_not(p) is None]
+        raise UsageError(
+            f"the {backend.name} backend cannot build {precision} engines here: {why}. "
+            f"It can build: {', '.join(possible)}"
+        )
+
+
+def _accept(
+    backend: Backend, folder: Path, exported: ExportedGraph, precision: Precision, output: Path
+) -> tuple[ParityReport, Mapping[Precision, int]]:
+    """Run the engine that lies in `folder` and is to become `output`."""
+    installed = backend.runtime()
+    with contextlib.ExitStack() as stack:
+        session = backend.open(folder, precision, RunOptions())
+        stack.callback(session.close)
+        witness = None
+        if exported.contract.kind == "deployment":
+            shown = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            content = with_raw_output(exported.model).SerializeToString()
+            backend.build(content, exported.contract, precision, shown)
+            witness = backend.open(shown, precision, RunOptions())
+            stack.callback(witness.close)
+        name = f"{installed.package} {installed.version}, {precision}"
+        parity = compare_with_graph(session, witness, exported, name, precision)
+    parity.require_success(str(output))
+    executed = backend.executed(folder, exported.contract, precision)
+    require_precision(executed, precision, str(output))
+    return parity, executed
 
 
 def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[Manifest, Session]:
@@ -108,10 +157,12 @@ def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[
     except UsageError as error:
         raise EngineError(f"{folder} cannot be opened: {error}") from error
     check_machine(folder, manifest, backend.runtime())
+    if why := backend.why_not(manifest.precision):
+        raise EngineError(f"{folder} is a {manifest.precision} engine, but {why}")
     check_unchanged(folder, manifest)
     if manifest.engine_parity.failures():
         raise EngineError(f"{folder} was not accepted when it was built.{rebuild(manifest)}")
-    return manifest, backend.open(folder, options or RunOptions())
+    return manifest, backend.open(folder, manifest.precision, options or RunOptions())
 
 
 def _is_engine(path: Path) -> bool:
@@ -125,7 +176,10 @@ def _is_engine(path: Path) -> bool:
     return {entry.name for entry in path.iterdir()} <= known
 
 
-def _command(graph: Path, output: Path, backend: str) -> str:
-    paths = (str(graph), "-o", str(output))
-    words = ("pconv-deploy", "build-engine", *paths, "--backend", backend, "--overwrite")
-    return shlex.join(words).encode(errors="replace").decode()  # names need not be Unicode
+def _command(graph: Path, output: Path, options: BuildOptions) -> str:
+    words = ["pconv-deploy", "build-engine", str(graph), "-o", str(output)]
+    words += ["--backend", options.backend]
+    if options.precision:
+        words += ["--precision", options.precision]
+    # Names need not be Unicode.
+    return shlex.join([*words, "--overwrite"]).encode(errors="replace").decode()

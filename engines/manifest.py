@@ -12,7 +12,7 @@ from pconv_deploy.contract import GraphContract, Sha256
 from pconv_deploy.engines.base import Runtime
 from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.files import read_json_bytes, sha256_of
-from pconv_deploy.parity import ParityReport
+from pconv_deploy.parity import ParityReport, Precision
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT: Final = 1
@@ -40,6 +40,8 @@ class BuiltWith(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole of manifest.json.
 
+    precision      what it computes in; the rest of the arithmetic may be finer
+    executed       its convolutions by the precision the runtime said it runs them in
     graph_sha256   of the ONNX file it was built from
     export_parity  the exported graph against PyTorch, as the export measured it
     engine_parity  this engine against the exported graph, measured when it was built
@@ -49,6 +51,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     format: Literal[1] = MANIFEST_FORMAT
     backend: str
+    precision: Precision = "fp32"
+    executed: Mapping[Precision, int] = {}
     built_with: BuiltWith
     contract: GraphContract
     graph_sha256: Sha256

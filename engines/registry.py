@@ -1,10 +1,11 @@
 """The backends there are. Adding one: its module, its line here, its test."""
 
 from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.errors import UsageError
 
-BACKENDS: tuple[Backend, ...] = (OnnxRuntimeBackend(),)
+BACKENDS: tuple[Backend, ...] = (OnnxRuntimeBackend(), OpenVinoBackend())
 
 
 def backend_named(name: str) -> Backend:

@@ -59,6 +59,17 @@ def with_raw_output(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return exposed
 
 
+def inlined(content: bytes) -> bytes:
+    """Return an ONNX file's content with its functions replaced by their bodies."""
+    import onnx
+    from onnx.inliner import inline_local_functions
+
+    content_inlined: bytes = inline_local_functions(
+        onnx.load_from_string(content)
+    ).SerializeToString()
+    return content_inlined
+
+
 def read_graph(path: Path) -> ExportedGraph:
     """Read an exported ONNX file.
 

@@ -217,7 +217,7 @@ def compare_runs(
     candidate: Run,
     contract: GraphContract,
     names: tuple[str, str],
-    reference_in_precision: Run | ParityReport | None = None,
+    reference_in_precision: Run | float | None = None,
     precision: Precision | None = None,
 ) -> ParityReport:
     """Fill every case on both sides and compare.
@@ -229,7 +229,7 @@ def compare_runs(
         contract: of the graph both stand for.
         names: who the reference and the candidate are, for the report.
         reference_in_precision: the reference computed in the candidate's precision: how exact
-            an answer can be expected. Or an earlier report of the same cases that found out.
+            an answer can be expected. Or by how much it was found to err in all such cases.
         precision: of the candidate; its row of TOLERANCES decides. None: the contract's.
 
     Raises:
@@ -237,15 +237,13 @@ def compare_runs(
     """
     raw_name = OUTPUT if contract.kind == "tensor" else RAW_OUTPUT
     tolerance = TOLERANCES[precision or contract.precision]
-    found_before: Mapping[str, float | None] = {}
-    if isinstance(reference_in_precision, ParityReport):
-        found_before = {c.name: c.reference_error for c in reference_in_precision.cases}
-        reference_in_precision = None
+    run_rounded = reference_in_precision if callable(reference_in_precision) else None
+    found_before = None if callable(reference_in_precision) else reference_in_precision
     cases: list[ParityCase] = []
     for batch in parity_batches(contract):
         inputs = graph_inputs(batch, contract)
         expected = reference(inputs)[raw_name]
-        rounded = reference_in_precision(inputs)[raw_name] if reference_in_precision else None
+        rounded = run_rounded(inputs)[raw_name] if run_rounded else None
         found = candidate(inputs)
         check_outputs(found, contract, inputs[IMAGE])
         filled, raw = found.get(FILLED), found.get(raw_name)
@@ -256,7 +254,7 @@ def compare_runs(
                     expected[i].transpose(1, 2, 0),
                     filled=None if filled is None else filled[i],
                     raw=None if raw is None else raw[i].transpose(1, 2, 0),
-                    reference_error=found_before.get(case.name)
+                    reference_error=found_before
                     if rounded is None
                     else _error(rounded[i], expected[i]),
                     tolerance=tolerance.relative,

@@ -1,5 +1,8 @@
 """ONNX Runtime on the CPU: the engine that works everywhere."""
 
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -8,7 +11,7 @@ from typing import Any
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.base import RunOptions, Runtime
 from pconv_deploy.errors import EngineError, MissingRuntimeError
-from pconv_deploy.parity import Arrays
+from pconv_deploy.parity import Arrays, Precision
 
 _MODEL = "model.onnx"
 _ERRORS_ONLY = 3
@@ -24,11 +27,47 @@ class OnnxRuntimeBackend:
     def runtime(self) -> Runtime:
         return Runtime(package="onnxruntime", version=self._import().__version__)
 
-    def build(self, graph: bytes, contract: GraphContract, folder: Path) -> None:  # noqa: ARG002
+    def why_not(self, precision: Precision) -> str | None:
+        if precision in ("fp32", "int8"):
+            return None
+        return f"ONNX Runtime has no convolution in {precision} for the CPU"
+
+    def build(
+        self,
+        graph: bytes,
+        contract: GraphContract,  # noqa: ARG002
+        precision: Precision,  # noqa: ARG002  it is the graph's own
+        folder: Path,
+    ) -> None:
         (folder / _MODEL).write_bytes(graph)
 
-    def open(self, folder: Path, options: RunOptions) -> "OnnxRuntimeSession":
+    def open(
+        self,
+        folder: Path,
+        precision: Precision,  # noqa: ARG002  it is the graph's own
+        options: RunOptions,
+    ) -> "OnnxRuntimeSession":
         return OnnxRuntimeSession(self._import(), folder / _MODEL, options)
+
+    def executed(
+        self,
+        folder: Path,
+        contract: GraphContract,  # noqa: ARG002
+        precision: Precision,  # noqa: ARG002
+    ) -> Mapping[Precision, int]:
+        import onnx
+
+        with tempfile.TemporaryDirectory() as work:
+            optimised = Path(work) / _MODEL
+            settings = {"optimized_model_filepath": str(optimised)}
+            OnnxRuntimeSession(self._import(), folder / _MODEL, RunOptions(), settings).close()
+            nodes = onnx.load(optimised).graph.node
+        found: Counter[Precision] = Counter()
+        for node in nodes:
+            if "Conv" in node.op_type:  # Conv, FusedConv, ConvTranspose; QLinearConv, ConvInteger
+                eight_bits = node.op_type.startswith(("QLinear", "ConvInteger"))
+                found["int8" if eight_bits else "fp32"] += 1
+        return found
 
     def _import(self) -> ModuleType:
         try:
@@ -43,13 +82,24 @@ class OnnxRuntimeBackend:
 
 
 class OnnxRuntimeSession:
-    """An ONNX file loaded by ONNX Runtime; `run` is thread-safe by the runtime's own promise."""
+    """An ONNX file loaded by ONNX Runtime; `run` is thread-safe by the runtime's own promise.
 
-    def __init__(self, onnxruntime: ModuleType, model: Path, options: RunOptions) -> None:
+    Calls from several threads share one thread pool and none waits, whatever `streams` says.
+    """
+
+    def __init__(
+        self,
+        onnxruntime: ModuleType,
+        model: Path,
+        options: RunOptions,
+        more_settings: Mapping[str, Any] = {},
+    ) -> None:
         settings = onnxruntime.SessionOptions()
         settings.log_severity_level = _ERRORS_ONLY
         if options.threads is not None:
             settings.intra_op_num_threads = options.threads
+        for name, value in more_settings.items():
+            setattr(settings, name, value)
         try:
             # Named, so that no other provider of the installed package takes its place.
             self._session: Any = onnxruntime.InferenceSession(

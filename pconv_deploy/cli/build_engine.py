@@ -1,7 +1,7 @@
 """`pconv-deploy build-engine`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -15,6 +15,10 @@ def build_engine(
     backend: Annotated[
         str, typer.Option(help="Runtime to build for; `pconv-deploy doctor` lists them.")
     ] = "onnxruntime",
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8"] | None,
+        typer.Option(help="Of the convolutions. Default: the graph's own."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
     ] = False,
@@ -32,13 +36,13 @@ def build_engine(
         manifest = folder.build_engine(
             graph,
             output,
-            backend=backend,
+            folder.BuildOptions(backend=backend, precision=precision),
             overwrite=overwrite,
             progress=progress,
         )
     built = manifest.built_with
     OUT.print(
         f"[bold]{escape(str(output))}[/bold]  {built.package} {built.version} on {built.device}, "
-        f"{manifest.contract.precision}, {manifest.contract.describe_shapes()}"
+        f"{manifest.precision}, {manifest.contract.describe_shapes()}"
     )
     OUT.print(f"verified: {manifest.engine_parity.describe()}")

@@ -9,7 +9,7 @@ import pytest
 
 from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from pconv_deploy.engines.base import Runtime
-from pconv_deploy.engines.folder import build_engine, open_engine
+from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.errors import (
     EngineError,
@@ -41,11 +41,16 @@ def test_the_manifest_tells_the_whole_story(engine: Path, graph: Path) -> None:
     assert facts["built_with"]["package"] == "onnxruntime"
     assert facts["built_with"]["device"] == "cpu"
     assert facts["contract"]["precision"] == "fp32"
+    assert facts["precision"] == "fp32"
+    assert facts["executed"].keys() == {"fp32"}
     assert facts["graph_sha256"] == sha256_of(graph)
     assert facts["files"].keys() == {"model.onnx"}
     assert facts["files"]["model.onnx"]["sha256"] == sha256_of(engine / "model.onnx")
     assert len(facts["export_parity"]["cases"]) == 11
     assert len(facts["engine_parity"]["cases"]) == 11
+    # The raw output is compared too, though the engine itself does not show it.
+    errors = [case["error_inside"] for case in facts["engine_parity"]["cases"]]
+    assert sum(error is not None for error in errors) == 10  # all but "no hole"
     assert facts["command"] == (
         f"pconv-deploy build-engine {graph} -o {engine} --backend onnxruntime --overwrite"
     )
@@ -206,10 +211,11 @@ def test_an_existing_engine_is_replaced_only_when_told(own: Path, graph: Path) -
 def test_an_engine_that_computes_something_else_is_not_kept(
     graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tamper: Any, message: str
 ) -> None:
-    def open_tampered(self: OnnxRuntimeBackend, folder: Path, options: Any) -> Any:
-        session = genuine(self, folder, options)
+    def open_tampered(self: OnnxRuntimeBackend, folder: Path, *arguments: Any) -> Any:
+        session = genuine(self, folder, *arguments)
         run = session.run
-
+        if tmp_path not in folder.parents:
+            return session  # the witness of the raw output
         monkeypatch.setattr(session, "run", lambda inputs: tamper(inputs, dict(run(inputs))))
         return session
 
@@ -239,7 +245,7 @@ def test_bad_graphs_leave_nothing(tmp_path: Path) -> None:
 
 def test_unknown_backend(graph: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no backend 'tensorrtt'"):
-        build_engine(graph, tmp_path / "x", backend="tensorrtt")
+        build_engine(graph, tmp_path / "x", BuildOptions(backend="tensorrtt"))
 
 
 def test_unwritable_place(graph: Path, tmp_path: Path) -> None:
@@ -274,7 +280,7 @@ def test_what_another_process_made_meanwhile_is_kept(
 
     def slow(self: OnnxRuntimeBackend, *arguments: Any) -> None:
         genuine(self, *arguments)
-        output.mkdir()
+        output.mkdir(exist_ok=True)
         (output / "manifest.json").write_text("quicker")
 
     genuine = OnnxRuntimeBackend.build

@@ -1,0 +1,214 @@
+"""OpenVINO on the CPU."""
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from types import ModuleType
+from typing import Any
+
+from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.base import RunOptions, Runtime
+from pconv_deploy.engines.telemetry import without_telemetry
+from pconv_deploy.errors import EngineError, MissingRuntimeError
+from pconv_deploy.onnx_file import inlined
+from pconv_deploy.parity import Arrays, Precision
+
+_MODEL = "model.xml"  # the weights lie beside it, in model.bin
+# What the arithmetic between the convolutions of an int8 engine is: single precision too.
+_HINTS: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_EXECUTED: Mapping[str, Precision] = {
+    "f32": "fp32",
+    "f16": "fp16",
+    "bf16": "bf16",
+    "i8": "int8",
+    "u8": "int8",
+}
+# A model compiled for one shape of inputs ran a tenth to a quarter faster than one for all
+# shapes. Each takes some tenths of a second and the memory of another copy of the weights.
+_KEPT_SHAPES = 3
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class OpenVinoBackend:
+    """Converts the graph to OpenVINO's own files, model.xml and model.bin."""
+
+    name: str = "openvino"
+    device: str = "cpu"
+
+    def runtime(self) -> Runtime:
+        version: str = self._import().__version__
+        return Runtime(package="openvino", version=version.partition("-")[0])
+
+    def why_not(self, precision: Precision) -> str | None:
+        if precision in ("fp32", "int8"):
+            return None
+        if precision == "fp16":
+            return "OpenVINO computes fp16 on few processors, none of which we have run; see bf16"
+        core = self._import().Core()
+        if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            return None
+        # Asked for bf16 all the same, it would compute in single precision and not say so.
+        return (
+            f"this processor ({core.get_property('CPU', 'FULL_DEVICE_NAME')}) has no bf16 "
+            "instructions (AVX512_BF16 or AMX_BF16), and OpenVINO does not emulate them"
+        )
+
+    def build(
+        self,
+        graph: bytes,
+        contract: GraphContract,  # noqa: ARG002
+        precision: Precision,  # noqa: ARG002  bf16 is chosen when it is opened
+        folder: Path,
+    ) -> None:
+        openvino = self._import()
+        # OpenVINO reads no model-local functions.
+        content = inlined(graph)
+        try:
+            model = openvino.Core().read_model(content, b"")
+            # Its default would halve the weights' precision.
+            openvino.save_model(model, folder / _MODEL, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot convert the graph: {_brief(error)}") from error
+
+    def open(self, folder: Path, precision: Precision, options: RunOptions) -> "OpenVinoSession":
+        return OpenVinoSession(self._import(), folder / _MODEL, precision, options)
+
+    def executed(
+        self, folder: Path, contract: GraphContract, precision: Precision
+    ) -> Mapping[Precision, int]:
+        session = self.open(folder, precision, RunOptions())
+        height, width = contract.size or (contract.size_multiple, 2 * contract.size_multiple)
+        sizes = {"batch": contract.batch or 2, "height": height, "width": width}
+        shapes = {
+            spec.name: [sizes[n] if isinstance(n, str) else n for n in spec.shape]
+            for spec in contract.inputs
+        }
+        compiled = session.compiled(_shapes_of(shapes))
+        found: Counter[Precision] = Counter()
+        for operation in compiled.get_runtime_model().get_ordered_ops():
+            facts = operation.get_rt_info()
+            if facts["layerType"].value in ("Convolution", "Deconvolution"):
+                found[_EXECUTED[facts["runtimePrecision"].value]] += 1
+        return found
+
+    def _import(self) -> ModuleType:
+        try:
+            with without_telemetry():
+                import openvino
+        except ImportError as error:
+            raise MissingRuntimeError(
+                "the openvino backend needs OpenVINO: pip install 'pconv-deploy[openvino]'"
+            ) from error
+        module: ModuleType = openvino
+        return module
+
+
+class OpenVinoSession:
+    """A model compiled anew for each shape of inputs; the last few stay.
+
+    Each has `streams` infer requests, so as many calls run at once; others wait for one.
+    """
+
+    def __init__(
+        self, openvino: ModuleType, model: Path, precision: Precision, options: RunOptions
+    ) -> None:
+        self._core: Any = openvino.Core()
+        self._streams = options.streams
+        self._settings = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "EXECUTION_MODE_HINT": "PERFORMANCE" if precision == "bf16" else "ACCURACY",
+            "NUM_STREAMS": options.streams,
+            "INFERENCE_NUM_THREADS": (options.threads or 0) * options.streams,  # 0: all cores
+            # Two processes would pin their threads to the same cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._changing = threading.Lock()
+        self._requests: OrderedDict[Shapes, SimpleQueue[Any]] = OrderedDict()
+        try:
+            self._model: Any = self._core.read_model(model)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot load {model}: {_brief(error)}") from error
+        inputs = {value.get_any_name(): value for value in self._model.inputs}
+        self._dtypes = {name: value.element_type.to_dtype() for name, value in inputs.items()}
+        self._fixed: Shapes | None = None
+        if not self._model.is_dynamic():
+            self._fixed = _shapes_of({name: value.shape for name, value in inputs.items()})
+            self._idle_requests(self._fixed)
+
+    def run(self, inputs: Arrays) -> Arrays:
+        found = {name: array.dtype for name, array in inputs.items()}
+        if found != self._dtypes:  # OpenVINO itself would convert, or read what is not there
+            raise EngineError(f"found inputs {found}, needed {self._dtypes}")
+        shapes = _shapes_of({name: array.shape for name, array in inputs.items()})
+        requests = self._idle_requests(shapes)
+        request = requests.get()
+        try:
+            results = request.infer(dict(inputs))
+            return {output.get_any_name(): array for output, array in results.items()}
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed on {_show(shapes)}: {_brief(error)}") from error
+        finally:
+            requests.put(request)
+
+    def close(self) -> None:
+        with self._changing:
+            self._model = None
+            self._requests.clear()
+
+    def compiled(self, shapes: Shapes) -> Any:
+        """Compile the model for inputs of these shapes.
+
+        Raises:
+            EngineError: the model does not take them, or OpenVINO would compute in another
+                precision than it is to.
+        """
+        if self._fixed and shapes != self._fixed:
+            raise EngineError(
+                f"found inputs {_show(shapes)}; this engine takes {_show(self._fixed)}"
+            )
+        try:
+            self._model.reshape({name: list(shape) for name, shape in shapes})
+            compiled = self._core.compile_model(self._model, "CPU", self._settings)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed on {_show(shapes)}: {_brief(error)}") from error
+        hint, wanted = "INFERENCE_PRECISION_HINT", self._settings["INFERENCE_PRECISION_HINT"]
+        if (chosen := compiled.get_property(hint).get_type_name()) != wanted:
+            raise EngineError(
+                f"this engine computes in {wanted}; on this processor OpenVINO would take {chosen}"
+            )
+        return compiled
+
+    def _idle_requests(self, shapes: Shapes) -> SimpleQueue[Any]:
+        with self._changing:
+            if self._model is None:
+                raise EngineError("the engine is closed")
+            if shapes not in self._requests:
+                compiled = self.compiled(shapes)
+                idle: SimpleQueue[Any] = SimpleQueue()
+                for _ in range(self._streams):
+                    idle.put(compiled.create_infer_request())
+                self._requests[shapes] = idle
+            self._requests.move_to_end(shapes)
+            while len(self._requests) > _KEPT_SHAPES:
+                self._requests.popitem(last=False)
+            return self._requests[shapes]
+
+
+def _shapes_of(shapes: Mapping[str, Iterable[int]]) -> Shapes:
+    return tuple((name, tuple(shape)) for name, shape in sorted(shapes.items()))
+
+
+def _show(shapes: Shapes) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes)
+
+
+def _brief(error: RuntimeError) -> str:
+    """OpenVINO's message without the places in its source where it was raised and passed on."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return "; ".join(kept) or str(error)

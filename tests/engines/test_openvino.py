@@ -1,0 +1,176 @@
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
+from pconv_deploy.engines.base import RunOptions
+from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
+from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.inpainter import Inpainter
+from pconv_deploy.parity import Arrays
+
+OPENVINO = BuildOptions(backend="openvino")
+
+
+@pytest.fixture(scope="module")
+def engine(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("openvino") / "tiny.engine"
+    build_engine(graph, path, OPENVINO)
+    return path
+
+
+def feed(batch: int = 2, height: int = 32, width: int = 48) -> Arrays:
+    rng = np.random.default_rng(batch * height * width)
+    hole_mask = np.zeros((batch, height, width), np.uint8)
+    hole_mask[:, 5:20, 7:21] = 1
+    return {
+        "image": rng.integers(0, 256, (batch, height, width, 3), np.uint8),
+        "hole_mask": hole_mask,
+    }
+
+
+def test_the_folder_holds_openvinos_own_files(engine: Path) -> None:
+    facts = json.loads((engine / "manifest.json").read_text())
+    assert sorted(p.name for p in engine.iterdir()) == ["manifest.json", "model.bin", "model.xml"]
+    assert facts["built_with"]["package"] == "openvino"
+    assert facts["precision"] == "fp32"
+    assert facts["executed"].keys() == {"fp32"}
+    assert "--backend openvino" in facts["command"]
+
+
+def test_fills_as_the_graph_does_in_every_shape(engine: Path, graph: Path) -> None:
+    _, session = open_engine(engine, RunOptions(threads=1))
+    other = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    shapes = [(2, 32, 48), (1, 32, 48), (1, 48, 32), (3, 16, 64), (1, 64, 64), (2, 32, 48)]
+    for shape in shapes:  # more than are kept compiled, and the first one again
+        inputs = feed(*shape)
+        found = session.run(inputs)["filled"].astype(int)
+        wanted = other.run(["filled"], dict(inputs))[0].astype(int)
+        assert np.abs(found - wanted).max() <= 1
+        known = inputs["hole_mask"] == 0
+        assert (found[known] == inputs["image"][known]).all()
+    session.close()
+
+
+def test_many_threads_get_their_own_results(engine: Path) -> None:
+    _, session = open_engine(engine, RunOptions(threads=1, streams=2))
+    inputs = [feed(1, 32, 16 * (1 + i % 3)) for i in range(12)]
+    alone = [session.run(one)["filled"] for one in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda one: session.run(one)["filled"], inputs))
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_result_outlives_the_next_run(engine: Path) -> None:
+    _, session = open_engine(engine)
+    first = session.run(feed())["filled"]
+    copy = first.copy()
+    session.run({**feed(), "image": np.zeros((2, 32, 48, 3), np.uint8)})
+    np.testing.assert_array_equal(first, copy)
+
+
+def test_the_inpainter_runs_it(engine: Path) -> None:
+    with Inpainter.load(engine, threads=1) as inpaint:
+        image, hole = feed(1, 40, 50)["image"][0], feed(1, 40, 50)["hole_mask"][0]
+        filled = inpaint(image, hole)
+        assert (filled[hole == 0] == image[hole == 0]).all()
+        assert (filled[hole != 0] != image[hole != 0]).any()
+
+
+def test_says_why_it_failed(engine: Path) -> None:
+    _, session = open_engine(engine)
+    with pytest.raises(EngineError, match=r"OpenVINO failed on hole_mask \[1, 17, 16\], image \["):
+        session.run(feed(1, 17, 16))
+    with pytest.raises(EngineError, match=r"found inputs .*float32.*needed .*uint8"):
+        session.run({**feed(), "image": np.zeros((2, 32, 48, 3), np.float32)})
+    with pytest.raises(EngineError, match="found inputs"):
+        session.run({"image": np.zeros((2, 32, 48, 3), np.uint8)})
+    assert session.run(feed())["filled"].shape == (2, 32, 48, 3)  # none the worse for it
+    session.close()
+    with pytest.raises(EngineError, match="closed"):
+        session.run(feed())
+
+
+def test_a_fixed_size_and_float_tensors(checkpoint: Path, tmp_path: Path) -> None:
+    graph, engine = tmp_path / "fixed.onnx", tmp_path / "fixed.engine"
+    export_checkpoint(checkpoint, graph, ExportOptions(kind="tensor", batch=2, size=(32, 48)))
+    manifest = build_engine(graph, engine, OPENVINO)
+    assert manifest.engine_parity.worst_error is not None
+    assert 0 < manifest.engine_parity.worst_error < 1e-5
+    _, session = open_engine(engine)
+    image, hole_mask = np.ones((2, 3, 32, 48), np.float32), np.ones((2, 1, 32, 48), np.float32)
+    assert session.run({"image": image, "hole_mask": hole_mask})["output"].shape == image.shape
+    with pytest.raises(EngineError, match=r"found inputs .*; this engine takes .*\[2, 3, 32, 48\]"):
+        session.run({"image": image[:1], "hole_mask": hole_mask[:1]})
+
+
+def has_bf16() -> bool:
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.mark.skipif(has_bf16(), reason="this processor computes in bf16")
+def test_bf16_is_refused_where_the_processor_lacks_it(
+    graph: Path, engine: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"cannot build bf16 .*no bf16 instr.*: fp32, int8"):
+        build_engine(graph, tmp_path / "x", BuildOptions(backend="openvino", precision="bf16"))
+    # An engine that comes from elsewhere: OpenVINO alone would open it, and compute in fp32.
+    text = (engine / "manifest.json").read_text()
+    foreign = tmp_path / "bf16.engine"
+    foreign.mkdir()
+    for name in ("model.xml", "model.bin"):
+        (foreign / name).symlink_to(engine / name)
+    (foreign / "manifest.json").write_text(
+        text.replace('"precision": "fp32",\n  "executed"', '"precision": "bf16",\n  "executed"')
+    )
+    with pytest.raises(EngineError, match="is a bf16 engine, but this processor"):
+        open_engine(foreign)
+    session = OpenVinoBackend().open(engine, "bf16", RunOptions())
+    with pytest.raises(EngineError, match=r"computes in bf16; on this processor .* take f32"):
+        session.run(feed())
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
+def test_bf16_runs_in_bf16(graph: Path, tmp_path: Path) -> None:
+    manifest = build_engine(
+        graph, tmp_path / "x", BuildOptions(backend="openvino", precision="bf16")
+    )
+    assert manifest.executed["bf16"] > 0
+    assert manifest.engine_parity.worst_error is not None
+    assert manifest.engine_parity.worst_error > 1e-5  # else it was fp32
+
+
+def test_openvino_not_installed(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingRuntimeError, match=r"pip install 'pconv-deploy\[openvino\]'"):
+        build_engine(graph, tmp_path / "x", OPENVINO)
+
+
+def test_nothing_is_reported_home(tmp_path: Path) -> None:
+    """The reporting package is in the way of nobody else, and was not loaded for us."""
+    code = (
+        "import sys; from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend; "
+        "OpenVinoBackend().runtime(); "
+        "print([m for m in sys.modules if m.startswith('openvino_telemetry')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"HOME": str(tmp_path), "PATH": ""},
+    )
+    assert done.stdout.strip() == "[]"
+    assert list(tmp_path.iterdir()) == []  # an identity for reports would lie here
