@@ -1,6 +1,5 @@
 """`pconv-deploy verify`."""
 
-import math
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -36,10 +35,8 @@ class Dtype(StrEnum):
 
 
 def verify(
-    a: Annotated[
-        Path, typer.Argument(metavar="A", help="Checkpoint, exported ONNX file or engine folder.")
-    ],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another of them, compared with A.")],
+    a: Annotated[Path, typer.Argument(help="Checkpoint, exported ONNX file or engine folder.")],
+    b: Annotated[Path, typer.Argument(help="Another of them, compared with A.")],
     photos: Annotated[
         Path | None,
         typer.Option(help="Fill these: a file, or a folder with subfolders. Default: patterns."),
@@ -68,7 +65,9 @@ def verify(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Relative error allowed. Default: that of the lower of both precisions."
+            min=0,
+            max=1,
+            help="Relative error allowed. Default: that of the lower of both precisions.",
         ),
     ] = None,
     picture: Annotated[
@@ -94,8 +93,6 @@ def verify(
     paper's six areas, none, all, one pixel and all but one. The exit code is 0 within the
     tolerance and 4 beyond it.
     """
-    if tolerance is not None and not math.isfinite(tolerance):
-        raise UsageError(f"found --tolerance {tolerance}; needed a number such as 1e-5")
     with needs("pconv-deploy"):
         from pconv_deploy.verification.pictures import PictureOptions
         from pconv_deploy.verification.run import Request
