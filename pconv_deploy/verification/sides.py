@@ -118,7 +118,7 @@ def _engine_side(folder: Path) -> Side:
             path=shown(folder),
             kind="engine",
             computed_by=f"{built.package} {built.version} on {built.device}",
-            precision=contract.precision,
+            precision=manifest.precision,
             gives=("raw_output",) if contract.kind == "tensor" else ("composite",),
             source=contract.source,
         ),
