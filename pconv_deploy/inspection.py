@@ -85,6 +85,7 @@ def _checkpoint_facts(path: Path) -> Facts:
         parameters += count
     return {
         "what": "checkpoint",
+        "of": header.family.describe(),
         "sha256": sha256_of(path),
         "network": header.network.describe(),
         "size multiple": str(header.network.size_multiple),
@@ -105,6 +106,7 @@ def _contract_facts(contract: GraphContract) -> Facts:
         },
         "normalisation": f"mean {normalisation.mean}, std {normalisation.std}",
         "checkpoint": f"{contract.source.file}, sha256 {contract.source.sha256}",
+        "of": contract.source.family.describe(),
         "network": contract.source.network.describe(),
         "training": {key: str(value) for key, value in contract.source.training.items()},
     }

@@ -14,6 +14,11 @@ OUT = Console(highlight=False, emoji=False, soft_wrap=True)
 # Progress and complaints: stdout stays clean for whoever reads the result.
 ERR = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
+CHECKPOINT_HELP = (
+    "Checkpoint: ours (*.safetensors), naoto0804/pytorch-inpainting-with-partial-conv or MMagic's "
+    "PConv (*.pth), MathiasGruber/PConv-Keras (*.h5)."
+)
+
 
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:

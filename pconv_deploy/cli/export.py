@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import OUT, needs, parse_size, steps
+from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT, needs, parse_size, steps
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint file (*.safetensors).")],
+    checkpoint: Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)],
     output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write.")],
     size: Annotated[
         str | None,
@@ -33,6 +33,9 @@ def export(
 ) -> None:
     """Export a checkpoint to ONNX, verified against PyTorch.
 
+    Whose checkpoint it is follows from its tensors; what their project computes differently is
+    folded into the weights, and the graph takes nonzero = fill all the same.
+
     The graph takes `image` (uint8 NHWC) and `hole_mask` (uint8 NHW, nonzero = fill) and returns
     `filled` (uint8 NHWC) with every known pixel untouched. Before the file gets its name it is
     compared with the literal network in double precision, inside and outside of holes of all
@@ -51,4 +54,6 @@ def export(
             checkpoint, output, options, overwrite=overwrite, progress=progress
         )
     OUT.print(f"[bold]{escape(str(output))}[/bold]  {result.contract.describe_shapes()}")
+    source = result.contract.source
+    OUT.print(escape(f"checkpoint: {source.family.describe()}; {source.network.describe()}"))
     OUT.print(f"verified: {result.parity.describe()}")

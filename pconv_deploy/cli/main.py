@@ -10,6 +10,7 @@ import typer
 from pconv_deploy.cli.bench import bench
 from pconv_deploy.cli.build_engine import build_engine
 from pconv_deploy.cli.console import ERR, OUT
+from pconv_deploy.cli.convert import convert
 from pconv_deploy.cli.demo import demo
 from pconv_deploy.cli.doctor import doctor
 from pconv_deploy.cli.evaluate import evaluate
@@ -36,7 +37,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_EPILOG,
 )
-for command in (train, export, build_engine, verify, infer, bench, evaluate, inspect, doctor, demo):
+for command in (
+    train,
+    convert,
+    export,
+    build_engine,
+    verify,
+    infer,
+    bench,
+    evaluate,
+    inspect,
+    doctor,
+    demo,
+):
     app.command()(command)
 app.add_typer(masks)
 

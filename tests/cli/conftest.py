@@ -13,6 +13,7 @@ from pconv_deploy.cli.main import main
 Photo = Callable[..., NDArray[np.uint8]]
 COMMANDS = (
     "train",
+    "convert",
     "export",
     "build-engine",
     "verify",

@@ -199,7 +199,7 @@ def test_a_pickle_exits_3_and_does_not_run(run: Run, tmp_path: Path) -> None:
     ):
         result = run(*command)
         assert result.code == 3
-        assert "can run code when loaded; it was not opened" in result.err
+        assert "making one would run code; it was not loaded" in result.err
     assert not witness.exists()
 
 

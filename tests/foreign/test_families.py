@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import msgspec
 import pytest
 import torch
 from torch import Tensor
 
 from pconv_deploy.checkpoint import convert_checkpoint, load_checkpoint, read_header
-from pconv_deploy.contract import Family, Normalisation
+from pconv_deploy.contract import Family, Normalisation, Source
 from pconv_deploy.errors import UsageError
 from tests.foreign.projects import (
     CHANNELS,
@@ -64,6 +65,17 @@ def test_conventions_of_pconv_keras_are_recorded(tmp_path: Path) -> None:
     )
     assert loaded.normalisation == Normalisation(mean=(0, 0, 0), std=(1, 1, 1))
     assert loaded.source.network.head == "sigmoid"
+
+
+def test_contracts_from_before_families_are_read() -> None:
+    facts = {
+        "file": "a.safetensors",
+        "sha256": "0" * 64,
+        "network": {"channels": [8], "kernels": [3]},
+    }
+    source = msgspec.convert(facts, Source)
+    assert source.family == Family()
+    assert source.network.head == "linear"
 
 
 def test_the_name_of_a_file_does_not_matter(tmp_path: Path) -> None:

@@ -1,0 +1,32 @@
+"""`pconv-deploy convert`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT, needs
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Checkpoint of ours to write (*.safetensors).")
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file if it exists.")
+    ] = False,
+) -> None:
+    """Write another project's checkpoint as ours: nothing in it can run, all facts are inside.
+
+    The network computes what it computed before.
+    """
+    with needs("pconv-deploy[export]"):
+        from pconv_deploy.checkpoint import convert_checkpoint
+
+    source = convert_checkpoint(checkpoint, output, overwrite=overwrite).source
+    OUT.print(
+        f"[bold]{escape(str(output))}[/bold]  "
+        + escape(f"from {source.family.describe()}; {source.network.describe()}")
+    )

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tests.cli.conftest import Run
+from tests.foreign.projects import keras_layers, naoto_state, write_keras
+
+
+def test_from_anothers_checkpoint_to_a_filled_photo(run: Run, tmp_path: Path) -> None:
+    path, graph, engine = (tmp_path / name for name in ("a.pth", "model.onnx", "model.engine"))
+    torch.save({"n_iter": 5, "model": naoto_state((4, 5), (5, 3))}, path)
+    result = run("export", path, "-o", graph)
+    assert result.code == 0, result.err
+    said = "naoto0804 (mask files there: hole-black, scaled bilinear)"
+    assert f"checkpoint: {said}; U-Net of partial convolutions, 2 levels" in result.out
+    for file in (path, graph):
+        assert said in run("inspect", file).out
+    assert run("build-engine", graph, "-o", engine).code == 0
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "photo.png")
+    hole = np.zeros((20, 30), np.uint8)
+    hole[5:12, 8:20] = 255
+    Image.fromarray(hole).save(tmp_path / "mask.png")
+    filled = tmp_path / "filled.png"
+    result = run("infer", engine, tmp_path / "photo.png", tmp_path / "mask.png", "-o", filled)
+    assert result.code == 0, result.err
+    with Image.open(filled) as picture:
+        assert picture.size == (30, 20)
+
+
+def test_convert(run: Run, tmp_path: Path) -> None:
+    write_keras(tmp_path / "a.h5", keras_layers())
+    ours = tmp_path / "ours.safetensors"
+    result = run("convert", tmp_path / "a.h5", "-o", ours)
+    assert result.code == 0, result.err
+    assert "from pconv-keras (mask files there: hole-black)" in result.out
+    assert "sigmoid head" in run("inspect", ours).out
+    assert run("convert", tmp_path / "a.h5", "-o", ours).code == 2
+    assert run("convert", tmp_path / "a.h5", "-o", ours, "--overwrite").code == 0
+    assert run("convert", tmp_path / "nothing.h5", "-o", tmp_path / "b.safetensors").code == 3
