@@ -39,7 +39,7 @@ def worst_picture(worst: Compared, names: tuple[str, str]) -> Image.Image:
         (f"B: {names[1]}", _fitted(_to_bytes(b))),
         (f"|A - B| of the {what}", Image.fromarray(_heat(_peaks(gap), largest))),
     )
-    notes = [f"{result.name}, {result.hole_share:.1%} of the image is hole"]
+    notes = [f"{result.name}, {result.hole_share * 100:.5g}% of the image is hole"]
     if largest:
         row, column = np.unravel_index(int(np.where(finite, gap, 0).argmax()), gap.shape)
         where = "in the hole" if case.hole_mask[row, column] else "outside of the hole"

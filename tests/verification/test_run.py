@@ -1,14 +1,18 @@
+import dataclasses
 import shutil
 import sys
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from pconv_deploy.checkpoint import save_checkpoint
 from pconv_deploy.contract import Normalisation, UNetConfig
+from pconv_deploy.engines.folder import BuildOptions, build_engine
 from pconv_deploy.errors import (
     EngineError,
     GraphError,
@@ -20,8 +24,10 @@ from pconv_deploy.errors import (
     UsageError,
 )
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.verification import run
 from pconv_deploy.verification.pictures import BUCKETS, PictureOptions
 from pconv_deploy.verification.run import Outcome
+from pconv_deploy.verification.sides import Dtype, Side, open_side
 from tests.conftest import NORMALISATION, TINY, random_network
 from tests.verification.conftest import (
     FEW,
@@ -40,6 +46,26 @@ GIVES = {
     "tensor_engine": ("raw_output",),
 }
 PIXELS = 32 * 48 * 3
+
+
+AsIf = Callable[[Path, str], None]
+
+
+@pytest.fixture
+def as_if(monkeypatch: pytest.MonkeyPatch) -> AsIf:
+    """Have a side counted as one of another precision, such as few machines can run."""
+
+    def count(path: Path, precision: str) -> None:
+        def opened(named: Path, dtype: Dtype) -> Side:
+            side = open_side(named, dtype)
+            if named != path:
+                return side
+            facts = msgspec.structs.replace(side.facts, precision=precision)
+            return dataclasses.replace(side, facts=facts)
+
+        monkeypatch.setattr(run, "open_side", opened)
+
+    return count
 
 
 def failed_classes(outcome: Outcome) -> list[str]:
@@ -170,6 +196,55 @@ def test_an_engine_that_fills_otherwise_is_found(
         outcome = compare(a, b)
         assert set(BUCKETS) <= set(failed_classes(outcome))
         assert "composite off by" in outcome.verification.failures[0]
+
+
+def test_engines_of_two_runtimes(
+    compare: Compare, graph: Path, engine: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "openvino.engine"
+    build_engine(graph, other, BuildOptions(backend="openvino", precision="fp32"))
+    found = compare(engine, other).verification
+    found.require_success()
+    assert found.b.computed_by.startswith("openvino ")
+    assert found.classes[0].composite_inside is not None
+    assert found.classes[0].composite_inside.levels <= 1
+
+
+def test_the_lower_precision_decides(
+    compare: Compare, graph: Path, checkpoint: Path, tmp_path: Path, as_if: AsIf
+) -> None:
+    near = doctored_checkpoint(checkpoint, tmp_path / "near.safetensors", by=2e-3)
+    assert not compare(graph, near).verification.passed
+    as_if(near, "bf16")
+    found = compare(graph, near).verification
+    found.require_success()
+    assert (found.tolerance, found.level_tolerance) == (5e-2, 4)
+    assert not found.outside_judged
+    assert compare(near, graph).verification.tolerance == 5e-2
+
+
+def test_eight_bits_are_judged_by_the_psnr_of_photographs(
+    compare: Compare, engine: Path, graph: Path, tmp_path: Path, as_if: AsIf
+) -> None:
+    other = doctored_graph(graph, tmp_path / "other.onnx", 30.0)
+    as_if(other, "int8")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (32, 48, 3), np.uint8)).save(tmp_path / "a.png")
+    on_photos = PictureOptions(photos=tmp_path, count=1)
+    found = compare(engine, other, pictures=on_photos, tolerance=None).verification
+    assert found.hole_psnr_needed == 38
+    assert found.hole_psnr is not None
+    assert found.hole_psnr < 38
+    complaint = f"all holes: PSNR {found.hole_psnr:.1f} dB, needed 38.0 dB"
+    assert found.failures[-1] == complaint
+    with pytest.raises(ParityError):
+        found.require_success()
+    assert compare(engine, other).verification.hole_psnr_needed is None  # drawn patterns
+    squares = []
+    for case in found.cases:
+        if case.hole_class in BUCKETS and case.composite_inside:
+            squares += [case.composite_inside.mean_square] * case.composite_inside.values
+    assert found.hole_psnr == pytest.approx(-10 * np.log10(np.mean(squares)))
 
 
 def test_photos_and_mask_files(compare: Compare, graph: Path, engine: Path, tmp_path: Path) -> None:
