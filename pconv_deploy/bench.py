@@ -1,37 +1,41 @@
-"""How fast an engine is, and compared with what: all contenders take turns in one run.
+"""How fast engines are, and compared with what: all contenders take turns in one run.
 
 Every contender does the same job: uint8 image and hole mask in, composited uint8 image out.
-The engine is also timed in the stages around it, as `infer` goes through them.
+The first engine is also timed in the stages around it, as `infer` goes through them.
 """
 
+import contextlib
 import io
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from pconv_deploy.contract import GraphContract
-from pconv_deploy.errors import MissingRuntimeError, UsageError
-from pconv_deploy.holes import irregular_hole
+from pconv_deploy.contenders import (
+    MIN_PIXELS,
+    Contender,
+    Formulation,
+    Task,
+    engine_fill,
+    peak_mib,
+    torch_fill,
+)
+from pconv_deploy.errors import UsageError
 from pconv_deploy.images import like
-from pconv_deploy.inpainter import Inpainter, Prepared, finish
+from pconv_deploy.inpainter import Inpainter, finish
 
+_FORMULATIONS: tuple[Formulation, ...] = ("literal", "collapsed")
 REFERENCE = "PyTorch eager, literal"
 STAGES = ("decode", "pre", "infer", "post", "encode")
-_HOLE_AREA = (0.2, 0.3)
-_MIN_PIXELS = 64
 # Seconds before each turn: the threads of the one before still spin, waiting for more work.
 _PAUSE = 0.2
-
-Fill = Callable[[NDArray[Any], NDArray[Any]], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,7 @@ class BenchOptions:
     rounds   each contender runs once in each round
     warm_up  rounds before those that count
     threads  of every contender; None leaves each its own default
+    memory   run each once more alone, in a process of its own, for its peak memory
     """
 
     batch: int = 1
@@ -49,6 +54,7 @@ class BenchOptions:
     rounds: int = 15
     warm_up: int = 2
     threads: int | None = None
+    memory: bool = False
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +63,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     images_per_second  batch over the median
     ratio              how many times faster than the reference: the median over the rounds of
                        reference / this, both of one round; with its 10th and 90th percentile
+    peak_mib           of a process that does nothing else, libraries included
     """
 
     name: str
@@ -67,12 +74,23 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     ratio: float | None = None
     ratio_p10: float | None = None
     ratio_p90: float | None = None
+    peak_mib: float | None = None
+
+
+class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Which contender an engine is, and what it runs on."""
+
+    contender: str
+    path: str
+    backend: str
+    runtime: str
+    precision: str
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """All timings with what is needed to repeat them."""
+    """All timings with what is needed to repeat them; `stages` are the first engine's."""
 
-    engine: str
+    engines: tuple[EngineFacts, ...]
     against: str | None
     batch: int
     height: int
@@ -86,18 +104,18 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def bench(
-    engine: Path,
+    engines: Sequence[Path],
     *,
     against: Path | None = None,
     photo: Image.Image,
     options: BenchOptions | None = None,
     progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> BenchResult:
-    """Time an engine, and the PyTorch formulations of a checkpoint beside it.
+    """Time engines, and the PyTorch formulations of a checkpoint beside them.
 
     Args:
-        engine: engine folder.
-        against: checkpoint; its literal network is the reference of every ratio.
+        engines: engine folders.
+        against: checkpoint of them all; its literal network is the reference of every ratio.
         photo: scaled to the wanted size and filled, again and again.
         options: sizes and counts.
         progress: is told the rounds done and their number.
@@ -107,36 +125,95 @@ def bench(
         MissingRuntimeError: `against` is given and torch is not installed.
     """
     options = options or BenchOptions()
-    with Inpainter.load(engine, threads=options.threads) as inpainter:
-        contract = inpainter.contract
-        if contract.batch is not None and options.batch != contract.batch:
-            raise UsageError(f"{engine} takes batches of {contract.batch}, not {options.batch}")
-        height, width = options.size or contract.size or (512, 512)
-        if height * width < _MIN_PIXELS:
-            raise UsageError(f"found a size of {height}x{width}; needed at least 8x8")
-        task = _Task.make(inpainter, photo, (height, width), options.batch)
-        backend = inpainter.manifest.backend if inpainter.manifest else "engine"
-        contenders: dict[str, Fill] = {}
-        if against is not None:
-            contenders |= _torch_contenders(against, contract, options.threads)
-        contenders[f"{backend}, {contract.precision}"] = lambda *_arrays: inpainter.run(
-            task.prepared
-        )
-        times, stages = _take_turns(contenders, task, inpainter, options, progress)
+    if not engines or len({path.resolve() for path in engines}) < len(engines):
+        raise UsageError("found an engine twice, or none; needed one or more, each once")
+    with contextlib.ExitStack() as stack:
+        opened = {
+            path: stack.enter_context(Inpainter.load(path, threads=options.threads))
+            for path in engines
+        }
+        facts = _facts(opened)
+        size = _size(opened, options)
+        tasks = [Task.make(inpainter, photo, size, options.batch) for inpainter in opened.values()]
+        contenders = {} if against is None else _torch(against, opened, tasks[0], options.threads)
+        for fact, inpainter, task in zip(facts, opened.values(), tasks, strict=True):
+            alone = task.alone(fact.path, None, options.threads)
+            contenders[fact.contender] = Contender(engine_fill(inpainter), task, alone)
+        first = next(iter(opened.values()))
+        times, stages = _take_turns(contenders, tasks[0], first, options, progress)
+    peaks = {n: peak_mib(c.alone) for n, c in contenders.items()} if options.memory else {}
     reference = times.get(REFERENCE)
     return BenchResult(
-        engine=str(engine),
+        engines=facts,
         against=str(against) if against else None,
         batch=options.batch,
-        height=height,
-        width=width,
+        height=size[0],
+        width=size[1],
         rounds=options.rounds,
         threads=options.threads,
-        hole_share=round(float(task.prepared[0].hole.mean()), 3),
-        contenders=tuple(_timing(n, t, options.batch, reference) for n, t in times.items()),
+        hole_share=round(float(tasks[0].prepared[0].hole.mean()), 3),
+        contenders=tuple(
+            _timing(n, t, options.batch, reference, peaks.get(n)) for n, t in times.items()
+        ),
         stages=tuple(_timing(n, t, options.batch) for n, t in stages.items()),
         environment=describe_machine(),
     )
+
+
+def _facts(opened: Mapping[Path, Inpainter]) -> tuple[EngineFacts, ...]:
+    facts = []
+    for path, inpainter in opened.items():
+        manifest = inpainter.manifest
+        assert manifest is not None  # it came from a folder
+        runtime = f"{manifest.built_with.package} {manifest.built_with.version}"
+        kind = f"{manifest.backend}, {manifest.precision}"
+        facts.append(
+            EngineFacts(
+                contender=kind,
+                path=str(path),
+                backend=manifest.backend,
+                runtime=runtime,
+                precision=manifest.precision,
+            )
+        )
+    kinds = Counter(fact.contender for fact in facts)
+    return tuple(
+        fact
+        if kinds[fact.contender] == 1
+        else msgspec.structs.replace(fact, contender=f"{fact.contender}, {fact.path}")
+        for fact in facts
+    )
+
+
+def _size(opened: Mapping[Path, Inpainter], options: BenchOptions) -> tuple[int, int]:
+    """The size of the picture: the wanted one, that of a fixed-size engine, or 512x512."""
+    for path, inpainter in opened.items():
+        fixed = inpainter.contract.batch
+        if fixed is not None and options.batch != fixed:
+            raise UsageError(f"{path} takes batches of {fixed}, not {options.batch}")
+    own = [i.contract.size for i in opened.values() if i.contract.size]
+    height, width = options.size or (min(own) if own else (512, 512))
+    if height * width < MIN_PIXELS:
+        raise UsageError(f"found a size of {height}x{width}; needed at least 8x8")
+    return height, width
+
+
+def _torch(
+    against: Path, opened: Mapping[Path, Inpainter], task: Task, threads: int | None
+) -> dict[str, Contender]:
+    contracts = [inpainter.contract for inpainter in opened.values()]
+    if len({contract.source.sha256 for contract in contracts}) > 1:
+        raise UsageError(
+            "these engines were made from different checkpoints; measure them without --against"
+        )
+    return {
+        f"PyTorch eager, {formulation}": Contender(
+            torch_fill(against, formulation, threads, contracts[0]),
+            task,
+            task.alone(str(against), formulation, threads),
+        )
+        for formulation in _FORMULATIONS
+    }
 
 
 def describe_machine() -> dict[str, str]:
@@ -160,38 +237,9 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One batch in all the forms the stages pass it on."""
-
-    encoded: bytes
-    hole: NDArray[np.bool_]
-    prepared: list[Prepared]
-    image: NDArray[np.uint8]
-    hole_mask: NDArray[np.uint8]
-
-    @classmethod
-    def make(
-        cls, inpainter: Inpainter, photo: Image.Image, size: tuple[int, int], batch: int
-    ) -> "_Task":
-        height, width = size
-        picture = photo.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-        stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=95)
-        hole = irregular_hole(np.random.default_rng(0), height, width, _HOLE_AREA) != 0
-        prepared = [inpainter.prepare(picture, hole)] * batch
-        return cls(
-            stream.getvalue(),
-            hole,
-            prepared,
-            np.stack([item.image for item in prepared]),
-            np.stack([item.hole_mask for item in prepared]),
-        )
-
-
 def _take_turns(
-    contenders: Mapping[str, Fill],
-    task: _Task,
+    contenders: Mapping[str, Contender],
+    task: Task,
     inpainter: Inpainter,
     options: BenchOptions,
     progress: Callable[[int, int], None],
@@ -201,10 +249,11 @@ def _take_turns(
     rounds = options.warm_up + options.rounds
     for number in range(rounds):
         counts = number >= options.warm_up
-        for name, fill in contenders.items():
+        for name, contender in contenders.items():
+            image, hole_mask = contender.task.image, contender.task.hole_mask
             time.sleep(_PAUSE)
             start = time.perf_counter()
-            fill(task.image, task.hole_mask)
+            contender.fill(image, hole_mask)
             if counts:
                 times[name].append(time.perf_counter() - start)
         for name, seconds in _one_pass(inpainter, task).items():
@@ -214,7 +263,7 @@ def _take_turns(
     return times, stages
 
 
-def _one_pass(inpainter: Inpainter, task: _Task) -> dict[str, float]:
+def _one_pass(inpainter: Inpainter, task: Task) -> dict[str, float]:
     """From JPEG files to PNG files, in memory; seconds by stage for the whole batch."""
     clock = [time.perf_counter()]
     pictures = []
@@ -238,49 +287,12 @@ def _one_pass(inpainter: Inpainter, task: _Task) -> dict[str, float]:
     return {name: b - a for name, a, b in zip(STAGES, clock, clock[1:], strict=False)}
 
 
-def _torch_contenders(
-    checkpoint_file: Path, contract: GraphContract, threads: int | None
-) -> dict[str, Fill]:
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingRuntimeError(
-            "--against needs torch: pip install 'pconv-deploy[export]'"
-        ) from error
-    from pconv_deploy.checkpoint import load_checkpoint
-    from pconv_deploy.export.graphs import DeploymentGraph
-    from pconv_deploy.networks import for_inference, literal_network
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    checkpoint = load_checkpoint(checkpoint_file)
-    if checkpoint.source.sha256 != contract.source.sha256:
-        raise UsageError(
-            f"{checkpoint_file} is not the checkpoint this engine was made from "
-            f"({contract.source.file}, sha256 {contract.source.sha256[:12]}...)"
-        )
-    networks = {
-        REFERENCE: literal_network(checkpoint.model),
-        "PyTorch eager, collapsed": for_inference(checkpoint.model),
-    }
-
-    def filling_with(graph: torch.nn.Module) -> Fill:
-        @torch.inference_mode()
-        def fill(image: NDArray[Any], hole_mask: NDArray[Any]) -> NDArray[Any]:
-            filled, _raw = graph(torch.from_numpy(image), torch.from_numpy(hole_mask))
-            result: NDArray[Any] = filled.numpy()
-            return result
-
-        return fill
-
-    return {
-        name: filling_with(DeploymentGraph(network, checkpoint.normalisation).eval())
-        for name, network in networks.items()
-    }
-
-
 def _timing(
-    name: str, seconds: Sequence[float], batch: int, reference: Sequence[float] | None = None
+    name: str,
+    seconds: Sequence[float],
+    batch: int,
+    reference: Sequence[float] | None = None,
+    peak: float | None = None,
 ) -> Timing:
     p50, p90, p99 = (np.percentile(seconds, (50, 90, 99)) * 1e3).tolist()
     low = middle = high = None
@@ -295,4 +307,5 @@ def _timing(
         ratio=middle,
         ratio_p10=low,
         ratio_p90=high,
+        peak_mib=peak,
     )

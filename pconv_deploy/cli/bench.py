@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
 
 
 def bench(
-    engine: Annotated[Path, typer.Argument(help="Engine folder of `pconv-deploy build-engine`.")],
+    engines: Annotated[
+        list[Path], typer.Argument(help="Engine folders of `pconv-deploy build-engine`.")
+    ],
     against: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint to run in PyTorch beside it, literal and collapsed."),
+        typer.Option(help="Checkpoint to run in PyTorch beside them, literal and collapsed."),
     ] = None,
     photo: Annotated[
         Path | None, typer.Option(help="Picture to fill. Default: one that comes with us.")
@@ -26,7 +29,7 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Images a batch.")] = 1,
     size: Annotated[
         str | None,
-        typer.Option(help="Height x width. Default: the engine's own, or 512.", metavar="HxW"),
+        typer.Option(help="Height x width. Default: an engine's own, or 512.", metavar="HxW"),
     ] = None,
     rounds: Annotated[
         int, typer.Option(min=3, help="Each contender runs once in every round.")
@@ -35,11 +38,15 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of every contender. Default: its own choice.")
     ] = None,
+    memory: Annotated[
+        bool,
+        typer.Option("--memory", help="Run each alone too, for its process's peak memory."),
+    ] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of tables.")
     ] = False,
 ) -> None:
-    """Measure an engine: latency by stage, and speed against PyTorch in the same run.
+    """Measure engines: latency by stage, and speed against PyTorch in the same run.
 
     All contenders take turns and do the same job, uint8 image and hole mask in, composited
     uint8 image out. Ratios are taken round by round against the literal PyTorch formulation.
@@ -58,12 +65,13 @@ def bench(
         rounds=rounds,
         warm_up=warm_up,
         threads=threads,
+        memory=memory,
     )
     picture = read_image(photo) if photo else sample_photo()
     with Progress(console=ERR, transient=True) as progress:
         task = progress.add_task("measuring")
         result = measure(
-            engine,
+            engines,
             against=against,
             photo=picture,
             options=options,
@@ -84,13 +92,18 @@ def show(result: "BenchResult") -> None:
         f"{machine['processor']}, {machine['cores']} cores"
     )
     OUT.print("Each contender: uint8 image and hole mask in memory to uint8 composite in memory.")
-    table = _table("contender", "p50 ms", "p90", "p99", "images/s", "times faster")
+    measured_memory = any(t.peak_mib for t in result.contenders)
+    columns = ("p50 ms", "p90", "p99", "images/s", "times faster")
+    table = _table("contender", *columns, *(("peak MiB",) if measured_memory else ()))
     for t in result.contenders:
         ratio = f"{t.ratio:.2f} ({t.ratio_p10:.2f}-{t.ratio_p90:.2f})" if t.ratio else ""
         times = (f"{t.p50:.1f}", f"{t.p90:.1f}", f"{t.p99:.1f}", f"{t.images_per_second:.2f}")
-        table.add_row(t.name, *times, ratio)
+        memory = (f"{t.peak_mib:.0f}" if t.peak_mib else "",) if measured_memory else ()
+        table.add_row(escape(t.name), *times, ratio, *memory)
     OUT.print(table)
-    OUT.print("The engine's way from JPEG to PNG, both in memory:")
+    for engine in result.engines:
+        OUT.print(f"{engine.contender}: {engine.path}, {engine.runtime}", markup=False)
+    OUT.print("The first engine's way from JPEG to PNG, both in memory:")
     stages = _table("stage", "p50 ms", "p90", "p99")
     for t in result.stages:
         stages.add_row(t.name, f"{t.p50:.1f}", f"{t.p90:.1f}", f"{t.p99:.1f}")

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.contenders import Alone, peak_mib
+from pconv_deploy.errors import EngineError
 from tests.cli.conftest import Run
 from tests.conftest import TINY, random_network
 
@@ -122,12 +125,47 @@ def test_bench(run: Run, engine: Path, checkpoint: Path, files: Path) -> None:
     assert (facts["height"], facts["width"], facts["rounds"]) == (32, 48, 3)
 
 
+def test_bench_of_two_engines(run: Run, engine: Path, checkpoint: Path, files: Path) -> None:
+    """A copy stands for a second engine: what differs is only what the table says of it."""
+    other = Path(shutil.copytree(engine, files / "other [b].engine"))
+    arguments = ("bench", engine, other, "--size", "32", "--rounds", "3", "--threads", "1")
+    shown = run(*arguments, "--memory")
+    assert shown.code == 0, shown.err
+    for words in ("peak MiB", f"onnxruntime, fp32, {other}", "onnxruntime 1."):
+        assert words in shown.out
+    threads = torch.get_num_threads()
+    try:
+        facts = json.loads(run(*arguments, "--against", checkpoint, "--json").out)
+    finally:
+        torch.set_num_threads(threads)
+    names = [f"onnxruntime, fp32, {path}" for path in (engine, other)]
+    assert [t["name"] for t in facts["contenders"][2:]] == names
+    assert all(t["ratio_p10"] <= t["ratio"] <= t["ratio_p90"] for t in facts["contenders"])
+    assert [(e["contender"], e["precision"]) for e in facts["engines"]] == [
+        (name, "fp32") for name in names
+    ]
+
+
+def test_memory_is_of_a_process_that_does_nothing_else(engine: Path) -> None:
+    alone = Alone(path=str(engine), formulation=None, threads=1, batch=1, height=32, width=32)
+    small = peak_mib(alone)
+    large = peak_mib(msgspec.structs.replace(alone, height=1024, width=1024))
+    assert small is not None
+    assert large is not None
+    assert 20 < small < 400  # not what this process took: it has torch in it
+    assert large > small + 30  # a megapixel of eight channels in single precision is 32 MiB
+    with pytest.raises(EngineError, match=r"run alone for its memory, failed: .*no engine"):
+        peak_mib(msgspec.structs.replace(alone, path=str(engine.parent)))
+
+
 def test_bench_refuses_what_cannot_be_compared(run: Run, engine: Path, files: Path) -> None:
     other = files / "other.safetensors"
     save_checkpoint(other, random_network(TINY, seed=5))
     result = run("bench", engine, "--against", other)
     assert result.code == 2
     assert "is not the checkpoint this engine was made from" in result.err
+    result = run("bench", engine, engine)
+    assert (result.code, "found an engine twice" in result.err) == (2, True)
     result = run("bench", engine, "--size", "4")
     assert result.code == 2
     assert "needed at least 8x8" in result.err
