@@ -83,14 +83,9 @@ def _tensors_in(content: Any) -> Iterator[Tensor]:
 
 
 def _claimed_bytes(content: Any) -> int:
-    storages: dict[int, int] = {}
-    for tensor in _tensors_in(content):
-        if tensor.layout != torch.strided:
-            continue  # no dense storage; whoever wants such a tensor refuses it
-        storage = tensor.untyped_storage()
-        # A view with steps of 0 has more elements than its storage.
-        nbytes = max(storage.nbytes(), tensor.numel() * tensor.element_size())
-        storages[storage._cdata] = max(nbytes, storages.get(storage._cdata, 0))
+    # Tensors of no dense storage are left to whoever wants them, who refuses them.
+    dense = [t for t in _tensors_in(content) if t.layout == torch.strided]
+    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in dense}
     return sum(storages.values())
 
 

@@ -69,7 +69,12 @@ class Weights:
 
     def _require_kind(self, name: str, rank: int) -> None:
         tensor = self._tensors[name]
-        dense = tensor.layout == torch.strided and tensor.device.type == "cpu"
+        # A view with steps of 0 would have more elements than there is memory behind it.
+        dense = (
+            tensor.layout == torch.strided
+            and tensor.device.type == "cpu"
+            and tensor.nbytes <= tensor.untyped_storage().nbytes()
+        )
         if not dense or tensor.dtype not in _READ or tensor.dim() != rank or not tensor.numel():
             raise CheckpointError(
                 f"{self.path}: {name} is {tensor.dtype} {list(tensor.shape)}; needed dense "
