@@ -18,11 +18,12 @@ from pconv_deploy.contract import (
     tensor_specs,
 )
 from pconv_deploy.errors import ParityError, UsageError
+from pconv_deploy.export.explain import ExplainedStep, explain_step
 from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
+from pconv_deploy.export.rewrites.pipeline import Level, chosen, rewritten
 from pconv_deploy.export.to_onnx import onnx_from_module
-from pconv_deploy.export.verify import compare_with_checkpoint
+from pconv_deploy.export.verify import Reference
 from pconv_deploy.files import atomic_file
-from pconv_deploy.networks import for_inference
 from pconv_deploy.onnx_file import embed
 from pconv_deploy.parity import ParityReport
 
@@ -34,19 +35,27 @@ class ExportOptions:
     kind   "deployment": uint8 in, composited uint8 out; "tensor": float in and out
     batch  None leaves it free
     size   height and width, multiples of the network's 2**levels; None leaves them free
+    level  how far it is rewritten, 0 to 3; see `rewrites.pipeline`
+    without  names of rewrites that are left out
     """
 
     kind: Literal["deployment", "tensor"] = "deployment"
     batch: int | None = None
     size: tuple[int, int] | None = None
+    level: int = Level.WORK
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The file's contract, and the evidence that it computes what its checkpoint computes."""
+    """The file's contract, and the evidence that it computes what its checkpoint computes.
+
+    explained  what each rewrite did, the traced graph first; empty if that was not asked for
+    """
 
     contract: GraphContract
     parity: ParityReport
+    explained: tuple[ExplainedStep, ...] = ()
 
 
 def export_checkpoint(
@@ -55,14 +64,17 @@ def export_checkpoint(
     options: ExportOptions | None = None,
     *,
     overwrite: bool = False,
+    explain: bool = False,
     progress: Callable[[str], None] = lambda _step: None,
 ) -> ExportResult:
-    """Export, check, compare with PyTorch, and only then write `output`.
+    """Export, rewrite, check, compare with PyTorch, and only then write `output`.
+
+    With `explain`, the graph is also compared and its work counted after each rewrite.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        UsageError: the size is not a multiple of what the network can halve, or `output` exists
-            and `overwrite` is false.
+        UsageError: the size is not a multiple of what the network can halve, there is no such
+            rewrite, or `output` exists and `overwrite` is false.
         ParityError: the graph differs from the checkpoint. It is kept beside `output` as
             `*.rejected.onnx` for inspection; `output` is not written.
         OutputError: `output` could not be written.
@@ -75,13 +87,21 @@ def export_checkpoint(
     if output.resolve() == checkpoint_file.resolve():
         raise UsageError(f"{output} is the checkpoint itself; choose another name for the graph")
     _refuse_existing(output, overwrite)
+    rewrites = chosen(options.level, options.without)
     progress("reading the checkpoint")
     checkpoint = load_checkpoint(checkpoint_file)
     contract = _contract(checkpoint, options)
     progress("exporting")
-    model = _export(checkpoint, contract)
+    traced = model = _trace(checkpoint, contract)
+    reference = Reference(checkpoint, contract)
+    explained = [explain_step(None, _finish(traced, contract), reference)] if explain else []
+    for step, model in rewritten(traced, rewrites):
+        if explain:
+            progress(f"comparing after {step.rewrite}")
+            explained.append(explain_step(step, _finish(model, contract), reference))
+    model = _finish(model, contract)
     progress("comparing with PyTorch")
-    parity = compare_with_checkpoint(model, contract, checkpoint)
+    parity = reference.compare(model)
     embed(model, contract, parity)
     try:
         parity.require_success("the exported graph")
@@ -93,7 +113,7 @@ def export_checkpoint(
         ) from None
     _refuse_existing(output, overwrite)  # it may have appeared meanwhile
     _write(model, output)
-    return ExportResult(contract, parity)
+    return ExportResult(contract, parity, tuple(explained))
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:
@@ -121,13 +141,13 @@ def _contract(checkpoint: Checkpoint, options: ExportOptions) -> GraphContract:
         size_multiple=multiple,
         batch=options.batch,
         size=options.size,
+        rewrites=tuple(rewrite.name for rewrite in chosen(options.level, options.without)),
         source=checkpoint.source,
     )
 
 
-def _export(checkpoint: Checkpoint, contract: GraphContract) -> onnx.ModelProto:
-    network = for_inference(checkpoint.model)
-    multiple = contract.size_multiple
+def _trace(checkpoint: Checkpoint, contract: GraphContract) -> onnx.ModelProto:
+    network, multiple = checkpoint.model, contract.size_multiple
     # Two and three multiples: dimensions that are 1 or equal somewhere would be taken as fixed.
     batch, (height, width) = contract.batch or 2, contract.size or (2 * multiple, 3 * multiple)
     dims: dict[str, object] = {}
@@ -150,18 +170,19 @@ def _export(checkpoint: Checkpoint, contract: GraphContract) -> onnx.ModelProto:
             torch.zeros(batch, height, width, dtype=torch.uint8),
         )
         output_names = [*(spec.name for spec in contract.outputs), RAW_OUTPUT]
-    model = onnx_from_module(
+    return onnx_from_module(
         module.eval(),
         example,
         input_names=[spec.name for spec in contract.inputs],
         output_names=output_names,
         dynamic_shapes=dynamic if dims else None,
     )
-    return _finish(model, contract)
 
 
-def _finish(model: onnx.ModelProto, contract: GraphContract) -> onnx.ModelProto:
+def _finish(graph: onnx.ModelProto, contract: GraphContract) -> onnx.ModelProto:
     """Name the free dimensions as the contract does, infer all other shapes, check the model."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
     shown = [value for value in model.graph.output if value.name != RAW_OUTPUT]
     del model.graph.output[:], model.graph.value_info[:]
     model.graph.output.extend(shown)

@@ -43,6 +43,7 @@ class DeploymentGraph(nn.Module):
         dtype = self.inner.mean.dtype
         colours = image.permute(0, 3, 1, 2).to(dtype) / 255  # NCHW, 0..1
         raw = self.inner(colours, hole_mask[:, None].to(dtype))
-        levels = torch.round(raw * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-        filled = torch.where((hole_mask != 0)[..., None], levels, image)
-        return filled, raw
+        levels = torch.round(raw * 255).clamp(0, 255).to(torch.uint8)
+        # Composited plane by plane: choosing among interleaved bytes is ten times as slow.
+        filled = torch.where((hole_mask != 0)[:, None], levels, image.permute(0, 3, 1, 2))
+        return filled.permute(0, 2, 3, 1), raw

@@ -1,5 +1,6 @@
 """Any module made of PartialConv2d layers -> an ONNX model in which they are single nodes."""
 
+import ast
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,13 +14,7 @@ from onnxscript import ir
 from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
-from pconv_deploy.export.operator import (
-    DOMAIN,
-    DOMAIN_VERSION,
-    OPSET,
-    function_proto,
-    translate_partial_conv2d,
-)
+from pconv_deploy.export.functions import OPSET, attach_functions, translate_partial_conv2d
 
 
 def onnx_from_module(
@@ -59,14 +54,23 @@ def onnx_from_module(
         )
     assert program is not None
     model = program.model
-    if any(node.domain == DOMAIN for node in model.graph):
-        function = ir.serde.deserialize_function(function_proto())
-        model.functions[function.identifier()] = function
-        model.opset_imports[DOMAIN] = DOMAIN_VERSION
+    attach_functions(model)
+    _name_after_modules(model.graph)
     onnxscript.optimizer.optimize_ir(model, inline=False)
     # Stack traces with the paths of whoever exported.
     ClearMetadataAndDocStringPass()(model)
     return program.model_proto
+
+
+def _name_after_modules(graph: ir.Graph) -> None:
+    """Nodes get the name of the module they come from: `encoder.0.conv`, not `node_conv2d_7`."""
+    taken = set()
+    for node in sorted(graph, key=lambda node: not node.domain):  # layers before what feeds them
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        path = str(scopes[-2]).rpartition("network.")[2] if len(scopes) > 2 else ""
+        if path and path not in taken:
+            taken.add(path)
+            node.name = path
 
 
 @contextmanager

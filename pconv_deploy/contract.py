@@ -126,7 +126,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class GraphContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All that a runtime must know of a graph to feed it.
 
-    size  None where height and width are free multiples of `size_multiple`
+    size      None where height and width are free multiples of `size_multiple`
+    rewrites  names of the exact rewrites it went through, in their order
     """
 
     format: Literal[1] = GRAPH_FORMAT
@@ -138,6 +139,7 @@ class GraphContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     batch: Annotated[int, Meta(ge=1, le=1024)] | None = None
     size: tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]] | None = None
     precision: Literal["fp32"] = "fp32"
+    rewrites: tuple[str, ...] = ()
     source: Source
 
     def __post_init__(self) -> None:

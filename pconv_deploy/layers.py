@@ -1,12 +1,12 @@
 """The partial convolution layer and the operator that carries it through export.
 
-The operator `pconv_deploy::partial_conv2d` is what a graph shows: torch.export keeps it
-whole and the exporter translates it to one ONNX function node. Outside of export the same
-arithmetic runs as ordinary torch operations, so autograd and torch.compile see through it.
+The operator `pconv_deploy::partial_conv2d` says literally what the layer computes: torch.export
+keeps it whole, the exporter translates it to one ONNX node, and the exporter's rewrites turn that
+into something fast. Outside of export the layer computes the same with less work and ordinary
+torch operations, so autograd and torch.compile see through it.
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -71,17 +71,63 @@ def _renormalised(
     return renormalised.to(y.dtype), known.to(share.dtype)
 
 
+def masked_conv2d(  # noqa: PLR0913  as torch.nn.functional.conv2d
+    x: Tensor,
+    mask: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    """Partial convolution as the paper writes it and NVIDIA's PartialConv2d computes it.
+
+    The mask has as many channels as the features, and is convolved with ones of the weight's
+    full shape: as much work as the features themselves.
+
+    With known = the sum of the mask under the window and area = its number of elements:
+
+        mask' = min(known, 1)
+        y     = (weight * (x mask)) mask' area / known + bias mask'   where known > 0, else 0
+
+    Args:
+        x: (N, C, H, W); what it holds in holes does not matter if it is finite.
+        mask: (N, C, H, W), or (N, 1, H, W) for all channels, 0 (hole) to 1 (known).
+        weight: (K, C / groups, kh, kw).
+        bias: (K,) or None.
+        stride: vertical, horizontal.
+        padding: rows above and below, columns left and right; it counts as hole.
+        dilation: vertical, horizontal.
+        groups: of the convolution of x; a mask is summed over all its channels all the same.
+
+    Returns:
+        y (N, K, H', W') and mask' (N, K, H', W'), or (N, 1, H', W') if the mask has one channel.
+    """
+    channels, window = mask.shape[1], tuple(weight.shape[2:])
+    copies = 1 if channels == 1 else weight.shape[0]
+    ones = torch.ones((copies, channels, *window), dtype=mask.dtype, device=mask.device)
+    known = F.conv2d(mask, ones, None, stride, padding, dilation)
+    area = channels * window[0] * window[1]
+    updated = known.clamp(max=1)
+    ratio = updated * area / torch.where(known > 0, known, torch.ones_like(known))
+    y = F.conv2d(x * mask, weight, None, stride, padding, dilation, groups) * ratio
+    if bias is not None:
+        y = (y + bias[:, None, None]) * updated
+    return y, updated
+
+
 partial_conv2d = torch.library.custom_op(
     "pconv_deploy::partial_conv2d",
-    renormalised_conv2d,
+    masked_conv2d,
     mutates_args=(),
     schema=(
-        "(Tensor x, Tensor share, Tensor weight, Tensor? bias, int[] stride, int[] padding)"
-        " -> (Tensor, Tensor)"
+        "(Tensor x, Tensor mask, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
+        "int[] dilation, int groups) -> (Tensor, Tensor)"
     ),
 )
 # Shapes and dtypes of the result follow from the arithmetic itself.
-partial_conv2d.register_fake(renormalised_conv2d)
+partial_conv2d.register_fake(masked_conv2d)
 
 
 class PartialConv2d(nn.Module):
@@ -127,15 +173,21 @@ class PartialConv2d(nn.Module):
         nn.init.kaiming_normal_(self.weight)
 
     def forward(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        convolve = (
-            torch.ops.pconv_deploy.partial_conv2d
-            if torch.compiler.is_exporting()
-            else renormalised_conv2d
-        )
+        if torch.compiler.is_exporting():
+            return self._written_out(x, known)
         x = x if self.input_is_masked else self._masked(x, known)
         share = self._known_share(known)
-        outputs = convolve(x, share, self.weight, self.bias, self.stride, self.padding)
-        return cast("tuple[Tensor, Tensor]", outputs)
+        return renormalised_conv2d(x, share, self.weight, self.bias, self.stride, self.padding)
+
+    def _written_out(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Give every channel its mask and leave the arithmetic to the operator."""
+        masks = torch.split(known, 1, dim=1)
+        each = zip(masks, self.group_channels, strict=True)
+        mask = torch.cat([m.expand(-1, count, -1, -1) for m, count in each], dim=1)
+        y, known = torch.ops.pconv_deploy.partial_conv2d(
+            x, mask, self.weight, self.bias, self.stride, self.padding, (1, 1), 1
+        )
+        return y, known[:, :1]
 
     def _masked(self, x: Tensor, known: Tensor) -> Tensor:
         if len(self.group_channels) == 1:
@@ -157,8 +209,8 @@ class SkipPartialConv2d(PartialConv2d):
     The nearest-doubled features are never made. Of the nine taps over them, those that read the
     same original pixel are summed, which leaves a transposed convolution of stride 2 with 4x4
     taps: 16 multiplications for each original pixel and channel instead of 36. The sums are
-    differentiable, so training learns the same nine taps. In an exported graph the layer is
-    written out as doubling, concatenation and one `PartialConv2d`.
+    differentiable, so training learns the same nine taps. While exporting, the layer is written
+    out as doubling, concatenation and one operator.
 
     x (N, C, H, W) float, skip (N, S, 2H, 2W) float, both 0 wherever they are unknown; known
     (N, 1, H, W) and skip_known (N, 1, 2H, 2W) float, 0 (hole) or 1 (known)
@@ -175,7 +227,7 @@ class SkipPartialConv2d(PartialConv2d):
     ) -> tuple[Tensor, Tensor]:
         masks = torch.cat([_doubled(known), skip_known], dim=1)
         if torch.compiler.is_exporting():
-            return super().forward(torch.cat([_doubled(x), skip], dim=1), masks)
+            return self._written_out(torch.cat([_doubled(x), skip], dim=1), masks)
         taps, skip_taps = torch.split(self.weight, self.group_channels, dim=1)
         y = convolve_doubled(x, taps) + F.conv2d(skip, skip_taps, padding=1)
         share = self._known_share(masks)

@@ -122,8 +122,9 @@ def test_gradients_match_numeric_ones() -> None:
 
 
 def test_the_operator_is_well_formed() -> None:
-    x, share = torch.randn(2, 3, 9, 9), torch.rand(2, 1, 9, 9)
-    arguments = (x, share, torch.randn(4, 3, 3, 3), torch.randn(4), [2, 2], [1, 1])
+    x, mask = torch.randn(2, 3, 9, 9), (torch.rand(2, 3, 9, 9) > 0.5).float()
+    weight = torch.randn(4, 3, 3, 3)
+    arguments = (x, mask, weight, torch.randn(4), [2, 2], [1, 1], [1, 1], 1)
     torch.library.opcheck(
         torch.ops.pconv_deploy.partial_conv2d,
         arguments,

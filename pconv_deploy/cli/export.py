@@ -1,12 +1,18 @@
 """`pconv-deploy export`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.markup import escape
+from rich.table import Table
 
 from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT, needs, parse_size, steps
+
+if TYPE_CHECKING:
+    from pconv_deploy.export.checkpoint_to_onnx import ExportResult
+    from pconv_deploy.export.rewrites.pipeline import Step
 
 
 def export(
@@ -27,6 +33,22 @@ def export(
             "--tensor-level", help="Float NCHW in and out, instead of uint8 images composited."
         ),
     ] = False,
+    level: Annotated[
+        int,
+        typer.Option(
+            "-O",
+            min=0,
+            max=3,
+            help="How far to rewrite: 0 not at all, 1 masks and norms, 2 fewer multiply-adds, "
+            "3 arranged for ONNX Runtime on a CPU.",
+        ),
+    ] = 2,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Leave a rewrite out, by its name in --explain.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what each rewrite did, refused and cost.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the ONNX file if it exists.")
     ] = False,
@@ -40,6 +62,8 @@ def export(
     `filled` (uint8 NHWC) with every known pixel untouched. Before the file gets its name it is
     compared with the literal network in double precision, inside and outside of holes of all
     kinds; if it differs, the exit code is 4 and it is kept as *.rejected.onnx.
+
+    The network is rewritten on the way, by exact rewrites only: `--explain` shows which.
     """
     with needs("pconv-deploy[export]"):
         from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
@@ -48,12 +72,45 @@ def export(
         kind="tensor" if tensor_level else "deployment",
         batch=batch,
         size=parse_size(size) if size else None,
+        level=level,
+        without=tuple(without or ()),
     )
     with steps() as progress:
         result = export_checkpoint(
-            checkpoint, output, options, overwrite=overwrite, progress=progress
+            checkpoint, output, options, overwrite=overwrite, explain=explain, progress=progress
         )
+    if explain:
+        OUT.print(_table(result))
     OUT.print(f"[bold]{escape(str(output))}[/bold]  {result.contract.describe_shapes()}")
     source = result.contract.source
     OUT.print(escape(f"checkpoint: {source.family.describe()}; {source.network.describe()}"))
     OUT.print(f"verified: {result.parity.describe()}")
+
+
+def _table(result: "ExportResult") -> Table:
+    height, width = result.contract.size or (512, 512)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("rewrite")
+    table.add_column("fired", justify="right")
+    table.add_column(f"GMAC at {height}x{width}", justify="right")
+    table.add_column("error", justify="right")
+    table.add_column("refused", overflow="fold")
+    for explained in result.explained:
+        step = explained.step
+        table.add_row(
+            step.rewrite if step else "as traced",
+            str(step.fired) if step else "",
+            f"{explained.multiply_adds / 1e9:.2f}",
+            f"{explained.error:.1e}",
+            escape(_refusals(step)) if step else "",
+        )
+    return table
+
+
+def _refusals(step: "Step") -> str:
+    """At most two places of each reason; a deep network would repeat itself."""
+    lines = []
+    for reason, places in step.refusals().items():
+        more = f" and {len(places) - 2} more" if len(places) > 2 else ""
+        lines.append(f"{', '.join(places[:2])}{more}: {reason}")
+    return "\n".join(lines)

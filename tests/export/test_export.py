@@ -1,8 +1,10 @@
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -11,13 +13,14 @@ from torch import Tensor, nn
 from pconv_deploy.checkpoint import save_checkpoint
 from pconv_deploy.contract import Normalisation, UNetConfig
 from pconv_deploy.errors import CheckpointError, OutputError, ParityError, UsageError
-from pconv_deploy.export import checkpoint_to_onnx
+from pconv_deploy.export import checkpoint_to_onnx, functions
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.export.functions import DOMAIN
 from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
-from pconv_deploy.export.operator import DOMAIN, function_proto
+from pconv_deploy.export.rewrites.pipeline import Level, Rewrite
+from pconv_deploy.export.rewrites.site import Site
 from pconv_deploy.export.to_onnx import onnx_from_module
 from pconv_deploy.layers import PartialConv2d
-from pconv_deploy.networks import Network, for_inference
 from pconv_deploy.onnx_file import read_graph
 from pconv_deploy.parity import parity_inputs
 from tests.conftest import NORMALISATION, TINY, random_network
@@ -28,14 +31,59 @@ def session(model: onnx.ModelProto | Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
 
 
-def test_every_partial_convolution_is_one_node(graph: Path) -> None:
-    exported = read_graph(graph)
-    nodes = Counter((node.domain, node.op_type) for node in exported.model.graph.node)
+def nodes_of(model: onnx.ModelProto) -> Counter[tuple[str, str]]:
+    return Counter((node.domain, node.op_type) for node in model.graph.node)
+
+
+def test_literally_every_partial_convolution_is_one_node(checkpoint: Path, tmp_path: Path) -> None:
+    result = export_checkpoint(checkpoint, tmp_path / "literal.onnx", ExportOptions(level=0))
+    assert not result.parity.failures()
+    assert result.contract.rewrites == ()
+    model = read_graph(tmp_path / "literal.onnx").model
+    nodes = nodes_of(model)
     assert nodes[DOMAIN, "PartialConv2d"] == 2 * TINY.levels
     assert nodes["", "Conv"] == 0
-    assert [(f.domain, f.name) for f in exported.model.functions] == [(DOMAIN, "PartialConv2d")]
+    assert [(f.domain, f.name) for f in model.functions] == [(DOMAIN, "PartialConv2d")]
+
+
+def test_by_default_masks_are_collapsed_and_nothing_is_enlarged(graph: Path) -> None:
+    exported = read_graph(graph)
+    nodes = nodes_of(exported.model)
+    assert nodes[DOMAIN, "Renormalise"] == 2 * TINY.levels
+    assert nodes["", "Conv"] == 2 * TINY.levels
+    assert nodes["", "ConvTranspose"] == TINY.levels
+    assert nodes["", "Concat"] == nodes["", "BatchNormalization"] == 0
     # One multiplication by the mask at the entrance, none elsewhere: the others weigh masks.
-    assert nodes["", "Mul"] <= 1 + TINY.levels + 3
+    assert nodes["", "Mul"] == 1 + 2 * TINY.levels + 2
+    assert nodes["", "Resize"] == TINY.levels  # of masks
+    assert [(f.domain, f.name) for f in exported.model.functions] == [(DOMAIN, "Renormalise")]
+    assert exported.contract.rewrites[:2] == ("collapse-masks", "fold-batch-norm")
+
+
+def test_explanations_show_work_falling_and_no_error(checkpoint: Path, tmp_path: Path) -> None:
+    options = ExportOptions(level=3, without=("narrow-input",))
+    result = export_checkpoint(checkpoint, tmp_path / "x.onnx", options, explain=True)
+    names = [explained.step.rewrite for explained in result.explained if explained.step]
+    assert names == list(result.contract.rewrites)
+    assert "narrow-input" not in names
+    assert all(explained.error < 1e-5 for explained in result.explained)
+    work = {e.step.rewrite if e.step else "": e.multiply_adds for e in result.explained}
+    layers = []  # outputs, channels, taps, pixels
+    widths = (3, *TINY.channels)
+    for i, kernel in enumerate(TINY.kernels):
+        pixels = (512 >> (i + 1)) ** 2
+        layers += [(widths[i + 1], widths[i], kernel**2, pixels)]
+        layers += [(widths[i], widths[i + 1] + widths[i], 9, 4 * pixels)]
+    features = sum(k * c * taps * pixels for k, c, taps, pixels in layers)
+    assert work[""] == 2 * features
+    assert work["collapse-masks"] == features
+    saved = sum(20 * widths[i] * widths[i + 1] * (512 >> (i + 1)) ** 2 for i in range(TINY.levels))
+    assert work["upsample-phases"] == features - saved
+
+
+def test_unknown_rewrites(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no rewrite fold; there are: collapse-masks, fold-batch"):
+        export_checkpoint(checkpoint, tmp_path / "x.onnx", ExportOptions(without=("fold",)))
 
 
 def test_the_conv_baseline_exports_as_ordinary_convolutions(tmp_path: Path) -> None:
@@ -44,8 +92,10 @@ def test_the_conv_baseline_exports_as_ordinary_convolutions(tmp_path: Path) -> N
     result = export_checkpoint(tmp_path / "conv.safetensors", tmp_path / "conv.onnx")
     assert not result.parity.failures()
     exported = read_graph(tmp_path / "conv.onnx")
-    nodes = Counter(node.op_type for node in exported.model.graph.node)
-    assert nodes["Conv"] == 2 * config.levels
+    nodes = nodes_of(exported.model)
+    assert nodes["", "Conv"] == 2 * config.levels
+    assert nodes["", "ConvTranspose"] == config.levels
+    assert nodes["", "BatchNormalization"] == nodes["", "Resize"] == 0
     assert not exported.model.functions
     assert exported.contract.source.network == config
 
@@ -152,13 +202,16 @@ def test_unwritable_output(checkpoint: Path, tmp_path: Path) -> None:
 def test_a_wrong_graph_never_gets_its_name(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def subtly_wrong(model: Network) -> Network:
-        folded = for_inference(model)
-        with torch.no_grad():
-            next(folded.parameters()).mul_(1.0001)
-        return folded
+    def subtly_wrong(model: ir.Model) -> list[Site]:
+        for name, value in list(model.graph.initializers.items()):
+            if name.endswith("encoder.0.conv.weight"):
+                assert value.const_value is not None
+                value.const_value = ir.tensor(value.const_value.numpy() * np.float32(1.0001))
+                return [Site(name)]
+        return []
 
-    monkeypatch.setattr(checkpoint_to_onnx, "for_inference", subtly_wrong)
+    wrong = Rewrite("wrong", Level.MASKS, subtly_wrong)
+    monkeypatch.setattr(checkpoint_to_onnx, "chosen", lambda *_: (wrong,))
     path = tmp_path / "wrong.onnx"
     path.write_text("an older file")
     with pytest.raises(UsageError, match="already exists; pass --overwrite"):
@@ -234,10 +287,11 @@ def test_a_module_without_partial_convolutions_needs_no_function() -> None:
     assert not model.functions
 
 
-def test_the_function_is_standard_operators_only() -> None:
-    function = function_proto()
-    assert {node.domain for node in function.node} == {""}
-    assert {o.domain: o.version for o in function.opset_import}[""] == 18
+@pytest.mark.parametrize("function", [functions.PartialConv2d, functions.Renormalise])
+def test_functions_are_standard_operators_only(function: Any) -> None:
+    proto = function.to_function_proto()
+    assert {node.domain for node in proto.node} == {""}
+    assert {o.domain: o.version for o in proto.opset_import}[""] == 18
 
 
 def test_the_surroundings_normalise_and_composite() -> None:

@@ -1,0 +1,121 @@
+"""Masks of many channels collapse to one: half of the literal network's work is masks.
+
+A partial convolution needs of its masks only the share of the window that is known,
+
+    coverage = sum(mask under the window) / area,      area = channels kh kw.
+
+Where each group g of C_g channels repeats one mask m_g, the sum over channels is C_g m_g, so
+
+    share    = sum_g (C_g / C) m_g                     one channel
+    coverage = average of share over the window, what lies outside of the image counted as 0
+
+and with binary masks the layer (see `PartialConv2d`) is
+
+    mask' = 1 where coverage > 0, else 0
+    y     = (weight * (x mask)) / coverage + bias      where coverage > 0, else 0.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from pconv_deploy.export.functions import DOMAIN, PARTIAL_CONV, RENORMALISE, attach_functions
+from pconv_deploy.export.rewrites.editing import (
+    channels_of,
+    constant,
+    emit,
+    integer,
+    ints,
+    place,
+    replace,
+)
+from pconv_deploy.export.rewrites.facts import Groups, MaskFacts
+from pconv_deploy.export.rewrites.site import Site
+
+_WINDOW = ("kernel_shape", "strides", "pads", "dilations")
+
+
+def collapse_masks(model: ir.Model) -> Sequence[Site]:
+    """Each `PartialConv2d` becomes a convolution and a `Renormalise`."""
+    facts = MaskFacts.of(model.graph)
+    sites = []
+    for node in [n for n in model.graph if n.op_type == PARTIAL_CONV and n.domain == DOMAIN]:
+        groups = facts.masks.get(node.inputs[1])  # type: ignore[arg-type]
+        if groups is None:
+            sites.append(Site(place(node), facts.doubt(node.inputs[1])))
+            continue
+        _collapse(node, groups, facts)
+        sites.append(Site(place(node)))
+    attach_functions(model)
+    return sites
+
+
+def _collapse(node: ir.Node, groups: Groups, facts: MaskFacts) -> None:
+    x, mask, weight, bias = node.inputs
+    window: dict[str, Any] = {name: ints(node, name) for name in _WINDOW}
+    masked = emit(node, "Mul", x, mask)
+    masked.shape, masked.type = x.shape, x.type  # type: ignore[union-attr]
+    convolved = emit(
+        node,
+        "Conv",
+        masked,
+        weight,
+        name=place(node),
+        group=integer(node, "group", 1),
+        **window,
+    )
+    coverage = _coverage(node, _share(node, groups, facts), window)
+    y = emit(
+        node,
+        RENORMALISE,
+        convolved,
+        coverage,
+        bias,
+        domain=DOMAIN,
+        outputs=2,
+        name=f"{place(node)}.renormalise",
+    )
+    renormalise = y.producer()
+    assert renormalise is not None
+    known = renormalise.outputs[1]
+    # Masks of later layers may be named after this one.
+    key = ("layer", node)
+    facts.one_channel[key] = known
+    replace(node.outputs[0], y)
+    repeats = channels_of(node.outputs[1])
+    if repeats != 1:
+        shape = constant(node, np.array([1, repeats, 1, 1]), f"{place(node)}.channels")
+        known = emit(node, "Expand", known, shape)
+    replace(node.outputs[1], known)
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)
+
+
+def _share(node: ir.Node, groups: Groups, facts: MaskFacts) -> ir.Value:
+    total = sum(count for count, _ in groups)
+    weighted: dict[ir.Value, int] = {}
+    for count, key in groups:  # one mask may stand in several groups
+        value = facts.value_of(key, node)
+        weighted[value] = weighted.get(value, 0) + count
+    if len(weighted) == 1:
+        return next(iter(weighted))
+    terms = []
+    for value, count in weighted.items():
+        factor = constant(node, np.float32(count / total), f"{place(node)}.share")
+        terms.append(emit(node, "Mul", value, factor))
+    share = terms[0]
+    for term in terms[1:]:
+        share = emit(node, "Add", share, term)
+    return share
+
+
+def _coverage(node: ir.Node, share: ir.Value, window: dict[str, Any]) -> ir.Value:
+    if set(window["dilations"]) == {1}:
+        pooled = {key: value for key, value in window.items() if key != "dilations"}
+        return emit(node, "AveragePool", share, count_include_pad=1, **pooled)
+    # Operator set 18 pools without dilation; a convolution of one channel averages as well.
+    taps = np.full((1, 1, *window["kernel_shape"]), 1, np.float32)
+    average = constant(node, taps / taps.size, f"{place(node)}.average")
+    return emit(node, "Conv", share, average, **window)

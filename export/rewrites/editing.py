@@ -1,0 +1,100 @@
+"""Reading and editing ONNX graphs: what every rewrite needs, said once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+VECTOR = 8  # single-precision numbers in one register of a common processor
+
+
+def emit(
+    before: ir.Node,
+    op_type: str,
+    *inputs: ir.Value | None,
+    domain: str = "",
+    outputs: int = 1,
+    name: str | None = None,
+    **attributes: Any,
+) -> ir.Value:
+    """Put a new node before another; its first output, of that other's first input's dtype."""
+    given = {key: value for key, value in attributes.items() if value is not None}
+    node = ir.node(op_type, inputs, given, domain=domain, num_outputs=outputs, name=name)
+    graph = before.graph
+    assert graph is not None
+    graph.insert_before(before, node)
+    return node.outputs[0]
+
+
+def constant(at: ir.Node, values: ArrayLike, name: str) -> ir.Value:
+    """Add a weight to the graph of `at`, under a name not yet taken there."""
+    graph = at.graph
+    assert isinstance(graph, ir.Graph)
+    free, number = name, 1
+    while free in graph.initializers:
+        free, number = f"{name}.{number}", number + 1
+    array = np.ascontiguousarray(values)
+    tensor = ir.tensor(array, name=free)
+    value = ir.Value(
+        name=free,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def known_values(value: ir.Value | None) -> Array | None:
+    """The numbers of a constant; None if they are not known before the graph runs."""
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def channels_of(value: ir.Value | None) -> int | None:
+    """Size of axis 1, where it is a number."""
+    if value is None or value.shape is None or len(value.shape) < 2:
+        return None
+    size = value.shape[1]
+    return size if isinstance(size, int) else None
+
+
+def ints(node: ir.Node, name: str, default: Sequence[int] = ()) -> tuple[int, ...]:
+    """An attribute of whole numbers."""
+    attribute = node.attributes.get(name)
+    return tuple(default) if attribute is None else tuple(attribute.as_ints())
+
+
+def integer(node: ir.Node, name: str, default: int) -> int:
+    """An attribute that is one whole number."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def text(node: ir.Node, name: str, default: str) -> str:
+    """An attribute that is a word."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_string()
+
+
+def replace(old: ir.Value, new: ir.Value) -> None:
+    """Let everyone who reads `old`, the graph's outputs included, read `new`."""
+    if old.is_graph_output():
+        new.name, old.name = old.name, None
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    new.shape, new.type = new.shape or old.shape, new.type or old.type
+
+
+def place(node: ir.Node) -> str:
+    """How a node is named to people: by its module, where the exporter knew it."""
+    return node.name or f"{node.op_type} {node.outputs[0].name}"
+
+
+def attributes_of(node: ir.Node) -> dict[str, Any]:
+    """All attributes, for another node that does the same to something else."""
+    return {name: attribute.value for name, attribute in node.attributes.items()}

@@ -1,0 +1,219 @@
+"""What is proved of a graph's masks: that they are binary, whose they are, what they cover.
+
+Everything starts at the entrance: a comparison cast to a number is 0 or 1. A mask of many
+channels is described by groups, each of which repeats one mask over its channels. A *key* names
+that one mask; equal keys are equal masks, also where the graph computes them twice:
+
+    ("value", v)         the one-channel value v itself
+    ("layer", n)         what the partial convolution n says of its output
+    ("resized", k, how)  mask k made larger by nearest neighbours
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from pconv_deploy.export.functions import DOMAIN, PARTIAL_CONV
+from pconv_deploy.export.rewrites.editing import (
+    attributes_of,
+    channels_of,
+    emit,
+    integer,
+    known_values,
+    place,
+    text,
+)
+
+Key = tuple[Hashable, ...]
+Groups = tuple[tuple[int, Key], ...]  # channels, mask
+_KEEPS_ZERO = ("Relu", "LeakyRelu", "Identity", "Cast")
+_PASSES_ON = ("Identity", "Cast", "Unsqueeze")
+
+
+@dataclass
+class MaskFacts:
+    """Of each value that is a mask or has holes, what is proved.
+
+    masks    the value is 0 or 1, by groups of channels that repeat one mask
+    covers   the value is exactly 0 wherever these masks are 0
+    doubts   why a value made from a mask is not proved to be one
+    """
+
+    masks: dict[ir.Value, Groups] = field(default_factory=dict)
+    covers: dict[ir.Value, Groups] = field(default_factory=dict)
+    doubts: dict[ir.Value, str] = field(default_factory=dict)
+    one_channel: dict[Key, ir.Value] = field(default_factory=dict)
+    _resizes: dict[Key, ir.Node] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, graph: ir.Graph) -> "MaskFacts":
+        """Walk once over a graph in topological order."""
+        facts = cls()
+        for node in graph:
+            facts._learn(node)
+        return facts
+
+    def doubt(self, value: ir.Value | None) -> str:
+        """Why `value` is not a proved mask."""
+        reason = None if value is None else self.doubts.get(value)
+        return reason or "its mask is not made from hole_mask"
+
+    def value_of(self, key: Key, before: ir.Node) -> ir.Value:
+        """The one-channel mask that a key names, computed before a node if nobody has yet."""
+        if key not in self.one_channel:
+            template = self._resizes[key]
+            inner = self.value_of(key[1], before)  # type: ignore[arg-type]
+            inputs, settings = (inner, *template.inputs[1:]), attributes_of(template)
+            self.one_channel[key] = emit(before, "Resize", *inputs, **settings)
+        return self.one_channel[key]
+
+    def _learn(self, node: ir.Node) -> None:
+        if node.domain == DOMAIN:
+            self._learn_layer(node)
+        elif node.op_type == "Cast" and _is_bool(node.inputs[0]):
+            self._learn_entrance(node.outputs[0])
+        elif node.op_type in ("Expand", "Concat", "Slice", "Split", "Resize", "Mul"):
+            getattr(self, f"_learn_{node.op_type.lower()}")(node)
+        else:
+            source, result = node.inputs[0] if node.inputs else None, node.outputs[0]
+            if source in self.masks and node.op_type in _PASSES_ON[:2]:
+                self.masks[result] = self.masks[source]
+            if source in self.covers and node.op_type in _KEEPS_ZERO:
+                self.covers[result] = self.covers[source]
+        self._doubt_what_is_left(node)
+
+    def _learn_layer(self, node: ir.Node) -> None:
+        y, known = node.outputs
+        if node.op_type == PARTIAL_CONV and node.inputs[1] not in self.masks:
+            self.doubts[known] = self.doubt(node.inputs[1])  # of a soft mask it makes another
+            return
+        key = ("layer", node)
+        if channels_of(known) == 1:
+            self.one_channel[key] = known
+        self.masks[known] = ((channels_of(known) or 1, key),)
+        per_channel = node.inputs[2]  # the weight or the bias: channels come first
+        assert per_channel is not None
+        assert per_channel.shape is not None
+        self.covers[y] = ((int(per_channel.shape[0]), key),)  # type: ignore[arg-type]
+
+    def _learn_entrance(self, known: ir.Value) -> None:
+        channels = channels_of(known)
+        if channels == 1:
+            key = ("value", known)
+            self.one_channel[key] = known
+            self.masks[known] = ((1, key),)
+        else:
+            self.doubts[known] = "the mask may differ from channel to channel"
+
+    def _learn_expand(self, node: ir.Node) -> None:
+        source, result = node.inputs[0], node.outputs[0]
+        groups, channels = self.masks.get(source), channels_of(result)  # type: ignore[arg-type]
+        if groups and len(groups) == 1 and groups[0][0] == 1 and channels:
+            self.masks[result] = ((channels, groups[0][1]),)
+
+    def _learn_concat(self, node: ir.Node) -> None:
+        if integer(node, "axis", 0) != 1:
+            return
+        for table in (self.masks, self.covers):
+            parts = [table.get(value) for value in node.inputs]  # type: ignore[arg-type]
+            if all(parts):
+                table[node.outputs[0]] = _joined([g for part in parts for g in part or ()])
+
+    def _learn_slice(self, node: ir.Node) -> None:
+        groups = self.masks.get(node.inputs[0])  # type: ignore[arg-type]
+        ends = [known_values(value) for value in node.inputs[1:5]]
+        if groups is None or len(groups) > 1 or len(ends) < 3 or any(e is None for e in ends):
+            return  # of groups it would have to be known which channels are taken
+        axes, steps = ends[2], ends[3] if len(ends) > 3 else np.ones(1)
+        channels = channels_of(node.outputs[0])
+        if channels and axes.tolist() == [1] and steps.tolist() == [1]:  # type: ignore[union-attr]
+            self.masks[node.outputs[0]] = ((channels, groups[0][1]),)
+
+    def _learn_split(self, node: ir.Node) -> None:
+        groups = self.masks.get(node.inputs[0])  # type: ignore[arg-type]
+        if integer(node, "axis", 0) != 1 or not groups:
+            return
+        for result, part in zip(node.outputs, _parts(groups, node.outputs), strict=True):
+            if part:
+                self.masks[result] = part
+
+    def _learn_resize(self, node: ir.Node) -> None:
+        source, result = node.inputs[0], node.outputs[0]
+        how = nearest_scales(node)
+        if how is None:
+            return
+        for table in (self.masks, self.covers):
+            if groups := table.get(source):  # type: ignore[arg-type]
+                for _, key in groups:
+                    self._resizes.setdefault(("resized", key, how), node)
+                table[result] = tuple((count, ("resized", key, how)) for count, key in groups)
+
+    def _learn_mul(self, node: ir.Node) -> None:
+        result = node.outputs[0]
+        for value, other in (node.inputs, node.inputs[::-1]):
+            groups = self.masks.get(other)  # type: ignore[arg-type]
+            channels = channels_of(value)
+            if groups and len(groups) == 1 and groups[0][0] == 1 and channels:
+                groups = ((channels, groups[0][1]),)
+            if groups and sum(count for count, _ in groups) == channels_of(result):
+                self.covers[result] = groups
+            elif value in self.covers and value not in self.masks:
+                self.covers.setdefault(result, self.covers[value])
+
+    def _doubt_what_is_left(self, node: ir.Node) -> None:
+        doubtful = [v for v in node.inputs if v in self.masks or v in self.doubts]
+        if not doubtful or node.op_type == "Mul":
+            return
+        mode = f" of mode {text(node, 'mode', 'nearest')}" if node.op_type == "Resize" else ""
+        because = self.doubts.get(doubtful[0]) or (
+            f"its mask passes {node.op_type}{mode} ({place(node)}), which is not proved to keep it "
+            "0 or 1 and equal over channels"
+        )
+        for result in node.outputs:
+            if result not in self.masks and result not in self.covers:
+                self.doubts.setdefault(result, because)
+
+
+def _joined(groups: Sequence[tuple[int, Key]]) -> Groups:
+    """Neighbours of one mask become one group."""
+    joined: list[tuple[int, Key]] = []
+    for count, key in groups:
+        if joined and joined[-1][1] == key:
+            joined[-1] = (joined[-1][0] + count, key)
+        else:
+            joined.append((count, key))
+    return tuple(joined)
+
+
+def _parts(groups: Groups, outputs: Sequence[ir.Value]) -> list[Groups | None]:
+    """Which groups land in which output of a split."""
+    keys = [key for count, key in groups for _ in range(count)]
+    parts: list[Groups | None] = []
+    start = 0
+    for output in outputs:
+        count = channels_of(output)
+        if count is None:
+            return [None] * len(outputs)
+        parts.append(_joined([(1, key) for key in keys[start : start + count]]))
+        start += count
+    return parts
+
+
+def nearest_scales(node: ir.Node) -> tuple[float, ...] | None:
+    """Scales of a nearest-neighbour enlargement by whole numbers; None of any other resize."""
+    if text(node, "mode", "nearest") != "nearest" or len(node.inputs) < 3:
+        return None
+    if text(node, "coordinate_transformation_mode", "half_pixel") != "asymmetric":
+        return None
+    if text(node, "nearest_mode", "round_prefer_floor") != "floor":
+        return None
+    scales = known_values(node.inputs[2])
+    if scales is None or scales.size != 4 or (scales[:2] != 1).any() or (scales % 1).any():
+        return None
+    return tuple(float(scale) for scale in scales)
+
+
+def _is_bool(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype == ir.DataType.BOOL

@@ -1,0 +1,22 @@
+"""What does not depend on the input is computed once; what is computed twice, or for nobody, goes.
+
+Constant folding, common subexpressions and dead code: by the passes of onnxscript and onnx-ir.
+"""
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+import onnxscript.optimizer
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
+
+from pconv_deploy.export.rewrites.site import Site
+
+
+def fold_constants(model: ir.Model) -> Sequence[Site]:
+    """Fold, share and remove, until nothing changes any more."""
+    before = len(model.graph)
+    onnxscript.optimizer.optimize_ir(model, inline=False)
+    CommonSubexpressionEliminationPass()(model)
+    RemoveUnusedNodesPass()(model)
+    gone = before - len(model.graph)
+    return [Site(f"{gone} of {before} nodes")] if gone else []

@@ -1,0 +1,96 @@
+"""A convolution of doubled features is one of the features themselves, four phases at a time.
+
+Along one axis, with an odd window of k = 2p + 1 taps w_0 .. w_2p padded by p, the output at o
+reads the nearest-doubled input at o + t - p with w_t, and each original pixel i stands at 2i and
+2i + 1. So i is read by the output at 2i - p + j, j = 0 .. k, with
+
+    w_(2p - j) + w_(2p + 1 - j)          (w_t = 0 where there is no such t)
+
+which is a transposed convolution of stride 2 and padding p with k + 1 such taps. For 3x3 that is
+16 multiply-adds for each original pixel and channel instead of 36, and nothing is copied.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from pconv_deploy.export.rewrites.editing import (
+    Array,
+    constant,
+    emit,
+    integer,
+    ints,
+    known_values,
+    place,
+    replace,
+    text,
+)
+from pconv_deploy.export.rewrites.facts import nearest_scales
+from pconv_deploy.export.rewrites.site import Site
+
+
+def upsample_phases(model: ir.Model) -> Sequence[Site]:
+    """Make every convolution of doubled features a transposed convolution."""
+    sites = []
+    for conv in [n for n in model.graph if n.op_type == "Conv" and not n.domain]:
+        resize = conv.inputs[0].producer() if conv.inputs[0] else None
+        if resize is None or resize.op_type != "Resize":
+            continue
+        refused = _refusal(conv, resize)
+        sites.append(Site(place(conv), refused))
+        if refused is None:
+            _transpose(conv, resize)
+    return sites
+
+
+def _refusal(conv: ir.Node, resize: ir.Node) -> str | None:
+    if (scales := nearest_scales(resize)) is None:
+        mode = text(resize, "mode", "nearest")
+        return f"{place(resize)} enlarges by {mode}, needed nearest neighbours and whole scales"
+    if scales[2:] != (2, 2):
+        return f"{place(resize)} enlarges by {scales[2]:g}x{scales[3]:g}, needed 2x2"
+    weight = known_values(conv.inputs[1])
+    if weight is None:
+        return "its weights are not constant"
+    if integer(conv, "group", 1) != 1:
+        return "a convolution in groups"
+    if set(ints(conv, "dilations", (1, 1))) != {1} or set(ints(conv, "strides", (1, 1))) != {1}:
+        return "a convolution with stride or dilation"
+    height, width = weight.shape[2:]
+    pads = ints(conv, "pads", (0, 0, 0, 0))
+    if height % 2 == 0 or width % 2 == 0 or pads != (height // 2, width // 2) * 2:
+        return f"a window of {height}x{width} padded by {pads}, needed odd and padded by half"
+    return None
+
+
+def _transpose(conv: ir.Node, resize: ir.Node) -> None:
+    weight = known_values(conv.inputs[1])
+    assert weight is not None
+    bias = [value for value in conv.inputs[2:] if value is not None]
+    y = emit(
+        conv,
+        "ConvTranspose",
+        resize.inputs[0],
+        constant(conv, summed_taps(weight).transpose(1, 0, 2, 3), f"{place(conv)}.summed"),
+        *bias,
+        name=place(conv),
+        strides=[2, 2],
+        pads=list(ints(conv, "pads")),
+    )
+    replace(conv.outputs[0], y)
+    assert conv.graph is not None
+    conv.graph.remove(conv, safe=True)
+
+
+def summed_taps(weight: Array) -> Array:
+    """(K, C, k, k) -> (K, C, k + 1, k + 1): the taps over the original pixels, see above."""
+    exact = weight[:, :, ::-1, ::-1].astype(np.float64)
+    for axis in (2, 3):
+        edge = [(0, 0)] * 4
+        edge[axis] = (1, 1)
+        padded = np.pad(exact, edge)
+        count = padded.shape[axis]
+        low, high = np.arange(count - 1), np.arange(1, count)
+        exact = padded.take(low, axis) + padded.take(high, axis)
+    return exact.astype(weight.dtype)
