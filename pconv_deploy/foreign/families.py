@@ -32,7 +32,7 @@ _OTHERS = (
     (r"features\.\d+\.weight", "a classifier of torchvision (VGG, AlexNet)"),
     (r"block1_conv1/kernel", "VGG, as in Keras"),
     (r"layer1\.0\.conv1\.weight", "a ResNet"),
-    (r"(Mixed_5b|InceptionA?)\..*", "an Inception network"),
+    (r"Mixed_5b\..*", "an Inception network"),
     (
         r"encoder\.0\.conv\.weight",
         "a state dict of ours without its metadata, which "

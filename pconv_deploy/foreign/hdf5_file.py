@@ -13,7 +13,7 @@ from torch import Tensor
 from pconv_deploy.errors import CheckpointError, MissingRuntimeError
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
-_DEEPEST, _MOST_DATASETS = 6, 10_000
+_DEEPEST, _MOST_DATASETS, _LONGEST_NAME = 6, 10_000, 500
 _WHOLE_MODEL, _OPTIMIZER = "model_weights", "optimizer_weights"
 
 
@@ -54,6 +54,8 @@ def _datasets(path: Path, file: Any) -> Iterator[tuple[str, Any]]:
             here = f"{place}/{name}".lstrip("/")
             if here == _OPTIMIZER:
                 continue
+            if len(here) > _LONGEST_NAME or not here.isprintable():
+                raise CheckpointError(f"{path} is damaged: it holds {here[:80]!a}")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise CheckpointError(f"{path}: {here} is a link; links are not followed")
             item = group[name]

@@ -117,12 +117,13 @@ def _refusal(path: Path, complaint: str) -> str:
             f"{path} is damaged, or written as torch.load(weights_only=True) does not read it: "
             f"{reason.splitlines()[0][:200] if reason else 'no reason given'}"
         )
+    # FILE stays a word: its own name might not be harmless in a shell.
     return (
-        f"{path} holds objects of {found[1]}, and making one would run code; it was not loaded. "
-        "Needed: tensors, numbers, dictionaries. If you trust its author, keep the weights alone, "
-        "in the environment it was made in: python -c \"import torch; c = torch.load('"
-        f"{path.name}', map_location='cpu', weights_only=False); torch.save({{k: v for k, v in "
-        "c.items() if k in ('model', 'state_dict')}, 'weights.pth')\" (if it holds a whole module: "
+        f"{path} holds objects of {found[1][:200]}, and making one would run code; it was not "
+        "loaded. Needed: tensors, numbers, dictionaries. If you trust its author, keep the weights "
+        "alone, in the environment it was made in: python -c \"import torch; c = torch.load('FILE', "
+        "map_location='cpu', weights_only=False); torch.save({k: v for k, v in c.items() if k in "
+        "('model', 'state_dict')}, 'weights.pth')\" (if it holds a whole module: "
         "torch.save(c.state_dict(), 'weights.pth'))"
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from pconv_deploy.errors import CheckpointError
 
 _READ = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-_SHOWN = 8
+_SHOWN, _LONGEST = 8, 100
 
 
 class Weights:
@@ -83,6 +83,7 @@ class Weights:
 
 
 def shown(names: Collection[str]) -> str:
-    """List names for people, the first few of many."""
+    """List names for people, the first few of many; a file may call its tensors anything."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(sorted(names)[:_SHOWN]) + more
+    shortened = (name[:_LONGEST] for name in sorted(names)[:_SHOWN])
+    return ", ".join(name if name.isprintable() else ascii(name) for name in shortened) + more

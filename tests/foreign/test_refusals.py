@@ -183,6 +183,8 @@ def test_keras_files_that_do_not_fit(
     [
         (["features.0.weight", "classifier.0.weight"], "a classifier of torchvision"),
         (["conv1.weight", "layer1.0.conv1.weight"], "a ResNet"),
+        (["Mixed_5b.branch1x1.conv.weight"], "an Inception network"),
+        (["generator.stage1.encoder.enc1.conv.weight"], "DeepFill, as in MMagic"),
         (["generator.model.1.ffc.convl2l.weight"], "LaMa"),
         (["synthesis.b4.conv1.weight", "mapping.fc0.weight"], "a StyleGAN or what grew from it"),
         (
@@ -195,6 +197,19 @@ def test_other_networks_are_named(tmp_path: Path, names: list[str], network: str
     content = {"state_dict": {name: torch.ones(1) for name in names}}
     with pytest.raises(CheckpointError, match=rf"seems to be {network}.*Checkpoints are read of"):
         load_checkpoint(saved(tmp_path, content))
+
+
+def test_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(saved(tmp_path, {"\x1b[2J" + "x" * 100_000: torch.ones(1)}))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+def test_another_network_of_keras_is_named(tmp_path: Path) -> None:
+    write_keras(tmp_path / "vgg.h5", [("block1_conv1", {"kernel": np.ones((3, 3, 3, 2))})])
+    with pytest.raises(CheckpointError, match="seems to be VGG, as in Keras"):
+        load_checkpoint(tmp_path / "vgg.h5")
 
 
 def test_our_own_weights_without_their_metadata(tmp_path: Path) -> None:
