@@ -83,7 +83,7 @@ def verify(
         bool, typer.Option("--json", help="Print JSON instead of the table.")
     ] = False,
     max_megapixels: Annotated[
-        float, typer.Option(min=0.001, max=178, help="Larger photos are refused undecoded.")
+        float, typer.Option(min=0.001, max=178, help="Larger photos, masks and sizes are refused.")
     ] = 8.4,
 ) -> None:
     """Compare any two of checkpoint, exported graph and engine, by classes of holes.
@@ -149,19 +149,19 @@ def _tell(outcome: "Outcome", picture: Path | None, *, json_output: bool) -> Non
     verification = outcome.verification
     for warning in verification.warnings:
         ERR.print(f"[yellow]warning:[/yellow] {escape(warning)}")
-    if picture is not None:
-        from pconv_deploy.image_files import save_image
-        from pconv_deploy.verification.picture import worst_picture
-
-        save_image(
-            picture, worst_picture(outcome.worst, (verification.a.path, verification.b.path))
-        )
     if json_output:
         print(msgspec.json.format(msgspec.json.encode(verification), indent=2).decode())  # noqa: T201
     else:
         show(verification)
-        if picture is not None:
-            OUT.print(f"[bold]{escape(str(picture))}[/bold]  {escape(outcome.worst.result.name)}")
+    if picture is not None:
+        from pconv_deploy.image_files import save_image
+        from pconv_deploy.verification.picture import worst_picture
+
+        names = (verification.a.path, verification.b.path)
+        save_image(picture, worst_picture(outcome.worst, names))
+        # Whoever reads JSON on stdout reads nothing else there.
+        console = ERR if json_output else OUT
+        console.print(f"[bold]{escape(str(picture))}[/bold]  {escape(outcome.worst.result.name)}")
     try:
         verification.require_success()
     except ParityError as error:
@@ -229,7 +229,7 @@ def _notes(verification: "Verification") -> list[str]:
     lines = []
     if not verification.raw_output_compared:
         silent = " and ".join(n for n, side in sides if "raw_output" not in side.gives)
-        lines.append(f"Raw outputs were not compared: {silent} gives its composite alone.")
+        lines.append(f"Raw outputs were not compared: of {silent} there is the composite alone.")
     made = " and ".join(name for name, side in sides if "composite" not in side.gives)
     if made:
         lines.append(f"Of {made} the composite is made from the raw output.")

@@ -12,11 +12,11 @@ _USUAL_SIDE = 256
 _MIN_PIXELS = 64  # fewer cannot show the area classes
 
 
-def settled_size(a: Side, b: Side, wanted: Size | None) -> Size:
+def settled_size(a: Side, b: Side, wanted: Size | None, max_pixels: int) -> Size:
     """The size both sides take: the wanted one, the fixed one, or the smallest from 256 on.
 
     Raises:
-        UsageError: there is none, or the wanted one is not possible.
+        UsageError: there is none, or the wanted one is not possible, or it has too many pixels.
     """
     multiple = max(a.size_multiple, b.size_multiple)  # both are powers of two
     fixed = {side.size: side.facts.path for side in (a, b) if side.size}
@@ -32,6 +32,12 @@ def settled_size(a: Side, b: Side, wanted: Size | None) -> Size:
         raise UsageError(
             f"found size {_by(size)}; {a.facts.path} and {b.facts.path} need multiples of "
             f"{multiple} up to {MAX_SIDE}, of at least {_MIN_PIXELS} pixels"
+        )
+    if math.prod(size) > max_pixels:
+        raise UsageError(
+            f"{_by(size)} is {math.prod(size) / 1e6:.1f} megapixels; at most "
+            f"{max_pixels / 1e6:.1f} are accepted. Raise the limit with --max-megapixels if memory "
+            "allows"
         )
     return size
 

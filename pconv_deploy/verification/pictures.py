@@ -31,7 +31,7 @@ class PictureOptions:
     mask_convention  which pixels of a mask file are hole
     count            holes of each class of areas; of the extreme ones there is one each
     seed             of the choice of photos and masks, and of what is drawn
-    max_pixels       larger photos and masks are refused before they are decoded
+    max_pixels       of what is filled, and of photos and masks before they are decoded
     """
 
     photos: Path | None = None

@@ -143,7 +143,7 @@ def verify(
         stack.callback(a.close)
         b = open_side(request.b, request.dtype)
         stack.callback(b.close)
-        size = settled_size(a, b, request.size)
+        size = settled_size(a, b, request.size, request.pictures.max_pixels)
         strictness = _strictness(a, b, request)
         planned = plan_cases(request.pictures)
         results: list[CaseResult] = []

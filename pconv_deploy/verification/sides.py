@@ -21,7 +21,7 @@ from pconv_deploy.contract import (
 )
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import MANIFEST
-from pconv_deploy.errors import InputError, MissingRuntimeError
+from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError
 from pconv_deploy.images import Bytes
 from pconv_deploy.onnx_file import read_graph
 from pconv_deploy.onnx_run import graph_run
@@ -172,7 +172,13 @@ def _checkpoint_side(path: Path, dtype: Dtype) -> Side:
         def fill(batch: Sequence[ParityInput]) -> list[Filled]:
             colours = np.stack([case.image.transpose(2, 0, 1) / 255.0 for case in batch])
             known = np.stack([case.hole_mask[None] == 0 for case in batch])  # N1HW
-            return [Filled(raw.transpose(1, 2, 0), None) for raw in literal(colours, known)]
+            try:
+                raw = literal(colours, known)
+            except RuntimeError as error:  # PyTorch's own, for instance for want of memory
+                raise EngineError(
+                    f"PyTorch failed on {list(colours.shape)} in {dtype}: {error}"
+                ) from error
+            return [Filled(one.transpose(1, 2, 0), None) for one in raw]
 
         return fill
 

@@ -18,7 +18,7 @@ def test_two_that_agree(run: Run, checkpoint: Path, engine: Path, files: Path) -
     assert result.code == 0, result.err
     assert f"A  {checkpoint}: checkpoint, literal network, PyTorch" in result.out
     assert f"B  {engine}: engine, onnxruntime" in result.out
-    assert "Raw outputs were not compared: B gives its composite alone." in result.out
+    assert "Raw outputs were not compared: of B there is the composite alone." in result.out
     assert "Of A the composite is made from the raw output." in result.out
     for name in (*BUCKETS, "no hole", "all hole", "one hole pixel", "one known pixel"):
         assert any(line.strip().startswith(name) for line in result.out.splitlines())
@@ -84,6 +84,11 @@ def test_nan_in_the_table(run: Run, checkpoint: Path, graph: Path, files: Path) 
         (("{graph}", "--photos", "gone"), 3, "gone does not exist"),
         (("{graph}", "--holes", "gone"), 3, "gone does not exist"),
         (("{graph}", "--size", "40x40"), 2, "need multiples of 16"),
+        (
+            ("{graph}", "--size", "4096"),
+            2,
+            "4096x4096 is 16.8 megapixels; at most 8.4 are accepted",
+        ),
         (("{graph}", "--tolerance", "nan"), 2, "Input should be less than or equal to 1"),
         (("{graph}", "--picture", "worst.svg"), 2, "cannot write worst.svg: needed one of .png"),
         (("{graph}", "--dtype", "fp16"), 2, "'fp16' is not one of 'fp64', 'fp32'"),

@@ -24,6 +24,7 @@ from pconv_deploy.errors import (
     UsageError,
 )
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.literal import LiteralPConvUNet
 from pconv_deploy.verification import run
 from pconv_deploy.verification.pictures import BUCKETS, PictureOptions
 from pconv_deploy.verification.run import Outcome
@@ -343,6 +344,19 @@ def test_what_cannot_be_filled(compare: Compare, graph: Path, engine: Path, tmp_
     Image.new("L", (40, 40), 255).save(tmp_path / "a.png")
     with pytest.raises(HoleMaskError, match="all 1 masks are full"):
         compare(graph, engine, pictures=PictureOptions(holes=tmp_path))
+
+
+def test_pytorch_that_fails_is_no_traceback(
+    compare: Compare, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(LiteralPConvUNet, "forward", fail)
+    with pytest.raises(
+        EngineError, match=r"PyTorch failed on \[3, 3, 32, 48\] in torch.float64: c"
+    ):
+        compare(checkpoint, checkpoint)
 
 
 def test_engines_need_no_torch(
