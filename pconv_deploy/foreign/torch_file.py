@@ -121,7 +121,7 @@ def _refusal(path: Path, complaint: str) -> str:
     return (
         f"{path} holds objects of {found[1][:200]}, and making one would run code; it was not "
         "loaded. Needed: tensors, numbers, dictionaries. If you trust its author, keep the weights "
-        "alone, in the environment it was made in: python -c \"import torch; c = torch.load('FILE', "
+        "alone, where the file was made: python -c \"import torch; c = torch.load('FILE', "
         "map_location='cpu', weights_only=False); torch.save({k: v for k, v in c.items() if k in "
         "('model', 'state_dict')}, 'weights.pth')\" (if it holds a whole module: "
         "torch.save(c.state_dict(), 'weights.pth'))"
