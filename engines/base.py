@@ -59,6 +59,11 @@ class Backend(Protocol):
     @property
     def device(self) -> str: ...
 
+    @property
+    def rounds_results(self) -> bool:
+        """Whether it computes in eight bits only what it may also leave in eight bits."""
+        ...
+
     def runtime(self) -> Runtime:
         """Say what is installed.
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pconv_deploy.engines.acceptance import compare_with_graph, require_precision
 from pconv_deploy.engines.base import Backend, RunOptions, Session
+from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles, read_calibration
 from pconv_deploy.engines.manifest import (
     MANIFEST,
     BuiltWith,
@@ -24,23 +26,30 @@ from pconv_deploy.engines.manifest import (
     rebuild,
     write_manifest,
 )
+from pconv_deploy.engines.quantisation import Quantisation, quantise
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.errors import EngineError, GraphError, UsageError
 from pconv_deploy.files import atomic_folder, writing
 from pconv_deploy.onnx_file import ExportedGraph, read_graph, with_raw_output
+from pconv_deploy.onnx_run import graph_run
 from pconv_deploy.parity import TOLERANCES, ParityReport, Precision
+
+if TYPE_CHECKING:
+    import onnx
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
     """What kind of engine to build.
 
-    backend    a name of `registry.BACKENDS`
-    precision  of the convolutions; None takes the graph's own
+    backend      a name of `registry.BACKENDS`
+    precision    of the convolutions; None takes the graph's own
+    calibration  photos and holes for int8, which needs them
     """
 
     backend: str = "onnxruntime"
     precision: Precision | None = None
+    calibration: CalibrationFiles | None = None
 
 
 def build_engine(
@@ -62,10 +71,11 @@ def build_engine(
 
     Raises:
         GraphError: `graph` is not ours, damaged, or was rejected by its export.
+        InputError: too few photos to calibrate on.
         MissingRuntimeError: the backend's runtime is not installed.
         ParityError: the engine does not compute what the graph computes; nothing is left.
-        UsageError: unknown backend, a precision it does not have here, or `output` exists and
-            may not be replaced.
+        UsageError: unknown backend, a precision it does not have here, int8 without photos, or
+            `output` exists and may not be replaced.
         EngineError: the runtime cannot build it.
         OutputError: `output` could not be written.
     """
@@ -79,18 +89,22 @@ def build_engine(
     if graph.resolve() == output.resolve() or output.resolve() in graph.resolve().parents:
         raise UsageError(f"{output} holds or is the graph itself; choose another name")
     precision = options.precision or exported.contract.precision
-    _refuse_precision(backend, precision)
+    _refuse_precision(backend, precision, options)
     with atomic_folder(output, overwrite=overwrite, replaceable=_is_engine) as folder:
         progress(f"building for {backend.name}, {precision}")
+        prepared = _prepare(backend, exported, options.calibration, progress)
         with writing(output):
-            backend.build(exported.content, exported.contract, precision, folder)
+            backend.build(prepared.content, exported.contract, precision, folder)
         files = {path.name: describe_file(path) for path in sorted(folder.iterdir())}
         progress("comparing the engine with the graph")
-        parity, executed = _accept(backend, folder, exported, precision, output)
+        parity, executed = _accept(backend, folder, exported, prepared.model, precision)
+        parity.require_success(str(output))
+        require_precision(executed, precision, str(output))
         manifest = Manifest(
             backend=backend.name,
             precision=precision,
             executed=executed,
+            quantisation=prepared.quantisation,
             built_with=BuiltWith(
                 pconv_deploy=version("pconv-deploy"),
                 package=installed.package,
@@ -111,19 +125,61 @@ def build_engine(
     return manifest
 
 
-def _refuse_precision(backend: Backend, precision: Precision) -> None:
+@dataclass(frozen=True)
+class _Prepared:
+    """The graph the runtime gets; `content` is what `model` encodes to."""
+
+    content: bytes
+    model: "onnx.ModelProto"
+    quantisation: Quantisation | None = None
+
+
+def _prepare(
+    backend: Backend,
+    exported: ExportedGraph,
+    calibration: CalibrationFiles | None,
+    progress: Callable[[str], None],
+) -> _Prepared:
+    if calibration is None:
+        return _Prepared(exported.content, exported.model)
+    contract = exported.contract
+    progress("reading the calibration photos")
+    photos = read_calibration(calibration, contract)
+    model, facts = quantise(
+        exported.content,
+        contract,
+        photos,
+        graph_run(exported.model, contract, optimised=True),
+        backend,
+        progress,
+    )
+    return _Prepared(model.SerializeToString(), model, facts)
+
+
+def _refuse_precision(backend: Backend, precision: Precision, options: BuildOptions) -> None:
     if why := backend.why_not(precision):
         possible = [p for p in TOLERANCES if backend.why_not(p) is None]
         raise UsageError(
             f"the {backend.name} backend cannot build {precision} engines here: {why}. "
             f"It can build: {', '.join(possible)}"
         )
+    if precision == "int8" and options.calibration is None:
+        raise UsageError(
+            "int8 engines are calibrated on photos like those they will fill; "
+            f"give a folder of at least {MIN_PHOTOS} with --calibration-photos"
+        )
+    if precision != "int8" and options.calibration is not None:
+        raise UsageError(f"only int8 engines are calibrated; this one computes in {precision}")
 
 
 def _accept(
-    backend: Backend, folder: Path, exported: ExportedGraph, precision: Precision, output: Path
+    backend: Backend,
+    folder: Path,
+    exported: ExportedGraph,
+    model: "onnx.ModelProto",
+    precision: Precision,
 ) -> tuple[ParityReport, Mapping[Precision, int]]:
-    """Run the engine that lies in `folder` and is to become `output`."""
+    """Run the engine in `folder`, made of `model`, beside the graph as it was exported."""
     installed = backend.runtime()
     with contextlib.ExitStack() as stack:
         session = backend.open(folder, precision, RunOptions())
@@ -131,16 +187,13 @@ def _accept(
         witness = None
         if exported.contract.kind == "deployment":
             shown = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            content = with_raw_output(exported.model).SerializeToString()
+            content = with_raw_output(model).SerializeToString()
             backend.build(content, exported.contract, precision, shown)
             witness = backend.open(shown, precision, RunOptions())
             stack.callback(witness.close)
         name = f"{installed.package} {installed.version}, {precision}"
         parity = compare_with_graph(session, witness, exported, name, precision)
-    parity.require_success(str(output))
-    executed = backend.executed(folder, exported.contract, precision)
-    require_precision(executed, precision, str(output))
-    return parity, executed
+    return parity, backend.executed(folder, exported.contract, precision)
 
 
 def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[Manifest, Session]:
@@ -181,5 +234,9 @@ def _command(graph: Path, output: Path, options: BuildOptions) -> str:
     words += ["--backend", options.backend]
     if options.precision:
         words += ["--precision", options.precision]
+    if options.calibration:
+        words += ["--calibration-photos", str(options.calibration.photos)]
+        if options.calibration.holes:
+            words += ["--calibration-holes", str(options.calibration.holes)]
     # Names need not be Unicode.
     return shlex.join([*words, "--overwrite"]).encode(errors="replace").decode()

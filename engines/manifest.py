@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from pconv_deploy.contract import GraphContract, Sha256
 from pconv_deploy.engines.base import Runtime
+from pconv_deploy.engines.quantisation import Quantisation
 from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.files import read_json_bytes, sha256_of
 from pconv_deploy.parity import ParityReport, Precision
@@ -42,6 +43,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     precision      what it computes in; the rest of the arithmetic may be finer
     executed       its convolutions by the precision the runtime said it runs them in
+    quantisation   of an int8 engine: what it was calibrated on, and which layers are finer
     graph_sha256   of the ONNX file it was built from
     export_parity  the exported graph against PyTorch, as the export measured it
     engine_parity  this engine against the exported graph, measured when it was built
@@ -53,6 +55,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     backend: str
     precision: Precision = "fp32"
     executed: Mapping[Precision, int] = {}
+    quantisation: Quantisation | None = None
     built_with: BuiltWith
     contract: GraphContract
     graph_sha256: Sha256

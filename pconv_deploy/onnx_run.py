@@ -26,6 +26,12 @@ def graph_run(model: "onnx.ModelProto", contract: GraphContract, *, optimised: b
         GraphError: ONNX Runtime cannot load the graph, or later, cannot run it.
         MissingRuntimeError: ONNX Runtime is not installed.
     """
+    shown = model if contract.kind == "tensor" else with_raw_output(model)
+    return model_run(shown, optimised=optimised)
+
+
+def model_run(model: "onnx.ModelProto", *, optimised: bool) -> Run:
+    """Load any model; what comes back computes every output. Raises as `graph_run`."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -36,10 +42,9 @@ def graph_run(model: "onnx.ModelProto", contract: GraphContract, *, optimised: b
     settings.log_severity_level = _ERRORS_ONLY
     if not optimised:
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    shown = model if contract.kind == "tensor" else with_raw_output(model)
     try:
         session = onnxruntime.InferenceSession(
-            shown.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+            model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
         )
     # ONNX Runtime's exceptions share no base class but Exception.
     except Exception as error:

@@ -23,6 +23,7 @@ class OnnxRuntimeBackend:
 
     name: str = "onnxruntime"
     device: str = "cpu"
+    rounds_results: bool = True
 
     def runtime(self) -> Runtime:
         return Runtime(package="onnxruntime", version=self._import().__version__)

@@ -39,6 +39,7 @@ class OpenVinoBackend:
 
     name: str = "openvino"
     device: str = "cpu"
+    rounds_results: bool = False
 
     def runtime(self) -> Runtime:
         version: str = self._import().__version__

@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from pconv_deploy.cli.console import OUT, needs, steps
+from pconv_deploy.errors import UsageError
 
 
 def build_engine(
@@ -18,6 +19,14 @@ def build_engine(
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"] | None,
         typer.Option(help="Of the convolutions. Default: the graph's own."),
+    ] = None,
+    calibration_photos: Annotated[
+        Path | None,
+        typer.Option(help="For int8: folder of photos like those it will fill; twelve or more."),
+    ] = None,
+    calibration_holes: Annotated[
+        Path | None,
+        typer.Option(help="Folder of masks, white = hole. Default: holes are drawn."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
@@ -31,12 +40,21 @@ def build_engine(
     """
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.engines import folder
+        from pconv_deploy.engines.calibration import CalibrationFiles
 
+    if calibration_holes and not calibration_photos:
+        raise UsageError("--calibration-holes goes with --calibration-photos")
+    calibration = (
+        CalibrationFiles(photos=calibration_photos, holes=calibration_holes)
+        if calibration_photos
+        else None
+    )
+    options = folder.BuildOptions(backend=backend, precision=precision, calibration=calibration)
     with steps() as progress:
         manifest = folder.build_engine(
             graph,
             output,
-            folder.BuildOptions(backend=backend, precision=precision),
+            options,
             overwrite=overwrite,
             progress=progress,
         )
@@ -46,3 +64,10 @@ def build_engine(
         f"{manifest.precision}, {manifest.contract.describe_shapes()}"
     )
     OUT.print(f"verified: {manifest.engine_parity.describe()}")
+    if facts := manifest.quantisation:
+        kept = escape(", ".join(facts.kept)) or "none"
+        OUT.print(
+            f"int8: calibrated on {facts.calibrated_on} photos ({facts.unusable} unusable); "
+            f"{facts.psnr:.1f} dB in the holes of {facts.held_back} others "
+            f"(worst {facts.worst_psnr:.1f}); layers in single precision: {kept}"
+        )

@@ -105,6 +105,20 @@ def test_resume_and_overwrite(run: Run, engine: Path, files: Path) -> None:
     assert (files / "out" / "c.png").read_bytes() != b"kept as it is"
 
 
+def test_build_engine_precisions(run: Run, graph: Path, files: Path) -> None:
+    arguments = ("build-engine", graph, "-o", files / "x.engine")
+    refused = run(*arguments, "--precision", "bf16")
+    assert refused.code == 2
+    assert "has no convolution in bf16 for the CPU. It can build: fp32, int8" in refused.err
+    refused = run(*arguments, "--calibration-holes", files / "in")
+    assert refused.code == 2
+    assert "--calibration-holes goes with --calibration-photos" in refused.err
+    refused = run(*arguments, "--precision", "int8", "--calibration-photos", files / "in")
+    assert refused.code == 3
+    assert "calibration needs at least 12" in refused.err
+    assert not (files / "x.engine").exists()
+
+
 def test_bench(run: Run, engine: Path, checkpoint: Path, files: Path) -> None:
     arguments = ("bench", engine, "--against", checkpoint, "--size", "32x48", "--rounds", "3")
     threads = torch.get_num_threads()
