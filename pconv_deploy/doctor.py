@@ -9,6 +9,7 @@ import msgspec
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.engines.registry import BACKENDS
 from pconv_deploy.errors import MissingRuntimeError
+from pconv_deploy.parity import TOLERANCES
 
 # What each capability needs, and the extra that brings it.
 CAPABILITIES: dict[str, tuple[Sequence[str], str]] = {
@@ -24,8 +25,8 @@ CAPABILITIES: dict[str, tuple[Sequence[str], str]] = {
         ),
         "pconv-deploy[train]",
     ),
-    "infer": (("onnxruntime",), "pconv-deploy[onnxruntime]"),
     "build-engine": (("onnx", "onnxruntime"), "pconv-deploy[onnxruntime]"),
+    "int8 engines": (("onnx", "onnxruntime", "nncf"), "pconv-deploy[int8,onnxruntime]"),
     "export": (
         ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"),
         "pconv-deploy[export]",
@@ -62,14 +63,18 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 def diagnose() -> Diagnosis:
     """Look at what is installed; import only what a backend needs to say that it works."""
+    backends = tuple(map(_backend, BACKENDS))
     names = {name for needed, _ in CAPABILITIES.values() for name in needed}
     return Diagnosis(
         pconv_deploy=version("pconv-deploy"),
         python=platform.python_version(),
         system=platform.platform(),
         packages={name: _version(name) for name in sorted({*names, "numpy", "pillow"})},
-        commands=tuple(_command(name, *need) for name, need in CAPABILITIES.items()),
-        backends=tuple(map(_backend, BACKENDS)),
+        commands=(
+            *(_command(name, *need) for name, need in CAPABILITIES.items()),
+            _infer(backends),
+        ),
+        backends=backends,
     )
 
 
@@ -94,13 +99,26 @@ def _command(name: str, packages: Sequence[str], extra: str) -> Finding:
     )
 
 
+def _infer(backends: Sequence[Finding]) -> Finding:
+    """One runtime is enough, for engines built for it."""
+    working = [backend.name for backend in backends if backend.works]
+    if working:
+        return Finding(name="infer", works=True, detail=f"engines of {', '.join(working)}")
+    return Finding(
+        name="infer", works=False, detail="lacks a runtime: pip install 'pconv-deploy[onnxruntime]'"
+    )
+
+
 def _backend(backend: Backend) -> Finding:
     try:
         runtime = backend.runtime()
     except MissingRuntimeError as error:
         return Finding(name=backend.name, works=False, detail=str(error))
+    refused = {precision: backend.why_not(precision) for precision in TOLERANCES}
+    able = ", ".join(precision for precision, why in refused.items() if why is None)
+    unable = "; ".join(f"no {precision}: {why}" for precision, why in refused.items() if why)
     return Finding(
         name=backend.name,
         works=True,
-        detail=f"{runtime.package} {runtime.version} on {backend.device}",
+        detail=f"{runtime.package} {runtime.version} on {backend.device}: {able} ({unable})",
     )

@@ -76,22 +76,27 @@ class Inpainter:
         self._closed = False
 
     @classmethod
-    def load(cls, engine: str | Path, *, threads: int | None = None) -> Self:
+    def load(cls, engine: str | Path, *, threads: int | None = None, streams: int = 1) -> Self:
         """Open an engine folder.
 
         Args:
             engine: folder made by `pconv-deploy build-engine`.
             threads: of one call; None lets the runtime use all cores.
+            streams: calls that may run at once, in OpenVINO; more of them wait. ONNX Runtime
+                lets none wait.
 
         Raises:
             EngineError: not an engine, changed after it was built, built with another version
                 of its runtime, or not made for images.
             MissingRuntimeError: its runtime is not installed.
-            UsageError: `threads` is no whole number from 1 to 1024.
+            UsageError: `threads` or `streams` is no whole number from 1 to 1024.
         """
         if threads is not None and not _is_count(threads, _MAX_THREADS):
             raise UsageError(f"found threads={threads!r}; needed 1 to {_MAX_THREADS}, or None")
-        manifest, session = open_engine(Path(engine), RunOptions(threads=threads))
+        if not _is_count(streams, _MAX_THREADS):
+            raise UsageError(f"found streams={streams!r}; needed 1 to {_MAX_THREADS}")
+        options = RunOptions(threads=threads, streams=streams)
+        manifest, session = open_engine(Path(engine), options)
         try:
             return cls(manifest.contract, session, manifest)
         except EngineError:

@@ -153,6 +153,8 @@ def test_things_that_are_no_masks(inpainter: Inpainter, photo: Photo, mask: Any)
 def test_threads_that_cannot_be(engine: Path, threads: Any) -> None:
     with pytest.raises(UsageError, match="needed 1 to 1024"):
         Inpainter.load(engine, threads=threads)
+    with pytest.raises(UsageError, match="found streams="):
+        Inpainter.load(engine, streams=threads)
 
 
 def test_many_threads_at_once(inpainter: Inpainter, photo: Photo, box: Photo) -> None:

@@ -210,6 +210,12 @@ def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "onnxruntime" in text
     assert json.loads(run("doctor", "--json").out)["backends"][0]["works"] is True
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    broken = json.loads(run("doctor", "--json").out)["backends"][0]
+    facts = json.loads(run("doctor", "--json").out)
+    broken, other = facts["backends"]
     assert broken["works"] is False
     assert "pip install 'pconv-deploy[onnxruntime]'" in broken["detail"]
+    assert other["works"] is True
+    assert "on cpu: fp32, " in other["detail"]
+    assert "no fp16: " in other["detail"]
+    infer = next(command for command in facts["commands"] if command["name"] == "infer")
+    assert infer["detail"] == "engines of openvino"  # one runtime is enough
