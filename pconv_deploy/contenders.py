@@ -5,6 +5,7 @@ much memory its process took.
 """
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+import pconv_deploy
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
 from pconv_deploy.holes import irregular_hole
@@ -154,8 +156,12 @@ def peak_mib(who: Alone) -> float | None:
     Raises:
         EngineError: it failed there.
     """
+    # This very package, whatever lies in the folder we are in.
+    home = str(Path(pconv_deploy.__file__).parents[1])
+    request = msgspec.json.encode(who).decode()
     done = subprocess.run(
-        (sys.executable, "-m", "pconv_deploy.contenders", msgspec.json.encode(who).decode()),
+        (sys.executable, "-P", "-m", "pconv_deploy.contenders", request),
+        env={**os.environ, "PYTHONPATH": home},
         capture_output=True,
         check=False,
     )

@@ -35,6 +35,7 @@ def _engine_facts(folder: Path) -> Facts:
         "what": f"engine for {manifest.backend}",
         "built with": f"{built.package} {built.version}, pconv-deploy {built.pconv_deploy}",
         "built for": f"{built.device}, {built.machine}",
+        "computes in": _precisions(manifest),
         "created": manifest.created,
         "files are": _state(folder, manifest),
         "rebuild": manifest.command,
@@ -45,6 +46,19 @@ def _engine_facts(folder: Path) -> Facts:
         "engine parity": manifest.engine_parity.describe(),
         "export parity": manifest.export_parity.describe() if manifest.export_parity else "none",
     }
+
+
+def _precisions(manifest: Manifest) -> str:
+    """As the runtime said when it was built."""
+    counts = ", ".join(f"{n} convolutions in {p}" for p, n in manifest.executed.items())
+    facts = manifest.quantisation
+    if facts is None:
+        return f"{manifest.precision}: {counts}"
+    return (
+        f"{manifest.precision}: {counts}; {facts.psnr:.1f} dB in the holes of {facts.held_back} "
+        f"photos, calibrated on {facts.calibrated_on}; "
+        f"in single precision: {', '.join(facts.kept) or 'none'}"
+    )
 
 
 def _state(folder: Path, manifest: Manifest) -> str:
