@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pconv_deploy.contract import GraphContract
+from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.parity import Arrays, Precision
 
 
@@ -58,6 +59,11 @@ class Backend(Protocol):
 
     @property
     def device(self) -> str: ...
+
+    @property
+    def arrangement(self) -> Arrangement:
+        """Which of the equal forms of a graph is usually the fastest."""
+        ...
 
     @property
     def rounds_results(self) -> bool:

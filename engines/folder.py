@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pconv_deploy.engines.acceptance import compare_with_graph, require_precision
 from pconv_deploy.engines.base import Backend, RunOptions, Session
-from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles, read_calibration
+from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles
 from pconv_deploy.engines.manifest import (
     MANIFEST,
     BuiltWith,
@@ -26,12 +26,12 @@ from pconv_deploy.engines.manifest import (
     rebuild,
     write_manifest,
 )
-from pconv_deploy.engines.quantisation import Quantisation, quantise
+from pconv_deploy.engines.preparation import prepare
 from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.errors import EngineError, GraphError, UsageError
 from pconv_deploy.files import atomic_folder, writing
 from pconv_deploy.onnx_file import ExportedGraph, read_graph, with_raw_output
-from pconv_deploy.onnx_run import graph_run
 from pconv_deploy.parity import TOLERANCES, ParityReport, Precision
 
 if TYPE_CHECKING:
@@ -45,11 +45,13 @@ class BuildOptions:
     backend      a name of `registry.BACKENDS`
     precision    of the convolutions; None takes the graph's own
     calibration  photos and holes for int8, which needs them
+    tune         measure which form of the graph is fastest here; None takes the backend's usual
     """
 
     backend: str = "onnxruntime"
     precision: Precision | None = None
     calibration: CalibrationFiles | None = None
+    tune: TuneOptions | None = None
 
 
 def build_engine(
@@ -91,10 +93,13 @@ def build_engine(
     precision = options.precision or exported.contract.precision
     _refuse_precision(backend, precision, options)
     with atomic_folder(output, overwrite=overwrite, replaceable=_is_engine) as folder:
+        prepared = prepare(
+            backend, exported, precision, options.tune, options.calibration, progress
+        )
         progress(f"building for {backend.name}, {precision}")
-        prepared = _prepare(backend, exported, options.calibration, progress)
+        content = prepared.model.SerializeToString()
         with writing(output):
-            backend.build(prepared.content, exported.contract, precision, folder)
+            backend.build(content, exported.contract, precision, folder)
         files = {path.name: describe_file(path) for path in sorted(folder.iterdir())}
         progress("comparing the engine with the graph")
         parity, executed = _accept(backend, folder, exported, prepared.model, precision)
@@ -104,6 +109,8 @@ def build_engine(
             backend=backend.name,
             precision=precision,
             executed=executed,
+            arrangement=prepared.arrangement,
+            tuning=prepared.tuning,
             quantisation=prepared.quantisation,
             built_with=BuiltWith(
                 pconv_deploy=version("pconv-deploy"),
@@ -123,37 +130,6 @@ def build_engine(
         with writing(output):
             write_manifest(folder, manifest)
     return manifest
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """The graph the runtime gets; `content` is what `model` encodes to."""
-
-    content: bytes
-    model: "onnx.ModelProto"
-    quantisation: Quantisation | None = None
-
-
-def _prepare(
-    backend: Backend,
-    exported: ExportedGraph,
-    calibration: CalibrationFiles | None,
-    progress: Callable[[str], None],
-) -> _Prepared:
-    if calibration is None:
-        return _Prepared(exported.content, exported.model)
-    contract = exported.contract
-    progress("reading the calibration photos")
-    photos = read_calibration(calibration, contract)
-    model, facts = quantise(
-        exported.content,
-        contract,
-        photos,
-        graph_run(exported.model, contract, optimised=True),
-        backend,
-        progress,
-    )
-    return _Prepared(model.SerializeToString(), model, facts)
 
 
 def _refuse_precision(backend: Backend, precision: Precision, options: BuildOptions) -> None:

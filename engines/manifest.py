@@ -11,7 +11,9 @@ from msgspec import Meta
 from pconv_deploy.contract import GraphContract, Sha256
 from pconv_deploy.engines.base import Runtime
 from pconv_deploy.engines.quantisation import Quantisation
+from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.errors import EngineError, InputError
+from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.files import read_json_bytes, sha256_of
 from pconv_deploy.parity import ParityReport, Precision
 
@@ -43,6 +45,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     precision      what it computes in; the rest of the arithmetic may be finer
     executed       its convolutions by the precision the runtime said it runs them in
+    arrangement    which of the equal forms of the graph it was built from; None: the graph's own
+    tuning         the forms that were measured, if they were
     quantisation   of an int8 engine: what it was calibrated on, and which layers are finer
     graph_sha256   of the ONNX file it was built from
     export_parity  the exported graph against PyTorch, as the export measured it
@@ -55,6 +59,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     backend: str
     precision: Precision = "fp32"
     executed: Mapping[Precision, int] = {}
+    arrangement: Arrangement | None = None
+    tuning: Tuning | None = None
     quantisation: Quantisation | None = None
     built_with: BuiltWith
     contract: GraphContract

@@ -40,20 +40,29 @@ def interleave_phases(model: ir.Model) -> Sequence[Site]:
         refused = refusal(node)
         sites.append(Site(place(node), refused))
         if refused is None:
-            _interleave(node)
+            interleave(node)
     return sites
 
 
 def refusal(node: ir.Node) -> str | None:
     """Why a transposed convolution has no phases of 2x2 taps; None if it has."""
     weight = known_values(node.inputs[1])
-    if weight is None:
+    if weight is None or not constant_bias(node):
         return "its weights are not constant"
     window = (weight.shape[2:], ints(node, "strides", (1, 1)), ints(node, "pads", (0,) * 4))
     if window != ((4, 4), (2, 2), (1, 1, 1, 1)):
         return f"window, strides and pads are {window}, needed 4x4, 2, 1"
-    plain = integer(node, "group", 1) == 1 and set(ints(node, "dilations", (1, 1))) == {1}
-    return None if plain else "groups or dilation"
+    if integer(node, "group", 1) != 1 or set(ints(node, "dilations", (1, 1))) != {1}:
+        return "groups or dilation"
+    if any(ints(node, "output_padding")) or "output_shape" in node.attributes:
+        return "its output's size is chosen, not that of its window"
+    return None
+
+
+def constant_bias(conv: ir.Node) -> bool:
+    """Whether a convolution's bias is known before the graph runs, or absent."""
+    bias = conv.inputs[2] if len(conv.inputs) > 2 else None
+    return bias is None or known_values(bias) is not None
 
 
 def phase_taps(weight: Array) -> Array:
@@ -62,7 +71,8 @@ def phase_taps(weight: Array) -> Array:
     return np.concatenate([taps[:, :, rows][:, :, :, cols] for rows in _PHASES for cols in _PHASES])
 
 
-def _interleave(node: ir.Node) -> None:
+def interleave(node: ir.Node) -> None:
+    """Rewrite one transposed convolution that nothing is refused of."""
     weight = known_values(node.inputs[1])
     assert weight is not None
     taps = constant(node, phase_taps(weight), f"{place(node)}.phases")

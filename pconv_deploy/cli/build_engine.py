@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import OUT, needs, steps
+from pconv_deploy.cli.console import OUT, needs, parse_size, steps
 from pconv_deploy.errors import UsageError
 
 
@@ -28,6 +28,20 @@ def build_engine(
         Path | None,
         typer.Option(help="Folder of masks, white = hole. Default: holes are drawn."),
     ] = None,
+    tune: Annotated[
+        bool,
+        typer.Option("--tune", help="Measure which equal form of the graph is fastest here."),
+    ] = False,
+    tune_size: Annotated[
+        str | None,
+        typer.Option(help="Height x width to be fast at. Default: 512.", metavar="HxW"),
+    ] = None,
+    tune_batch: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Batch to be fast at. Default: 1.")
+    ] = None,
+    tune_threads: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Threads that will be used.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
     ] = False,
@@ -41,6 +55,7 @@ def build_engine(
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.engines import folder
         from pconv_deploy.engines.calibration import CalibrationFiles
+        from pconv_deploy.engines.tuning import TuneOptions
 
     if calibration_holes and not calibration_photos:
         raise UsageError("--calibration-holes goes with --calibration-photos")
@@ -49,7 +64,17 @@ def build_engine(
         if calibration_photos
         else None
     )
-    options = folder.BuildOptions(backend=backend, precision=precision, calibration=calibration)
+    if not tune and (tune_size or tune_batch or tune_threads):
+        raise UsageError("--tune-size, --tune-batch and --tune-threads go with --tune")
+    tuning = TuneOptions(
+        size=parse_size(tune_size) if tune_size else None, batch=tune_batch, threads=tune_threads
+    )
+    options = folder.BuildOptions(
+        backend=backend,
+        precision=precision,
+        calibration=calibration,
+        tune=tuning if tune else None,
+    )
     with steps() as progress:
         manifest = folder.build_engine(
             graph,

@@ -1,0 +1,97 @@
+"""What a runtime is given for an exported graph: one of its equal forms, in eight bits if asked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pconv_deploy.engines.base import Backend
+from pconv_deploy.engines.calibration import CalibrationFiles, read_calibration
+from pconv_deploy.engines.quantisation import Quantisation, quantise
+from pconv_deploy.engines.tuning import TuneOptions, Tuner, Tuning
+from pconv_deploy.errors import MissingRuntimeError, UsageError
+from pconv_deploy.export.rewrites.forms import Arrangement
+from pconv_deploy.onnx_file import ExportedGraph
+from pconv_deploy.onnx_run import graph_run
+from pconv_deploy.parity import Precision
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The graph a runtime gets, and how it came about.
+
+    arrangement  None: the graph was exported in a form of its own, at -O3
+    """
+
+    model: "onnx.ModelProto"
+    arrangement: Arrangement | None = None
+    tuning: Tuning | None = None
+    quantisation: Quantisation | None = None
+
+
+def prepare(
+    backend: Backend,
+    exported: ExportedGraph,
+    precision: Precision,
+    tune: TuneOptions | None,
+    calibration: CalibrationFiles | None,
+    progress: Callable[[str], None],
+) -> Prepared:
+    """Choose among the equal forms of a graph, by measurement if asked, and quantise it.
+
+    Raises:
+        MissingRuntimeError: what edits graphs is not installed.
+        UsageError: a graph whose form is chosen already is to be tuned.
+        InputError, GraphError, ParityError: as `read_calibration` and `quantise`.
+    """
+    prepared = _chosen_form(backend, exported, precision, tune, progress)
+    if calibration is None:
+        return prepared
+    contract = exported.contract
+    progress("reading the calibration photos")
+    photos = read_calibration(calibration, contract)
+    reference = graph_run(exported.model, contract, optimised=True)
+    content = prepared.model.SerializeToString()
+    model, facts = quantise(content, contract, photos, reference, backend, progress)
+    return Prepared(model, prepared.arrangement, prepared.tuning, facts)
+
+
+def _chosen_form(
+    backend: Backend,
+    exported: ExportedGraph,
+    precision: Precision,
+    tune: TuneOptions | None,
+    progress: Callable[[str], None],
+) -> Prepared:
+    try:
+        from pconv_deploy.export.rewrites.arrangement import (
+            arranged,
+            is_arranged,
+            upsampling_sites,
+        )
+    except ModuleNotFoundError as error:
+        raise MissingRuntimeError(
+            f"building engines needs {error.name}: pip install 'pconv-deploy[{backend.name}]'"
+        ) from error
+    model, contract = exported.model, exported.contract
+    if is_arranged(contract):
+        if tune is not None:
+            raise UsageError(
+                "this graph was exported at -O3, in a form of its own; to tune, export at -O2"
+            )
+        return Prepared(model)
+    if tune is None:
+        return Prepared(arranged(model, backend.arrangement, contract), backend.arrangement)
+    tuner = Tuner(
+        model=lambda arrangement: arranged(model, arrangement, contract),
+        sites=upsampling_sites(model),
+        backend=backend,
+        contract=contract,
+        precision="fp32" if precision == "int8" else precision,
+        options=tune,
+        progress=progress,
+    )
+    best, tuning = tuner.tune()
+    return Prepared(arranged(model, best, contract), best, tuning)

@@ -1,0 +1,171 @@
+"""Which of the equal forms of a graph is fastest here: found by running them, two at a time."""
+
+import contextlib
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.base import Backend, RunOptions
+from pconv_deploy.export.rewrites.forms import Arrangement, Upsampling
+from pconv_deploy.holes import irregular_hole
+from pconv_deploy.parity import Arrays, ParityInput, Precision, graph_inputs
+
+if TYPE_CHECKING:
+    import onnx
+
+_ROUNDS = 7
+# Below this a difference is taken for chance, and what stood before stays.
+_WORTH = 1.01
+_UPSAMPLINGS: tuple[Upsampling, ...] = ("transposed", "interleaved", "enlarged")
+_SWITCHES = ("fused_epilogue", "narrow_output", "narrow_input")
+_PAUSE = 0.1  # seconds: the threads of the other one still spin, waiting for more work
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """What to be fast at. size: height and width; None takes the graph's own, or 512x512."""
+
+    size: tuple[int, int] | None = None
+    batch: int | None = None
+    threads: int | None = None
+
+
+class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One arrangement that was tried.
+
+    milliseconds  median of a batch
+    against       median of the best one so far, taking turns with it; None for the first
+    kept          it became the best
+    """
+
+    arrangement: Arrangement
+    milliseconds: float
+    against: float | None = None
+    kept: bool
+
+
+class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was tried, and on what; threads None: the runtime's own choice."""
+
+    height: int
+    width: int
+    batch: int
+    threads: int | None
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuner:
+    """Runs arrangements of one graph.
+
+    model    gives the graph in an arrangement
+    sites    decoder convolutions that have a form to choose
+    """
+
+    model: Callable[[Arrangement], "onnx.ModelProto"]
+    sites: int
+    backend: Backend
+    contract: GraphContract
+    precision: Precision
+    options: TuneOptions
+    progress: Callable[[str], None]
+
+    def tune(self) -> tuple[Arrangement, Tuning]:
+        """Change one choice at a time, from the backend's default, and keep what is faster."""
+        height, width = self.options.size or self.contract.size or (512, 512)
+        batch = self.options.batch or self.contract.batch or 1
+        multiple = self.contract.size_multiple
+        height, width = (multiple * math.ceil(side / multiple) for side in (height, width))
+        inputs = _inputs(self.contract, batch, height, width)
+        best, trials = self.backend.arrangement, list[Trial]()
+        number = 0
+        while (candidate := self._candidate(number, best)) is not None:
+            number += 1
+            if candidate == best or any(t.arrangement == candidate for t in trials):
+                continue
+            self.progress(f"tuning, {number} of {self._choices}: {candidate.describe()}")
+            before, after = self._compare(best, candidate, inputs)
+            if not trials:
+                trials.append(Trial(arrangement=best, milliseconds=before, kept=True))
+            kept = before > _WORTH * after
+            trials.append(
+                Trial(arrangement=candidate, milliseconds=after, against=before, kept=kept)
+            )
+            best = candidate if kept else best
+        return best, Tuning(
+            height=height,
+            width=width,
+            batch=batch,
+            threads=self.options.threads,
+            trials=tuple(trials),
+        )
+
+    @property
+    def _choices(self) -> int:
+        return len(_UPSAMPLINGS) * (1 + self.sites) + len(_SWITCHES)
+
+    def _candidate(self, number: int, best: Arrangement) -> Arrangement | None:
+        """The choice that is tried next: a form for all, for one from the widest on, a switch."""
+        if number >= self._choices:
+            return None
+        switch = number - len(_UPSAMPLINGS) * (1 + self.sites)
+        if switch >= 0:
+            name = _SWITCHES[switch]
+            return msgspec.structs.replace(best, **{name: not getattr(best, name)})
+        one, form = divmod(number, len(_UPSAMPLINGS))
+        forms = [best.of_site(site) for site in range(self.sites)]
+        if one == 0:
+            forms = [_UPSAMPLINGS[form]] * self.sites
+        else:
+            forms[-one] = _UPSAMPLINGS[form]
+        while len(forms) > 1 and forms[-1] == forms[-2]:
+            forms.pop()
+        return msgspec.structs.replace(best, upsampling=tuple(forms))
+
+    def _compare(
+        self, best: Arrangement, candidate: Arrangement, inputs: Arrays
+    ) -> tuple[float, float]:
+        """Milliseconds of both, taking turns."""
+        with self._opened(best) as run_best, self._opened(candidate) as run_candidate:
+            times: tuple[list[float], list[float]] = ([], [])
+            for turn in range(_ROUNDS + 1):
+                for run, seconds in zip((run_best, run_candidate), times, strict=True):
+                    time.sleep(_PAUSE)
+                    start = time.perf_counter()
+                    run(inputs)
+                    if turn:  # the first warms up
+                        seconds.append(time.perf_counter() - start)
+        before, after = (round(1e3 * median(seconds), 3) for seconds in times)
+        return before, after
+
+    @contextlib.contextmanager
+    def _opened(self, arrangement: Arrangement) -> Iterator[Callable[[Arrays], Any]]:
+        content = self.model(arrangement).SerializeToString()
+        with tempfile.TemporaryDirectory() as work:
+            folder = Path(work)
+            self.backend.build(content, self.contract, self.precision, folder)
+            options = RunOptions(threads=self.options.threads)
+            with contextlib.closing(self.backend.open(folder, self.precision, options)) as session:
+                yield session.run
+
+
+def _inputs(contract: GraphContract, batch: int, height: int, width: int) -> Arrays:
+    rng = np.random.default_rng(0)
+    cases = [
+        ParityInput(
+            "tuning",
+            rng.integers(0, 256, (height, width, 3), np.uint8),
+            irregular_hole(rng, height, width, (0.2, 0.3)),
+        )
+        for _ in range(batch)
+    ]
+    return graph_inputs(cases, contract)

@@ -1,0 +1,45 @@
+"""Back from a transposed convolution to a convolution of doubled features.
+
+`upsample_phases` sums neighbouring taps; where a runtime is faster on the larger but plainer form,
+its taps w_0, w_1, w_2 along an axis are found again in u = (w_2, w_1 + w_2, w_0 + w_1, w_0):
+
+    w_0 = u_3,   w_1 = u_1 - u_0,   w_2 = u_0,
+
+to within the rounding of the one sum.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from pconv_deploy.export.rewrites.editing import Array, constant, emit, known_values, place, replace
+
+
+def enlarge_again(node: ir.Node) -> None:
+    """Rewrite a 4x4 transposed convolution of stride 2 that `interleave_phases` would take."""
+    weight = known_values(node.inputs[1])
+    assert weight is not None
+    scales = constant(node, np.array([1, 1, 2, 2], np.float32), f"{place(node)}.scales")
+    doubled = emit(
+        node,
+        "Resize",
+        node.inputs[0],
+        None,
+        scales,
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+    taps = constant(node, single_taps(weight), f"{place(node)}.single")
+    y = emit(node, "Conv", doubled, taps, *node.inputs[2:], pads=[1, 1, 1, 1], name=place(node))
+    replace(node.outputs[0], y)
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)
+
+
+def single_taps(weight: Array) -> Array:
+    """(C, K, 4, 4) -> (K, C, 3, 3): the inverse of `upsample_phases.summed_taps`."""
+    taps = weight.transpose(1, 0, 2, 3).astype(np.float64)
+    for axis in (2, 3):
+        first, second, _, last = np.split(taps, 4, axis)
+        taps = np.concatenate([last, second - first, first], axis)
+    return taps.astype(weight.dtype)
