@@ -1,5 +1,6 @@
 """`pconv-deploy export`: a checkpoint becomes an ONNX file that is proven before it is named."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import onnx
 import torch
 from torch.export import Dim
 
-from pconv_deploy.checkpoint import Checkpoint, load_checkpoint
+from pconv_deploy.checkpoint import load_checkpoint
 from pconv_deploy.contract import (
     MAX_SIDE,
     RAW_OUTPUT,
@@ -21,11 +22,14 @@ from pconv_deploy.errors import ParityError, UsageError
 from pconv_deploy.export.explain import ExplainedStep, explain_step
 from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
 from pconv_deploy.export.rewrites.pipeline import Level, chosen, rewritten
+from pconv_deploy.export.subject import Subject, subject_of
 from pconv_deploy.export.to_onnx import onnx_from_module
 from pconv_deploy.export.verify import Reference
 from pconv_deploy.files import atomic_file
 from pconv_deploy.onnx_file import embed
 from pconv_deploy.parity import ParityReport
+
+_LEAST_UNIT = 32  # pixels; a network that takes any size may still halve it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +90,30 @@ def export_checkpoint(
     )
     if output.resolve() == checkpoint_file.resolve():
         raise UsageError(f"{output} is the checkpoint itself; choose another name for the graph")
-    _refuse_existing(output, overwrite)
-    rewrites = chosen(options.level, options.without)
+    refuse_existing(output, overwrite)
+    chosen(options.level, options.without)  # before anything is read
     progress("reading the checkpoint")
-    checkpoint = load_checkpoint(checkpoint_file)
-    contract = _contract(checkpoint, options)
+    subject = subject_of(load_checkpoint(checkpoint_file))
+    return export_subject(
+        subject, output, options, overwrite=overwrite, explain=explain, progress=progress
+    )
+
+
+def export_subject(
+    subject: Subject,
+    output: Path,
+    options: ExportOptions,
+    *,
+    overwrite: bool,
+    explain: bool,
+    progress: Callable[[str], None],
+) -> ExportResult:
+    """Export any network as `export_checkpoint` does; raises likewise, and ModuleError."""
+    rewrites = chosen(options.level, options.without)
+    contract = _contract(subject, options)
     progress("exporting")
-    traced = model = _trace(checkpoint, contract)
-    reference = Reference(checkpoint, contract)
+    traced = model = _trace(subject, contract)
+    reference = Reference(subject, contract)
     explained = [explain_step(None, _finish(traced, contract), reference)] if explain else []
     for step, model in rewritten(traced, rewrites):
         if explain:
@@ -111,23 +131,23 @@ def export_checkpoint(
         raise ParityError(
             f"{error}\n  {output} was not written; the graph is in {rejected}"
         ) from None
-    _refuse_existing(output, overwrite)  # it may have appeared meanwhile
+    refuse_existing(output, overwrite)  # it may have appeared meanwhile
     _write(model, output)
     return ExportResult(contract, parity, tuple(explained))
 
 
-def _refuse_existing(output: Path, overwrite: bool) -> None:
+def refuse_existing(output: Path, overwrite: bool) -> None:
+    """Raise UsageError if a file would be replaced unasked."""
     if output.exists() and not overwrite:
         raise UsageError(f"{output} already exists; pass --overwrite to replace it")
 
 
-def _contract(checkpoint: Checkpoint, options: ExportOptions) -> GraphContract:
-    network = checkpoint.source.network
-    multiple = network.size_multiple
+def _contract(subject: Subject, options: ExportOptions) -> GraphContract:
+    multiple = subject.size_multiple
     if options.size and any(side % multiple or not 0 < side <= MAX_SIDE for side in options.size):
         height, width = options.size
         raise UsageError(
-            f"found --size {height}x{width}; this network of {network.levels} levels needs "
+            f"found --size {height}x{width}; this network needs "
             f"multiples of {multiple} up to {MAX_SIDE}, such as {multiple}x{2 * multiple}. "
             "(Images of any size are filled all the same: they are padded with hole.)"
         )
@@ -137,19 +157,20 @@ def _contract(checkpoint: Checkpoint, options: ExportOptions) -> GraphContract:
         kind=options.kind,
         inputs=inputs,
         outputs=outputs,
-        normalisation=checkpoint.normalisation,
+        normalisation=subject.normalisation,
         size_multiple=multiple,
         batch=options.batch,
         size=options.size,
         rewrites=tuple(rewrite.name for rewrite in chosen(options.level, options.without)),
-        source=checkpoint.source,
+        source=subject.source,
     )
 
 
-def _trace(checkpoint: Checkpoint, contract: GraphContract) -> onnx.ModelProto:
-    network, multiple = checkpoint.model, contract.size_multiple
-    # Two and three multiples: dimensions that are 1 or equal somewhere would be taken as fixed.
-    batch, (height, width) = contract.batch or 2, contract.size or (2 * multiple, 3 * multiple)
+def _trace(subject: Subject, contract: GraphContract) -> onnx.ModelProto:
+    network, multiple = subject.traced, contract.size_multiple
+    # Dimensions that are 1 or equal somewhere would be taken as fixed.
+    unit = multiple * math.ceil(_LEAST_UNIT / multiple)
+    batch, (height, width) = contract.batch or 2, contract.size or (2 * unit, 3 * unit)
     dims: dict[str, object] = {}
     if contract.batch is None:
         dims["batch"] = Dim("batch")

@@ -1,10 +1,11 @@
-"""The exported graph against the checkpoint it came from.
+"""The exported graph against the checkpoint or the module it came from.
 
-The reference is the literal formulation (`pconv_deploy.literal`) in double precision with the
-checkpoint's own weights, between ends written here a second time: no folding, no mask collapse,
-nothing of what is exported.
+The reference is the literal formulation (`pconv_deploy.literal`) with the checkpoint's own
+weights, or the user's own module untouched, in double precision and between ends written here a
+second time: no folding, no mask collapse, nothing of what is exported.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -14,26 +15,29 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from pconv_deploy.checkpoint import Checkpoint
-from pconv_deploy.contract import HOLE_MASK, IMAGE, OUTPUT, RAW_OUTPUT, GraphContract
+from pconv_deploy.contract import HOLE_MASK, IMAGE, OUTPUT, RAW_OUTPUT, GraphContract, Normalisation
+from pconv_deploy.export.subject import Subject
 from pconv_deploy.networks import literal_network
 from pconv_deploy.onnx_run import graph_run
 from pconv_deploy.parity import Arrays, ParityReport, Run, compare_runs
 
 
 class Reference:
-    """The literal network's answers to every parity case; computed once for any number of graphs.
+    """The reference's answers to every parity case; computed once for any number of graphs.
 
     Args:
-        checkpoint: whose network it is.
+        subject: what is exported.
         contract: of the graphs that are compared.
     """
 
-    def __init__(self, checkpoint: Checkpoint, contract: GraphContract) -> None:
+    def __init__(self, subject: Subject, contract: GraphContract) -> None:
         self.contract = contract
-        self._exact = self._remembered(checkpoint, torch.float64)
-        self._rounded = self._remembered(checkpoint, torch.float32)
+        self._name = f"{subject.reference_name}, PyTorch float64"
+        self._exact = self._remembered(subject, torch.float64)
+        self._rounded = self._remembered(subject, torch.float32)
 
     def compare(self, model: onnx.ModelProto) -> ParityReport:
         """Fill every parity case with an ONNX model too."""
@@ -43,14 +47,14 @@ class Reference:
             graph_run(model, self.contract, optimised=True),
             self.contract,
             (
-                "the literal network, PyTorch float64",
+                self._name,
                 f"exported graph, {self.contract.precision}, ONNX Runtime {version}",
             ),
             reference_in_precision=self._rounded,
         )
 
-    def _remembered(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Run:
-        fill = literal_fill(checkpoint, dtype)
+    def _remembered(self, subject: Subject, dtype: torch.dtype) -> Run:
+        fill = network_fill(subject.reference, subject.normalisation, dtype)
         answers: dict[bytes, Arrays] = {}
 
         def run(inputs: Arrays) -> Arrays:
@@ -77,10 +81,17 @@ def literal_fill(
     colours (N, 3, H, W) in 0..1, known (N, 1, H, W) -> (N, 3, H, W) float64, about 0..1; sides
     must be multiples of 2**levels. The network computes in `dtype`, the ends in float64.
     """
-    network = literal_network(checkpoint.model).to(dtype).eval()
+    return network_fill(literal_network(checkpoint.model), checkpoint.normalisation, dtype)
+
+
+def network_fill(
+    network: nn.Module, normalisation: Normalisation, dtype: torch.dtype
+) -> Callable[[NDArray[Any], NDArray[np.bool_]], NDArray[np.float64]]:
+    """Give the same function of any network from image and known to the image; it is copied."""
+    network = copy.deepcopy(network).to(dtype).eval()
     mean, std = (
         np.array(values, np.float64).reshape(3, 1, 1)
-        for values in (checkpoint.normalisation.mean, checkpoint.normalisation.std)
+        for values in (normalisation.mean, normalisation.std)
     )
 
     def fill(colours: NDArray[Any], known: NDArray[np.bool_]) -> NDArray[np.float64]:

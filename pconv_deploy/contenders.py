@@ -129,6 +129,11 @@ def torch_fill(
     from pconv_deploy.export.graphs import DeploymentGraph
     from pconv_deploy.networks import for_inference, literal_network
 
+    if contract and (module := contract.source.module):
+        raise UsageError(
+            f"this engine was made from a module, {module.factory}, which only its own code runs; "
+            "measure it without --against"
+        )
     if threads is not None:
         torch.set_num_threads(threads)
     checkpoint = load_checkpoint(checkpoint_file)

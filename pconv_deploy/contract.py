@@ -98,29 +98,67 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     For people who have that project's masks: our graphs always take nonzero = fill.
 
-    mask_convention  which pixels of a mask file are the hole
+    mask_convention  which pixels of a mask file are the hole; None: nobody said
     mask_scaling     how that project brings a mask to the size of its image: "touching" makes hole
                      of every pixel that touches it; None where it does not scale masks
     """
 
     name: Annotated[str, Meta(pattern="^[a-z0-9-]{1,40}$")] = "pconv-deploy"
-    mask_convention: Literal["hole-white", "hole-black"] = "hole-white"
+    mask_convention: Literal["hole-white", "hole-black"] | None = "hole-white"
     mask_scaling: Literal["touching", "nearest", "bilinear"] | None = "touching"
 
     def describe(self) -> str:
         """One line for people."""
+        if self.mask_convention is None:
+            return self.name
         scaling = f", scaled {self.mask_scaling}" if self.mask_scaling else ""
         return f"{self.name} (mask files there: {self.mask_convention}{scaling})"
 
 
+class UserModule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A network of the user's own, which only its code describes.
+
+    factory               what makes it: "package.module:name"
+    mask_channels         of the mask that its forward takes
+    partial_convolutions  how many of its layers are such
+    """
+
+    factory: str
+    mask_channels: Literal[1, 3]
+    partial_convolutions: int
+
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"module {self.factory}, {self.partial_convolutions} partial convolutions, "
+            f"called with a mask of {self.mask_channels} channel{'s' * (self.mask_channels > 1)}"
+        )
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The checkpoint a graph was made from."""
+    """The checkpoint, or the module with its weights, that a graph was made from.
+
+    file     the checkpoint or the weights; of a module without such a file, its factory
+    network  of a checkpoint
+    module   of anything else
+    """
 
     file: str
     sha256: Sha256
-    network: UNetConfig
+    network: UNetConfig | None = None
+    module: UserModule | None = None
     family: Family = Family()
     training: Mapping[str, JsonScalar] = {}
+
+    def __post_init__(self) -> None:
+        if (self.network is None) == (self.module is None):
+            raise ValueError("needed either a network or a module")
+
+    def describe_network(self) -> str:
+        """One line for people."""
+        network = self.network or self.module
+        assert network is not None
+        return network.describe()
 
 
 class GraphContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

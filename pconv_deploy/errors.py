@@ -6,7 +6,8 @@ PConvError
 │   ├── ImageError
 │   ├── HoleMaskError
 │   ├── CheckpointError
-│   └── GraphError           an ONNX file
+│   ├── GraphError           an ONNX file
+│   └── ModuleError          a network given as Python code
 ├── ParityError           4  a graph or engine that does not compute what its source computes
 ├── EngineError           5  an engine that is broken, foreign to this machine, or failed to run
 ├── MissingRuntimeError   6  a package that is not installed
@@ -51,6 +52,10 @@ class CheckpointError(InputError):
 
 class GraphError(InputError):
     """An ONNX file that is not ours or is damaged."""
+
+
+class ModuleError(InputError):
+    """A user's own network that cannot be made, run or followed."""
 
 
 class ParityError(PConvError):

@@ -121,6 +121,6 @@ def _contract_facts(contract: GraphContract) -> Facts:
         "normalisation": f"mean {normalisation.mean}, std {normalisation.std}",
         "checkpoint": f"{contract.source.file}, sha256 {contract.source.sha256}",
         "of": contract.source.family.describe(),
-        "network": contract.source.network.describe(),
+        "network": contract.source.describe_network(),
         "training": {key: str(value) for key, value in contract.source.training.items()},
     }

@@ -28,5 +28,5 @@ def convert(
     source = convert_checkpoint(checkpoint, output, overwrite=overwrite).source
     OUT.print(
         f"[bold]{escape(str(output))}[/bold]  "
-        + escape(f"from {source.family.describe()}; {source.network.describe()}")
+        + escape(f"from {source.family.describe()}; {source.describe_network()}")
     )

@@ -83,7 +83,7 @@ def export(
         OUT.print(_table(result))
     OUT.print(f"[bold]{escape(str(output))}[/bold]  {result.contract.describe_shapes()}")
     source = result.contract.source
-    OUT.print(escape(f"checkpoint: {source.family.describe()}; {source.network.describe()}"))
+    OUT.print(escape(f"checkpoint: {source.family.describe()}; {source.describe_network()}"))
     OUT.print(f"verified: {result.parity.describe()}")
 
 

@@ -84,11 +84,11 @@ def run_demo(
     progress("writing the report")
     with atomic_file(folder / "bench.json") as partial:
         partial.write_bytes(msgspec.json.format(msgspec.json.encode(measured), indent=2))
-    network = exported.contract.source.network
-    write_contact_sheet(folder / "contact-sheet.png", _COLUMNS, rows, network.describe())
+    network = exported.contract.source.describe_network()
+    write_contact_sheet(folder / "contact-sheet.png", _COLUMNS, rows, network)
     write_report(
         report,
-        network=network.describe(),
+        network=network,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         caveat=caveat,
         columns=_COLUMNS,

@@ -18,7 +18,7 @@ def settled_size(a: Side, b: Side, wanted: Size | None, max_pixels: int) -> Size
     Raises:
         UsageError: there is none, or the wanted one is not possible, or it has too many pixels.
     """
-    multiple = max(a.size_multiple, b.size_multiple)  # both are powers of two
+    multiple = math.lcm(a.size_multiple, b.size_multiple)
     fixed = {side.size: side.facts.path for side in (a, b) if side.size}
     if len(fixed) > 1:
         what = ", ".join(f"{path} takes {_by(size)}" for size, path in fixed.items())
@@ -52,10 +52,10 @@ def tolerance_of(a: Side, b: Side) -> Tolerance:
 def reasons_to_differ(a: Side, b: Side) -> Iterator[str]:
     """Those that are no fault of an export or a build."""
     one, other = a.facts.source, b.facts.source
-    if one.network != other.network:
+    if (one.network, one.module) != (other.network, other.module):
         yield (
-            f"the networks differ: A is a {one.network.describe()}; "
-            f"B is a {other.network.describe()}"
+            f"the networks differ: A is a {one.describe_network()}; "
+            f"B is a {other.describe_network()}"
         )
     if one.sha256 != other.sha256:
         yield (

@@ -193,7 +193,7 @@ def _checkpoint_side(path: Path, dtype: Dtype) -> Side:
             source=checkpoint.source,
         ),
         normalisation=checkpoint.normalisation,
-        size_multiple=checkpoint.source.network.size_multiple,
+        size_multiple=checkpoint.model.config.size_multiple,
         size=None,
         fill=exact if dtype == "fp64" else rounded,
         rounded=rounded if dtype == "fp64" else exact,

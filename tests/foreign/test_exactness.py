@@ -86,9 +86,9 @@ def test_fills_as_its_project_does(
 ) -> None:
     path, fill = family(tmp_path, shape)
     checkpoint = load_checkpoint(path)
-    assert (checkpoint.source.network.channels, checkpoint.source.network.kernels) == shape
+    assert (checkpoint.model.config.channels, checkpoint.model.config.kernels) == shape
     # Shallow networks keep a hole of their own far from a single known pixel.
-    side = max(checkpoint.source.network.size_multiple, 64)
+    side = max(checkpoint.model.config.size_multiple, 64)
     holes = set()
     for case in parity_inputs(side, side)[0 if side == 64 else 4 :]:
         image = case.image.transpose(2, 0, 1)[None] / 255.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pconv_deploy.checkpoint import convert_checkpoint, load_checkpoint, read_header
-from pconv_deploy.contract import Family, Normalisation, Source
+from pconv_deploy.contract import Family, Normalisation, Source, UNetConfig
 from pconv_deploy.errors import UsageError
 from tests.foreign.projects import (
     CHANNELS,
@@ -44,7 +44,7 @@ def test_conventions_of_naoto0804_are_recorded(tmp_path: Path) -> None:
     assert loaded.normalisation == Normalisation(
         mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
     )
-    assert loaded.source.network.head == "linear"
+    assert loaded.model.config.head == "linear"
 
 
 def test_conventions_of_mmagic_are_recorded(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_conventions_of_pconv_keras_are_recorded(tmp_path: Path) -> None:
         name="pconv-keras", mask_convention="hole-black", mask_scaling=None
     )
     assert loaded.normalisation == Normalisation(mean=(0, 0, 0), std=(1, 1, 1))
-    assert loaded.source.network.head == "sigmoid"
+    assert loaded.model.config.head == "sigmoid"
 
 
 def test_contracts_from_before_families_are_read() -> None:
@@ -75,7 +75,7 @@ def test_contracts_from_before_families_are_read() -> None:
     }
     source = msgspec.convert(facts, Source)
     assert source.family == Family()
-    assert source.network.head == "linear"
+    assert source.network == UNetConfig(channels=(8,), kernels=(3,))
 
 
 def test_the_name_of_a_file_does_not_matter(tmp_path: Path) -> None:
@@ -134,8 +134,8 @@ def test_converting_keeps_weights_and_origin(tmp_path: Path) -> None:
     assert same_weights(path, output)
     one, two = load_checkpoint(path), load_checkpoint(output)
     assert two.source.family == one.source.family
-    assert two.source.network == one.source.network
-    assert (two.source.network.channels, two.source.network.kernels) == (CHANNELS, KERNELS)
+    assert two.model.config == one.model.config
+    assert (two.model.config.channels, two.model.config.kernels) == (CHANNELS, KERNELS)
     assert two.normalisation == one.normalisation
     with pytest.raises(UsageError, match="already exists; pass --overwrite"):
         convert_checkpoint(path, output)

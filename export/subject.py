@@ -1,0 +1,41 @@
+"""What is exported: a network, the facts that belong to it, and what it is compared with."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from pconv_deploy.checkpoint import Checkpoint
+from pconv_deploy.contract import Normalisation, Source
+from pconv_deploy.networks import literal_network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network on its way to ONNX, in two forms that share no arithmetic.
+
+    Both take image (N, 3, H, W), normalised, and known (N, 1, H, W) of 0 and 1, H and W multiples
+    of `size_multiple`, and return (N, 3, H, W), normalised.
+
+    traced          what is exported: its partial convolutions become single nodes
+    reference       what the graph is compared with, in any precision
+    reference_name  for the report
+    """
+
+    traced: nn.Module
+    reference: nn.Module
+    reference_name: str
+    normalisation: Normalisation
+    size_multiple: int
+    source: Source
+
+
+def subject_of(checkpoint: Checkpoint) -> Subject:
+    """A checkpoint's network, and the literal one with its weights."""
+    return Subject(
+        traced=checkpoint.model,
+        reference=literal_network(checkpoint.model),
+        reference_name="the literal network",
+        normalisation=checkpoint.normalisation,
+        size_multiple=checkpoint.model.config.size_multiple,
+        source=checkpoint.source,
+    )
