@@ -4,6 +4,7 @@ Decoding and encoding run beside the engine. A picture is on disk whole before i
 done; a file that fails is reported and passed over.
 """
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Outcome:
 class FillOptions:
     """How files are read, filled and written.
 
+    at_once        batches in the engine at the same time; open it with as many streams
     dilate         pixels by which every hole grows, so that no seam of the removed thing stays
     fit_masks      scale a mask of another size to its image instead of refusing it
     jpeg_quality   1..100, where the output is JPEG
@@ -53,6 +55,7 @@ class FillOptions:
     """
 
     batch: int = 1
+    at_once: int = 1
     mask_convention: MaskConvention = "hole-white"
     dilate: int = 0
     fit_masks: bool = False
@@ -83,33 +86,55 @@ def fill_jobs(
 
     batches = [jobs[i : i + options.batch] for i in range(0, len(jobs), options.batch)]
     pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pconv-files")
+    engines = ThreadPoolExecutor(max_workers=options.at_once, thread_name_prefix="pconv-engine")
+    running: deque[_Running] = deque()
     try:
         ahead = [pool.submit(load, job) for job in batches[0]] if batches else []
         for number, batch in enumerate(batches):
             loading = ahead
             following = batches[number + 1] if number + 1 < len(batches) else []
             ahead = [pool.submit(load, job) for job in following]
-            yield from _finish_batch(inpainter, batch, loading, pool, options)
+            loaded, failed = _when_loaded(batch, loading)
+            yield from failed
+            running.append(_Running(loaded, engines.submit(_fill, inpainter, loaded)))
+            if len(running) == options.at_once:
+                yield from _finish_batch(running.popleft(), pool, options)
+        while running:
+            yield from _finish_batch(running.popleft(), pool, options)
     finally:
         # What is being written is finished, what is waiting is dropped.
+        engines.shutdown(wait=True, cancel_futures=True)
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _finish_batch(
-    inpainter: Inpainter,
-    jobs: Sequence[Job],
-    loading: Sequence[Future[_Loaded]],
-    pool: ThreadPoolExecutor,
-    options: FillOptions,
-) -> Iterator[Outcome]:
+@dataclass(frozen=True)
+class _Running:
+    """A batch in the engine."""
+
+    loaded: dict[Job, _Loaded]
+    filled: Future[list[tuple[Job, Pixels | EngineError]]]
+
+
+def _when_loaded(
+    jobs: Sequence[Job], loading: Sequence[Future[_Loaded]]
+) -> tuple[dict[Job, _Loaded], list[Outcome]]:
+    """Wait for a batch's files; tell those that cannot be used."""
     loaded: dict[Job, _Loaded] = {}
+    failed: list[Outcome] = []
     for job, future in zip(jobs, loading, strict=True):
         try:
             loaded[job] = future.result()
         except PConvError as error:
-            yield Outcome(job, error=error)
+            failed.append(Outcome(job, error=error))
+    return loaded, failed
+
+
+def _finish_batch(
+    running: _Running, pool: ThreadPoolExecutor, options: FillOptions
+) -> Iterator[Outcome]:
+    loaded = running.loaded
     writing: list[tuple[Job, Future[None]]] = []
-    for job, pixels in _fill(inpainter, loaded):
+    for job, pixels in running.filled.result():
         if isinstance(pixels, EngineError):
             yield Outcome(job, error=pixels)
         else:
@@ -128,17 +153,20 @@ def _finish_batch(
 
 def _fill(
     inpainter: Inpainter, loaded: dict[Job, _Loaded]
-) -> Iterator[tuple[Job, Pixels | EngineError]]:
+) -> list[tuple[Job, Pixels | EngineError]]:
     prepared = [item.prepared for item in loaded.values()]
     try:
-        yield from zip(loaded, inpainter.fill(prepared), strict=True)
+        return list(zip(loaded, inpainter.fill(prepared), strict=True))
     except EngineError:
         # One image too large for the memory must not take its neighbours along.
-        for job, item in loaded.items():
-            try:
-                yield job, inpainter.fill([item.prepared])[0]
-            except EngineError as error:
-                yield job, error
+        return [(job, _fill_alone(inpainter, item)) for job, item in loaded.items()]
+
+
+def _fill_alone(inpainter: Inpainter, item: _Loaded) -> Pixels | EngineError:
+    try:
+        return inpainter.fill([item.prepared])[0]
+    except EngineError as error:
+        return error
 
 
 def _load(

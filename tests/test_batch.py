@@ -13,7 +13,7 @@ from pconv_deploy.batch import FillOptions, Outcome, fill_jobs
 from pconv_deploy.errors import EngineError, OutputError
 from pconv_deploy.image_files import save_image
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.jobs import plan_jobs
+from pconv_deploy.jobs import Job, plan_jobs
 
 Photo = Callable[..., NDArray[np.uint8]]
 SIZES = {"a": (40, 56), "b": (16, 16), "c": (40, 56), "d": (33, 47), "e": (20, 90)}
@@ -51,6 +51,20 @@ def test_fills_every_file_as_a_single_call_does(
         assert np.abs(filled.astype(int) - expected).max() <= 1
         assert (filled[~hole] == photo(*size)[~hole]).all()
     assert sorted(p.name for p in (folders / "out").iterdir()) == [f"{n}.png" for n in SIZES]
+
+
+@pytest.mark.parametrize("at_once", [2, 5])
+def test_several_batches_at_once_give_the_same_files(
+    engine: Path, folders: Path, inpainter: Inpainter, at_once: int
+) -> None:
+    jobs = plan_jobs(folders / "in", folders / "masks", folders / "one by one")
+    assert all(o.error is None for o in fill_jobs(inpainter, jobs, FillOptions(batch=1)))
+    many = [Job(j.image, j.mask, folders / "at once" / j.output.name) for j in jobs]
+    with Inpainter.load(engine, threads=1, streams=at_once) as loaded:
+        outcomes = list(fill_jobs(loaded, many, FillOptions(batch=1, at_once=at_once)))
+    assert [o.job for o in outcomes] == many
+    for one, other in zip(jobs, many, strict=True):
+        assert one.output.read_bytes() == other.output.read_bytes()
 
 
 def test_bad_files_are_reported_and_passed_over(inpainter: Inpainter, folders: Path) -> None:

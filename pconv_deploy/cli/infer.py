@@ -1,5 +1,6 @@
 """`pconv-deploy infer`."""
 
+import os
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -59,6 +60,14 @@ def infer(
     batch: Annotated[
         int, typer.Option(min=1, max=1024, help="Images decoded and filled together.")
     ] = 1,
+    at_once: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Batches in the engine at the same time: more throughput, as much more memory.",
+        ),
+    ] = 1,
     image_format: Annotated[
         Format | None,
         typer.Option(
@@ -83,7 +92,10 @@ def infer(
         bool, typer.Option("--overwrite", help="Replace outputs that exist.")
     ] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Of one inference. Default: all cores.")
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Of one inference. Default: all cores, shared by those at once."
+        ),
     ] = None,
     max_megapixels: Annotated[
         float,
@@ -117,13 +129,16 @@ def infer(
     waiting = [job for job, done in zip(jobs, done_before, strict=True) if not done]
     options = FillOptions(
         batch=batch,
+        at_once=at_once,
         mask_convention=mask_convention.value,
         dilate=dilate,
         fit_masks=fit_masks,
         jpeg_quality=quality,
         max_pixels=int(max_megapixels * 1e6),
     )
-    with Inpainter.load(engine, threads=threads) as inpainter:
+    if threads is None and at_once > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // at_once)
+    with Inpainter.load(engine, threads=threads, streams=at_once) as inpainter:
         again = "--overwrite" if overwrite else "--resume"
         outcomes = _fill_with_progress(inpainter, waiting, options, again)
     _summarise(jobs, outcomes, output)
