@@ -78,7 +78,7 @@ def Renormalise(  # type: ignore[no-untyped-def]  # noqa: N802, ANN201
 
 def attach_functions(model: ir.Model) -> None:
     """Define in `model` those of our functions that its nodes use, and no others."""
-    used = {node.op_type for node in model.graph if node.domain == DOMAIN}
+    used = {node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN}
     for identifier in [i for i in model.functions if i[0] == DOMAIN]:
         del model.functions[identifier]
     for function in (PartialConv2d, Renormalise):

@@ -23,7 +23,6 @@ import onnx_ir as ir
 
 from pconv_deploy.export.functions import DOMAIN, PARTIAL_CONV, RENORMALISE, attach_functions
 from pconv_deploy.export.rewrites.editing import (
-    channels_of,
     constant,
     emit,
     integer,
@@ -40,14 +39,14 @@ _WINDOW = ("kernel_shape", "strides", "pads", "dilations")
 def collapse_masks(model: ir.Model) -> Sequence[Site]:
     """Each `PartialConv2d` becomes a convolution and a `Renormalise`."""
     facts = MaskFacts.of(model.graph)
+    layers = [n for n in model.graph if n.op_type == PARTIAL_CONV and n.domain == DOMAIN]
+    masks = [(node.inputs[1], facts.masks.get(node.inputs[1])) for node in layers]  # type: ignore[arg-type]
     sites = []
-    for node in [n for n in model.graph if n.op_type == PARTIAL_CONV and n.domain == DOMAIN]:
-        groups = facts.masks.get(node.inputs[1])  # type: ignore[arg-type]
-        if groups is None:
-            sites.append(Site(place(node), facts.doubt(node.inputs[1])))
-            continue
-        _collapse(node, groups, facts)
-        sites.append(Site(place(node)))
+    # A layer may read another's mask itself, which is another value once that one is collapsed.
+    for node, (mask, groups) in zip(layers, masks, strict=True):
+        sites.append(Site(place(node), None if groups else facts.doubt(mask)))
+        if groups:
+            _collapse(node, groups, facts)
     attach_functions(model)
     return sites
 
@@ -79,12 +78,15 @@ def _collapse(node: ir.Node, groups: Groups, facts: MaskFacts) -> None:
     )
     renormalise = y.producer()
     assert renormalise is not None
-    known = renormalise.outputs[1]
+    known, old = renormalise.outputs[1], node.outputs[1]
+    if old.shape is not None:
+        known.shape = ir.Shape([size if axis != 1 else 1 for axis, size in enumerate(old.shape)])
+    known.type = old.type
     # Masks of later layers may be named after this one.
     key = ("layer", node)
     facts.one_channel[key] = known
     replace(node.outputs[0], y)
-    repeats = channels_of(node.outputs[1])
+    repeats = ints(node, "mask_kernel")[0]
     if repeats != 1:
         shape = constant(node, np.array([1, repeats, 1, 1]), f"{place(node)}.channels")
         known = emit(node, "Expand", known, shape)
@@ -103,8 +105,8 @@ def _share(node: ir.Node, groups: Groups, facts: MaskFacts) -> ir.Value:
         return next(iter(weighted))
     terms = []
     for value, count in weighted.items():
-        factor = constant(node, np.float32(count / total), f"{place(node)}.share")
-        terms.append(emit(node, "Mul", value, factor))
+        factor = np.array(count / total, _dtype(node.inputs[1]))
+        terms.append(emit(node, "Mul", value, constant(node, factor, f"{place(node)}.share")))
     share = terms[0]
     for term in terms[1:]:
         share = emit(node, "Add", share, term)
@@ -112,10 +114,18 @@ def _share(node: ir.Node, groups: Groups, facts: MaskFacts) -> ir.Value:
 
 
 def _coverage(node: ir.Node, share: ir.Value, window: dict[str, Any]) -> ir.Value:
-    if set(window["dilations"]) == {1}:
+    narrower = all(p < k for p, k in zip(window["pads"], window["kernel_shape"] * 2, strict=True))
+    if set(window["dilations"]) == {1} and narrower:
         pooled = {key: value for key, value in window.items() if key != "dilations"}
         return emit(node, "AveragePool", share, count_include_pad=1, **pooled)
-    # Operator set 18 pools without dilation; a convolution of one channel averages as well.
-    taps = np.full((1, 1, *window["kernel_shape"]), 1, np.float32)
+    # Operator set 18 pools without dilation, and runtimes pool no window that may lie outside
+    # altogether; a convolution of one channel averages as well.
+    taps = np.ones((1, 1, *window["kernel_shape"]), _dtype(node.inputs[1]))
     average = constant(node, taps / taps.size, f"{place(node)}.average")
     return emit(node, "Conv", share, average, **window)
+
+
+def _dtype(mask: ir.Value | None) -> np.dtype[Any]:
+    assert mask is not None
+    assert mask.dtype is not None
+    return mask.dtype.numpy()

@@ -1,5 +1,6 @@
 """Reading and editing ONNX graphs: what every rewrite needs, said once."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ def emit(
     name: str | None = None,
     **attributes: Any,
 ) -> ir.Value:
-    """Put a new node before another; its first output, of that other's first input's dtype."""
+    """Put a new node before another; what comes back is its first output."""
     given = {key: value for key, value in attributes.items() if value is not None}
     node = ir.node(op_type, inputs, given, domain=domain, num_outputs=outputs, name=name)
     graph = before.graph
@@ -82,9 +83,35 @@ def text(node: ir.Node, name: str, default: str) -> str:
     return default if attribute is None else attribute.as_string()
 
 
+def over_channels(node: ir.Node) -> bool:
+    """Whether a concatenation or a split is one of axis 1, which may be counted from the end."""
+    axis, shape = integer(node, "axis", 0), node.inputs[0].shape if node.inputs[0] else None
+    return axis == 1 or (axis < 0 and shape is not None and axis + len(shape) == 1)
+
+
+def read_once(value: ir.Value) -> bool:
+    """Whether one node alone sees a value."""
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def is_even(side: object) -> bool:
+    """Whether a dimension is proved even: a number, or a name such as `16*rows`."""
+    if isinstance(side, int):
+        return side % 2 == 0
+    factor = re.fullmatch(r"(\d+)\*\w+", str(getattr(side, "value", side)))
+    return factor is not None and int(factor[1]) % 2 == 0
+
+
 def replace(old: ir.Value, new: ir.Value) -> None:
-    """Let everyone who reads `old`, the graph's outputs included, read `new`."""
+    """Let everyone who reads `old`, the graph's outputs included, read `new`.
+
+    `new` is computed before the node that computes `old`.
+    """
     if old.is_graph_output():
+        if new.is_graph_output():  # one value cannot have the names of two outputs
+            producer = old.producer()
+            assert producer is not None
+            new = emit(producer, "Identity", new)
         new.name, old.name = old.name, None
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     new.shape, new.type = new.shape or old.shape, new.type or old.type

@@ -20,16 +20,18 @@ from pconv_deploy.export.rewrites.editing import (
     attributes_of,
     channels_of,
     emit,
-    integer,
+    ints,
     known_values,
+    over_channels,
     place,
     text,
 )
 
 Key = tuple[Hashable, ...]
 Groups = tuple[tuple[int, Key], ...]  # channels, mask
+_LEARNED = ("Cast", "Expand", "Concat", "Slice", "Split", "Resize", "Mul")
 _KEEPS_ZERO = ("Relu", "LeakyRelu", "Identity", "Cast")
-_PASSES_ON = ("Identity", "Cast", "Unsqueeze")
+_KEEPS_MASKS = ("Identity", "Cast")
 
 
 @dataclass
@@ -72,16 +74,10 @@ class MaskFacts:
     def _learn(self, node: ir.Node) -> None:
         if node.domain == DOMAIN:
             self._learn_layer(node)
-        elif node.op_type == "Cast" and _is_bool(node.inputs[0]):
-            self._learn_entrance(node.outputs[0])
-        elif node.op_type in ("Expand", "Concat", "Slice", "Split", "Resize", "Mul"):
+        elif not node.domain and node.op_type in _LEARNED:
             getattr(self, f"_learn_{node.op_type.lower()}")(node)
-        else:
-            source, result = node.inputs[0] if node.inputs else None, node.outputs[0]
-            if source in self.masks and node.op_type in _PASSES_ON[:2]:
-                self.masks[result] = self.masks[source]
-            if source in self.covers and node.op_type in _KEEPS_ZERO:
-                self.covers[result] = self.covers[source]
+        elif not node.domain and node.op_type in _KEEPS_ZERO:
+            self._learn_copy(node)
         self._doubt_what_is_left(node)
 
     def _learn_layer(self, node: ir.Node) -> None:
@@ -90,31 +86,42 @@ class MaskFacts:
             self.doubts[known] = self.doubt(node.inputs[1])  # of a soft mask it makes another
             return
         key = ("layer", node)
-        if channels_of(known) == 1:
-            self.one_channel[key] = known
-        self.masks[known] = ((channels_of(known) or 1, key),)
-        per_channel = node.inputs[2]  # the weight or the bias: channels come first
-        assert per_channel is not None
-        assert per_channel.shape is not None
-        self.covers[y] = ((int(per_channel.shape[0]), key),)  # type: ignore[arg-type]
-
-    def _learn_entrance(self, known: ir.Value) -> None:
-        channels = channels_of(known)
+        channels = ints(node, "mask_kernel", (1,))[0]  # a `Renormalise` has one
         if channels == 1:
-            key = ("value", known)
             self.one_channel[key] = known
-            self.masks[known] = ((1, key),)
+        self.masks[known] = ((channels, key),)
+        per_channel = node.inputs[2]  # the weight or the bias: channels come first
+        shape = per_channel.shape if per_channel else None
+        if shape is not None and isinstance(shape[0], int):
+            self.covers[y] = ((shape[0], key),)
+
+    def _learn_cast(self, node: ir.Node) -> None:
+        source, result = node.inputs[0], node.outputs[0]
+        if source is None or source in self.masks or source.dtype != ir.DataType.BOOL:
+            self._learn_copy(node)
+        elif channels_of(result) == 1:
+            key = ("value", result)
+            self.one_channel[key] = result
+            self.masks[result] = ((1, key),)
         else:
-            self.doubts[known] = "the mask may differ from channel to channel"
+            self.doubts[result] = "the mask may differ from channel to channel"
+
+    def _learn_copy(self, node: ir.Node) -> None:
+        source, result = node.inputs[0], node.outputs[0]
+        if source in self.masks and node.op_type in _KEEPS_MASKS:
+            self.masks[result] = self.masks[source]
+        if source in self.covers:
+            self.covers[result] = self.covers[source]
 
     def _learn_expand(self, node: ir.Node) -> None:
         source, result = node.inputs[0], node.outputs[0]
         groups, channels = self.masks.get(source), channels_of(result)  # type: ignore[arg-type]
-        if groups and len(groups) == 1 and groups[0][0] == 1 and channels:
+        one = groups and len(groups) == 1 and groups[0][0] == 1
+        if groups and one and channels and _same_pixels(source, result):
             self.masks[result] = ((channels, groups[0][1]),)
 
     def _learn_concat(self, node: ir.Node) -> None:
-        if integer(node, "axis", 0) != 1:
+        if not over_channels(node):
             return
         for table in (self.masks, self.covers):
             parts = [table.get(value) for value in node.inputs]  # type: ignore[arg-type]
@@ -133,7 +140,7 @@ class MaskFacts:
 
     def _learn_split(self, node: ir.Node) -> None:
         groups = self.masks.get(node.inputs[0])  # type: ignore[arg-type]
-        if integer(node, "axis", 0) != 1 or not groups:
+        if not over_channels(node) or not groups:
             return
         for result, part in zip(node.outputs, _parts(groups, node.outputs), strict=True):
             if part:
@@ -157,14 +164,13 @@ class MaskFacts:
             channels = channels_of(value)
             if groups and len(groups) == 1 and groups[0][0] == 1 and channels:
                 groups = ((channels, groups[0][1]),)
+            groups = groups or self.covers.get(value)  # type: ignore[arg-type]
             if groups and sum(count for count, _ in groups) == channels_of(result):
                 self.covers[result] = groups
-            elif value in self.covers and value not in self.masks:
-                self.covers.setdefault(result, self.covers[value])
 
     def _doubt_what_is_left(self, node: ir.Node) -> None:
         doubtful = [v for v in node.inputs if v in self.masks or v in self.doubts]
-        if not doubtful or node.op_type == "Mul":
+        if not doubtful:
             return
         mode = f" of mode {text(node, 'mode', 'nearest')}" if node.op_type == "Resize" else ""
         because = self.doubts.get(doubtful[0]) or (
@@ -172,7 +178,7 @@ class MaskFacts:
             "0 or 1 and equal over channels"
         )
         for result in node.outputs:
-            if result not in self.masks and result not in self.covers:
+            if result not in self.masks:
                 self.doubts.setdefault(result, because)
 
 
@@ -205,6 +211,8 @@ def nearest_scales(node: ir.Node) -> tuple[float, ...] | None:
     """Scales of a nearest-neighbour enlargement by whole numbers; None of any other resize."""
     if text(node, "mode", "nearest") != "nearest" or len(node.inputs) < 3:
         return None
+    if "axes" in node.attributes:
+        return None  # the scales may be those of other axes
     if text(node, "coordinate_transformation_mode", "half_pixel") != "asymmetric":
         return None
     if text(node, "nearest_mode", "round_prefer_floor") != "floor":
@@ -215,5 +223,9 @@ def nearest_scales(node: ir.Node) -> tuple[float, ...] | None:
     return tuple(float(scale) for scale in scales)
 
 
-def _is_bool(value: ir.Value | None) -> bool:
-    return value is not None and value.dtype == ir.DataType.BOOL
+def _same_pixels(value: ir.Value | None, other: ir.Value) -> bool:
+    """Whether all axes but that of channels are known to be of the same size."""
+    shapes = [list(v.shape) if v and v.shape else [] for v in (value, other)]
+    beside = [[size for axis, size in enumerate(shape) if axis != 1] for shape in shapes]
+    known = all(isinstance(size, int) or size.value is not None for size in beside[0])
+    return known and beside[0] == beside[1]

@@ -22,7 +22,9 @@ from pconv_deploy.export.rewrites.editing import (
     constant,
     integer,
     known_values,
+    over_channels,
     place,
+    read_once,
     replace,
 )
 from pconv_deploy.export.rewrites.facts import Key, MaskFacts, nearest_scales
@@ -45,13 +47,17 @@ def fold_batch_norm(model: ir.Model) -> Sequence[Site]:
 
 def _refusal(norm: ir.Node, facts: MaskFacts) -> str | None:
     before = norm.inputs[0].producer() if norm.inputs[0] else None
-    if before is None or (before.op_type != "Conv" and not _renormalises(before)):
+    if before is None or not (_convolves(before) or _renormalises(before)):
         return "it follows no convolution"
-    if len(norm.inputs[0].uses()) > 1:  # type: ignore[union-attr]
+    if integer(norm, "training_mode", 0):
+        return "it takes the statistics of the batch"
+    if not read_once(before.outputs[0]):
         return "the convolution's output is read by others too"
     conv = before.inputs[0].producer() if _renormalises(before) else before  # type: ignore[union-attr]
-    if conv is None or conv.op_type != "Conv" or len(conv.outputs[0].uses()) > 1:
+    if conv is None or not _convolves(conv) or not read_once(conv.outputs[0]):
         return "no convolution of its own stands before the ratio"
+    if conv is not before and any(conv.inputs[2:]):
+        return "the convolution adds a bias before the ratio"
     per_channel = [known_values(value) for value in (*norm.inputs[1:], conv.inputs[1])]
     bias = before.inputs[2] if len(before.inputs) > 2 else None
     if any(v is None for v in per_channel) or (bias is not None and known_values(bias) is None):
@@ -77,7 +83,7 @@ def _reader_of_holes(value: ir.Value, needed: Sequence[Key | None], facts: MaskF
             continue
         elif reader.op_type == "Resize" and (how := nearest_scales(reader)):
             following = [key and ("resized", key, how) for key in needed]
-        elif reader.op_type == "Concat" and integer(reader, "axis", 0) == 1:
+        elif reader.op_type == "Concat" and over_channels(reader):
             following = _among_others(reader, index, needed)
         if following is None:
             return f"{place(reader)} reads its holes without masking them"
@@ -110,6 +116,10 @@ def _masks(mask: ir.Value | None, needed: Sequence[Key | None], facts: MaskFacts
     )
 
 
+def _convolves(node: ir.Node) -> bool:
+    return node.op_type == "Conv" and not node.domain
+
+
 def _renormalises(node: ir.Node) -> bool:
     return node.op_type == RENORMALISE and node.domain == DOMAIN
 
@@ -125,7 +135,8 @@ def _fold(norm: ir.Node) -> None:
     weight = _double(conv.inputs[1])
     bias = _double(before.inputs[2]) if len(before.inputs) > 2 and before.inputs[2] else 0.0
     name, dtype = place(conv), known_values(conv.inputs[1]).dtype  # type: ignore[union-attr]
-    folded = (weight * scale[:, None, None, None]).astype(dtype)
+    per_output = scale.reshape(-1, *[1] * (weight.ndim - 1))
+    folded = (weight * per_output).astype(dtype)
     offset = (bias * scale + beta - mean * scale).astype(dtype)
     conv.replace_input_with(1, constant(conv, folded, f"{name}.weight"))
     new_bias = constant(before, offset, f"{name}.bias")

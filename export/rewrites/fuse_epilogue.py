@@ -27,6 +27,7 @@ from pconv_deploy.export.rewrites.editing import (
     emit,
     known_values,
     place,
+    read_once,
     replace,
 )
 from pconv_deploy.export.rewrites.site import Site
@@ -60,15 +61,14 @@ def _fuse(node: ir.Node) -> None:
     values = known_values(bias)
     assert values is not None
     y, known = node.outputs
-    zero, one = (constant(node, np.float32(v), f"{place(node)}.{v}") for v in (0, 1))
+    zero, one = (constant(node, np.array(v, values.dtype), f"{place(node)}.{v}") for v in (0, 1))
     seen = emit(node, "Greater", coverage, zero)
-    found = emit(node, "Cast", seen, to=ir.DataType.FLOAT)
+    found = emit(node, "Cast", seen, to=ir.DataType.from_numpy(values.dtype))
     ratio = emit(node, "Div", found, emit(node, "Where", seen, coverage, one))
     offsets = constant(node, values[:, None, None, None], f"{place(node)}.bias")
     z = emit(node, "Add", convolved, emit(node, "Conv", coverage, offsets))
-    uses = y.uses()
-    activation = next(iter(uses)).node if len(uses) == 1 and not y.is_graph_output() else None
-    if activation is not None and activation.op_type in _HOMOGENEOUS:
+    activation = _activation(y)
+    if activation is not None:
         slope = attributes_of(activation)
         z, y = emit(node, activation.op_type, z, **slope), activation.outputs[0]
     producer = convolved.producer() if convolved else None
@@ -79,6 +79,15 @@ def _fuse(node: ir.Node) -> None:
     replace(known, found)
     graph = node.graph
     assert graph is not None
-    if activation is not None and activation.op_type in _HOMOGENEOUS:
+    if activation is not None:
         graph.remove(activation, safe=True)
     graph.remove(node, safe=True)
+
+
+def _activation(y: ir.Value) -> ir.Node | None:
+    """The one reader of `y`, if it lets a factor >= 0 pass."""
+    if not read_once(y):
+        return None
+    ((reader, _),) = y.uses()
+    beside = reader.graph is y.graph  # and not in the branch of a condition
+    return reader if beside and reader.op_type in _HOMOGENEOUS and not reader.domain else None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from pconv_deploy.export.rewrites.editing import channels_of, emit, integer, place, replace
+from pconv_deploy.export.rewrites.editing import channels_of, emit, over_channels, place, replace
 from pconv_deploy.export.rewrites.facts import Groups, MaskFacts
 from pconv_deploy.export.rewrites.site import Site
 
@@ -24,7 +24,8 @@ def mask_once(model: ir.Model) -> Sequence[Site]:
             groups = facts.masks.get(mask)  # type: ignore[arg-type]
             if groups and x not in facts.masks and (channels := channels_of(x)):
                 assert x is not None
-                repeated = ((channels, groups[0][1]),) if groups[0][0] == 1 else groups
+                one = len(groups) == 1 and groups[0][0] == 1
+                repeated = ((channels, groups[0][1]),) if one else groups
                 sites.append(_simplify(node, x, repeated, facts))
                 break
     return sites
@@ -52,7 +53,7 @@ def _simplify(node: ir.Node, x: ir.Value, groups: Groups, facts: MaskFacts) -> S
 def _parts(x: ir.Value, groups: Groups) -> list[tuple[ir.Value, tuple[int, object]]] | None:
     """The parts of a concatenation with the mask of each; None if they do not fit together."""
     concat = x.producer()
-    if concat is None or concat.op_type != "Concat" or integer(concat, "axis", 0) != 1:
+    if concat is None or concat.op_type != "Concat" or not over_channels(concat):
         return None
     if [channels_of(value) for value in concat.inputs] != [count for count, _ in groups]:
         return None

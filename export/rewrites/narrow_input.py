@@ -7,7 +7,6 @@ times the channels, whose taps are the old ones with zeros where a block reaches
 """
 
 import math
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +19,7 @@ from pconv_deploy.export.rewrites.editing import (
     emit,
     integer,
     ints,
+    is_even,
     known_values,
     place,
     replace,
@@ -50,16 +50,9 @@ def _refusal(conv: ir.Node, weight: Array) -> str | None:
     if integer(conv, "group", 1) != 1 or set(ints(conv, "dilations", (1, 1))) != {1}:
         return "groups or dilation"
     shape = conv.inputs[0].shape if conv.inputs[0] else None
-    if shape is None or not all(_is_even(side) for side in shape[2:]):
+    if shape is None or not all(is_even(side) for side in shape[2:]):
         return f"its input's height and width {shape and shape[2:]} are not known to be even"
     return None
-
-
-def _is_even(side: object) -> bool:
-    if isinstance(side, int):
-        return side % 2 == 0
-    factor = re.match(r"(\d+)\*", str(getattr(side, "value", side)))
-    return factor is not None and int(factor[1]) % 2 == 0
 
 
 def _narrow(conv: ir.Node, weight: Array) -> None:

@@ -19,11 +19,18 @@ from pconv_deploy.export.rewrites.editing import (
     emit,
     integer,
     ints,
+    is_even,
     known_values,
     place,
+    read_once,
     replace,
 )
-from pconv_deploy.export.rewrites.interleave_phases import interleaved, phase_taps, refusal
+from pconv_deploy.export.rewrites.interleave_phases import (
+    constant_bias,
+    interleaved,
+    phase_taps,
+    refusal,
+)
 from pconv_deploy.export.rewrites.site import Site
 
 
@@ -52,7 +59,7 @@ def _refusal(up: ir.Node, skip: ir.Node) -> str | None:
     if why := refusal(up):
         return why
     weight = known_values(skip.inputs[1])
-    if weight is None:
+    if weight is None or not constant_bias(skip):
         return "its weights are not constant"
     window = [ints(skip, name, default) for name, default in _PLAIN.items()]
     if (
@@ -61,8 +68,12 @@ def _refusal(up: ir.Node, skip: ir.Node) -> str | None:
         or integer(skip, "group", 1) > 1
     ):
         return f"{place(skip)} is no plain 3x3 convolution"
-    if any(len(node.outputs[0].uses()) > 1 for node in (up, skip)):
+    if not all(read_once(node.outputs[0]) for node in (up, skip)):
         return "one of the summands is read by others too"
+    shape = skip.inputs[0].shape if skip.inputs[0] else None
+    even = shape is not None and all(is_even(side) for side in shape[2:])
+    if not even or known_values(up.inputs[1]).shape[1] != len(weight):  # type: ignore[union-attr]
+        return f"{place(skip)} is not known to be of its size, and may be broadcast"
     return None
 
 

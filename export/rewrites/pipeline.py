@@ -12,7 +12,7 @@ from enum import IntEnum
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass, ShapeInferencePass
 
 from pconv_deploy.errors import UsageError
 from pconv_deploy.export.rewrites.collapse_masks import collapse_masks
@@ -100,8 +100,10 @@ def rewritten(
 ) -> Iterator[tuple[Step, onnx.ModelProto]]:
     """Apply rewrites in turn; give each step with the model behind it, the last one the result."""
     graph = ir.serde.deserialize_model(model)
+    ShapeInferencePass()(graph)
     for rewrite in rewrites:
         step = Step(rewrite.name, tuple(rewrite.apply(graph)))
         RemoveUnusedNodesPass()(graph)
+        NameFixPass()(graph)  # new values may be called as weights or inputs are
         ShapeInferencePass()(graph)  # the next rewrite wants to know channels
         yield step, ir.serde.serialize_model(graph)

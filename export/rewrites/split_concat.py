@@ -18,7 +18,9 @@ from pconv_deploy.export.rewrites.editing import (
     emit,
     integer,
     known_values,
+    over_channels,
     place,
+    read_once,
     replace,
 )
 from pconv_deploy.export.rewrites.site import Site
@@ -29,7 +31,7 @@ def split_concat(model: ir.Model) -> Sequence[Site]:
     sites = []
     for conv in [n for n in model.graph if n.op_type == "Conv" and not n.domain]:
         concat = conv.inputs[0].producer() if conv.inputs[0] else None
-        if concat is None or concat.op_type != "Concat" or integer(concat, "axis", 0) != 1:
+        if concat is None or concat.op_type != "Concat" or not over_channels(concat):
             continue
         refused = _refusal(conv, concat)
         sites.append(Site(place(conv), refused))
@@ -43,9 +45,9 @@ def _refusal(conv: ir.Node, concat: ir.Node) -> str | None:
         return "a convolution in groups reads parts of its input already"
     if known_values(conv.inputs[1]) is None:
         return "its weights are not constant"
-    if any(channels_of(part) is None for part in concat.inputs):
+    if not all(channels_of(part) for part in concat.inputs):
         return "the number of channels of a part is not known"
-    if len(concat.outputs[0].uses()) > 1 or concat.outputs[0].is_graph_output():
+    if not read_once(concat.outputs[0]):
         return "the concatenation is read by others too"
     return None
 

@@ -46,8 +46,8 @@ def upsample_phases(model: ir.Model) -> Sequence[Site]:
 
 def _refusal(conv: ir.Node, resize: ir.Node) -> str | None:
     if (scales := nearest_scales(resize)) is None:
-        mode = text(resize, "mode", "nearest")
-        return f"{place(resize)} enlarges by {mode}, needed nearest neighbours and whole scales"
+        how = " ".join(text(resize, name, default) for name, default in _RESIZES_BY.items())
+        return f"{place(resize)} resizes by {how}, needed nearest asymmetric floor, whole scales"
     if scales[2:] != (2, 2):
         return f"{place(resize)} enlarges by {scales[2]:g}x{scales[3]:g}, needed 2x2"
     weight = known_values(conv.inputs[1])
@@ -64,6 +64,13 @@ def _refusal(conv: ir.Node, resize: ir.Node) -> str | None:
     return None
 
 
+_RESIZES_BY = {
+    "mode": "nearest",
+    "coordinate_transformation_mode": "half_pixel",
+    "nearest_mode": "round_prefer_floor",
+}
+
+
 def _transpose(conv: ir.Node, resize: ir.Node) -> None:
     weight = known_values(conv.inputs[1])
     assert weight is not None
@@ -76,7 +83,7 @@ def _transpose(conv: ir.Node, resize: ir.Node) -> None:
         *bias,
         name=place(conv),
         strides=[2, 2],
-        pads=list(ints(conv, "pads")),
+        pads=list(ints(conv, "pads", (0, 0, 0, 0))),
     )
     replace(conv.outputs[0], y)
     assert conv.graph is not None
