@@ -15,12 +15,14 @@ from pconv_deploy.contract import (
     MAX_SIDE,
     RAW_OUTPUT,
     GraphContract,
+    GraphPrecision,
     deployment_specs,
     tensor_specs,
 )
 from pconv_deploy.errors import ParityError, UsageError
 from pconv_deploy.export.explain import ExplainedStep, explain_step
 from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
+from pconv_deploy.export.half_precision import in_half_precision
 from pconv_deploy.export.rewrites.pipeline import Level, chosen, rewritten
 from pconv_deploy.export.subject import Subject, subject_of
 from pconv_deploy.export.to_onnx import onnx_from_module
@@ -36,16 +38,18 @@ _LEAST_UNIT = 32  # pixels; a network that takes any size may still halve it
 class ExportOptions:
     """What kind of graph to make.
 
-    kind   "deployment": uint8 in, composited uint8 out; "tensor": float in and out
-    batch  None leaves it free
-    size   height and width, multiples of the network's 2**levels; None leaves them free
-    level  how far it is rewritten, 0 to 3; see `rewrites.pipeline`
-    without  names of rewrites that are left out
+    kind       "deployment": uint8 in, composited uint8 out; "tensor": float in and out
+    batch      None leaves it free
+    size       height and width, multiples of the network's 2**levels; None leaves them free
+    precision  of features and weights
+    level      how far it is rewritten, 0 to 3; see `rewrites.pipeline`
+    without    names of rewrites that are left out
     """
 
     kind: Literal["deployment", "tensor"] = "deployment"
     batch: int | None = None
     size: tuple[int, int] | None = None
+    precision: GraphPrecision = "fp32"
     level: int = Level.WORK
     without: tuple[str, ...] = ()
 
@@ -76,9 +80,10 @@ def export_checkpoint(
     With `explain`, the graph is also compared and its work counted after each rewrite.
 
     Raises:
-        CheckpointError: the checkpoint cannot be used.
+        CheckpointError: the checkpoint cannot be used, or not in this precision.
         UsageError: the size is not a multiple of what the network can halve, there is no such
-            rewrite, or `output` exists and `overwrite` is false.
+            rewrite, half precision without the rewrites it needs, or `output` exists and
+            `overwrite` is false.
         ParityError: the graph differs from the checkpoint. It is kept beside `output` as
             `*.rejected.onnx` for inspection; `output` is not written.
         OutputError: `output` could not be written.
@@ -119,9 +124,11 @@ def export_subject(
         if explain:
             progress(f"comparing after {step.rewrite}")
             explained.append(explain_step(step, _finish(model, contract), reference))
+    if contract.precision != "fp32":
+        model = in_half_precision(model, contract.precision)
     model = _finish(model, contract)
     progress("comparing with PyTorch")
-    parity = reference.compare(model)
+    parity = reference.compare(model, contract.precision)
     embed(model, contract, parity)
     try:
         parity.require_success("the exported graph")
@@ -161,6 +168,7 @@ def _contract(subject: Subject, options: ExportOptions) -> GraphContract:
         size_multiple=multiple,
         batch=options.batch,
         size=options.size,
+        precision=options.precision,
         rewrites=tuple(rewrite.name for rewrite in chosen(options.level, options.without)),
         source=subject.source,
     )

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -18,7 +19,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pconv_deploy.checkpoint import Checkpoint
-from pconv_deploy.contract import HOLE_MASK, IMAGE, OUTPUT, RAW_OUTPUT, GraphContract, Normalisation
+from pconv_deploy.contract import (
+    HOLE_MASK,
+    IMAGE,
+    OUTPUT,
+    RAW_OUTPUT,
+    GraphContract,
+    GraphPrecision,
+    Normalisation,
+)
 from pconv_deploy.export.subject import Subject
 from pconv_deploy.networks import literal_network
 from pconv_deploy.onnx_run import graph_run
@@ -39,16 +48,16 @@ class Reference:
         self._exact = self._remembered(subject, torch.float64)
         self._rounded = self._remembered(subject, torch.float32)
 
-    def compare(self, model: onnx.ModelProto) -> ParityReport:
-        """Fill every parity case with an ONNX model too."""
-        version = onnxruntime.__version__
+    def compare(self, model: onnx.ModelProto, precision: GraphPrecision = "fp32") -> ParityReport:
+        """Fill every parity case with an ONNX model too, whose features have this precision."""
+        contract = msgspec.structs.replace(self.contract, precision=precision)
         return compare_runs(
             self._exact,
-            graph_run(model, self.contract, optimised=True),
-            self.contract,
+            graph_run(model, contract, optimised=True),
+            contract,
             (
                 self._name,
-                f"exported graph, {self.contract.precision}, ONNX Runtime {version}",
+                f"exported graph, {precision}, ONNX Runtime {onnxruntime.__version__}",
             ),
             reference_in_precision=self._rounded,
         )

@@ -19,6 +19,8 @@ RAW_OUTPUT = "raw_output"
 
 Channels = Annotated[int, Meta(ge=1, le=4096)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+# Of features and weights; masks and the ends of a graph are always in single precision.
+GraphPrecision = Literal["fp32", "fp16", "bf16"]
 JsonScalar = str | int | float | bool | None
 
 
@@ -176,7 +178,7 @@ class GraphContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     size_multiple: Annotated[int, Meta(ge=1, le=1 << MAX_LEVELS)]
     batch: Annotated[int, Meta(ge=1, le=1024)] | None = None
     size: tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]] | None = None
-    precision: Literal["fp32"] = "fp32"
+    precision: GraphPrecision = "fp32"
     rewrites: tuple[str, ...] = ()
     source: Source
 
