@@ -76,8 +76,20 @@ def repeated(result: str, mask: str, channels: int) -> str:
     )
 
 
+def collapsed(results: str, x: str, share: str, weight: str = "w", bias: str = "b") -> str:
+    """Write what `collapse-masks` makes of a 3x3 layer."""
+    y = results.split(",")[0]
+    return (
+        f"[{y}_conv] {y}_w = Conv <pads = [1, 1, 1, 1]> ({x}, {weight})\n"
+        f"{y}_c = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1], count_include_pad = 1>"
+        f" ({share})\n"
+        f"[{y}_ratio] {results} = pconv_deploy.Renormalise ({y}_w, {y}_c, {bias})\n"
+    )
+
+
 def weights(rng: np.random.Generator, *shape: int) -> Array:
-    return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]) or 1)).astype(np.float32)
+    scaled: Array = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+    return scaled.astype(np.float32)
 
 
 def holes(height: int, width: int, seed: int = 0) -> dict[str, Array]:

@@ -1,0 +1,203 @@
+"""Batch norms fold where nobody sees the holes they would leave, and stay where somebody does."""
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.export.rewrites.graphs import (
+    IMAGE,
+    KNOWN,
+    NEAREST,
+    Array,
+    after,
+    assert_close,
+    collapsed,
+    fires,
+    graph,
+    literal,
+    photos,
+    refuses,
+    repeated,
+    run,
+    weights,
+)
+
+RNG = np.random.default_rng(1)
+NORM = {
+    "gamma": RNG.uniform(-1.5, 1.5, 3),
+    "beta": RNG.standard_normal(3),
+    "mean": RNG.standard_normal(3),
+    "variance": RNG.uniform(0.1, 2, 3),
+}
+LAYER = KNOWN + "held = Mul (x, known)" + collapsed("y, seen", "held", "known")
+BATCH_NORM = "[norm] z = BatchNormalization (y, gamma, beta, mean, variance)\n"
+FEEDS = photos(2, 6, 9)
+
+
+def normed(nodes: str, outputs: str, layer: str = LAYER, **more: Array) -> onnx.ModelProto:
+    given = {"w": weights(RNG, 3, 3, 3, 3), "b": weights(RNG, 3), **NORM, **more}
+    text = layer + nodes
+    used = {name: v for name, v in given.items() if f" {name}" in text or f"({name}" in text}
+    return graph(IMAGE, outputs, text, **used)
+
+
+SCALES = np.array([1, 1, 2, 2], np.float32)
+MASKED = {
+    "at once": ("out = Mul (z, seen)", {}),
+    "by the mask of every channel": (repeated("m", "seen", 3) + "out = Mul (m, z)", {}),
+    "behind an activation": ("a = LeakyRelu <alpha = 0.3> (z) out = Mul (a, seen)", {}),
+    "twice": ("a = Relu (z) b1 = Mul (a, seen) b2 = Mul (z, seen) out = Sub (b1, b2)", {}),
+    "beside others, enlarged": (
+        f"""large = Resize <{NEAREST}> (z, , scales) m = Resize <{NEAREST}> (seen, , scales)
+        other = Resize <{NEAREST}> (x, , scales)
+        all_m = Resize <{NEAREST}> (known, , scales)
+        joined = Concat <axis = 1> (large, other)"""
+        + repeated("m3", "m", 3)
+        + repeated("k3", "all_m", 3)
+        + "mask = Concat <axis = 1> (m3, k3) out = Mul (joined, mask)",
+        {"scales": SCALES},
+    ),
+}
+
+
+@pytest.mark.parametrize(("nodes", "more"), MASKED.values(), ids=MASKED)
+def test_folds_where_every_reader_masks(nodes: str, more: dict[str, Array]) -> None:
+    model = normed(BATCH_NORM + nodes, "float[N,C,P,Q] out", **more)
+    found = fires("fold-batch-norm", model, FEEDS, ["norm"])
+    assert found["BatchNormalization"] == 0
+    assert found["Conv"] == found["Renormalise"] == 1
+
+
+def test_against_the_formula() -> None:
+    weight, bias = weights(RNG, 3, 3, 3, 3), weights(RNG, 3)
+    model = normed(BATCH_NORM + "out = Mul (z, seen)", "float[N,3,H,W] out", w=weight, b=bias)
+    for inputs in FEEDS:
+        y, seen = literal(inputs["x"], 1 - inputs["hole_mask"], weight, bias)
+        gamma, beta, mean, variance = (NORM[k].reshape(3, 1, 1) for k in NORM)
+        expected = ((y - mean) / np.sqrt(variance + 1e-5) * gamma + beta) * seen
+        assert_close(run(after("fold-batch-norm", model).after, inputs)[0], expected)
+
+
+@pytest.mark.parametrize("bias", ["", ", b"])
+@pytest.mark.parametrize("group", [1, 3])
+def test_folds_into_an_ordinary_convolution_whoever_reads_it(bias: str, group: int) -> None:
+    conv = f"y = Conv <pads = [1, 1, 1, 1], group = {group}> (x, w{bias})"
+    nodes = "[norm] out = BatchNormalization <epsilon = 0.1> (y, gamma, beta, mean, variance)"
+    weight = weights(RNG, 3, 3 // group, 3, 3)
+    given = {**NORM, "w": weight} | ({"b": weights(RNG, 3)} if bias else {})
+    model = graph("float[N,3,H,W] x", "float[N,3,H,W] out", conv + nodes, **given)
+    feeds = [{"x": f["x"]} for f in FEEDS[:2]]
+    assert fires("fold-batch-norm", model, feeds, ["norm"]) == {"Conv": 1}
+
+
+def test_folds_into_a_convolution_of_one_dimension() -> None:
+    nodes = """y = Conv <pads = [1, 1]> (x, w)
+    [norm] out = BatchNormalization (y, gamma, beta, mean, variance)"""
+    model = graph("float[N,2,L] x", "float[N,3,L] out", nodes, w=weights(RNG, 3, 2, 3), **NORM)
+    feeds = [{"x": weights(RNG, 2, 2, 7)}]
+    assert fires("fold-batch-norm", model, feeds, ["norm"]) == {"Conv": 1}
+
+
+def test_a_shared_weight_stays_as_it_is_for_others() -> None:
+    nodes = BATCH_NORM + "masked = Mul (z, seen) other = Conv (x, w) "
+    model = normed(nodes, "float[N,3,H,W] masked, float[N,3,P,Q] other")
+    assert fires("fold-batch-norm", model, FEEDS, ["norm"])["Conv"] == 2
+
+
+MASK = "out = Mul (z, seen)"
+READ_TWICE = "the convolution's output is read by others too"
+NOT_CONSTANT = "its weights are not constant"
+OUT = "float[N,3,P,Q] out"
+REFUSALS = {
+    "the graph's output": (
+        BATCH_NORM + MASK,
+        f"{OUT}, float[N,3,P,Q] z",
+        "its holes are part of the graph's output",
+    ),
+    "a Tanh": (BATCH_NORM + "[t] out = Tanh (z)", OUT, "t reads its holes without masking them"),
+    "an Add": (BATCH_NORM + "[a] out = Add (z, x)", OUT, "a reads its holes without masking them"),
+    "one of two readers": (
+        BATCH_NORM + "one = Mul (z, seen) [a] out = Add (z, one)",
+        OUT,
+        "a reads its holes without masking them",
+    ),
+    "another mask": (
+        BATCH_NORM + "[m] out = Mul (z, known)",
+        OUT,
+        "m reads its holes without masking them",
+    ),
+    "no mask": (BATCH_NORM + "[m] out = Mul (z, x)", OUT, "m reads its holes without masking them"),
+    "masks in another order": (
+        BATCH_NORM
+        + "[join] both = Concat <axis = 1> (z, x)"
+        + repeated("s3", "seen", 3)
+        + repeated("k3", "known", 3)
+        + "m = Concat <axis = 1> (k3, s3) [mask] out = Mul (both, m)",
+        "float[N,6,P,Q] out",
+        "mask reads its holes without masking them",
+    ),
+    "joined along another axis": (
+        BATCH_NORM + "[join] out = Concat <axis = 2> (z, x)",
+        OUT,
+        "join reads its holes without masking them",
+    ),
+    "the layer is read by others": (
+        BATCH_NORM + "one = Mul (z, seen) out = Add (one, y)",
+        OUT,
+        READ_TWICE,
+    ),
+    "the layer is an output": (BATCH_NORM + MASK, f"{OUT}, float[N,3,P,Q] y", READ_TWICE),
+    "the convolution is an output": (
+        BATCH_NORM + MASK,
+        f"{OUT}, float[N,3,P,Q] y_w",
+        "no convolution of its own stands before the ratio",
+    ),
+    "no convolution": (
+        "[norm] z = BatchNormalization (x, gamma, beta, mean, variance)" + MASK,
+        f"{OUT}, float[N,3,P,Q] y",
+        "it follows no convolution",
+    ),
+    "moments that depend on the input": (
+        "size = Size (x) one = CastLike (size, gamma) half = Div (one, one) g = Mul (gamma, half)"
+        "[norm] z = BatchNormalization (y, g, beta, mean, variance)" + MASK,
+        OUT,
+        NOT_CONSTANT,
+    ),
+}
+
+
+@pytest.mark.parametrize(("nodes", "outputs", "reason"), REFUSALS.values(), ids=REFUSALS)
+def test_stays(nodes: str, outputs: str, reason: str) -> None:
+    refuses("fold-batch-norm", normed(nodes, outputs), FEEDS, reason, "norm")
+
+
+def test_a_bias_before_the_ratio_stays() -> None:
+    layer = LAYER.replace("(held, w)", "(held, w, b)")
+    assert layer != LAYER
+    reason = "the convolution adds a bias before the ratio"
+    refuses("fold-batch-norm", normed(BATCH_NORM + MASK, OUT, layer), FEEDS, reason, "norm")
+
+
+def test_statistics_of_the_batch_stay() -> None:
+    nodes = """y = Conv <pads = [1, 1, 1, 1]> (x, w)
+    [norm] out, m, v = BatchNormalization <training_mode = 1> (y, gamma, beta, mean, variance)"""
+    model = graph(
+        "float[N,3,H,W] x", "float[N,3,H,W] out", nodes, w=weights(RNG, 3, 3, 3, 3), **NORM
+    )
+    feeds = [{"x": f["x"]} for f in FEEDS[:1]]
+    refuses("fold-batch-norm", model, feeds, "it takes the statistics of the batch", "norm")
+
+
+def test_a_weight_that_the_caller_may_replace_stays() -> None:
+    """An initializer that is an input as well is only its default."""
+    conv = "y = Conv <pads = [1, 1, 1, 1]> (x, w)"
+    nodes = "[norm] out = BatchNormalization (y, gamma, beta, mean, variance)"
+    model = graph(
+        "float[N,3,H,W] x, float[3,3,3,3] w",
+        "float[N,3,H,W] out",
+        conv + nodes,
+        w=weights(RNG, 3, 3, 3, 3),
+        **NORM,
+    )
+    feeds = [{"x": FEEDS[0]["x"], "w": weights(RNG, 3, 3, 3, 3)}]
+    refuses("fold-batch-norm", model, feeds, NOT_CONSTANT, "norm")

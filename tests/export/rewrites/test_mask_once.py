@@ -1,0 +1,132 @@
+"""A multiplication by a mask goes where it changes nothing, and stays where it does."""
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.export.rewrites.graphs import (
+    IMAGE,
+    KNOWN,
+    NEAREST,
+    Array,
+    after,
+    collapsed,
+    graph,
+    photos,
+    repeated,
+    run,
+    same,
+    weights,
+)
+
+RNG = np.random.default_rng(2)
+LAYER = KNOWN + "[entrance] held = Mul (x, known)" + collapsed("y, seen", "held", "known")
+ENTRANCE = ("entrance", "x is not proved to be 0 in its holes")
+FEEDS = photos(2, 7, 6)
+SCALES = {"scales": np.array([1, 1, 2, 2], np.float32)}
+
+
+def masked(nodes: str, outputs: str, **more: Array) -> onnx.ModelProto:
+    given = {"w": weights(RNG, 3, 3, 3, 3), "b": weights(RNG, 3), **more}
+    return graph(IMAGE, outputs, LAYER + nodes, **given)
+
+
+def sites(model: onnx.ModelProto) -> list[tuple[str, str | None]]:
+    return [(site.place, site.refused) for site in after("mask-once", model).sites]
+
+
+OUT = "float[N,C,P,Q] out"
+CHANGES_NOTHING: dict[str, tuple[str, dict[str, Array], int]] = {
+    "at once": ("[again] z = Mul (y, seen) out = Abs (z)", {}, 1),
+    "the mask first": ("[again] z = Mul (seen, y) out = Abs (z)", {}, 1),
+    "the graph's output": ("[again] out = Mul (y, seen)", {}, 1),
+    "every channel": (repeated("m", "seen", 3) + "[again] z = Mul (y, m) out = Abs (z)", {}, 1),
+    "behind activations": (
+        "a = LeakyRelu <alpha = 0.1> (y) b1 = Relu (a) [again] z = Mul (b1, seen) out = Abs (z)",
+        {},
+        1,
+    ),
+    "enlarged": (
+        f"large = Resize <{NEAREST}> (y, , scales) m = Resize <{NEAREST}> (seen, , scales)"
+        "[again] z = Mul (large, m) out = Abs (z)",
+        SCALES,
+        1,
+    ),
+    "joined": (
+        "both = Concat <axis = 1> (y, held)"
+        + repeated("m", "seen", 3)
+        + repeated("k", "known", 3)
+        + "mask = Concat <axis = -3> (m, k) [again] z = Mul (both, mask) out = Abs (z)",
+        {},
+        1,
+    ),
+    "joined with what is not masked yet": (
+        "both = Concat <axis = 1> (y, x)"
+        + repeated("m", "seen", 3)
+        + repeated("k", "known", 3)
+        + "mask = Concat <axis = 1> (m, k) [again] z = Mul (both, mask) out = Abs (z)",
+        {},
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize(("nodes", "more", "left"), CHANGES_NOTHING.values(), ids=CHANGES_NOTHING)
+def test_goes(nodes: str, more: dict[str, Array], left: int) -> None:
+    model = masked(nodes, OUT, **more)
+    outcome = after("mask-once", model)
+    assert sites(model) == [ENTRANCE, ("again", None)]
+    assert outcome.nodes["Mul"] == left
+    same(model, outcome.after, FEEDS)
+    for inputs in FEEDS:  # exactly, not within rounding
+        np.testing.assert_array_equal(*(run(m, inputs)[0] for m in (model, outcome.after)))
+
+
+def test_two_outputs_of_one_value_keep_their_names() -> None:
+    model = masked("[again] out = Mul (y, seen)", f"{OUT}, float[N,3,P,Q] y")
+    outcome = after("mask-once", model)
+    assert sites(model) == [ENTRANCE, ("again", None)]
+    assert outcome.nodes["Identity"] == 1
+    same(model, outcome.after, FEEDS)
+
+
+UNPROVED = "y is not proved to be 0 in its holes"
+CHANGES_SOMETHING = {
+    "another mask": ("[again] out = Mul (y, known)", UNPROVED),
+    "what has no holes": (
+        "t = Tanh (y) s = Sigmoid (t) [again] out = Mul (s, seen)",
+        "s is not proved to be 0 in its holes",
+    ),
+    # Its first group has one channel, but it is not a mask of one channel.
+    "a mask of several groups": (
+        repeated("k2", "known", 2)
+        + "mask = Concat <axis = 1> (seen, k2) [again] out = Mul (y, mask)",
+        UNPROVED,
+    ),
+    "parts of other channels than the masks'": (
+        "both = Concat <axis = 1> (y, x)"
+        + repeated("m", "seen", 2)
+        + repeated("k", "known", 4)
+        + "mask = Concat <axis = 1> (m, k) [again] out = Mul (both, mask)",
+        "both is not proved to be 0 in its holes",
+    ),
+    "joined along another axis": (
+        "both = Concat <axis = 2> (y, y) mask = Concat <axis = 2> (known, known)"
+        + "flag = Greater (mask, zero) m = Cast <to = 1> (flag) [again] out = Mul (both, m)",
+        "both is not proved to be 0 in its holes",
+    ),
+    "enlarged in another way": (
+        f'large = Resize <{NEAREST}> (y, , scales) m = Resize <mode = "linear"> (seen, , scales)'
+        "flag = Greater (m, zero) hard = Cast <to = 1> (flag) [again] out = Mul (large, hard)",
+        "large is not proved to be 0 in its holes",
+    ),
+}
+
+
+@pytest.mark.parametrize(("nodes", "reason"), CHANGES_SOMETHING.values(), ids=CHANGES_SOMETHING)
+def test_stays(nodes: str, reason: str) -> None:
+    model = masked(nodes, OUT, **(SCALES if "scales" in nodes else {}))
+    outcome = after("mask-once", model)
+    assert sites(model) == [ENTRANCE, ("again", reason)]
+    assert outcome.nodes["Mul"] == 2
+    same(model, outcome.after, FEEDS)
