@@ -15,6 +15,9 @@ from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from pconv_deploy.export.functions import OPSET, attach_functions, translate_partial_conv2d
+from pconv_deploy.export.untraceable import following, path_in_network, translating
+
+_TALKATIVE = ("torch.onnx", "torch.fx.experimental.symbolic_shapes")
 
 
 def onnx_from_module(
@@ -37,21 +40,26 @@ def onnx_from_module(
 
     Returns:
         An ONNX model without traces of the machine it was made on.
+
+    Raises:
+        ModuleError: torch.export cannot follow a part of it, or ONNX has no operator for one.
     """
     with torch.no_grad(), _quiet_exporter():
-        exported = torch.export.export(module, example, dynamic_shapes=dynamic_shapes)
-        program = torch.onnx.export(
-            exported,
-            dynamo=True,
-            optimize=False,  # it would inline the function
-            opset_version=OPSET,
-            custom_translation_table={
-                torch.ops.pconv_deploy.partial_conv2d.default: translate_partial_conv2d
-            },
-            input_names=list(input_names),
-            output_names=list(output_names),
-            verbose=False,
-        )
+        with following(module):
+            exported = torch.export.export(module, example, dynamic_shapes=dynamic_shapes)
+        with translating(exported):
+            program = torch.onnx.export(
+                exported,
+                dynamo=True,
+                optimize=False,  # it would inline the function
+                opset_version=OPSET,
+                custom_translation_table={
+                    torch.ops.pconv_deploy.partial_conv2d.default: translate_partial_conv2d
+                },
+                input_names=list(input_names),
+                output_names=list(output_names),
+                verbose=False,
+            )
     assert program is not None
     model = program.model
     attach_functions(model)
@@ -67,7 +75,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
     taken = set()
     for node in sorted(graph, key=lambda node: not node.domain):  # layers before what feeds them
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
-        path = str(scopes[-2]).rpartition("network.")[2] if len(scopes) > 2 else ""
+        path = path_in_network(str(scopes[-2])) if len(scopes) > 2 else ""
         if path and path not in taken:
             taken.add(path)
             node.name = path
@@ -76,13 +84,15 @@ def _name_after_modules(graph: ir.Graph) -> None:
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
     """Silence what torch says of itself while it exports: absent torchvision, deprecations."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT, needs, parse_size, steps
+from pconv_deploy.cli.normalisation import Normalised, parse_normalisation
 
 if TYPE_CHECKING:
     from pconv_deploy.export.checkpoint_to_onnx import ExportResult
@@ -16,8 +17,36 @@ if TYPE_CHECKING:
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)],
     output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write.")],
+    checkpoint: Annotated[Path | None, typer.Argument(help=CHECKPOINT_HELP)] = None,
+    module: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PACKAGE.MODULE:FACTORY",
+            help="In place of a checkpoint: a callable that returns your own torch.nn.Module. "
+            "Importing it runs its code.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Its state dict: *.safetensors, or *.pth. Default: as it is made."),
+    ] = None,
+    normalisation: Annotated[
+        Normalised | None,
+        typer.Option(help="Its images: unit is 0..1, half is -1..1. Default: half."),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Or their mean, of RGB in 0..1.", metavar="R,G,B")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="And their standard deviation.", metavar="R,G,B")
+    ] = None,
+    size_multiple: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Sides it takes are multiples of this. Default: found by trial."
+        ),
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(
@@ -64,9 +93,14 @@ def export(
     kinds; if it differs, the exit code is 4 and it is kept as *.rejected.onnx.
 
     The network is rewritten on the way, by exact rewrites only: `--explain` shows which.
+
+    With `--module` any network is exported that takes (image, mask), mask 1 = known, and whose
+    partial convolutions are NVIDIA's PartialConv2d or ours. It is compared with itself, untouched,
+    in double precision.
     """
     with needs("pconv-deploy[export]"):
         from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+        from pconv_deploy.export.module_to_onnx import ModuleRequest, export_module
 
     options = ExportOptions(
         kind="tensor" if tensor_level else "deployment",
@@ -75,15 +109,36 @@ def export(
         level=level,
         without=tuple(without or ()),
     )
+    of_a_module = (weights, normalisation, mean, std, size_multiple)
     with steps() as progress:
-        result = export_checkpoint(
-            checkpoint, output, options, overwrite=overwrite, explain=explain, progress=progress
-        )
+        if checkpoint and not module and of_a_module == (None,) * 5:
+            result = export_checkpoint(
+                checkpoint, output, options, overwrite=overwrite, explain=explain, progress=progress
+            )
+        elif module and not checkpoint:
+            request = ModuleRequest(
+                factory=module,
+                weights=weights,
+                normalisation=parse_normalisation(normalisation, mean, std),
+                size_multiple=size_multiple,
+            )
+            result = export_module(
+                request, output, options, overwrite=overwrite, explain=explain, progress=progress
+            )
+        else:
+            raise typer.BadParameter(
+                "needed either a checkpoint alone, or --module; --weights, --normalisation, "
+                "--mean, --std and --size-multiple go with --module"
+            )
     if explain:
         OUT.print(_table(result))
     OUT.print(f"[bold]{escape(str(output))}[/bold]  {result.contract.describe_shapes()}")
     source = result.contract.source
-    OUT.print(escape(f"checkpoint: {source.family.describe()}; {source.describe_network()}"))
+    of = f"checkpoint: {source.family.describe()}; " if source.network else ""
+    OUT.print(escape(of + source.describe_network()))
+    if source.module:
+        facts = result.contract.normalisation
+        OUT.print(f"normalisation: mean {facts.mean}, std {facts.std}", markup=False)
     OUT.print(f"verified: {result.parity.describe()}")
 
 

@@ -16,7 +16,7 @@ from pconv_deploy.foreign.hdf5_file import HDF5, read_hdf5_file
 from pconv_deploy.foreign.torch_file import LEGACY, ZIP, read_torch_file
 from pconv_deploy.foreign.weights import Weights, shown
 
-_LARGEST_FILE = 8 << 30
+LARGEST_FILE = 8 << 30
 # How far training had come, where a file says so.
 _PROGRESS = ("n_iter", "iter", "epoch")
 READABLE = (
@@ -75,9 +75,9 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
         CheckpointError: damaged, of no known project, incomplete, or with weights not finite.
         MissingRuntimeError: h5py is needed and not installed.
     """
-    if path.stat().st_size > _LARGEST_FILE:
+    if path.stat().st_size > LARGEST_FILE:
         raise CheckpointError(
-            f"{path} has {path.stat().st_size:,} bytes; at most {_LARGEST_FILE:,} are read"
+            f"{path} has {path.stat().st_size:,} bytes; at most {LARGEST_FILE:,} are read"
         )
     with path.open("rb") as stream:
         hdf5 = stream.read(len(HDF5)) == HDF5
@@ -90,7 +90,7 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
 
 def _recognised(path: Path, content: Any) -> tuple[Reader, Mapping[str, Tensor]]:
     """Find the one state dict in `content` that one reader knows."""
-    candidates = _state_dicts(content)
+    candidates = state_dicts(content)
     found = [
         (place, reader)
         for place, tensors in candidates.items()
@@ -109,7 +109,7 @@ def _recognised(path: Path, content: Any) -> tuple[Reader, Mapping[str, Tensor]]
     raise CheckpointError(f"{path} {_description(candidates)}. Checkpoints are read of {READABLE}")
 
 
-def _state_dicts(content: Any) -> dict[str, Mapping[str, Tensor]]:
+def state_dicts(content: Any) -> dict[str, Mapping[str, Tensor]]:
     """The file's content if it is a state dict, else those among its values; by their key."""
     if not isinstance(content, Mapping):
         return {}

@@ -1,0 +1,101 @@
+"""`pconv-deploy export --module`: a user's own network becomes a verified ONNX file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pconv_deploy.contract import MAX_LEVELS, Family, Normalisation, Source, UserModule
+from pconv_deploy.errors import UsageError
+from pconv_deploy.export.checkpoint_to_onnx import (
+    ExportOptions,
+    ExportResult,
+    export_subject,
+    refuse_existing,
+)
+from pconv_deploy.export.modules.factory import importable_from_here, make_module
+from pconv_deploy.export.modules.partial_convolutions import with_operators
+from pconv_deploy.export.modules.trial import Called, Size, tried_out
+from pconv_deploy.export.modules.weights import load_weights, require_finite, sha256_of_state
+from pconv_deploy.export.rewrites.pipeline import chosen
+from pconv_deploy.export.subject import Subject
+from pconv_deploy.files import sha256_of
+
+FAMILY = Family(name="module", mask_convention=None, mask_scaling=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleRequest:
+    """A network given as Python code.
+
+    factory        "package.module:name" of a callable that returns a torch.nn.Module, or of one
+    weights        its state dict, safetensors or of torch.save; None: it comes with its weights
+    normalisation  of the images it was trained on
+    size_multiple  of which heights and widths must be multiples; None: found by trial
+    """
+
+    factory: str
+    weights: Path | None = None
+    normalisation: Normalisation = field(default_factory=Normalisation)
+    size_multiple: int | None = None
+
+
+def export_module(
+    request: ModuleRequest,
+    output: Path | str,
+    options: ExportOptions | None = None,
+    *,
+    overwrite: bool = False,
+    explain: bool = False,
+    progress: Callable[[str], None] = lambda _step: None,
+) -> ExportResult:
+    """Make the module, which runs the user's code, and export it as `export_checkpoint` does.
+
+    Its partial convolutions may be NVIDIA's or ours, everything else what torch.export follows. The
+    graph is compared with the module itself, untouched, in double precision.
+
+    Raises:
+        UsageError, ParityError, OutputError: as `export_checkpoint`.
+        ModuleError: the module cannot be made, run or followed.
+        CheckpointError: the weights cannot be read or do not fit.
+    """
+    output, options = Path(output), options or ExportOptions()
+    if request.weights and output.resolve() == request.weights.resolve():
+        raise UsageError(f"{output} holds the weights; choose another name for the graph")
+    if request.size_multiple is not None and not 1 <= request.size_multiple <= 1 << MAX_LEVELS:
+        raise UsageError(
+            f"found size multiple {request.size_multiple}; needed 1 to {1 << MAX_LEVELS}"
+        )
+    refuse_existing(output, overwrite)
+    chosen(options.level, options.without)  # before anything is read
+    with importable_from_here():
+        subject = _subject(request, options.size, progress)
+        return export_subject(
+            subject, output, options, overwrite=overwrite, explain=explain, progress=progress
+        )
+
+
+def _subject(request: ModuleRequest, size: Size | None, progress: Callable[[str], None]) -> Subject:
+    progress(f"making {request.factory}")
+    network = make_module(request.factory)
+    if request.weights:
+        load_weights(network, request.weights)
+    require_finite(network, request.factory)
+    traced, count = with_operators(network)
+    mask_channels, multiple = tried_out(network, request.size_multiple, size, progress)
+    weights = request.weights
+    name = weights.name.encode(errors="replace").decode() if weights else request.factory
+    return Subject(
+        traced=Called(traced, mask_channels),
+        reference=Called(network, mask_channels),
+        reference_name="the module itself",
+        normalisation=request.normalisation,
+        size_multiple=multiple,
+        source=Source(
+            file=name,
+            sha256=sha256_of(weights) if weights else sha256_of_state(network),
+            module=UserModule(
+                factory=request.factory, mask_channels=mask_channels, partial_convolutions=count
+            ),
+            family=FAMILY,
+        ),
+    )

@@ -1,0 +1,118 @@
+"""What a user's module takes, found by running it: channels of its mask, sizes of its images."""
+
+import copy
+import inspect
+import itertools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pconv_deploy.contract import MAX_LEVELS
+from pconv_deploy.errors import ModuleError
+from pconv_deploy.export.modules.factory import ANY_FAILURE, reason
+
+Size = tuple[int, int]
+MaskChannels = Literal[1, 3]
+_MASK_CHANNELS: tuple[MaskChannels, ...] = (1, 3)
+
+
+class Called(nn.Module):
+    """A user's network, called as ours are.
+
+    It is given image * mask, so that nothing of what a hole holds can reach the output, and a mask
+    of `mask_channels` equal channels, 1 = known.
+
+    image (N, 3, H, W), known (N, 1, H, W) of 0 and 1 -> (N, 3, H, W)
+    """
+
+    def __init__(self, network: nn.Module, mask_channels: MaskChannels) -> None:
+        super().__init__()
+        self.network, self.mask_channels = network, mask_channels
+
+    def forward(self, image: Tensor, known: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            traced: Tensor = self._called(image, known)
+            return traced
+        height, width = image.shape[-2:]
+        try:
+            output: Any = self._called(image, known)
+        except ANY_FAILURE as error:
+            raise ModuleError(f"the module fails at {height}x{width}: {reason(error)}") from error
+        if not isinstance(output, Tensor) or output.shape != image.shape:
+            found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ModuleError(
+                f"the module makes {found} of an image of {list(image.shape)}; needed a tensor of "
+                "that shape, alone or before its mask"
+            )
+        checked: Tensor = output
+        return checked
+
+    def _called(self, image: Tensor, known: Tensor) -> Any:
+        result = self.network(image * known, known.expand(-1, self.mask_channels, -1, -1))
+        return result[0] if isinstance(result, tuple | list) and result else result
+
+
+def tried_out(
+    network: nn.Module,
+    multiple: int | None,
+    size: Size | None,
+    progress: Callable[[str], None],
+) -> tuple[MaskChannels, int]:
+    """Run copies of a network until one combination works.
+
+    Args:
+        network: its forward takes (image, mask).
+        multiple: of which heights and widths are to be multiples. None: the smallest power of two
+            for which sides of once and twice as much run, or 1 if there is a size.
+        size: height and width, if they are to be fixed.
+        progress: told what is tried.
+
+    Returns:
+        The channels of its mask, and the multiple.
+
+    Raises:
+        ModuleError: nothing works; with what was raised.
+    """
+    _require_two_inputs(network)
+    if size is not None:
+        multiples = [multiple or 1]
+    else:
+        multiples = [multiple] if multiple else [1 << level for level in range(MAX_LEVELS + 1)]
+    complaints: dict[MaskChannels, ModuleError] = {}
+    for channels, side in itertools.product(_MASK_CHANNELS, multiples):
+        sizes = [size] if size else [(side, side), (side, 2 * side), (2 * side, 2 * side)]
+        progress(f"trying the module at {sizes[0][0]}x{sizes[0][1]}, mask of {channels} channels")
+        try:
+            for height, width in sizes:
+                _run(Called(copy.deepcopy(network), channels), height, width)
+        except ModuleError as error:
+            complaints[channels] = error
+        else:
+            return channels, side
+    raise ModuleError(
+        "the module's forward(image, mask) worked neither with a mask of 1 channel nor of 3, at "
+        + (f"{size[0]}x{size[1]}" if size else f"sides of {multiples[0]} to {2 * multiples[-1]}")
+        + "".join(f"\n  {channels}: {error}" for channels, error in complaints.items())
+        + ("" if size else "\n  If it takes one size only, pass it as --size HxW")
+    )
+
+
+def _require_two_inputs(network: nn.Module) -> None:
+    try:
+        signature = inspect.signature(network.forward)
+        signature.bind("image", "mask")
+    except TypeError as error:
+        raise ModuleError(
+            f"the module's forward takes {signature}; needed (image, mask): {error}"
+        ) from error
+
+
+@torch.no_grad()
+def _run(called: Called, height: int, width: int) -> None:
+    drawn = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 3, height, width, generator=drawn)
+    known = torch.ones(1, 1, height, width)
+    known[..., : height // 2, : width // 2] = 0
+    called(image, known)

@@ -1,0 +1,132 @@
+"""`pconv-deploy export --module`."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pconv_deploy.onnx_file import read_graph
+from tests.cli.conftest import Run
+from tests.export.modules.networks import make_unet
+
+UNET = "tests.export.modules.networks:make_unet"
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file of the user's in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield tmp_path / "their_nets.py"
+    sys.modules.pop("their_nets", None)
+
+
+def test_from_a_module_to_an_engine(run: Run, tmp_path: Path) -> None:
+    weights, graph = tmp_path / "unet.pth", tmp_path / "unet.onnx"
+    torch.save(make_unet().state_dict(), weights)
+    named = ("--weights", weights, "--normalisation", "imagenet")
+    result = run("export", "--module", UNET, *named, "-o", graph)
+    assert result.code == 0, result.err
+    said = f"module {UNET}, 4 partial convolutions, called with a mask of 3 channels"
+    assert said in result.out
+    assert "normalisation: mean (0.485, 0.456, 0.406)" in result.out
+    assert "against the module itself, PyTorch float64: 11 holes" in result.out
+    assert "any multiple of 4" in result.out
+    engine = tmp_path / "unet.engine"
+    assert run("build-engine", graph, "-o", engine).code == 0
+    for path in (graph, engine):
+        assert said in run("inspect", path).out
+    assert run("verify", graph, engine).code == 0
+    result = run("bench", engine, "--against", weights, "--rounds", "3")
+    assert result.code == 2
+    assert "made from a module" in result.err
+    result = run("verify", weights, graph)
+    assert result.code == 3
+    assert "is of no project we know" in result.err
+
+
+def test_options_reach_the_graph(run: Run, tmp_path: Path) -> None:
+    arguments = ("--mean", "0.1,0.2,0.3", "--std", "1,1,2", "--size-multiple", "8", "-O", "0")
+    result = run("export", "--module", UNET, *arguments, "-o", tmp_path / "x.onnx")
+    assert result.code == 0, result.err
+    contract = read_graph(tmp_path / "x.onnx").contract
+    assert contract.normalisation.mean == (0.1, 0.2, 0.3)
+    assert contract.normalisation.std == (1.0, 1.0, 2.0)
+    assert contract.size_multiple == 8
+    assert contract.rewrites == ()
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("their_net:make", "there is no Python module their_net, neither in the current folder"),
+        ("their_nets.sub:make", "there is no Python module their_nets.sub"),
+        ("their_nets:mak", "their_nets has no mak; it has Thing, fails, gives, needs, stops"),
+        ("their_nets:fails", "fails() raised ValueError: no such depth (their_nets.py, line 4)"),
+        ("their_nets:needs", "needs() raised TypeError: needs() missing 1 required positional"),
+        ("their_nets:stops", "stops() raised SystemExit: 0"),
+        ("their_nets:gives", "their_nets:gives() returned dict; needed a torch.nn.Module"),
+        ("their_nets:number", "their_nets:number is int; needed a callable"),
+        ("their_nets:Thing", "their_nets:Thing() returned their_nets.Thing; needed"),
+    ],
+)
+def test_bad_factories_exit_3(run: Run, code: Path, factory: str, message: str) -> None:
+    code.write_text(
+        "number = 7\n"
+        "class Thing: ...\n"
+        "def fails():\n"
+        "    raise ValueError('no such depth')\n"
+        "def needs(depth): ...\n"
+        "def stops(): raise SystemExit(0)\n"
+        "def gives(): return {}\n"
+    )
+    result = run("export", "--module", factory, "-o", "x.onnx")
+    assert result.code == 3
+    assert message in result.err
+    assert not (code.parent / "x.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "import nothing_there",
+            "importing their_nets raised ModuleNotFoundError: No module named",
+        ),
+        ("def make(:", "importing their_nets raised SyntaxError: "),
+        ("import sys; sys.exit(0)", "importing their_nets raised SystemExit: 0 (their_nets.py, l"),
+    ],
+)
+def test_code_that_fails_exits_3(run: Run, code: Path, content: str, message: str) -> None:
+    code.write_text(content)
+    result = run("export", "--module", "their_nets:make", "-o", "x.onnx")
+    assert result.code == 3
+    assert message in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--module", "nets"), "found --module 'nets'; needed package.module:factory"),
+        (("--module", "nets.py:make()"), "needed package.module:factory"),
+        (("x.safetensors", "--module", UNET), "needed either a checkpoint alone, or --module"),
+        (("x.safetensors", "--weights", "w.pth"), "go with --module"),
+        ((), "needed either a checkpoint alone, or --module"),
+        (("--module", UNET, "--mean", "1,1,1"), "either --normalisation, or both --mean and --std"),
+        (
+            ("--module", UNET, "--mean", "1,1", "--std", "1,1,1"),
+            "found '1,1'; needed three numbers",
+        ),
+        (("--module", UNET, "--mean", "1,1,1", "--std", "0,1,1"), "needed finite, std > 0"),
+        (("--module", UNET, "--mean", "a,b,c", "--std", "1,1,1"), "could not convert"),
+        (("--module", UNET, "--size-multiple", "0"), "Invalid value for '--size-multiple'"),
+    ],
+)
+def test_wrong_usage_exits_2(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    result = run("export", *arguments, "-o", tmp_path / "x.onnx")
+    assert result.code == 2
+    assert message in result.err

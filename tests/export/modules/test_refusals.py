@@ -1,0 +1,281 @@
+"""What cannot be exported is refused with what, where and why."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pconv_deploy.errors import CheckpointError, ModuleError, ParityError, UsageError
+from pconv_deploy.export.checkpoint_to_onnx import ExportOptions
+from pconv_deploy.export.module_to_onnx import ModuleRequest, export_module
+from tests.export.modules.conftest import Offer
+from tests.export.modules.networks import PartialConv2d, UNet, make_unet
+
+SMALL = ExportOptions(batch=1, size=(16, 16))
+
+
+class NoRatio(PartialConv2d):
+    def forward(self, input: Tensor, mask_in: Tensor | None = None) -> Any:
+        super().forward(input, mask_in)
+        return nn.Conv2d.forward(self, input), self.update_mask
+
+
+class NeverMasked(PartialConv2d):
+    def forward(self, input: Tensor, mask_in: Tensor | None = None) -> Any:
+        _, known = super().forward(input, mask_in)
+        return super().forward(input, None)[0], known
+
+
+class PaddedAsKnown(PartialConv2d):
+    def forward(self, input: Tensor, mask_in: Tensor | None = None) -> Any:
+        if mask_in is not None:
+            return super().forward(input, mask_in)
+        return nn.Conv2d.forward(self, input), None
+
+
+class Forgetful(PartialConv2d):
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        del self.slide_winsize
+
+
+class Reflecting(PartialConv2d):
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, padding_mode="reflect", **named)
+
+
+class Even(PartialConv2d):
+    def __init__(self, inputs: int, outputs: int, kernel: int, **named: Any) -> None:
+        named |= {"padding": "same", "stride": 1}
+        super().__init__(inputs, outputs, kernel - 1, **named)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (NoRatio, r"down1 \(NoRatio\) .* computes something else with a mask: its output differs"),
+        (NeverMasked, r"down1 \(NeverMasked\) .* with a mask: its output differs by"),
+        (PaddedAsKnown, r"down1 \(PaddedAsKnown\) .* without a mask: "),
+        (Forgetful, r"down1 \(Forgetful\) looks like NVIDIA's .* has no slide_winsize"),
+        (Reflecting, r"down1 \(Reflecting\) has padding_mode 'reflect'.*needed 'zeros'"),
+        (Even, r"down1 \(Even\) .* found results of shapes"),
+    ],
+)
+def test_layers_that_only_look_like_nvidias(
+    offer: Offer, tmp_path: Path, layer: Any, message: str
+) -> None:
+    with pytest.raises(ModuleError, match=message):
+        export_module(ModuleRequest(factory=offer(lambda: UNet(layer))), tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+class BranchOnValues(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class NoOnnxOperator(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.special.bessel_j0(x)
+        return y
+
+
+class FixedSize(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(2).reshape(-1, 3, 64, 96) if x.shape[2] == 64 else x
+
+
+class OddInDouble(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.matmul(x, torch.eye(x.shape[3]))
+
+
+class Noise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+class With(nn.Module):
+    """One part behind a partial convolution."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.start = PartialConv2d(3, 3, 3, padding=1)
+        self.rest = nn.Sequential(nn.ReLU(), part)
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        output: Tensor = self.rest(self.start(image, mask))
+        return output
+
+
+@pytest.mark.parametrize(
+    ("part", "options", "message"),
+    [
+        (BranchOnValues(), SMALL, r"cannot follow the submodule rest\.1: GuardOnDataDep"),
+        (
+            NoOnnxOperator(),
+            SMALL,
+            r"submodule rest\.1 uses prims\.bessel_j0, for which torch\.onnx",
+        ),
+        (FixedSize(), ExportOptions(), r"cannot follow the .*: .*; sizes that its code fixes need"),
+        (
+            OddInDouble(),
+            SMALL,
+            r"the module fails at 16x16: RuntimeError: .*\(test_refusals\.py, li",
+        ),
+    ],
+)
+def test_what_export_cannot_follow(
+    offer: Offer, tmp_path: Path, part: nn.Module, options: ExportOptions, message: str
+) -> None:
+    with pytest.raises(ModuleError, match=message):
+        export_module(ModuleRequest(factory=offer(With(part))), tmp_path / "x.onnx", options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_module_that_differs_from_itself_is_rejected(offer: Offer, tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="the exported graph differs from the module itself"):
+        export_module(ModuleRequest(factory=offer(With(Noise()))), tmp_path / "x.onnx", SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.rejected.onnx"]
+
+
+class OneInput(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        return image
+
+
+class Answers(nn.Module):
+    def __init__(self, answer: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, image: Tensor, _mask: Tensor) -> Any:
+        return self.answer(image)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (OneInput(), r"forward takes \(image: .*Tensor\) -> .*; needed \(image, mask\)"),
+        (Answers(lambda image: {"output": image}), "the module makes dict of an image"),
+        (Answers(lambda image: image[:, :1]), r"makes \[1, 1, .*\] of an image of \[1, 3, "),
+        (
+            Answers(lambda _: 1 / 0),
+            r"neither with a mask of 1 channel nor of 3, at sides of 1 to 2",
+        ),
+        (Answers(lambda _: 1 / 0), r"1: the module fails at 1024x1024: ZeroDivisionError"),
+        (nn.Sequential(nn.LazyConv2d(3, 3)), "parameters without values"),
+    ],
+)
+def test_modules_that_are_called_otherwise(
+    offer: Offer, tmp_path: Path, module: nn.Module, message: str
+) -> None:
+    with pytest.raises(ModuleError, match=message):
+        export_module(ModuleRequest(factory=offer(module)), tmp_path / "x.onnx")
+
+
+def saved(path: Path, state: dict[str, Any]) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"epoch": 3, "model": state}])
+def test_weights_of_a_file_are_those_of_the_graph(
+    offer: Offer, unet: nn.Module, tmp_path: Path, wrap: Callable[[Any], Any]
+) -> None:
+    state = {f"module.{name}": t for name, t in unet.state_dict().items()}
+    path = saved(tmp_path / "weights.pth", wrap(state))
+    request = ModuleRequest(factory=offer(UNet), weights=path)
+    result = export_module(request, tmp_path / "x.onnx", SMALL)
+    own = export_module(ModuleRequest(factory=offer(unet)), tmp_path / "own.onnx", SMALL)
+    assert result.parity.cases == own.parity.cases
+    assert result.contract.source.file == "weights.pth"
+    assert own.contract.source.file.endswith("networks:offered")
+    assert own.contract.source.sha256 != result.contract.source.sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"down1.weight": None}, r"does not fit the module; missing: down1\.weight$"),
+        ({"other.weight": torch.ones(1)}, r"left over: other\.weight$"),
+        ({"down1.bias": torch.ones(7)}, r"down1\.bias: found \[7\], needed \[6\]"),
+        ({"down1.bias": torch.full((6,), torch.nan)}, r"holds NaN or infinity in down1\.bias"),
+        (
+            {"down1.bias": torch.full((6,), 1e300, dtype=torch.float64)},
+            r"NaN or infinity in down1\.bias",
+        ),
+        ({"down1.bias": torch.ones(6) * 1j}, r"not of a kind that is read: down1\.bias"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_that_do_not_fit(
+    offer: Offer,
+    unet: nn.Module,
+    tmp_path: Path,
+    change: dict[str, Tensor | None],
+    message: str,
+    suffix: str,
+) -> None:
+    state = {n: t for n, t in (unet.state_dict() | change).items() if t is not None}
+    path = saved(tmp_path / f"weights{suffix}", state)
+    with pytest.raises(CheckpointError, match=message):
+        export_module(ModuleRequest(factory=offer(UNet), weights=path), tmp_path / "x.onnx", SMALL)
+
+
+def test_weights_without_counts_of_batches(offer: Offer, unet: nn.Module, tmp_path: Path) -> None:
+    state = {n: t for n, t in unet.state_dict().items() if "num_batches" not in n}
+    path = saved(tmp_path / "weights.safetensors", state)
+    request = ModuleRequest(factory=offer(UNet), weights=path)
+    assert not export_module(request, tmp_path / "x.onnx", SMALL).parity.failures()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "damaged, or neither safetensors nor a file of torch.save"),
+        (b"\x80\x02cos\nsystem\n.", "damaged, or neither"),
+        (b"PK\x03\x04 no archive", "is damaged"),
+    ],
+)
+def test_files_without_weights(offer: Offer, tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        export_module(ModuleRequest(factory=offer(UNet), weights=path), tmp_path / "x.onnx")
+    torch.save([1, 2], path)
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        export_module(ModuleRequest(factory=offer(UNet), weights=path), tmp_path / "x.onnx")
+    missing = ModuleRequest(factory=offer(UNet), weights=tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="cannot read"):
+        export_module(missing, tmp_path / "x.onnx")
+
+
+def test_a_factory_that_brings_nan(offer: Offer, unet: nn.Module, tmp_path: Path) -> None:
+    with torch.no_grad():
+        unet.get_parameter("norm2.bias")[3] = torch.inf
+    with pytest.raises(ModuleError, match=r"offered holds NaN or infinity in norm2\.bias"):
+        export_module(ModuleRequest(factory=offer(unet)), tmp_path / "x.onnx")
+
+
+def test_usage(offer: Offer, tmp_path: Path) -> None:
+    factory = offer(make_unet)
+    with pytest.raises(UsageError, match="found size multiple 0; needed 1 to 1024"):
+        export_module(ModuleRequest(factory=factory, size_multiple=0), tmp_path / "x.onnx")
+    weights = tmp_path / "x.onnx"
+    with pytest.raises(UsageError, match="holds the weights"):
+        export_module(ModuleRequest(factory=factory, weights=weights), weights)
+    weights.write_bytes(b"")
+    with pytest.raises(UsageError, match="already exists"):
+        export_module(ModuleRequest(factory=factory), weights)
+    request = ModuleRequest(factory=factory, size_multiple=8)
+    with pytest.raises(UsageError, match="needs multiples of 8"):
+        export_module(request, tmp_path / "y.onnx", ExportOptions(size=(12, 16)))
