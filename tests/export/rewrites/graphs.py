@@ -128,8 +128,7 @@ def run(model: onnx.ModelProto, feeds: Feeds, *, optimised: bool = False) -> lis
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )
-    outputs: list[Array] = session.run(None, feeds)
-    return outputs
+    return list(session.run(None, feeds))
 
 
 @dataclass(frozen=True)

@@ -269,3 +269,24 @@ def test_weights_may_be_anything() -> None:
     )
     feeds = [{**f, "w": weight, "b": weights(RNG, 4)} for f in photos(1, 5, 4)]
     fires("collapse-masks", model, feeds, ["layer"])
+
+
+def test_half_precision_stays_half_precision() -> None:
+    """No weight of another precision gets in: the graph is still well typed."""
+    model, _ = skip_graph()
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name != "scales":
+            tensor.CopyFrom(
+                numpy_helper.from_array(
+                    numpy_helper.to_array(tensor).astype(np.float16), tensor.name
+                )
+            )
+    del model.graph.value_info[:]
+    for value in (model.graph.input[0], *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    (cast,) = (node for node in model.graph.node if node.op_type == "Cast")
+    cast.attribute[0].i = onnx.TensorProto.FLOAT16
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    outcome = after("collapse-masks", model)
+    assert outcome.reasons == [None, None]
+    onnx.shape_inference.infer_shapes(outcome.after, check_type=True, strict_mode=True)

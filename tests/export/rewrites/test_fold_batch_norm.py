@@ -29,40 +29,38 @@ NORM = {
     "mean": RNG.standard_normal(3),
     "variance": RNG.uniform(0.1, 2, 3),
 }
+SCALES = np.array([1, 1, 2, 2], np.float32)
 LAYER = KNOWN + "held = Mul (x, known)" + collapsed("y, seen", "held", "known")
 BATCH_NORM = "[norm] z = BatchNormalization (y, gamma, beta, mean, variance)\n"
 FEEDS = photos(2, 6, 9)
 
 
 def normed(nodes: str, outputs: str, layer: str = LAYER, **more: Array) -> onnx.ModelProto:
-    given = {"w": weights(RNG, 3, 3, 3, 3), "b": weights(RNG, 3), **NORM, **more}
+    given = {"w": weights(RNG, 3, 3, 3, 3), "b": weights(RNG, 3), **NORM, "scales": SCALES, **more}
     text = layer + nodes
     used = {name: v for name, v in given.items() if f" {name}" in text or f"({name}" in text}
     return graph(IMAGE, outputs, text, **used)
 
 
-SCALES = np.array([1, 1, 2, 2], np.float32)
 MASKED = {
-    "at once": ("out = Mul (z, seen)", {}),
-    "by the mask of every channel": (repeated("m", "seen", 3) + "out = Mul (m, z)", {}),
-    "behind an activation": ("a = LeakyRelu <alpha = 0.3> (z) out = Mul (a, seen)", {}),
-    "twice": ("a = Relu (z) b1 = Mul (a, seen) b2 = Mul (z, seen) out = Sub (b1, b2)", {}),
-    "beside others, enlarged": (
-        f"""large = Resize <{NEAREST}> (z, , scales) m = Resize <{NEAREST}> (seen, , scales)
+    "at once": "out = Mul (z, seen)",
+    "by the mask of every channel": repeated("m", "seen", 3) + "out = Mul (m, z)",
+    "behind an activation": "a = LeakyRelu <alpha = 0.3> (z) out = Mul (a, seen)",
+    "twice": "a = Relu (z) b1 = Mul (a, seen) b2 = Mul (z, seen) out = Sub (b1, b2)",
+    "beside others, enlarged": f"""large = Resize <{NEAREST}> (z, , scales)
+        m = Resize <{NEAREST}> (seen, , scales)
         other = Resize <{NEAREST}> (x, , scales)
         all_m = Resize <{NEAREST}> (known, , scales)
         joined = Concat <axis = 1> (large, other)"""
-        + repeated("m3", "m", 3)
-        + repeated("k3", "all_m", 3)
-        + "mask = Concat <axis = 1> (m3, k3) out = Mul (joined, mask)",
-        {"scales": SCALES},
-    ),
+    + repeated("m3", "m", 3)
+    + repeated("k3", "all_m", 3)
+    + "mask = Concat <axis = 1> (m3, k3) out = Mul (joined, mask)",
 }
 
 
-@pytest.mark.parametrize(("nodes", "more"), MASKED.values(), ids=MASKED)
-def test_folds_where_every_reader_masks(nodes: str, more: dict[str, Array]) -> None:
-    model = normed(BATCH_NORM + nodes, "float[N,C,P,Q] out", **more)
+@pytest.mark.parametrize("nodes", MASKED.values(), ids=MASKED)
+def test_folds_where_every_reader_masks(nodes: str) -> None:
+    model = normed(BATCH_NORM + nodes, "float[N,C,P,Q] out")
     found = fires("fold-batch-norm", model, FEEDS, ["norm"])
     assert found["BatchNormalization"] == 0
     assert found["Conv"] == found["Renormalise"] == 1

@@ -89,8 +89,8 @@ def test_a_sum_of_convolutions_needs_no_ratio_of_every_channel() -> None:
 
 
 def test_few_channels() -> None:
-    given = {"w": weights(RNG, 7, 3, 3, 3), "b": weights(RNG, 7)}
-    model = layer("out = Relu (y)", OUT.replace("8", "7"), **given)
+    seven = weights(RNG, 7, 3, 3, 3), weights(RNG, 7)
+    model = layer("out = Relu (y)", OUT.replace("8", "7"), w=seven[0], b=seven[1])
     reason = "7 channels fill no vector, so their layout is not blocked"
     refuses("fuse-epilogue", model, FEEDS, reason, "y_ratio")
 

@@ -79,7 +79,8 @@ def test_goes(nodes: str, more: dict[str, Array], left: int) -> None:
     assert outcome.nodes["Mul"] == left
     same(model, outcome.after, FEEDS)
     for inputs in FEEDS:  # exactly, not within rounding
-        np.testing.assert_array_equal(*(run(m, inputs)[0] for m in (model, outcome.after)))
+        before, after_it = (run(m, inputs)[0] for m in (model, outcome.after))
+        np.testing.assert_array_equal(before, after_it)
 
 
 def test_two_outputs_of_one_value_keep_their_names() -> None:
