@@ -31,7 +31,7 @@ def emit(
 
 
 def constant(at: ir.Node, values: ArrayLike, name: str) -> ir.Value:
-    """Add a weight to the graph of `at`, under a name not yet taken there."""
+    """Add a weight to the graph of `at`, under a name that no other weight has there."""
     graph = at.graph
     assert isinstance(graph, ir.Graph)
     free, number = name, 1
