@@ -1,5 +1,6 @@
 """What cannot be exported is refused with what, where and why."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from pconv_deploy.errors import CheckpointError, ModuleError, ParityError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions
 from pconv_deploy.export.module_to_onnx import ModuleRequest, export_module
+from pconv_deploy.export.modules.weights import load_weights
 from tests.export.modules.conftest import Offer
 from tests.export.modules.networks import PartialConv2d, UNet, make_unet
 
@@ -187,14 +189,19 @@ def saved(path: Path, state: dict[str, Any]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"epoch": 3, "model": state}])
-def test_weights_of_a_file_are_those_of_the_graph(
-    offer: Offer, unet: nn.Module, tmp_path: Path, wrap: Callable[[Any], Any]
+def test_weights_of_a_file_are_those_of_the_graph_and_the_module_is_not_changed(
+    offer: Offer, unet: nn.Module, tmp_path: Path
 ) -> None:
     state = {f"module.{name}": t for name, t in unet.state_dict().items()}
-    path = saved(tmp_path / "weights.pth", wrap(state))
-    request = ModuleRequest(factory=offer(UNet), weights=path)
+    path = saved(tmp_path / "weights.pth", {"epoch": 3, "model": state})
+    other = UNet()  # in training mode
+    before, attributes = copy.deepcopy(other.state_dict()), set(vars(other.down1))
+    request = ModuleRequest(factory=offer(other), weights=path)
     result = export_module(request, tmp_path / "x.onnx", SMALL)
+    assert other.training
+    assert set(vars(other.down1)) == attributes
+    for name, tensor in other.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
     own = export_module(ModuleRequest(factory=offer(unet)), tmp_path / "own.onnx", SMALL)
     assert result.parity.cases == own.parity.cases
     assert result.contract.source.file == "weights.pth"
@@ -231,11 +238,12 @@ def test_weights_that_do_not_fit(
         export_module(ModuleRequest(factory=offer(UNet), weights=path), tmp_path / "x.onnx", SMALL)
 
 
-def test_weights_without_counts_of_batches(offer: Offer, unet: nn.Module, tmp_path: Path) -> None:
-    state = {n: t for n, t in unet.state_dict().items() if "num_batches" not in n}
-    path = saved(tmp_path / "weights.safetensors", state)
-    request = ModuleRequest(factory=offer(UNet), weights=path)
-    assert not export_module(request, tmp_path / "x.onnx", SMALL).parity.failures()
+def test_weights_without_counts_of_batches_or_in_halves(unet: nn.Module, tmp_path: Path) -> None:
+    state = {n: t.half() for n, t in unet.state_dict().items() if "num_batches" not in n}
+    module = UNet()
+    load_weights(module, saved(tmp_path / "weights.safetensors", state))
+    loaded = module.state_dict()
+    assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in state.items())
 
 
 @pytest.mark.parametrize(
