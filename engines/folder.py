@@ -210,6 +210,11 @@ def _command(graph: Path, output: Path, options: BuildOptions) -> str:
     words += ["--backend", options.backend]
     if options.precision:
         words += ["--precision", options.precision]
+    if tune := options.tune:
+        words += ["--tune"]
+        words += ["--tune-size", "x".join(map(str, tune.size))] if tune.size else []
+        words += ["--tune-batch", str(tune.batch)] if tune.batch else []
+        words += ["--tune-threads", str(tune.threads)] if tune.threads else []
     if options.calibration:
         words += ["--calibration-photos", str(options.calibration.photos)]
         if options.calibration.holes:

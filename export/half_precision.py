@@ -15,6 +15,8 @@ from pconv_deploy.export.functions import DOMAIN, PARTIAL_CONV, RENORMALISE
 from pconv_deploy.export.rewrites.editing import constant, emit, known_values, place
 
 _TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
+# The first in which a convolution may be bf16; what else we use means the same as in ours.
+_BF16_OPSET = 22
 _MOVES = frozenset(
     {"Relu", "LeakyRelu", "Identity", "Resize", "Slice", "Reshape", "Transpose", "SpaceToDepth"}
 )
@@ -39,6 +41,9 @@ def in_half_precision(model: onnx.ModelProto, precision: GraphPrecision) -> onnx
     _Typing(_TYPES[precision], precision).apply(graph.graph)
     result = ir.serde.serialize_model(graph)
     del result.graph.value_info[:]
+    if precision == "bf16":
+        for opset in (*result.opset_import, *(o for f in result.functions for o in f.opset_import)):
+            opset.version = opset.version if opset.domain else _BF16_OPSET
     return result
 
 

@@ -74,9 +74,10 @@ def _rounded_in_single(model: "onnx.ModelProto") -> "onnx.ModelProto":
     import numpy as np
     import onnx
     from onnx import TensorProto, numpy_helper
+    from onnx.inliner import inline_local_functions
 
     halves = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-    plain = onnx.shape_inference.infer_shapes(onnx.inliner.inline_local_functions(model))
+    plain = onnx.shape_inference.infer_shapes(inline_local_functions(model))
     types = {v.name: v.type.tensor_type.elem_type for v in plain.graph.value_info}
     for tensor in plain.graph.initializer:
         if tensor.data_type in halves:

@@ -52,7 +52,8 @@ TOLERANCES: Mapping[Precision, Tolerance] = {
 }
 # A trained network may magnify rounding. Where the reference itself, computed in the candidate's
 # precision, errs by more than the tolerance, the candidate may err by this many times as much.
-_HEADROOM, _MOST_ALLOWED = 2.0, 1e-3
+# Never more than the last two say: an absolute error, or so many times the tolerance.
+_HEADROOM, _MOST_ALLOWED, _MOST_TIMES = 2.0, 1e-3, 5.0
 _MIN_PIXELS = 64  # fewer cannot show the area classes
 
 
@@ -209,7 +210,19 @@ def parity_batches(contract: GraphContract) -> list[list[ParityInput]]:
 
 def allowed_error(tolerance: float, reference_error: float | None) -> float:
     """The relative error a candidate may have, given the reference's own in its precision."""
-    return max(tolerance, min(_HEADROOM * (reference_error or 0.0), _MOST_ALLOWED))
+    most = max(_MOST_ALLOWED, _MOST_TIMES * tolerance)
+    return max(tolerance, min(_HEADROOM * (reference_error or 0.0), most))
+
+
+def own_error(exact: Run, rounded: Run, contract: GraphContract) -> float:
+    """Largest relative error of a reference computed in fewer bits, over all cases."""
+    raw_name = OUTPUT if contract.kind == "tensor" else RAW_OUTPUT
+    errors = [0.0]
+    for batch in parity_batches(contract):
+        inputs = graph_inputs(batch, contract)
+        pairs = zip(rounded(inputs)[raw_name], exact(inputs)[raw_name], strict=True)
+        errors += [error for pair in pairs if (error := _error(*pair)) is not None]
+    return max(errors)
 
 
 def compare_runs(

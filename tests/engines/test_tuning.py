@@ -1,0 +1,148 @@
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pconv_deploy.cli.main import app
+from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines import tuning
+from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.engines.manifest import read_manifest
+from pconv_deploy.engines.tuning import TuneOptions, Tuner
+from pconv_deploy.errors import UsageError
+from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.export.rewrites.forms import Arrangement
+from pconv_deploy.onnx_file import read_graph
+
+
+@dataclass
+class PretendClock:
+    """Time passes only where somebody computes or sleeps, so that tuning can be predicted."""
+
+    now: float = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass
+class PretendBackend:
+    """Takes as long for a graph as its arrangement says."""
+
+    clock: PretendClock
+    cost: Any
+    arrangement: Arrangement = field(default_factory=Arrangement)
+    built: list[Arrangement] = field(default_factory=list)
+
+    def build(self, graph: bytes, _contract: Any, _precision: Any, folder: Path) -> None:
+        (folder / "graph").write_bytes(graph)
+
+    def open(self, folder: Path, _precision: Any, _options: Any) -> Any:
+        import msgspec
+
+        arrangement = msgspec.json.decode((folder / "graph").read_bytes(), type=Arrangement)
+        self.built.append(arrangement)
+
+        def run(_inputs: Any) -> None:
+            self.clock.now += self.cost(arrangement)
+
+        return SimpleNamespace(run=run, close=lambda: None)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> PretendClock:
+    clock = PretendClock()
+    monkeypatch.setattr(tuning, "time", clock)
+    return clock
+
+
+@pytest.fixture(scope="module")
+def contract(graph: Path) -> GraphContract:
+    return read_graph(graph).contract
+
+
+def tuned(
+    clock: PretendClock, contract: GraphContract, cost: Any
+) -> tuple[Arrangement, tuning.Tuning, Sequence[str]]:
+    import msgspec
+
+    said: list[str] = []
+    tuner = Tuner(
+        model=lambda a: SimpleNamespace(SerializeToString=lambda: msgspec.json.encode(a)),  # type: ignore[arg-type,return-value]
+        sites=3,
+        backend=PretendBackend(clock, cost),  # type: ignore[arg-type]
+        contract=contract,
+        precision="fp32",
+        options=TuneOptions(size=(30, 40), batch=2, threads=1),
+        progress=said.append,
+    )
+    best, result = tuner.tune()
+    return best, result, said
+
+
+def test_the_fastest_form_of_every_place_is_found(
+    clock: PretendClock, contract: GraphContract
+) -> None:
+    costs = [
+        {"transposed": 5, "interleaved": 4, "enlarged": 6},
+        {"transposed": 5, "interleaved": 4, "enlarged": 6},
+        {"transposed": 9, "interleaved": 8, "enlarged": 7},
+    ]
+
+    def cost(a: Arrangement) -> float:
+        forms = sum(costs[site][a.of_site(site)] for site in range(3))
+        return forms + (-1 if a.fused_epilogue else 0) + (2 if a.narrow_input else 0)
+
+    best, result, said = tuned(clock, contract, cost)
+    assert best == Arrangement(
+        upsampling=("interleaved", "interleaved", "enlarged"), fused_epilogue=True
+    )
+    assert (result.height, result.width, result.batch, result.threads) == (32, 48, 2, 1)
+    kept = [trial for trial in result.trials if trial.kept]
+    assert kept[-1].arrangement == best
+    assert kept[-1].milliseconds == pytest.approx(1000 * cost(best))
+    assert all(t.milliseconds == pytest.approx(1000 * cost(t.arrangement)) for t in result.trials)
+    assert len({trial.arrangement for trial in result.trials}) == len(result.trials)
+    assert said[0].startswith("tuning, ")
+
+
+def test_a_difference_within_chance_changes_nothing(
+    clock: PretendClock, contract: GraphContract
+) -> None:
+    best, result, _ = tuned(clock, contract, lambda a: 1.0 if a == Arrangement() else 0.995)
+    assert best == Arrangement()
+    assert [trial.kept for trial in result.trials] == [True] + [False] * (len(result.trials) - 1)
+
+
+def test_a_tuned_engine_records_what_was_tried(graph: Path, tmp_path: Path) -> None:
+    options = BuildOptions(tune=TuneOptions(size=(16, 16), threads=1))
+    build_engine(graph, tmp_path / "e", options)
+    manifest = read_manifest(tmp_path / "e")
+    assert manifest.tuning is not None
+    assert [t for t in manifest.tuning.trials if t.kept][-1].arrangement == manifest.arrangement
+    assert "--tune --tune-size 16x16 --tune-threads 1" in manifest.command
+    _, session = open_engine(tmp_path / "e")
+    session.close()
+
+
+def test_a_graph_in_a_form_of_its_own_is_not_tuned(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "o3.onnx"
+    export_checkpoint(checkpoint, path, ExportOptions(level=3, batch=1, size=(16, 16)))
+    assert build_engine(path, tmp_path / "e").arrangement is None
+    with pytest.raises(UsageError, match=r"exported at -O3.*to tune, export at -O2"):
+        build_engine(path, tmp_path / "f", BuildOptions(tune=TuneOptions()))
+    assert not (tmp_path / "f").exists()
+
+
+def test_tuning_options_need_tune(graph: Path, tmp_path: Path) -> None:
+    arguments = ["build-engine", str(graph), "-o", str(tmp_path / "e"), "--tune-size", "64"]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UsageError)
+    assert "go with --tune" in str(result.exception)
