@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from pconv_deploy.checkpoint import save_checkpoint
@@ -69,7 +70,7 @@ def test_it_is_run_as_the_types_say(half: tuple[GraphPrecision, Path]) -> None:
     exported = read_graph(path)
     inputs = graph_inputs(parity_inputs(8, 8)[1:3], exported.contract)
     raw = graph_run(exported.model, exported.contract, optimised=True)(inputs)["raw_output"]
-    evaluator = onnx.reference.ReferenceEvaluator(exported.model)
+    evaluator = ReferenceEvaluator(exported.model)
     expected = evaluator.run(["raw_output"], dict(inputs), intermediate=False)[0]
     scale = np.abs(expected).max()
     # Both round what they store; the order of additions differs.
