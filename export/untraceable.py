@@ -13,6 +13,7 @@ from pconv_deploy.errors import ModuleError
 # See `graphs`; a user's network is wrapped once more.
 _AROUND = re.compile(r"(?:inner\.)?network(?:\.network)?(?:\.|$)")
 _LONGEST = 300
+_SIZES = "\n  If not every size suits it, try a larger --size-multiple, or --size HxW --batch N"
 
 
 @contextmanager
@@ -31,13 +32,9 @@ def following(module: nn.Module) -> Iterator[None]:
         except Exception as error:  # of any kind: torch.export runs the module
             said = _first_line(error)
             place = _named(inside[-1] if inside else "")
-            sizes = (
-                "; sizes that its code fixes need --size HxW and --batch N"
-                if "onstraint" in said or "size" in said
-                else ""
-            )
+            hint = _SIZES if "onstraint" in said or "size" in said else ""
             raise ModuleError(
-                f"torch.export cannot follow {place}: {type(error).__name__}: {said}{sizes}"
+                f"torch.export cannot follow {place}: {type(error).__name__}: {said}{hint}"
             ) from error
 
 
