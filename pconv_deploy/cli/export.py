@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT, needs, parse_size, steps
 from pconv_deploy.cli.normalisation import Normalised, parse_normalisation
+from pconv_deploy.contract import GraphPrecision
 
 if TYPE_CHECKING:
     from pconv_deploy.export.checkpoint_to_onnx import ExportResult
@@ -62,6 +63,9 @@ def export(
             "--tensor-level", help="Float NCHW in and out, instead of uint8 images composited."
         ),
     ] = False,
+    precision: Annotated[
+        GraphPrecision, typer.Option(help="Of features and weights; masks stay in fp32.")
+    ] = "fp32",
     level: Annotated[
         int,
         typer.Option(
@@ -106,6 +110,7 @@ def export(
         kind="tensor" if tensor_level else "deployment",
         batch=batch,
         size=parse_size(size) if size else None,
+        precision=precision,
         level=level,
         without=tuple(without or ()),
     )
