@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format install lock clean
+.PHONY: demo test bench check format install lock clean
 
 demo: install  ## Export, build, fill holes in photos, measure; everything lands in demo/
 	$(BIN)/pconv-deploy demo --output demo
 
 test: install  ## Run the test suite
 	$(BIN)/python -m pytest -q -n 2
+
+bench: install  ## Time every runtime this machine has beside PyTorch: bench/results.md
+	$(BIN)/python -m pconv_deploy.demo.benchmark --output bench
 
 check: install  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .
@@ -34,4 +37,4 @@ lock: install  ## Write the versions now installed into requirements.txt
 	mv requirements.new requirements.txt
 
 clean:
-	rm -rf .venv demo build dist *.egg-info
+	rm -rf .venv demo bench build dist *.egg-info
