@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.manifest import MANIFEST, Manifest, check_unchanged, read_manifest
+from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError
 from pconv_deploy.files import sha256_of
 from pconv_deploy.onnx_file import read_graph
@@ -36,6 +37,8 @@ def _engine_facts(folder: Path) -> Facts:
         "built with": f"{built.package} {built.version}, pconv-deploy {built.pconv_deploy}",
         "built for": f"{built.device}, {built.machine}",
         "computes in": _precisions(manifest),
+        "form of graph": manifest.arrangement.describe() if manifest.arrangement else "its own",
+        **({"tuning": _trials(manifest.tuning)} if manifest.tuning else {}),
         "created": manifest.created,
         "files are": _state(folder, manifest),
         "rebuild": manifest.command,
@@ -45,6 +48,16 @@ def _engine_facts(folder: Path) -> Facts:
         },
         "engine parity": manifest.engine_parity.describe(),
         "export parity": manifest.export_parity.describe() if manifest.export_parity else "none",
+    }
+
+
+def _trials(tuning: Tuning) -> dict[str, str]:
+    """Every form that was tried, in milliseconds, beside the best so far."""
+    return {
+        trial.arrangement.describe(): f"{trial.milliseconds:.1f} ms"
+        + (f" against {trial.against:.1f}" if trial.against else "")
+        + (", kept" if trial.kept else "")
+        for trial in tuning.trials
     }
 
 
@@ -113,6 +126,7 @@ def _contract_facts(contract: GraphContract) -> Facts:
     normalisation = contract.normalisation
     return {
         "graph": f"{contract.kind} level, {contract.precision}",
+        "rewrites": ", ".join(contract.rewrites) or "none",
         "shapes": contract.describe_shapes(),
         "tensors": {
             spec.name: f"{spec.dtype} {spec.layout} {list(spec.shape)}: {spec.meaning}"
