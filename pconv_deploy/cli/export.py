@@ -145,6 +145,12 @@ def export(
         facts = result.contract.normalisation
         OUT.print(f"normalisation: mean {facts.mean}, std {facts.std}", markup=False)
     OUT.print(f"verified: {result.parity.describe()}")
+    lost = result.parity.worst_error or 0.0
+    if lost > result.parity.tolerance and precision != "fp32":
+        OUT.print(
+            f"note: in {precision} this network itself errs by up to {lost:.0%} of its range in "
+            "the holes of drawn patterns; on your photos, `pconv-deploy verify` tells"
+        )
 
 
 def _table(result: "ExportResult") -> Table:
