@@ -12,23 +12,15 @@ import numpy as np
 import onnx_ir as ir
 
 from pconv_deploy.export.rewrites.editing import Array, constant, emit, known_values, place, replace
+from pconv_deploy.export.rewrites.enlargement import enlarge
 
 
 def enlarge_again(node: ir.Node) -> None:
     """Rewrite a 4x4 transposed convolution of stride 2 that `interleave_phases` would take."""
     weight = known_values(node.inputs[1])
     assert weight is not None
-    scales = constant(node, np.array([1, 1, 2, 2], np.float32), f"{place(node)}.scales")
-    doubled = emit(
-        node,
-        "Resize",
-        node.inputs[0],
-        None,
-        scales,
-        mode="nearest",
-        coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
-    )
+    assert node.inputs[0] is not None
+    doubled = enlarge(node, node.inputs[0], (1, 1, 2, 2), f"{place(node)}.scales")
     taps = constant(node, single_taps(weight), f"{place(node)}.single")
     y = emit(node, "Conv", doubled, taps, *node.inputs[2:], pads=[1, 1, 1, 1], name=place(node))
     replace(node.outputs[0], y)

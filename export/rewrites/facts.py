@@ -17,15 +17,14 @@ import onnx_ir as ir
 
 from pconv_deploy.export.functions import DOMAIN, PARTIAL_CONV
 from pconv_deploy.export.rewrites.editing import (
-    attributes_of,
     channels_of,
-    emit,
     ints,
     known_values,
     over_channels,
     place,
     text,
 )
+from pconv_deploy.export.rewrites.enlargement import enlarge, from_to, nearest_scales
 
 Key = tuple[Hashable, ...]
 Groups = tuple[tuple[int, Key], ...]  # channels, mask
@@ -47,7 +46,6 @@ class MaskFacts:
     covers: dict[ir.Value, Groups] = field(default_factory=dict)
     doubts: dict[ir.Value, str] = field(default_factory=dict)
     one_channel: dict[Key, ir.Value] = field(default_factory=dict)
-    _resizes: dict[Key, ir.Node] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: ir.Graph) -> "MaskFacts":
@@ -65,10 +63,10 @@ class MaskFacts:
     def value_of(self, key: Key, before: ir.Node) -> ir.Value:
         """The one-channel mask that a key names, computed before a node if nobody has yet."""
         if key not in self.one_channel:
-            template = self._resizes[key]
-            inner = self.value_of(key[1], before)  # type: ignore[arg-type]
-            inputs, settings = (inner, *template.inputs[1:]), attributes_of(template)
-            self.one_channel[key] = emit(before, "Resize", *inputs, **settings)
+            _, resized, how = key
+            inner = self.value_of(resized, before)  # type: ignore[arg-type]
+            name = f"{place(before)}.scales"
+            self.one_channel[key] = enlarge(before, inner, how, name)  # type: ignore[arg-type]
         return self.one_channel[key]
 
     def _learn(self, node: ir.Node) -> None:
@@ -153,8 +151,6 @@ class MaskFacts:
             return
         for table in (self.masks, self.covers):
             if groups := table.get(source):  # type: ignore[arg-type]
-                for _, key in groups:
-                    self._resizes.setdefault(("resized", key, how), node)
                 table[result] = tuple((count, ("resized", key, how)) for count, key in groups)
 
     def _learn_mul(self, node: ir.Node) -> None:
@@ -172,7 +168,8 @@ class MaskFacts:
         doubtful = [v for v in node.inputs if v in self.masks or v in self.doubts]
         if not doubtful:
             return
-        mode = f" of mode {text(node, 'mode', 'nearest')}" if node.op_type == "Resize" else ""
+        resizes = node.op_type == "Resize"
+        mode = f" of mode {text(node, 'mode', 'nearest')}{from_to(node)}" if resizes else ""
         because = self.doubts.get(doubtful[0]) or (
             f"its mask passes {node.op_type}{mode} ({place(node)}), which is not proved to keep it "
             "0 or 1 and equal over channels"
@@ -205,22 +202,6 @@ def _parts(groups: Groups, outputs: Sequence[ir.Value]) -> list[Groups | None]:
         parts.append(_joined([(1, key) for key in keys[start : start + count]]))
         start += count
     return parts
-
-
-def nearest_scales(node: ir.Node) -> tuple[float, ...] | None:
-    """Scales of a nearest-neighbour enlargement by whole numbers; None of any other resize."""
-    if text(node, "mode", "nearest") != "nearest" or len(node.inputs) < 3:
-        return None
-    if "axes" in node.attributes:
-        return None  # the scales may be those of other axes
-    if text(node, "coordinate_transformation_mode", "half_pixel") != "asymmetric":
-        return None
-    if text(node, "nearest_mode", "round_prefer_floor") != "floor":
-        return None
-    scales = known_values(node.inputs[2])
-    if scales is None or scales.size != 4 or (scales[:2] != 1).any() or (scales % 1).any():
-        return None
-    return tuple(float(scale) for scale in scales)
 
 
 def _same_pixels(value: ir.Value | None, other: ir.Value) -> bool:

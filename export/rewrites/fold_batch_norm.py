@@ -27,7 +27,8 @@ from pconv_deploy.export.rewrites.editing import (
     read_once,
     replace,
 )
-from pconv_deploy.export.rewrites.facts import Key, MaskFacts, nearest_scales
+from pconv_deploy.export.rewrites.enlargement import nearest_scales
+from pconv_deploy.export.rewrites.facts import Key, MaskFacts
 from pconv_deploy.export.rewrites.site import Site
 
 _KEEPS_ZERO = ("Relu", "LeakyRelu", "Identity")
@@ -77,6 +78,8 @@ def _reader_of_holes(value: ir.Value, needed: Sequence[Key | None], facts: MaskF
         return "its holes are part of the graph's output"
     for reader, index in value.uses():
         following: Sequence[Key | None] | None = None
+        if reader.op_type == "Shape" and not reader.domain:
+            continue  # it sees no number
         if reader.op_type in _KEEPS_ZERO:
             following = needed
         elif reader.op_type == "Mul" and _masks(reader.inputs[1 - index], needed, facts):

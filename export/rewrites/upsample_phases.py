@@ -24,9 +24,8 @@ from pconv_deploy.export.rewrites.editing import (
     known_values,
     place,
     replace,
-    text,
 )
-from pconv_deploy.export.rewrites.facts import nearest_scales
+from pconv_deploy.export.rewrites.enlargement import how_resized, nearest_scales
 from pconv_deploy.export.rewrites.site import Site
 
 
@@ -46,7 +45,7 @@ def upsample_phases(model: ir.Model) -> Sequence[Site]:
 
 def _refusal(conv: ir.Node, resize: ir.Node) -> str | None:
     if (scales := nearest_scales(resize)) is None:
-        how = " ".join(text(resize, name, default) for name, default in _RESIZES_BY.items())
+        how = how_resized(resize)
         return f"{place(resize)} resizes by {how}, needed nearest asymmetric floor, whole scales"
     if scales[2:] != (2, 2):
         return f"{place(resize)} enlarges by {scales[2]:g}x{scales[3]:g}, needed 2x2"
@@ -62,13 +61,6 @@ def _refusal(conv: ir.Node, resize: ir.Node) -> str | None:
     if height % 2 == 0 or width % 2 == 0 or pads != (height // 2, width // 2) * 2:
         return f"a window of {height}x{width} padded by {pads}, needed odd and padded by half"
     return None
-
-
-_RESIZES_BY = {
-    "mode": "nearest",
-    "coordinate_transformation_mode": "half_pixel",
-    "nearest_mode": "round_prefer_floor",
-}
 
 
 def _transpose(conv: ir.Node, resize: ir.Node) -> None:

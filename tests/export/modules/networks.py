@@ -91,6 +91,14 @@ class UNet(nn.Module):
         return x, torch.cat([m, known], 1) if self.multi_channel else m
 
 
+class UNetBySize(UNet):
+    """Enlarges to the size of what it joins."""
+
+    def _beside(self, x: Tensor, m: Tensor, skip: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.cat([F.interpolate(x, size=skip.shape[2:]), skip], 1)
+        return x, torch.cat([F.interpolate(m, size=known.shape[2:]), known], 1)
+
+
 class Sequential(nn.Module):
     """Layers in a row with every setting the layer has; takes any size."""
 

@@ -16,7 +16,14 @@ from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, ExportResult
 from pconv_deploy.export.module_to_onnx import ModuleRequest, export_module
 from pconv_deploy.onnx_file import read_graph
 from tests.export.modules.conftest import Offer
-from tests.export.modules.networks import Padding, PartialConv2d, Sequential, UNet, randomised
+from tests.export.modules.networks import (
+    Padding,
+    PartialConv2d,
+    Sequential,
+    UNet,
+    UNetBySize,
+    randomised,
+)
 
 FREE, SMALL = ExportOptions(), ExportOptions(batch=3, size=(16, 24))  # the small one is fast
 
@@ -48,6 +55,26 @@ def test_a_unet(offer: Offer, tmp_path: Path, multi_channel: bool, options: Expo
     nodes = nodes_of(path)
     assert nodes["Renormalise"] == 4
     assert nodes["PartialConv2d"] == nodes["BatchNormalization"] == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "collapsed"),
+    [
+        (None, 4),
+        (ExportOptions(batch=1, size=(15, 24)), 3),  # 8 rows to 15 is no whole factor
+    ],
+)
+def test_a_unet_that_enlarges_to_a_size(
+    offer: Offer, tmp_path: Path, size: ExportOptions | None, collapsed: int
+) -> None:
+    path = tmp_path / "sizes.onnx"
+    factory = offer(lambda: randomised(UNetBySize()))
+    # Every size suits it, which torch.export cannot show: multiples of 4 it can.
+    request = ModuleRequest(factory=factory, size_multiple=None if size else 4)
+    assert not export_module(request, path, size).parity.failures()
+    nodes = nodes_of(path)
+    assert nodes["Renormalise"] == collapsed
+    assert nodes["PartialConv2d"] == nodes["BatchNormalization"] == 4 - collapsed
 
 
 @pytest.mark.parametrize(

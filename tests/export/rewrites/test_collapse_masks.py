@@ -141,6 +141,28 @@ def test_three_groups_of_two_masks_are_weighed_by_their_channels() -> None:
     np.testing.assert_array_equal(found[:, :1], updated)
 
 
+@pytest.mark.parametrize(("height", "fired"), [(8, ["down", "up"]), (7, ["down"])])
+def test_enlarged_by_sizes(height: int, fired: list[str]) -> None:
+    """Of 8 rows and of 7 four remain, which are one half of 8 alone."""
+    down, up = weights(RNG, 4, 3, 3, 3), weights(RNG, 2, 4, 3, 3)
+    model = graph(
+        f"float[1,3,{height},6] x, float[1,1,{height},6] hole_mask",
+        f"float[1,2,{height},6] y, float[1,2,{height},6] updated",
+        KNOWN
+        + repeated("mask3", "known", 3)
+        + partial("h, seen", "x, mask3, w0, b0", down, mask_channels=3, name="down", strides=(2, 2))
+        + f"large = Resize <{NEAREST}> (h, , , sizes) mask = Resize <{NEAREST}> (seen, , , sizes)"
+        + partial("y, updated", "large, mask, w1, b1", up, mask_channels=4, name="up"),
+        w0=down,
+        b0=weights(RNG, 4),
+        w1=up,
+        b1=weights(RNG, 2),
+        sizes=np.array([1, 4, height, 6]),
+    )
+    feeds = photos(1, height, 6)
+    assert fires("collapse-masks", model, feeds, fired)["Renormalise"] == len(fired)
+
+
 def test_masks_of_masks_are_followed_from_layer_to_layer() -> None:
     weight = weights(RNG, 3, 3, 3, 3)
     model = graph(
@@ -187,10 +209,10 @@ REFUSALS = {
         unproved("Resize of mode nearest (Resize other)"),
     ),
     "by sizes": (
-        f"sizes = Shape (known) other = Resize <{NEAREST}> (known, , , sizes)"
-        + repeated("mask", "other", 3),
-        {},
-        unproved("Resize of mode nearest (Resize other)"),
+        "two = Shape <start = 0, end = 2> (known) sizes = Concat <axis = 0> (two, six)"
+        f"other = Resize <{NEAREST}> (known, , , sizes)" + repeated("mask", "other", 3),
+        {"six": np.array([6, 6])},
+        unproved("Resize of mode nearest from [N, 1, H, W] to [?, 1, 6, 6] (Resize other)"),
     ),
     "halved in value": (
         "soft = Mul (known, half)" + repeated("mask", "soft", 3),

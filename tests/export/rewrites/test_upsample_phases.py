@@ -142,16 +142,25 @@ def test_stays(model: onnx.ModelProto, reason: str) -> None:
     refuses("upsample-phases", model, FEEDS[::2], reason, "conv")
 
 
-def test_sizes_in_place_of_scales() -> None:
-    model = graph(
+def by_sizes(height: int, width: int) -> onnx.ModelProto:
+    return graph(
         "float[1,3,4,4] x",
-        "float[1,2,8,8] y",
+        f"float[1,2,{height},{width}] y",
         f"[large] large = Resize <{NEAREST}> (x, , , sizes) [conv] y = Conv <{PADDED}> (large, w)",
         w=W33,
-        sizes=np.array([1, 3, 8, 8]),
+        sizes=np.array([1, 3, height, width]),
     )
-    reason = f"large resizes by nearest asymmetric floor, {NEEDED}"
-    refuses("upsample-phases", model, [{"x": weights(RNG, 1, 3, 4, 4)}], reason, "conv")
+
+
+def test_sizes_in_place_of_scales() -> None:
+    feeds = [{"x": weights(RNG, 1, 3, 4, 4)}]
+    assert fires("upsample-phases", by_sizes(8, 8), feeds, ["conv"]) == {"ConvTranspose": 1}
+    reason = (
+        f"large resizes by nearest asymmetric floor from [1, 3, 4, 4] to [1, 3, 8, 9], {NEEDED}"
+    )
+    refuses("upsample-phases", by_sizes(8, 9), feeds, reason, "conv")
+    reason = "large enlarges by 3x3, needed 2x2"
+    refuses("upsample-phases", by_sizes(12, 12), feeds, reason, "conv")
 
 
 def test_weights_that_are_not_constant() -> None:
