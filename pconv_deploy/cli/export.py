@@ -1,7 +1,7 @@
 """`pconv-deploy export`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich import box
@@ -10,7 +10,6 @@ from rich.table import Table
 
 from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT, needs, parse_size, steps
 from pconv_deploy.cli.normalisation import Normalised, parse_normalisation
-from pconv_deploy.contract import GraphPrecision
 
 if TYPE_CHECKING:
     from pconv_deploy.export.checkpoint_to_onnx import ExportResult
@@ -64,7 +63,8 @@ def export(
         ),
     ] = False,
     precision: Annotated[
-        GraphPrecision, typer.Option(help="Of features and weights; masks stay in fp32.")
+        Literal["fp32", "fp16", "bf16"],
+        typer.Option(help="Of features and weights; masks stay in fp32."),
     ] = "fp32",
     level: Annotated[
         int,

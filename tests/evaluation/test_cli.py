@@ -186,7 +186,7 @@ def test_methods_that_cannot_be_used(evaluate: Run, tmp_path: Path) -> None:
     (tmp_path / "empty.engine").mkdir()
     for method, code, message in (
         ("deepfill", 3, "deepfill does not exist; needed a checkpoint, an engine folder or one of"),
-        (tmp_path / "x.safetensors", 3, "can run code when loaded"),
+        (tmp_path / "x.safetensors", 3, "x.safetensors is damaged: File is not a zip file"),
         (tmp_path / "empty.engine", 5, "has no manifest.json, so it is no engine"),
     ):
         result = evaluate("mean", method)

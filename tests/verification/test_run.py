@@ -190,7 +190,7 @@ def test_nan_is_found(compare: Compare, graph: Path, tmp_path: Path) -> None:
 def test_an_engine_that_fills_otherwise_is_found(
     compare: Compare, graph: Path, engine: Path, tmp_path: Path
 ) -> None:
-    other = doctored_graph(graph, tmp_path / "other.onnx", 30.0)
+    other = doctored_graph(graph, tmp_path / "other.onnx", 1000.0)
     changed = engine_of(engine, other, tmp_path / "changed.engine")
     assert compare(other, changed).verification.passed
     for a, b in ((engine, changed), (graph, changed), (changed, graph)):
