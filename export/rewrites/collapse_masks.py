@@ -30,7 +30,8 @@ from pconv_deploy.export.rewrites.editing import (
     place,
     replace,
 )
-from pconv_deploy.export.rewrites.facts import Groups, MaskFacts
+from pconv_deploy.export.rewrites.facts import MaskFacts
+from pconv_deploy.export.rewrites.mask_groups import Groups
 from pconv_deploy.export.rewrites.site import Site
 
 _WINDOW = ("kernel_shape", "strides", "pads", "dilations")

@@ -7,17 +7,21 @@ that one mask; equal keys are equal masks, also where the graph computes them tw
     ("value", v)         the one-channel value v itself
     ("layer", n)         what the partial convolution n says of its output
     ("resized", k, how)  mask k made larger by nearest neighbours
+    ("ones", type, sizes)  the mask of this batch, height and width in which everything is known
 """
 
-from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import onnx_ir as ir
 
 from pconv_deploy.export.functions import DOMAIN, PARTIAL_CONV
 from pconv_deploy.export.rewrites.editing import (
+    Array,
     channels_of,
+    constant,
+    emit,
     ints,
     known_values,
     over_channels,
@@ -25,10 +29,19 @@ from pconv_deploy.export.rewrites.editing import (
     text,
 )
 from pconv_deploy.export.rewrites.enlargement import enlarge, from_to, nearest_scales
+from pconv_deploy.export.rewrites.mask_groups import (
+    Groups,
+    Key,
+    all_ones,
+    count_channels,
+    joined_groups,
+    repeated_over,
+    split_groups,
+)
 
-Key = tuple[Hashable, ...]
-Groups = tuple[tuple[int, Key], ...]  # channels, mask
-_LEARNED = ("Cast", "Expand", "Concat", "Slice", "Split", "Resize", "Mul")
+Sizes = tuple[int | str, ...]  # batch, height, width
+_LEARNED = ("Cast", "Expand", "Concat", "Slice", "Split", "Resize", "Mul", "Tile")
+_FILLS = ("Expand", "ConstantOfShape")
 _KEEPS_ZERO = ("Relu", "LeakyRelu", "Identity", "Cast")
 _KEEPS_MASKS = ("Identity", "Cast")
 
@@ -46,6 +59,7 @@ class MaskFacts:
     covers: dict[ir.Value, Groups] = field(default_factory=dict)
     doubts: dict[ir.Value, str] = field(default_factory=dict)
     one_channel: dict[Key, ir.Value] = field(default_factory=dict)
+    _ones: dict[Key, ir.Value] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: ir.Graph) -> "MaskFacts":
@@ -62,14 +76,28 @@ class MaskFacts:
 
     def value_of(self, key: Key, before: ir.Node) -> ir.Value:
         """The one-channel mask that a key names, computed before a node if nobody has yet."""
-        if key not in self.one_channel:
+        if key in self._ones and key not in self.one_channel:
+            zero, one = (constant(before, [at], f"{place(before)}.channel") for at in (0, 1))
+            self.one_channel[key] = emit(before, "Slice", self._ones[key], zero, one, one)
+        elif key not in self.one_channel:
             _, resized, how = key
             inner = self.value_of(resized, before)  # type: ignore[arg-type]
             name = f"{place(before)}.scales"
             self.one_channel[key] = enlarge(before, inner, how, name)  # type: ignore[arg-type]
         return self.one_channel[key]
 
+    def changes_nothing(self, x: ir.Value, groups: Groups) -> bool:
+        """Whether a product of `x` with these masks is `x`: ones of no other size."""
+        sizes = _sizes(x)
+        if sizes is None or not all_ones(groups) or count_channels(groups) != channels_of(x):
+            return False
+        known = [cast("Sizes", key[2]) for _, key in groups]
+        return all(
+            size in (1, of_x) for ones in known for size, of_x in zip(ones, sizes, strict=True)
+        )
+
     def _learn(self, node: ir.Node) -> None:
+        self._learn_constants(node)
         if node.domain == DOMAIN:
             self._learn_layer(node)
         elif not node.domain and node.op_type in _LEARNED:
@@ -77,6 +105,26 @@ class MaskFacts:
         elif not node.domain and node.op_type in _KEEPS_ZERO:
             self._learn_copy(node)
         self._doubt_what_is_left(node)
+
+    def _learn_constants(self, node: ir.Node) -> None:
+        """Ones among what a node reads or makes; weights are not looked at."""
+        reads = node.inputs[1:2] if node.domain == DOMAIN else node.inputs
+        if node.domain == DOMAIN or node.op_type in _LEARNED:
+            for value in reads:
+                if value not in self.masks and _of_ones(known_values(value)):
+                    self._learn_ones(value)
+        if node.op_type in _FILLS and not node.domain and _of_ones(_filling(node)):
+            self._learn_ones(node.outputs[0])
+
+    def _learn_ones(self, value: ir.Value | None) -> None:
+        channels, sizes = channels_of(value), _sizes(value)
+        if value is None or not channels or sizes is None or value.dtype is None:
+            return
+        key = ("ones", value.dtype, sizes)
+        # The first one in the graph is there for every layer that needs it.
+        if self._ones.setdefault(key, value) is value and channels == 1:
+            self.one_channel[key] = value
+        self.masks[value] = ((channels, key),)
 
     def _learn_layer(self, node: ir.Node) -> None:
         y, known = node.outputs
@@ -107,16 +155,29 @@ class MaskFacts:
     def _learn_copy(self, node: ir.Node) -> None:
         source, result = node.inputs[0], node.outputs[0]
         if source in self.masks and node.op_type in _KEEPS_MASKS:
-            self.masks[result] = self.masks[source]
+            if all_ones(self.masks[source]):
+                self._learn_ones(result)  # perhaps of another type
+            else:
+                self.masks[result] = self.masks[source]
         if source in self.covers:
             self.covers[result] = self.covers[source]
 
     def _learn_expand(self, node: ir.Node) -> None:
         source, result = node.inputs[0], node.outputs[0]
         groups, channels = self.masks.get(source), channels_of(result)  # type: ignore[arg-type]
-        one = groups and len(groups) == 1 and groups[0][0] == 1
-        if groups and one and channels and _same_pixels(source, result):
-            self.masks[result] = ((channels, groups[0][1]),)
+        if result in self.masks or not groups or not channels or not _same_pixels(source, result):
+            return
+        groups = repeated_over(groups, channels)
+        if count_channels(groups) == channels:
+            self.masks[result] = groups
+
+    def _learn_tile(self, node: ir.Node) -> None:
+        groups = self.masks.get(node.inputs[0])  # type: ignore[arg-type]
+        repeats, channels = known_values(node.inputs[1]), channels_of(node.outputs[0])
+        if groups is None or repeats is None or repeats.size != 4 or not channels:
+            return
+        if repeats.tolist() == [1, channels // count_channels(groups), 1, 1]:
+            self.masks[node.outputs[0]] = joined_groups(groups * int(repeats[1]))
 
     def _learn_concat(self, node: ir.Node) -> None:
         if not over_channels(node):
@@ -124,7 +185,7 @@ class MaskFacts:
         for table in (self.masks, self.covers):
             parts = [table.get(value) for value in node.inputs]  # type: ignore[arg-type]
             if all(parts):
-                table[node.outputs[0]] = _joined([g for part in parts for g in part or ()])
+                table[node.outputs[0]] = joined_groups([g for part in parts for g in part or ()])
 
     def _learn_slice(self, node: ir.Node) -> None:
         groups = self.masks.get(node.inputs[0])  # type: ignore[arg-type]
@@ -140,7 +201,7 @@ class MaskFacts:
         groups = self.masks.get(node.inputs[0])  # type: ignore[arg-type]
         if not over_channels(node) or not groups:
             return
-        for result, part in zip(node.outputs, _parts(groups, node.outputs), strict=True):
+        for result, part in zip(node.outputs, split_groups(groups, node.outputs), strict=True):
             if part:
                 self.masks[result] = part
 
@@ -155,14 +216,31 @@ class MaskFacts:
 
     def _learn_mul(self, node: ir.Node) -> None:
         result = node.outputs[0]
+        if product := self._product(node):
+            self.masks[result] = product
         for value, other in (node.inputs, node.inputs[::-1]):
             groups = self.masks.get(other)  # type: ignore[arg-type]
             channels = channels_of(value)
-            if groups and len(groups) == 1 and groups[0][0] == 1 and channels:
-                groups = ((channels, groups[0][1]),)
+            if groups and channels:
+                groups = None if all_ones(groups) else repeated_over(groups, channels)
             groups = groups or self.covers.get(value)  # type: ignore[arg-type]
-            if groups and sum(count for count, _ in groups) == channels_of(result):
+            if groups and count_channels(groups) == channels_of(result):
                 self.covers[result] = groups
+
+    def _product(self, node: ir.Node) -> Groups | None:
+        """The product of a mask with itself, or with ones, is the mask."""
+        result = node.outputs[0]
+        channels = channels_of(result)
+        found = [self.masks.get(value) for value in node.inputs]  # type: ignore[arg-type]
+        if not channels or not all(found):
+            return None
+        one, other = (repeated_over(groups or (), channels) for groups in found)
+        if count_channels(one) != channels or count_channels(other) != channels:
+            return None
+        for value, groups, factor in zip(node.inputs, (one, other), (other, one), strict=True):
+            if groups == factor or (all_ones(factor) and _same_pixels(value, result)):
+                return groups
+        return None
 
     def _doubt_what_is_left(self, node: ir.Node) -> None:
         doubtful = [v for v in node.inputs if v in self.masks or v in self.doubts]
@@ -179,34 +257,27 @@ class MaskFacts:
                 self.doubts.setdefault(result, because)
 
 
-def _joined(groups: Sequence[tuple[int, Key]]) -> Groups:
-    """Neighbours of one mask become one group."""
-    joined: list[tuple[int, Key]] = []
-    for count, key in groups:
-        if joined and joined[-1][1] == key:
-            joined[-1] = (joined[-1][0] + count, key)
-        else:
-            joined.append((count, key))
-    return tuple(joined)
+def _of_ones(values: Array | None) -> bool:
+    return values is not None and bool((values == 1).all())
 
 
-def _parts(groups: Groups, outputs: Sequence[ir.Value]) -> list[Groups | None]:
-    """Which groups land in which output of a split."""
-    keys = [key for count, key in groups for _ in range(count)]
-    parts: list[Groups | None] = []
-    start = 0
-    for output in outputs:
-        count = channels_of(output)
-        if count is None:
-            return [None] * len(outputs)
-        parts.append(_joined([(1, key) for key in keys[start : start + count]]))
-        start += count
-    return parts
+def _filling(node: ir.Node) -> Array | None:
+    """What a node repeats over a shape."""
+    if node.op_type == "Expand":
+        return known_values(node.inputs[0])
+    value = node.attributes.get("value")
+    return None if value is None else value.as_tensor().numpy()
 
 
-def _same_pixels(value: ir.Value | None, other: ir.Value) -> bool:
+def _sizes(value: ir.Value | None) -> Sizes | None:
+    """Batch, height and width; None unless each is a number or has a name."""
+    if value is None or value.shape is None or len(value.shape) != 4:
+        return None
+    named = [s if isinstance(s, int) else s.value for i, s in enumerate(value.shape) if i != 1]
+    return None if None in named else tuple(named)  # type: ignore[arg-type]
+
+
+def _same_pixels(value: ir.Value | None, other: ir.Value | None) -> bool:
     """Whether all axes but that of channels are known to be of the same size."""
-    shapes = [list(v.shape) if v and v.shape else [] for v in (value, other)]
-    beside = [[size for axis, size in enumerate(shape) if axis != 1] for shape in shapes]
-    known = all(isinstance(size, int) or size.value is not None for size in beside[0])
-    return known and beside[0] == beside[1]
+    sizes = _sizes(value)
+    return sizes is not None and sizes == _sizes(other)

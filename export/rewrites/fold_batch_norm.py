@@ -28,7 +28,8 @@ from pconv_deploy.export.rewrites.editing import (
     replace,
 )
 from pconv_deploy.export.rewrites.enlargement import nearest_scales
-from pconv_deploy.export.rewrites.facts import Key, MaskFacts
+from pconv_deploy.export.rewrites.facts import MaskFacts
+from pconv_deploy.export.rewrites.mask_groups import Key
 from pconv_deploy.export.rewrites.site import Site
 
 _KEEPS_ZERO = ("Relu", "LeakyRelu", "Identity")

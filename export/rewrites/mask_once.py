@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from pconv_deploy.export.rewrites.editing import channels_of, emit, over_channels, place, replace
-from pconv_deploy.export.rewrites.facts import Groups, MaskFacts
+from pconv_deploy.export.rewrites.facts import MaskFacts
+from pconv_deploy.export.rewrites.mask_groups import Groups
 from pconv_deploy.export.rewrites.site import Site
 
 
@@ -32,7 +33,8 @@ def mask_once(model: ir.Model) -> Sequence[Site]:
 
 
 def _simplify(node: ir.Node, x: ir.Value, groups: Groups, facts: MaskFacts) -> Site:
-    if facts.covers.get(x) == groups:
+    ones = x.producer() is not None and facts.changes_nothing(x, groups)
+    if ones or facts.covers.get(x) == groups:
         replace(node.outputs[0], x)
     elif (parts := _parts(x, groups)) and any(facts.covers.get(v) == (g,) for v, g in parts):
         joined = [

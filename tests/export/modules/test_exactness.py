@@ -79,7 +79,6 @@ def test_a_unet_that_enlarges_to_a_size(
 
 @pytest.mark.parametrize(
     ("multi_channel", "return_mask", "options"),
-    # Without a mask to pass on, layers of many channels are padding, whose masks need free sizes.
     [(False, False, SMALL), (False, True, SMALL), (True, False, FREE), (True, True, SMALL)],
 )
 def test_layers_in_a_row(
@@ -93,8 +92,9 @@ def test_layers_in_a_row(
     assert nodes["PartialConv2d"] == 0
 
 
-def test_the_layer_as_padding(offer: Offer, tmp_path: Path) -> None:
-    exported(offer(Padding()), tmp_path / "padding.onnx")
+@pytest.mark.parametrize("options", [FREE, SMALL])
+def test_the_layer_as_padding(offer: Offer, tmp_path: Path, options: ExportOptions) -> None:
+    exported(offer(Padding()), tmp_path / "padding.onnx", options)
     nodes = nodes_of(tmp_path / "padding.onnx")
     assert nodes["Renormalise"] == 2
     assert nodes["PartialConv2d"] == 0

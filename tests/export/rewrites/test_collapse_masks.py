@@ -180,6 +180,46 @@ def test_masks_of_masks_are_followed_from_layer_to_layer() -> None:
     assert nodes["PartialConv2d"] == 0
 
 
+ONES = {
+    "a constant": ("", {"mask": np.ones((1, 3, 6, 6))}),
+    "filled": (
+        "size = Shape (x) mask = ConstantOfShape <value = float[1] {1.0}> (size)",
+        {},
+    ),
+    "flags expanded": (
+        "size = Shape (x) flags = Expand (yes, size) mask = Cast <to = 1> (flags)",
+        {"yes": np.array(True)},
+    ),
+    "beside what has holes": (
+        "one1 = Expand (one, six) two = Expand (known, three)"
+        "known2 = Slice (two, c0, c2, c1) mask = Concat <axis = 1> (known2, one1)",
+        {
+            "one": np.array(1.0),
+            "six": np.array([1, 1, 6, 6]),
+            "three": np.array([1, 3, 1, 1]),
+            "c0": np.array([0]),
+            "c1": np.array([1]),
+            "c2": np.array([2]),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("nodes", "more"), ONES.values(), ids=ONES)
+def test_masks_of_ones(nodes: str, more: dict[str, np.ndarray]) -> None:
+    feeds = [f for f in photos(1, 6, 6) if len(f["x"]) == 1]
+    model = one_layer(nodes, **more)
+    assert fires("collapse-masks", model, feeds, ["layer"])["Renormalise"] == 1
+
+
+def test_not_quite_ones() -> None:
+    mask = np.ones((1, 3, 6, 6))
+    mask[0, 1, 2, 3] = 0
+    reason = "its mask is not made from hole_mask"
+    model = one_layer("", mask=mask)
+    refuses("collapse-masks", model, photos(1, 6, 6), reason, "layer")
+
+
 def one_layer(mask_nodes: str, **more: np.ndarray) -> onnx.ModelProto:
     weight = weights(RNG, 4, 3, 3, 3)
     return graph(

@@ -63,14 +63,30 @@ MASKS = {
         f"all = Resize <{NEAREST}> (seen4, , scales) out = Identity (all)",
         "4 large",
     ),
+    "expanded to what it is": ("same = Expand (mask3, shape1) out = Identity (same)", "3 known"),
+    "tiled over channels": ("out = Tile (known, shape3)", "3 known"),
+    "tiled over pixels": ("out = Tile (known, tile)", ""),
     "a product": ("out = Mul (known, seen)", ""),
+    "a product with itself": ("out = Mul (known, mask3)", "3 known"),
+    "a product with ones": (
+        "size = Shape (mask3) one3 = ConstantOfShape <value = float[1] {1.0}> (size)"
+        "all = Mul (one3, known) out = Identity (all)",
+        "3 known",
+    ),
+    "a product with twos": (
+        "size = Shape (mask3) two3 = ConstantOfShape <value = float[1] {2.0}> (size)"
+        "out = Mul (two3, known)",
+        "",
+    ),
     "a sum": ("out = Add (known, seen)", ""),
 }
 
 
 @pytest.mark.parametrize(("nodes", "groups"), MASKS.values(), ids=MASKS)
 def test_masks(nodes: str, groups: str) -> None:
-    facts, values = learned(nodes, two_five=np.array([2, 5]), c2=np.array([2]), c3=np.array([3]))
+    shapes = {"shape1": [1, 1, 1, 1], "shape3": [1, 3, 1, 1], "tile": [1, 1, 2, 1]}
+    numbers = {"two_five": [2, 5], "c2": [2], "c3": [3], **shapes}
+    facts, values = learned(nodes, **{name: np.array(v) for name, v in numbers.items()})
     if groups.endswith("enlarged"):
         (one, large), (other, key) = facts.masks[values["out"]]
         known = facts.masks[values["known"]][0][1]

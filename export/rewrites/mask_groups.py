@@ -1,0 +1,50 @@
+"""A mask of many channels as groups of channels, each of which repeats one mask."""
+
+from collections.abc import Hashable, Sequence
+
+import onnx_ir as ir
+
+from pconv_deploy.export.rewrites.editing import channels_of
+
+Key = tuple[Hashable, ...]  # which mask: see `facts`
+Groups = tuple[tuple[int, Key], ...]  # channels, mask
+
+
+def joined_groups(groups: Sequence[tuple[int, Key]]) -> Groups:
+    """Neighbours of one mask become one group."""
+    joined: list[tuple[int, Key]] = []
+    for count, key in groups:
+        if joined and joined[-1][1] == key:
+            joined[-1] = (joined[-1][0] + count, key)
+        else:
+            joined.append((count, key))
+    return tuple(joined)
+
+
+def split_groups(groups: Groups, outputs: Sequence[ir.Value]) -> list[Groups | None]:
+    """Which groups land in which output of a split."""
+    keys = [key for count, key in groups for _ in range(count)]
+    parts: list[Groups | None] = []
+    start = 0
+    for output in outputs:
+        count = channels_of(output)
+        if count is None:
+            return [None] * len(outputs)
+        parts.append(joined_groups([(1, key) for key in keys[start : start + count]]))
+        start += count
+    return parts
+
+
+def count_channels(groups: Groups) -> int:
+    """Channels of all groups together."""
+    return sum(count for count, _ in groups)
+
+
+def repeated_over(groups: Groups, channels: int) -> Groups:
+    """As many groups as there are, but a mask of one channel repeated over all."""
+    return ((channels, groups[0][1]),) if count_channels(groups) == 1 else groups
+
+
+def all_ones(groups: Groups) -> bool:
+    """Whether everything is known in all of them."""
+    return all(key[0] == "ones" for _, key in groups)
