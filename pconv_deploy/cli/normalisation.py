@@ -1,10 +1,12 @@
 """How images become a network's numbers, as options say it."""
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import typer
 
-from pconv_deploy.contract import Normalisation
+if TYPE_CHECKING:
+    from pconv_deploy.contract import Normalisation
 
 
 class Normalised(StrEnum):
@@ -15,19 +17,22 @@ class Normalised(StrEnum):
     imagenet = "imagenet"
 
 
-_USUAL = {
-    Normalised.unit: Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),  # 0..1
-    Normalised.half: Normalisation(),  # -1..1
-    Normalised.imagenet: Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+_USUAL = {  # mean, standard deviation
+    Normalised.unit: ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    Normalised.half: ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    Normalised.imagenet: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
 
 def parse_normalisation(
     name: Normalised | None, mean: str | None, std: str | None
-) -> Normalisation:
+) -> "Normalisation":
     """A name, or mean and deviation as "r,g,b" each; "half" if there is neither."""
+    from pconv_deploy.contract import Normalisation  # not before it is needed: --help is quick
+
     if mean is None and std is None:
-        return _USUAL[name or Normalised.half]
+        usual_mean, usual_std = _USUAL[name or Normalised.half]
+        return Normalisation(mean=usual_mean, std=usual_std)
     if name is not None or mean is None or std is None:
         raise typer.BadParameter("needed either --normalisation, or both --mean and --std")
     try:
