@@ -41,6 +41,11 @@ CHANGES_NOTHING: dict[str, tuple[str, dict[str, Array], int]] = {
     "the mask first": ("[again] z = Mul (seen, y) out = Abs (z)", {}, 1),
     "the graph's output": ("[again] out = Mul (y, seen)", {}, 1),
     "every channel": (repeated("m", "seen", 3) + "[again] z = Mul (y, m) out = Abs (z)", {}, 1),
+    "ones": (
+        "a = Tanh (x) [again] z = Mul (a, one) out = Abs (z)",
+        {"one": np.ones((1, 1, 1, 1), np.float32)},
+        0,
+    ),
     "behind activations": (
         "a = LeakyRelu <alpha = 0.1> (y) b1 = Relu (a) [again] z = Mul (b1, seen) out = Abs (z)",
         {},
