@@ -30,7 +30,7 @@ from pconv_deploy.files import atomic_file
 from pconv_deploy.onnx_file import read_graph
 from pconv_deploy.parity import Precision
 
-# Batch, side, rounds. What is left out takes more than 16 GiB in the literal formulation.
+# Batch, side, rounds. What is larger is left out for the time the literal formulation takes.
 GRID = ((1, 512, 11), (1, 256, 11), (1, 1024, 5), (4, 256, 7), (4, 512, 5), (16, 256, 5))
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 
