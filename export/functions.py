@@ -84,6 +84,7 @@ def attach_functions(model: ir.Model) -> None:
     for function in (PartialConv2d, Renormalise):
         if function.name in used:
             defined = ir.serde.deserialize_function(function.to_function_proto())
+            defined.opset_imports[""] = model.opset_imports[""]  # one of them per file
             model.functions[defined.identifier()] = defined
     if used:
         model.opset_imports[DOMAIN] = DOMAIN_VERSION

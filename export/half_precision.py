@@ -5,13 +5,15 @@ counts and quotients are exact enough and cost nothing, as do the ends of the gr
 had no precision flags since version 11: there the file decides.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from pconv_deploy.contract import GraphPrecision
 from pconv_deploy.errors import CheckpointError, UsageError
-from pconv_deploy.export.functions import DOMAIN, PARTIAL_CONV, RENORMALISE
+from pconv_deploy.export.functions import DOMAIN, PARTIAL_CONV, RENORMALISE, attach_functions
 from pconv_deploy.export.rewrites.editing import constant, emit, known_values, place
 
 _TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -39,11 +41,11 @@ def in_half_precision(model: onnx.ModelProto, precision: GraphPrecision) -> onnx
                 "count exactly; it needs collapse-masks: export at -O1 or higher, and see --explain"
             )
     _Typing(_TYPES[precision], precision).apply(graph.graph)
+    if precision == "bf16":
+        graph.opset_imports[""] = _BF16_OPSET
+        attach_functions(graph)
     result = ir.serde.serialize_model(graph)
     del result.graph.value_info[:]
-    if precision == "bf16":
-        for opset in (*result.opset_import, *(o for f in result.functions for o in f.opset_import)):
-            opset.version = opset.version if opset.domain else _BF16_OPSET
     return result
 
 
@@ -94,7 +96,7 @@ class _Typing:
             self.casts[value, dtype] = cast
         node.replace_input_with(index, self.casts[value, dtype])
 
-    def _shrink(self, node: ir.Node, indices: "range | list[int]") -> None:
+    def _shrink(self, node: ir.Node, indices: Iterable[int]) -> None:
         """Store a layer's constants in half precision."""
         for index in indices:
             values = known_values(node.inputs[index])

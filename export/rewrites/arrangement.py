@@ -2,7 +2,7 @@
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass, ShapeInferencePass
 
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.export.rewrites.enlarge_again import enlarge_again
@@ -52,6 +52,7 @@ def arranged(
     if arrangement.fused_epilogue:
         fuse_epilogue(graph)
     RemoveUnusedNodesPass()(graph)
+    NameFixPass()(graph)  # new values may be called as weights or inputs are
     result = ir.serde.serialize_model(graph)
     del result.graph.value_info[:]
     _name_sides(result, {f"{contract.size_multiple}*{side}": side for side in ("height", "width")})

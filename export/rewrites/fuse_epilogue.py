@@ -51,6 +51,9 @@ def _refusal(node: ir.Node) -> str | None:
     bias = known_values(node.inputs[2])
     if bias is None:
         return "its bias is not constant"
+    coverage = node.inputs[1]
+    if coverage is not None and coverage.dtype not in (None, ir.DataType.from_numpy(bias.dtype)):
+        return "its masks have another precision than its features"
     if len(bias) < VECTOR:
         return f"{len(bias)} channels fill no vector, so their layout is not blocked"
     return None

@@ -14,6 +14,8 @@ from pconv_deploy.checkpoint import save_checkpoint
 from pconv_deploy.contract import GraphPrecision, UNetConfig
 from pconv_deploy.errors import CheckpointError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.export.rewrites.arrangement import arranged
+from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.onnx_file import inlined, read_graph
 from pconv_deploy.onnx_run import graph_run
 from pconv_deploy.parity import Run, graph_inputs, parity_inputs
@@ -61,6 +63,23 @@ def test_the_types_say_what_is_half(half: tuple[GraphPrecision, Path]) -> None:
     ends = {v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)}
     assert ends == {TensorProto.UINT8}
     assert types["raw_output"] == TensorProto.FLOAT
+
+
+def test_every_form_keeps_the_types(half: tuple[GraphPrecision, Path]) -> None:
+    _precision, path = half
+    exported = read_graph(path)
+    inputs = graph_inputs(parity_inputs(8, 12)[1:4], exported.contract)
+    plain = graph_run(exported.model, exported.contract, optimised=True)(inputs)["raw_output"]
+    every = Arrangement(
+        upsampling=("interleaved", "enlarged"),
+        narrow_input=True,
+        narrow_output=True,
+        fused_epilogue=True,
+    )
+    model = arranged(exported.model, every, exported.contract)
+    onnx.checker.check_model(model, full_check=True)
+    raw = graph_run(model, exported.contract, optimised=True)(inputs)["raw_output"]
+    assert np.abs(raw - plain).max() < 2e-2 * np.abs(plain).max()
 
 
 @pytest.mark.parametrize("half", ["fp16"], indirect=True)  # it has no bf16 convolution
