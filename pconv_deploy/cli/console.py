@@ -7,6 +7,13 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from pconv_deploy.errors import MissingRuntimeError
 
@@ -28,6 +35,12 @@ def steps() -> Iterator[Callable[[str], None]]:
             yield lambda step: status.update(escape(step))
     else:
         yield lambda step: ERR.print(step, markup=False)
+
+
+def progress_bar(doing: str, *, transient: bool = True, disable: bool = False) -> Progress:
+    """Show on stderr how many of so many are done, and how long the rest will take."""
+    columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=ERR, transient=transient, disable=disable)
 
 
 @contextmanager

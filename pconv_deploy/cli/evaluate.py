@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich import box
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from pconv_deploy.cli.console import ERR, OUT, needs, parse_size
+from pconv_deploy.cli.console import OUT, needs, parse_size, progress_bar
 from pconv_deploy.cli.infer import Convention
 from pconv_deploy.errors import BatchIncompleteError, UsageError
 
@@ -160,13 +153,7 @@ def _with_progress(request: "Request") -> "Evaluation":
     from pconv_deploy.evaluation.journal import readable
     from pconv_deploy.evaluation.run import evaluate as run
 
-    columns = (
-        TextColumn("evaluating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=ERR, transient=True) as progress:
+    with progress_bar("evaluating") as progress:
         task = progress.add_task("", total=None)
         failed: Counter[str | None] = Counter()
 

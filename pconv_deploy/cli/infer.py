@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
-from pconv_deploy.cli.console import ERR, OUT, needs
+from pconv_deploy.cli.console import OUT, needs, progress_bar
 from pconv_deploy.errors import BatchIncompleteError, UsageError
 
 if TYPE_CHECKING:
@@ -150,13 +143,7 @@ def _fill_with_progress(
     from pconv_deploy.batch import fill_jobs
 
     outcomes: list[Outcome] = []
-    columns = (
-        TextColumn("filling"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=ERR, disable=len(jobs) < 2) as progress:
+    with progress_bar("filling", transient=False, disable=len(jobs) < 2) as progress:
         task = progress.add_task("", total=len(jobs))
         try:
             for outcome in fill_jobs(inpainter, jobs, options):

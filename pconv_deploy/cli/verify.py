@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich import box
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from pconv_deploy.cli.console import ERR, OUT, needs, parse_size
+from pconv_deploy.cli.console import ERR, OUT, needs, parse_size, progress_bar
 from pconv_deploy.cli.infer import Convention
 from pconv_deploy.errors import ParityError, UsageError
 
@@ -132,13 +125,7 @@ def _require_free(picture: Path, overwrite: bool) -> None:
 def _with_progress(request: "Request") -> "Outcome":
     from pconv_deploy.verification.run import verify as run
 
-    columns = (
-        TextColumn("verifying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=ERR, transient=True) as progress:
+    with progress_bar("verifying") as progress:
         task = progress.add_task("", total=None)
         return run(request, lambda done, of: progress.update(task, completed=done, total=of))
 
