@@ -19,6 +19,9 @@ Exit code 0 is success, 130 is Ctrl-C, 143 is SIGTERM. Any other exception is a 
 keeps its traceback.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class PConvError(Exception):
     """Base of all errors a user can cause; the message is one the user can act on."""
@@ -92,3 +95,24 @@ class TrainingError(PConvError):
     """Training diverged; the last checkpoint is kept."""
 
     exit_code = 9
+
+
+@contextmanager
+def needs(extra: str, *, what: str = "this") -> Iterator[None]:
+    """Translate a package that is not installed into the command that installs it.
+
+    Args:
+        extra: what pip installs, such as "pconv-deploy[export]".
+        what: needs the package, for the message.
+
+    Raises:
+        MissingRuntimeError: the block imports a package that is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pconv_deploy"):
+            raise  # a bug of ours
+        raise MissingRuntimeError(
+            f"{what} needs {error.name}, which is not installed: pip install '{extra}'"
+        ) from error

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from pconv_deploy.cli.console import ERR, OUT, needs, parse_size
+from pconv_deploy.cli.console import ERR, OUT, parse_size
+from pconv_deploy.errors import needs
 
 if TYPE_CHECKING:
     from pconv_deploy.bench import BenchResult

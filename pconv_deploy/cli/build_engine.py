@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import OUT, needs, parse_size, steps
-from pconv_deploy.errors import UsageError
+from pconv_deploy.cli.console import OUT, parse_size, steps
+from pconv_deploy.errors import UsageError, needs
 
 if TYPE_CHECKING:
     from pconv_deploy.engines.tuning import Tuning

@@ -1,4 +1,4 @@
-"""What the commands share: consoles, option types, and one line for what is not installed."""
+"""What the commands share: consoles, progress and option types."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -14,8 +14,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-
-from pconv_deploy.errors import MissingRuntimeError
 
 OUT = Console(highlight=False, emoji=False, soft_wrap=True)
 # Progress and complaints: stdout stays clean for whoever reads the result.
@@ -41,19 +39,6 @@ def progress_bar(doing: str, *, transient: bool = True, disable: bool = False) -
     """Show on stderr how many of so many are done, and how long the rest will take."""
     columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=ERR, transient=transient, disable=disable)
-
-
-@contextmanager
-def needs(extra: str) -> Iterator[None]:
-    """Translate a package that is not installed into the command that installs it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("pconv_deploy"):
-            raise  # a bug of ours
-        raise MissingRuntimeError(
-            f"this needs {error.name}, which is not installed: pip install '{extra}'"
-        ) from error
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -7,7 +7,8 @@ import typer
 from rich.markup import escape
 
 from pconv_deploy.cli.bench import show
-from pconv_deploy.cli.console import OUT, needs, steps
+from pconv_deploy.cli.console import OUT, steps
+from pconv_deploy.errors import needs
 
 
 def demo(

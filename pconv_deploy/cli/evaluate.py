@@ -10,9 +10,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import OUT, needs, parse_size, progress_bar
+from pconv_deploy.cli.console import OUT, parse_size, progress_bar
 from pconv_deploy.cli.infer import Convention
-from pconv_deploy.errors import BatchIncompleteError, UsageError
+from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 
 if TYPE_CHECKING:
     from pconv_deploy.evaluation.run import Evaluation

@@ -8,8 +8,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT, needs, parse_size, steps
+from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT, parse_size, steps
 from pconv_deploy.cli.normalisation import Normalised, parse_normalisation
+from pconv_deploy.errors import needs
 
 if TYPE_CHECKING:
     from pconv_deploy.export.checkpoint_to_onnx import ExportResult

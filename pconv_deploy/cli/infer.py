@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import OUT, needs, progress_bar
-from pconv_deploy.errors import BatchIncompleteError, UsageError
+from pconv_deploy.cli.console import OUT, progress_bar
+from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

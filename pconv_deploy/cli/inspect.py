@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import OUT, needs
+from pconv_deploy.cli.console import OUT
+from pconv_deploy.errors import needs
 
 
 def inspect(

@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from pconv_deploy.cli.console import ERR, OUT, needs, parse_size
+from pconv_deploy.cli.console import ERR, OUT, parse_size
 from pconv_deploy.cli.infer import Convention
-from pconv_deploy.errors import HoleMaskError, UsageError
+from pconv_deploy.errors import HoleMaskError, UsageError, needs
 
 if TYPE_CHECKING:
     from pconv_deploy.hole_masks.checking import MaskSetReport

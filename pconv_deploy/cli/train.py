@@ -19,8 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pconv_deploy.cli.console import ERR, OUT, needs
-from pconv_deploy.errors import UsageError
+from pconv_deploy.cli.console import ERR, OUT
+from pconv_deploy.errors import UsageError, needs
 
 if TYPE_CHECKING:
     from pconv_deploy.training.config import TrainingConfig

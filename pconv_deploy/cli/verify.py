@@ -10,9 +10,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import ERR, OUT, needs, parse_size, progress_bar
+from pconv_deploy.cli.console import ERR, OUT, parse_size, progress_bar
 from pconv_deploy.cli.infer import Convention
-from pconv_deploy.errors import ParityError, UsageError
+from pconv_deploy.errors import ParityError, UsageError, needs
 
 if TYPE_CHECKING:
     from pconv_deploy.verification.measures import ClassResult, Difference

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 from PIL import Image
 
-from pconv_deploy.errors import MissingRuntimeError, OutputError, PConvError
+from pconv_deploy.errors import OutputError, PConvError, needs
 from pconv_deploy.evaluation.journal import EXAMPLES, Score
 from pconv_deploy.evaluation.methods import ORIGINAL, MethodSpec, fill_hole, open_method
 from pconv_deploy.evaluation.metrics import compare_pictures
@@ -140,15 +140,11 @@ def load_perceptual(weights: WeightFiles, threads: int | None = None) -> "Percep
     """
     if not (weights.vgg16 or weights.inception):
         return None
-    try:
+    with needs("pconv-deploy[checkpoint]", what="LPIPS, FID or the Inception score"):
         import torch
 
         from pconv_deploy.evaluation.perceptual import Perceptual
-    except ModuleNotFoundError as error:
-        raise MissingRuntimeError(
-            f"LPIPS, FID and the Inception score need {error.name}, which is not installed: "
-            "pip install 'pconv-deploy[checkpoint]'"
-        ) from error
+
     if threads is not None:
         torch.set_num_threads(threads)
     return Perceptual(weights)

@@ -21,7 +21,7 @@ from pconv_deploy.contract import (
 )
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import MANIFEST
-from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError
+from pconv_deploy.errors import EngineError, InputError, needs
 from pconv_deploy.images import Bytes
 from pconv_deploy.onnx_file import read_graph
 from pconv_deploy.onnx_run import graph_run
@@ -153,17 +153,11 @@ def _graph_side(path: Path) -> Side:
 
 
 def _checkpoint_side(path: Path, dtype: Dtype) -> Side:
-    try:
+    with needs("pconv-deploy[export]", what=str(path)):
         import torch
 
         from pconv_deploy.checkpoint import load_checkpoint
         from pconv_deploy.export.verify import literal_fill
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("pconv_deploy"):
-            raise  # a bug of ours
-        raise MissingRuntimeError(
-            f"{path} needs {error.name}, which is not installed: pip install 'pconv-deploy[export]'"
-        ) from error
     checkpoint = load_checkpoint(path)
 
     def fill_in(dtype: torch.dtype) -> Fill:
