@@ -19,7 +19,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pconv_deploy.contract import Family, JsonScalar, Normalisation, Source, UNetConfig
+from pconv_deploy.contract import (
+    NETWORK_FILE,
+    Family,
+    JsonScalar,
+    Normalisation,
+    Source,
+    UNetConfig,
+)
 from pconv_deploy.errors import CheckpointError, OutputError, UsageError
 from pconv_deploy.files import atomic_file, sha256_of
 from pconv_deploy.foreign.families import READABLE, is_foreign, read_foreign
@@ -158,10 +165,8 @@ def convert_checkpoint(path: Path, output: Path, *, overwrite: bool = False) -> 
 
 
 def _is_foreign(path: Path) -> bool:
-    if (path / "network.safetensors").is_file():
-        raise CheckpointError(
-            f"{path} is a training run; its checkpoint is {path / 'network.safetensors'}"
-        )
+    if (path / NETWORK_FILE).is_file():
+        raise CheckpointError(f"{path} is a training run; its checkpoint is {path / NETWORK_FILE}")
     with _reading(path), path.open("rb") as stream:
         start = stream.read(16)
     if is_foreign(start):

@@ -16,6 +16,8 @@ GRAPH_FORMAT: Final = 1
 IMAGE, HOLE_MASK, FILLED, OUTPUT = "image", "hole_mask", "filled", "output"
 # The network's output before compositing: an inner value of the deployment graph.
 RAW_OUTPUT = "raw_output"
+# By this name a training run, and the demo, keep their checkpoint: such a folder is known by it.
+NETWORK_FILE = "network.safetensors"
 
 Channels = Annotated[int, Meta(ge=1, le=4096)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]

@@ -19,6 +19,7 @@ import onnxruntime
 import typer
 
 from pconv_deploy.bench import BenchOptions, BenchResult, bench
+from pconv_deploy.contract import NETWORK_FILE
 from pconv_deploy.demo.photos import photos
 from pconv_deploy.demo.untrained import write_untrained
 from pconv_deploy.engines.folder import BuildOptions, build_engine
@@ -49,7 +50,7 @@ def run_benchmark(
 ) -> None:
     """Build every engine this machine can run, and time all of them beside PyTorch."""
     output.mkdir(parents=True, exist_ok=True)
-    checkpoint, graph = output / "network.safetensors", output / "model.onnx"
+    checkpoint, graph = output / NETWORK_FILE, output / "model.onnx"
     progress = functools.partial(print, file=sys.stderr)
     progress("making the network")
     write_untrained(checkpoint)

@@ -15,6 +15,7 @@ from PIL import Image
 from pconv_deploy.batch import fill_jobs
 from pconv_deploy.bench import BenchResult
 from pconv_deploy.contact_sheet import write_contact_sheet
+from pconv_deploy.contract import NETWORK_FILE
 from pconv_deploy.demo.network import CAVEAT, copy_network
 from pconv_deploy.demo.photos import CREDITS, photos
 from pconv_deploy.demo.report import as_data, write_report
@@ -61,7 +62,7 @@ def run_demo(
     Raises:
         PConvError: any step's own error.
     """
-    checkpoint, graph = folder / "network.safetensors", folder / "model.onnx"
+    checkpoint, graph = folder / NETWORK_FILE, folder / "model.onnx"
     engine, report = folder / "model.engine", folder / "report.html"
     originals = photos()
 

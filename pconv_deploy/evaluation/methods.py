@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from pconv_deploy.contract import Sha256
+from pconv_deploy.contract import NETWORK_FILE, Sha256
 from pconv_deploy.engines.manifest import MANIFEST, read_manifest
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, PConvError, UsageError
 from pconv_deploy.files import sha256_of
@@ -88,7 +88,7 @@ def _parse_method(text: str) -> MethodSpec:
     path = Path(source)
     # Every training run calls its checkpoint so: the run tells them apart.
     named = path.resolve()
-    named = named.parent if named.name == "network.safetensors" else named
+    named = named.parent if named.name == NETWORK_FILE else named
     label = (label or named.name).encode(errors="replace").decode()
     if path.is_dir():
         read_manifest(path)

@@ -21,11 +21,12 @@ from typing import Any
 
 import msgspec
 
+from pconv_deploy.contract import NETWORK_FILE
 from pconv_deploy.errors import InputError, UsageError
 from pconv_deploy.files import atomic_file, writing
 from pconv_deploy.training.config import TrainingConfig, read_run_config
 
-NETWORK, STATE = "network.safetensors", "state.pt"
+NETWORK, STATE = NETWORK_FILE, "state.pt"
 _STEP = re.compile(r"step-(\d{8,})")
 
 
