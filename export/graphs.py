@@ -41,9 +41,11 @@ class DeploymentGraph(nn.Module):
 
     def forward(self, image: Tensor, hole_mask: Tensor) -> tuple[Tensor, Tensor]:
         dtype = self.inner.mean.dtype
-        colours = image.permute(0, 3, 1, 2).to(dtype) / 255  # NCHW, 0..1
-        raw = self.inner(colours, hole_mask[:, None].to(dtype))
-        levels = torch.round(raw * 255).clamp(0, 255).to(torch.uint8)
-        # Composited plane by plane: choosing among interleaved bytes is ten times as slow.
-        filled = torch.where((hole_mask != 0)[:, None], levels, image.permute(0, 3, 1, 2))
-        return filled.permute(0, 2, 3, 1), raw
+        # Bytes at the very ends only: TensorRT does nothing with them but convert.
+        levels = image.to(dtype).permute(0, 3, 1, 2)  # NCHW, 0..255
+        hole = hole_mask.to(dtype)[:, None]  # N1HW, nonzero = fill
+        raw = self.inner(levels / 255, hole)
+        painted = torch.round(raw * 255).clamp(0, 255)
+        # Whole numbers, so that the known ones come back as they were.
+        filled = torch.where(hole != 0, painted, levels)
+        return filled.permute(0, 2, 3, 1).to(torch.uint8), raw
