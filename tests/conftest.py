@@ -1,4 +1,5 @@
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,3 +88,16 @@ def box() -> Callable[..., NDArray[np.uint8]]:
         return hole
 
     return make
+
+
+@pytest.fixture
+def uninstalled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make packages look as if they were not installed; the exporter then asks for them anew."""
+
+    def hide(*packages: str) -> None:
+        for name in [n for n in sys.modules if n.startswith("pconv_deploy.export")]:
+            monkeypatch.delitem(sys.modules, name)
+        for name in packages:
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return hide

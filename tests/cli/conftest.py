@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy.cli.main import main
+from tests.processes import WIDE
 
 Photo = Callable[..., NDArray[np.uint8]]
 COMMANDS = (
@@ -24,8 +25,6 @@ COMMANDS = (
     "doctor",
     "demo",
 )
-# Words wrap where the terminal ends; messages are compared as one line.
-WIDE = {"COLUMNS": "4000", "TERM": "dumb"}
 
 
 @dataclass

@@ -64,11 +64,9 @@ def test_missing_runtime_exits_6(
 
 
 def test_missing_torch_exits_6(
-    run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, checkpoint: Path, tmp_path: Path, uninstalled: Callable[..., None]
 ) -> None:
-    for name in [n for n in sys.modules if n.startswith("pconv_deploy.export")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torch", None)
+    uninstalled("torch")
     result = run("export", checkpoint, "-o", tmp_path / "x.onnx")
     assert result.code == 6
     assert (

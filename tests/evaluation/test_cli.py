@@ -1,7 +1,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,9 +14,10 @@ from pconv_deploy.errors import ImageError
 from pconv_deploy.evaluation import perceptual, worker
 from pconv_deploy.evaluation.methods import Method, MethodSpec, open_method
 from pconv_deploy.training import vgg
-from tests.cli.conftest import WIDE, Result, Run
+from tests.cli.conftest import Result, Run
 from tests.evaluation.conftest import smooth_picture
 from tests.evaluation.made_up import inception_weights, lpips_heads, vgg16_weights
+from tests.processes import start, wait_until
 
 
 @pytest.fixture
@@ -244,17 +244,6 @@ def test_what_contradicts_itself_exits_2(evaluate: Run) -> None:
     assert "--seed was 0, is 3" in result.err
 
 
-def started(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "pconv_deploy", *map(str, arguments)],
-        env=os.environ | WIDE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
 def children_of(process: int) -> list[int]:
     return [
         int(path.parent.name)
@@ -286,10 +275,8 @@ def test_stopped_from_outside_and_resumed(
         "--output", tmp_path / "out", "--per-class", "1",
     )  # fmt: skip
     journal = tmp_path / "out" / "scores.jsonl"
-    process = started(*command, "--workers", 2)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (journal.exists() and journal.stat().st_size):
-        time.sleep(0.02)
+    process = start(*command, "--workers", 2)
+    wait_until(lambda: journal.exists() and journal.stat().st_size, process)
     children = children_of(process.pid)
     process.send_signal(how)
     _, complaints = process.communicate(timeout=60)

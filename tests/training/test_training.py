@@ -2,8 +2,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from pconv_deploy.training.losses import inpainting_loss
 from pconv_deploy.training.run_folder import RunFolder
 from pconv_deploy.training.samples import Samples, collate
 from pconv_deploy.training.trainer import Trainer, phase_at
+from tests.processes import start, wait_until
 from tests.training.conftest import SMALL
 
 Make = Callable[..., TrainingConfig]
@@ -266,19 +265,16 @@ def test_a_folder_in_use_and_a_damaged_run(small: Make, tmp_path: Path) -> None:
         train(small(), run, resume=True)
 
 
-def start(
+def begin(
     run: Path, photos: Path, *settings: str, ranks: int = 1, resume: bool = False
 ) -> subprocess.Popen[str]:
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    several = ("-m", "torch.distributed.run", f"--nproc-per-node={ranks}")
     chosen = ["--resume"] if resume else ["-c", "mini", "--photos", str(photos)]
     chosen += [f"--set={setting}" for setting in (*(() if resume else SMALL), *settings)]
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "pconv_deploy", "train", str(run), *chosen],
+    return start(
+        *("train", run, *chosen),
+        launcher=several if ranks > 1 else (),
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "4000"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
         start_new_session=True,  # a group of their own
     )
 
@@ -293,11 +289,12 @@ def test_kill_9_never_loses_the_last_checkpoint(photos: Path, tmp_path: Path) ->
     run = RunFolder(tmp_path / "run")
     reached = [0]
     for attempt in range(3):
-        process = start(run.path, photos, *endless, resume=attempt > 0)
-        deadline = time.monotonic() + 100
-        while max([0, *run.checkpoints()]) < reached[-1] + 4:
-            assert time.monotonic() < deadline
-            assert process.poll() is None, process.communicate()
+        process = begin(run.path, photos, *endless, resume=attempt > 0)
+        wait_until(
+            lambda enough=reached[-1] + 4: max([0, *run.checkpoints()]) >= enough,
+            process,
+            seconds=100,
+        )
         process.kill()
         process.communicate()
         assert list(run.checkpoints())  # whole ones only
@@ -312,7 +309,7 @@ def test_two_ranks_learn_what_one_learns(photos: Path, tmp_path: Path) -> None:
     # One level has no batch norm, whose statistics are those of each rank's part.
     one_level = ("network={channels=[4], kernels=[3]}", "phases=[{steps=3, learning_rate=1e-3}]")
     for ranks in (1, 2):
-        code, complaint = finish(start(tmp_path / str(ranks), photos, *one_level, ranks=ranks))
+        code, complaint = finish(begin(tmp_path / str(ranks), photos, *one_level, ranks=ranks))
         assert code == 0, complaint
         assert complaint.count("step 3/3") == 1  # one rank reports
     alone, together = (state_of(tmp_path / r, 3)["network"] for r in ("1", "2"))
@@ -322,7 +319,7 @@ def test_two_ranks_learn_what_one_learns(photos: Path, tmp_path: Path) -> None:
     assert first == pytest.approx(second, rel=1e-4)
 
     longer = "phases=[{steps=4, learning_rate=1e-3}]"
-    code, complaint = finish(start(tmp_path / "2", photos, longer, resume=True))
+    code, complaint = finish(begin(tmp_path / "2", photos, longer, resume=True))
     assert code == 2
     assert "was trained by 2 ranks, now there are 1." in complaint
 
@@ -332,13 +329,9 @@ def test_signals_to_all_processes_save_and_end(
     photos: Path, tmp_path: Path, number: signal.Signals, expected: int
 ) -> None:
     endless = "phases=[{steps=100000, learning_rate=1e-3}]"
-    process = start(tmp_path / "run", photos, endless, "save_every=100000", "data.workers=2")
+    process = begin(tmp_path / "run", photos, endless, "save_every=100000", "data.workers=2")
     history = RunFolder(tmp_path / "run").history_file
-    deadline = time.monotonic() + 100
-    while not history.is_file():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+    wait_until(history.is_file, process, seconds=100)
     os.killpg(process.pid, number)
     code, complaint = finish(process)
     assert code == expected, complaint

@@ -1,6 +1,5 @@
 import dataclasses
 import shutil
-import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -360,12 +359,9 @@ def test_pytorch_that_fails_is_no_traceback(
 
 
 def test_engines_need_no_torch(
-    compare: Compare, engine: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    compare: Compare, engine: Path, checkpoint: Path, uninstalled: Callable[..., None]
 ) -> None:
-    for name in [n for n in sys.modules if n.startswith("pconv_deploy.export")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setitem(sys.modules, "onnx", None)
+    uninstalled("torch", "onnx")
     assert compare(engine, engine, pictures=FEW).verification.passed
     with pytest.raises(MissingRuntimeError, match="needs torch, which is not installed: pip inst"):
         compare(engine, checkpoint)
