@@ -3,6 +3,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -284,17 +285,17 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, complaint
 
 
+def has_reached(run: RunFolder, step: int) -> bool:
+    return max([0, *run.checkpoints()]) >= step
+
+
 def test_kill_9_never_loses_the_last_checkpoint(photos: Path, tmp_path: Path) -> None:
     endless = ("phases=[{steps=100000, learning_rate=1e-3}]", "save_every=1", "log_every=1000")
     run = RunFolder(tmp_path / "run")
     reached = [0]
     for attempt in range(3):
         process = begin(run.path, photos, *endless, resume=attempt > 0)
-        wait_until(
-            lambda enough=reached[-1] + 4: max([0, *run.checkpoints()]) >= enough,
-            process,
-            seconds=100,
-        )
+        wait_until(partial(has_reached, run, reached[-1] + 4), process, seconds=100)
         process.kill()
         process.communicate()
         assert list(run.checkpoints())  # whole ones only
