@@ -9,7 +9,6 @@ import io
 import os
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +19,19 @@ from PIL import Image
 
 from pconv_deploy.contenders import (
     MIN_PIXELS,
+    REFERENCE,
     Contender,
-    Formulation,
+    EngineFacts,
     Task,
+    engine_facts,
     engine_fill,
     peak_mib,
-    torch_fill,
+    torch_contenders,
 )
 from pconv_deploy.errors import UsageError
 from pconv_deploy.images import like
 from pconv_deploy.inpainter import Inpainter, finish
 
-_FORMULATIONS: tuple[Formulation, ...] = ("literal", "collapsed")
-REFERENCE = "PyTorch eager, literal"
 STAGES = ("decode", "pre", "infer", "post", "encode")
 # Seconds before each turn: the threads of the one before still spin, waiting for more work.
 _PAUSE = 0.2
@@ -75,16 +74,6 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     ratio_p10: float | None = None
     ratio_p90: float | None = None
     peak_mib: float | None = None
-
-
-class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Which contender an engine is, and what it runs on."""
-
-    contender: str
-    path: str
-    backend: str
-    runtime: str
-    precision: str
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,10 +121,12 @@ def bench(
             path: stack.enter_context(Inpainter.load(path, threads=options.threads))
             for path in engines
         }
-        facts = _facts(opened)
+        facts = engine_facts(opened)
         size = _size(opened, options)
         tasks = [Task.make(inpainter, photo, size, options.batch) for inpainter in opened.values()]
-        contenders = {} if against is None else _torch(against, opened, tasks[0], options.threads)
+        contenders: dict[str, Contender] = {}
+        if against is not None:
+            contenders = torch_contenders(against, opened.values(), tasks[0], options.threads)
         for fact, inpainter, task in zip(facts, opened.values(), tasks, strict=True):
             alone = task.alone(fact.path, None, options.threads)
             contenders[fact.contender] = Contender(engine_fill(inpainter), task, alone)
@@ -160,31 +151,6 @@ def bench(
     )
 
 
-def _facts(opened: Mapping[Path, Inpainter]) -> tuple[EngineFacts, ...]:
-    facts = []
-    for path, inpainter in opened.items():
-        manifest = inpainter.manifest
-        assert manifest is not None  # it came from a folder
-        runtime = f"{manifest.built_with.package} {manifest.built_with.version}"
-        kind = f"{manifest.backend}, {manifest.precision}"
-        facts.append(
-            EngineFacts(
-                contender=kind,
-                path=str(path),
-                backend=manifest.backend,
-                runtime=runtime,
-                precision=manifest.precision,
-            )
-        )
-    kinds = Counter(fact.contender for fact in facts)
-    return tuple(
-        fact
-        if kinds[fact.contender] == 1
-        else msgspec.structs.replace(fact, contender=f"{fact.contender}, {fact.path}")
-        for fact in facts
-    )
-
-
 def _size(opened: Mapping[Path, Inpainter], options: BenchOptions) -> tuple[int, int]:
     """The size of the picture: the wanted one, that of a fixed-size engine, or 512x512."""
     for path, inpainter in opened.items():
@@ -196,24 +162,6 @@ def _size(opened: Mapping[Path, Inpainter], options: BenchOptions) -> tuple[int,
     if height * width < MIN_PIXELS:
         raise UsageError(f"found a size of {height}x{width}; needed at least 8x8")
     return height, width
-
-
-def _torch(
-    against: Path, opened: Mapping[Path, Inpainter], task: Task, threads: int | None
-) -> dict[str, Contender]:
-    contracts = [inpainter.contract for inpainter in opened.values()]
-    if len({contract.source.sha256 for contract in contracts}) > 1:
-        raise UsageError(
-            "these engines were made from different checkpoints; measure them without --against"
-        )
-    return {
-        f"PyTorch eager, {formulation}": Contender(
-            torch_fill(against, formulation, threads, contracts[0]),
-            task,
-            task.alone(str(against), formulation, threads),
-        )
-        for formulation in _FORMULATIONS
-    }
 
 
 def describe_machine() -> dict[str, str]:

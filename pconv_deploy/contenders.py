@@ -8,7 +8,8 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,8 @@ from pconv_deploy.inpainter import Inpainter, Prepared
 # image (N, H, W, 3) uint8, hole_mask (N, H, W) uint8 -> the composites
 Fill = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Any]
 Formulation = Literal["literal", "collapsed"]
+_FORMULATIONS: tuple[Formulation, ...] = ("literal", "collapsed")
+REFERENCE = "PyTorch eager, literal"
 _MEMORY_RUNS = 2
 _HOLE_AREA = (0.2, 0.3)
 MIN_PIXELS = 64  # of a picture: fewer cannot show a hole of that area
@@ -45,6 +48,16 @@ class Alone(msgspec.Struct, frozen=True, kw_only=True):
     batch: int
     height: int
     width: int
+
+
+class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Which contender an engine is, and what it runs on."""
+
+    contender: str
+    path: str
+    backend: str
+    runtime: str
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -151,6 +164,56 @@ def torch_fill(
         return filled.numpy()
 
     return fill
+
+
+def torch_contenders(
+    against: Path, opened: Iterable[Inpainter], task: Task, threads: int | None
+) -> dict[str, Contender]:
+    """Make the formulations of the checkpoint that all opened engines were made from, by name.
+
+    Raises:
+        CheckpointError, MissingRuntimeError: as `torch_fill`.
+        UsageError: the engines were made from another checkpoint, or from several.
+    """
+    contracts = [inpainter.contract for inpainter in opened]
+    if len({contract.source.sha256 for contract in contracts}) > 1:
+        raise UsageError(
+            "these engines were made from different checkpoints; measure them without --against"
+        )
+    return {
+        f"PyTorch eager, {formulation}": Contender(
+            torch_fill(against, formulation, threads, contracts[0]),
+            task,
+            task.alone(str(against), formulation, threads),
+        )
+        for formulation in _FORMULATIONS
+    }
+
+
+def engine_facts(opened: Mapping[Path, Inpainter]) -> tuple[EngineFacts, ...]:
+    """Name the engines after what they run on; alike ones by their paths as well."""
+    facts = []
+    for path, inpainter in opened.items():
+        manifest = inpainter.manifest
+        assert manifest is not None  # it came from a folder
+        runtime = f"{manifest.built_with.package} {manifest.built_with.version}"
+        kind = f"{manifest.backend}, {manifest.precision}"
+        facts.append(
+            EngineFacts(
+                contender=kind,
+                path=str(path),
+                backend=manifest.backend,
+                runtime=runtime,
+                precision=manifest.precision,
+            )
+        )
+    kinds = Counter(fact.contender for fact in facts)
+    return tuple(
+        fact
+        if kinds[fact.contender] == 1
+        else msgspec.structs.replace(fact, contender=f"{fact.contender}, {fact.path}")
+        for fact in facts
+    )
 
 
 def peak_mib(who: Alone) -> float | None:
