@@ -1,0 +1,161 @@
+"""Both sides run on the same cases, and measured."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pconv_deploy.contract import FILLED, IMAGE, OUTPUT, RAW_OUTPUT, GraphContract
+from pconv_deploy.errors import ParityError
+from pconv_deploy.images import Bytes
+from pconv_deploy.parity.cases import Arrays, ParityInput, graph_inputs, parity_batches
+from pconv_deploy.parity.report import ParityCase, ParityReport
+from pconv_deploy.parity.tolerances import TOLERANCES, Precision, allowed_error
+
+Run = Callable[[Arrays], Arrays]
+
+
+def own_error(exact: Run, rounded: Run, contract: GraphContract) -> float:
+    """Largest relative error of a reference computed in fewer bits, over all cases."""
+    raw_name = OUTPUT if contract.kind == "tensor" else RAW_OUTPUT
+    errors = [0.0]
+    for batch in parity_batches(contract):
+        inputs = graph_inputs(batch, contract)
+        pairs = zip(rounded(inputs)[raw_name], exact(inputs)[raw_name], strict=True)
+        errors += [error for pair in pairs if (error := _error(*pair)) is not None]
+    return max(errors)
+
+
+def compare_runs(
+    reference: Run,
+    candidate: Run,
+    contract: GraphContract,
+    names: tuple[str, str],
+    reference_in_precision: Run | float | None = None,
+    precision: Precision | None = None,
+) -> ParityReport:
+    """Fill every case on both sides and compare.
+
+    Args:
+        reference: takes the inputs of the contract, returns the raw output alone: `output` of a
+            tensor graph, `raw_output` (N, 3, H, W) of a deployment graph.
+        candidate: returns every output of the contract, and `raw_output` if it can.
+        contract: of the graph both stand for.
+        names: who the reference and the candidate are, for the report.
+        reference_in_precision: the reference computed in the candidate's precision: how exact
+            an answer can be expected. Or by how much it was found to err in all such cases.
+        precision: of the candidate; its row of TOLERANCES decides. None: the contract's.
+
+    Raises:
+        ParityError: the candidate's outputs are not those of the contract.
+    """
+    raw_name = OUTPUT if contract.kind == "tensor" else RAW_OUTPUT
+    tolerance = TOLERANCES[precision or contract.precision]
+    run_rounded = reference_in_precision if callable(reference_in_precision) else None
+    found_before = None if callable(reference_in_precision) else reference_in_precision
+    cases: list[ParityCase] = []
+    for batch in parity_batches(contract):
+        inputs = graph_inputs(batch, contract)
+        expected = reference(inputs)[raw_name]
+        rounded = run_rounded(inputs)[raw_name] if run_rounded else None
+        found = candidate(inputs)
+        check_outputs(found, contract, inputs[IMAGE])
+        filled, raw = found.get(FILLED), found.get(raw_name)
+        for i, case in enumerate(batch):
+            cases.append(
+                compare(
+                    case,
+                    expected[i].transpose(1, 2, 0),
+                    filled=None if filled is None else filled[i],
+                    raw=None if raw is None else raw[i].transpose(1, 2, 0),
+                    reference_error=found_before
+                    if rounded is None
+                    else _error(rounded[i], expected[i]),
+                    tolerance=tolerance.relative,
+                )
+            )
+    return ParityReport(
+        reference=names[0],
+        candidate=names[1],
+        tolerance=tolerance.relative,
+        level_tolerance=tolerance.levels,
+        outside_judged=tolerance.outside,
+        cases=tuple(cases),
+    )
+
+
+def compare(
+    case: ParityInput,
+    expected: NDArray[np.floating],
+    *,
+    filled: Bytes | None,
+    raw: NDArray[np.floating] | None,
+    tolerance: float,
+    reference_error: float | None = None,
+) -> ParityCase:
+    """Measure a candidate's composite and raw output (H, W, 3) against the expected raw output."""
+    assert filled is not None or raw is not None
+    hole = case.hole_mask != 0
+    inside = outside = levels = identical = None
+    finite = bool(np.isfinite(expected).all() and (raw is None or np.isfinite(raw).all()))
+    scale = float(np.abs(expected).max()) if finite else 0.0
+    if raw is not None and finite:
+        error = np.abs(raw.astype(np.float64) - expected) / (scale or 1.0)
+        inside = float(error[hole].max()) if hole.any() else None
+        outside = float(error[~hole].max()) if not hole.all() else None
+    if filled is not None:
+        # A network that answers in thousands has steps far smaller than its tolerance: what
+        # the reference rounds to is an interval then, of one value where it is saturated.
+        slack = allowed_error(tolerance, reference_error) * scale
+        low, high = (_levels(expected[hole] + by) for by in (-slack, slack))
+        found = filled[hole].astype(np.int64)
+        levels = int(np.maximum(low - found, found - high).max(initial=0))
+        identical = bool((filled[~hole] == case.image[~hole]).all())
+    return ParityCase(
+        name=case.name,
+        hole_share=round(float(hole.mean()), 4),
+        error_inside=inside,
+        error_outside=outside,
+        level_difference=levels,
+        known_identical=identical,
+        finite=finite,
+        reference_error=reference_error,
+    )
+
+
+def _error(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float | None:
+    """Largest difference over the largest value; None where either is not finite."""
+    if not (np.isfinite(expected).all() and np.isfinite(found).all()):
+        return None
+    scale = float(np.abs(expected).max()) or 1.0
+    return float(np.abs(found.astype(np.float64) - expected).max()) / scale
+
+
+def _levels(colours: NDArray[np.floating]) -> NDArray[np.int64]:
+    """0..1 -> 0..255; NaN as 0, which is reported elsewhere."""
+    levels: NDArray[np.int64] = np.rint(np.nan_to_num(colours).clip(0, 1) * 255).astype(np.int64)
+    return levels
+
+
+def check_outputs(found: Arrays, contract: GraphContract, image: NDArray[Any]) -> None:
+    """Compare what a graph returned with its contract.
+
+    Every output of both kinds of graph has the shape of `image`, as the graph takes it.
+
+    Raises:
+        ParityError: an output is missing, or of another dtype or shape.
+    """
+    for spec in contract.outputs:
+        output = found.get(spec.name) if isinstance(found, Mapping) else None
+        if (
+            not isinstance(output, np.ndarray)
+            or output.dtype != spec.dtype
+            or output.shape != image.shape
+        ):
+            what = (
+                f"{output.dtype} {list(output.shape)}"
+                if isinstance(output, np.ndarray)
+                else "no array"
+            )
+            raise ParityError(f"{spec.name}: found {what}, needed {spec.dtype} {list(image.shape)}")

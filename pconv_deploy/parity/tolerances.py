@@ -1,0 +1,46 @@
+"""How far a result may be from its reference, by precision."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """How far a result may be from its reference.
+
+    relative   |difference| of the raw output, over the largest |value| of the reference
+    outside    whether the raw output is judged outside of the holes too
+    levels     of the composite, in steps of 0..255
+    hole_psnr  dB, at least: in the holes of photographs, against the composite of the graph
+    """
+
+    relative: float
+    levels: int
+    outside: bool = False
+    hole_psnr: float | None = None
+
+
+# The finest first. Nothing but rounding separates two fp32 results; a value on the edge may round
+# either way. Half precisions are judged in the holes only: what a network says of known pixels
+# was never trained and is dropped, and the demo's network magnifies rounding there to half of its
+# range. In the holes it errs by 1e-3 (fp16) and 6e-3 (bf16), an untrained one of full size by
+# 4e-3 and 3e-2. Eight bits are judged by what is seen: the rest only tells noise from garbage.
+TOLERANCES: Mapping[Precision, Tolerance] = {
+    "fp32": Tolerance(relative=1e-5, levels=1, outside=True),
+    "fp16": Tolerance(relative=1e-2, levels=2),
+    "bf16": Tolerance(relative=5e-2, levels=4),
+    "int8": Tolerance(relative=1.0, levels=64, hole_psnr=38.0),
+}
+# A trained network may magnify rounding. Where the reference itself, computed in the candidate's
+# precision, errs by more than the tolerance, the candidate may err by this many times as much.
+# Never more than the last two say: an absolute error, or so many times the tolerance.
+_HEADROOM, _MOST_ALLOWED, _MOST_TIMES = 2.0, 1e-3, 5.0
+
+
+def allowed_error(tolerance: float, reference_error: float | None) -> float:
+    """The relative error a candidate may have, given the reference's own in its precision."""
+    most = max(_MOST_ALLOWED, _MOST_TIMES * tolerance)
+    return max(tolerance, min(_HEADROOM * (reference_error or 0.0), most))
