@@ -1,26 +1,53 @@
 """The protocol between us and a runtime: what one must do to be a backend."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.parity import Arrays, Precision
 
+Progress = Callable[[str], None]
 
-@dataclass(frozen=True, kw_only=True)
-class Runtime:
-    """The installed package behind a backend."""
+
+def silent(_step: str) -> None:
+    """Show nobody how far something is."""
+
+
+class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A GPU and its driver; memory in bytes, cuda is the newest version the driver takes."""
+
+    name: str
+    compute_capability: str
+    memory: int
+    driver: str
+    cuda: str
+
+
+class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The installed package behind a backend, and the GPU it would run on."""
 
     package: str
     version: str
+    gpu: Gpu | None = None
 
-    def can_open(self, built_with: "Runtime") -> bool:
-        """Patch releases may differ; anything more was not what the engine was accepted with."""
-        same_release = self.version.split(".")[:2] == built_with.version.split(".")[:2]
-        return self.package == built_with.package and same_release
+    def describe(self) -> str:
+        """One phrase for people."""
+        on = f" on {self.gpu.name} ({self.gpu.compute_capability})" if self.gpu else ""
+        return f"{self.package} {self.version}{on}"
+
+
+def another_release(installed: Runtime, built_with: Runtime) -> str | None:
+    """Patch releases may differ; anything more was not what the engine was accepted with."""
+    same = installed.version.split(".")[:2] == built_with.version.split(".")[:2]
+    if installed.package == built_with.package and same:
+        return None
+    return "an engine is accepted for one release"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +88,8 @@ class Backend(Protocol):
     def device(self) -> str: ...
 
     @property
-    def arrangement(self) -> Arrangement:
-        """Which of the equal forms of a graph is usually the fastest."""
+    def typed(self) -> bool:
+        """Whether the types in the graph alone decide what it computes in."""
         ...
 
     @property
@@ -78,19 +105,40 @@ class Backend(Protocol):
         """
         ...
 
-    def why_not(self, precision: Precision) -> str | None:
-        """Say why engines of this precision cannot run here, or None if they can.
+    def usual_form(self, precision: Precision) -> Arrangement:
+        """Which of the equal forms of a graph is usually the fastest."""
+        ...
 
-        A runtime that would quietly compute in another one cannot.
+    def why_not(self, precision: Precision) -> str | None:
+        """Say why there are no engines of this precision here, or None if there are.
+
+        A runtime that would quietly compute in another one has none.
         """
         ...
 
+    def why_not_run(self) -> str | None:
+        """Say why this machine can build engines at most, or None if it runs them."""
+        ...
+
+    def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:
+        """Say why an engine built elsewhere is not for what is installed here, or None if it is."""
+        ...
+
     def build(
-        self, graph: bytes, contract: GraphContract, precision: Precision, folder: Path
-    ) -> None:
+        self,
+        graph: bytes,
+        contract: GraphContract,
+        precision: Precision,
+        folder: Path,
+        progress: Progress = silent,
+    ) -> PlanFacts | None:
         """Write the runtime's files for an ONNX file's content into the empty `folder`.
 
-        A graph for int8 comes quantised.
+        A graph for int8 comes quantised. What TensorRT's builder tells is returned. A builder
+        that takes long tells `progress` how far it is, and stops if that raises.
+
+        Raises:
+            EngineError: the runtime cannot build it.
         """
         ...
 

@@ -28,6 +28,7 @@ from pconv_deploy.engines.manifest import (
 )
 from pconv_deploy.engines.preparation import prepare
 from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.errors import EngineError, GraphError, UsageError
 from pconv_deploy.files import atomic_folder, writing
@@ -46,12 +47,14 @@ class BuildOptions:
     precision    of the convolutions; None takes the graph's own
     calibration  photos and holes for int8, which needs them
     tune         measure which form of the graph is fastest here; None takes the backend's usual
+    tensorrt     how TensorRT is to build it; None takes its usual options
     """
 
     backend: str = "onnxruntime"
     precision: Precision | None = None
     calibration: CalibrationFiles | None = None
     tune: TuneOptions | None = None
+    tensorrt: TensorRtOptions | None = None
 
 
 def build_engine(
@@ -63,6 +66,8 @@ def build_engine(
     progress: Callable[[str], None] = lambda _step: None,
 ) -> Manifest:
     """Build an engine, run it against the graph it came from, and keep it if they agree.
+
+    Where the machine can build but not run it, it is kept without: its manifest says so.
 
     Args:
         graph: ONNX file of `pconv-deploy export`.
@@ -82,7 +87,7 @@ def build_engine(
         OutputError: `output` could not be written.
     """
     graph, output, options = Path(graph), Path(output), options or BuildOptions()
-    backend = backend_named(options.backend)
+    backend = backend_named(options.backend, options.tensorrt)
     installed = backend.runtime()
     progress("reading the graph")
     exported = read_graph(graph)
@@ -99,12 +104,17 @@ def build_engine(
         progress(f"building for {backend.name}, {precision}")
         content = prepared.model.SerializeToString()
         with writing(output):
-            backend.build(content, exported.contract, precision, folder)
+            plan = backend.build(content, exported.contract, precision, folder, progress)
         files = {path.name: describe_file(path) for path in sorted(folder.iterdir())}
-        progress("comparing the engine with the graph")
-        parity, executed = _accept(backend, folder, exported, prepared.model, precision)
-        parity.require_success(str(output))
-        require_precision(executed, precision, str(output))
+        parity: ParityReport | None = None
+        executed: Mapping[Precision, int] = {}
+        if why := backend.why_not_run():
+            progress(f"not compared with the graph: {why}")
+        else:
+            progress("comparing the engine with the graph")
+            parity, executed = _accept(backend, folder, exported, prepared.model, precision)
+            parity.require_success(str(output))
+            require_precision(executed, precision, str(output))
         manifest = Manifest(
             backend=backend.name,
             precision=precision,
@@ -118,12 +128,14 @@ def build_engine(
                 version=installed.version,
                 device=backend.device,
                 machine=platform.machine(),
+                gpu=installed.gpu,
             ),
             contract=exported.contract,
             graph_sha256=hashlib.sha256(exported.content).hexdigest(),
             files=files,
             export_parity=exported.parity,
             engine_parity=parity,
+            plan=plan,
             command=_command(graph, output, options),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -185,11 +197,13 @@ def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[
         backend = backend_named(manifest.backend)
     except UsageError as error:
         raise EngineError(f"{folder} cannot be opened: {error}") from error
-    check_machine(folder, manifest, backend.runtime())
+    check_machine(folder, manifest, backend)
     if why := backend.why_not(manifest.precision):
         raise EngineError(f"{folder} is a {manifest.precision} engine, but {why}")
     check_unchanged(folder, manifest)
-    if manifest.engine_parity.failures():
+    if why := backend.why_not_run():
+        raise EngineError(f"{folder} cannot run on this machine: {why}")
+    if manifest.engine_parity and manifest.engine_parity.failures():
         raise EngineError(f"{folder} was not accepted when it was built.{rebuild(manifest)}")
     return manifest, backend.open(folder, manifest.precision, options or RunOptions())
 

@@ -9,8 +9,9 @@ import msgspec
 from msgspec import Meta
 
 from pconv_deploy.contract import GraphContract, Sha256
-from pconv_deploy.engines.base import Runtime
+from pconv_deploy.engines.base import Backend, Gpu, Runtime
 from pconv_deploy.engines.quantisation import Quantisation
+from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.export.rewrites.forms import Arrangement
@@ -38,6 +39,10 @@ class BuiltWith(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     version: str
     device: str
     machine: str
+    gpu: Gpu | None = None
+
+    def runtime(self) -> Runtime:
+        return Runtime(package=self.package, version=self.version, gpu=self.gpu)
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,7 +55,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     quantisation   of an int8 engine: what it was calibrated on, and which layers are finer
     graph_sha256   of the ONNX file it was built from
     export_parity  the exported graph against PyTorch, as the export measured it
-    engine_parity  this engine against the exported graph, measured when it was built
+    engine_parity  this engine against the exported graph, measured when it was built; None: the
+                   machine that built it cannot run it, and nothing is known
+    plan           of a TensorRT engine
     command        builds it again
     created        ISO 8601, UTC
     """
@@ -67,7 +74,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     graph_sha256: Sha256
     files: Mapping[FileName, EngineFile]
     export_parity: ParityReport | None
-    engine_parity: ParityReport
+    engine_parity: ParityReport | None
+    plan: PlanFacts | None = None
     command: str
     created: str
 
@@ -139,7 +147,7 @@ def check_unchanged(folder: Path, manifest: Manifest) -> None:
             raise EngineError(f"{path} was changed after it was built.{rebuild(manifest)}")
 
 
-def check_machine(folder: Path, manifest: Manifest, installed: Runtime) -> None:
+def check_machine(folder: Path, manifest: Manifest, backend: Backend) -> None:
     """Compare this machine and its runtime with those the engine was accepted with.
 
     Raises:
@@ -152,11 +160,18 @@ def check_machine(folder: Path, manifest: Manifest, installed: Runtime) -> None:
             f"{folder} was built on {built.machine}; this machine is {platform.machine()}."
             f"{rebuild(manifest)}"
         )
-    if not installed.can_open(Runtime(package=built.package, version=built.version)):
+    if why := backend.why_not_open(built.runtime(), manifest.plan):
         raise EngineError(
-            f"{folder} was built with {built.package} {built.version}; this machine has "
-            f"{installed.package} {installed.version}.{rebuild(manifest)}"
+            f"{folder} was built with {built.runtime().describe()}; this machine has "
+            f"{backend.runtime().describe()}: {why}.{rebuild(manifest)}"
         )
+
+
+def describe_parity(manifest: Manifest) -> str:
+    """What is known of how near an engine is to its graph, in one line for people."""
+    if manifest.engine_parity:
+        return manifest.engine_parity.describe()
+    return "NOT compared with its graph: the machine that built it cannot run it"
 
 
 def rebuild(manifest: Manifest) -> str:

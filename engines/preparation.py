@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.engines.calibration import CalibrationFiles, read_calibration
 from pconv_deploy.engines.quantisation import Quantisation, quantise
@@ -76,6 +77,8 @@ def _chosen_form(
             f"building engines needs {error.name}: pip install 'pconv-deploy[{backend.name}]'"
         ) from error
     model, contract = exported.model, exported.contract
+    if backend.typed:
+        model = _typed(model, contract, precision)
     if is_arranged(contract):
         if tune is not None:
             raise UsageError(
@@ -83,7 +86,8 @@ def _chosen_form(
             )
         return Prepared(model)
     if tune is None:
-        return Prepared(arranged(model, backend.arrangement, contract), backend.arrangement)
+        usual = backend.usual_form(precision)
+        return Prepared(arranged(model, usual, contract), usual)
     tuner = Tuner(
         model=lambda arrangement: arranged(model, arrangement, contract),
         sites=upsampling_sites(model),
@@ -95,3 +99,21 @@ def _chosen_form(
     )
     best, tuning = tuner.tune()
     return Prepared(arranged(model, best, contract), best, tuning)
+
+
+def _typed(
+    model: "onnx.ModelProto", contract: GraphContract, precision: Precision
+) -> "onnx.ModelProto":
+    """Let a graph's types say the precision it is to be computed in."""
+    from pconv_deploy.export.half_precision import in_half_precision
+
+    if precision == contract.precision:
+        return model
+    if contract.precision != "fp32":
+        raise UsageError(
+            f"this graph was exported in {contract.precision}, and its types decide what it is "
+            f"computed in; for {precision}, export it in fp32"
+        )
+    if precision == "int8":
+        return model  # it is quantised later
+    return in_half_precision(model, precision)

@@ -3,19 +3,26 @@
 from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
 from pconv_deploy.engines.base import Backend
+from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 from pconv_deploy.errors import UsageError
 
 BACKENDS: tuple[Backend, ...] = (OnnxRuntimeBackend(), OpenVinoBackend())
 
 
-def backend_named(name: str) -> Backend:
+def backend_named(name: str, tensorrt: TensorRtOptions | None = None) -> Backend:
     """Find a backend.
 
+    Args:
+        name: of the backend.
+        tensorrt: how TensorRT is to build; None for the usual way, or another backend.
+
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name, or `tensorrt` is given to another one.
     """
     for backend in BACKENDS:
         if backend.name == name:
+            if tensorrt is not None:
+                raise UsageError(f"the {name} backend has none of TensorRT's options")
             return backend
     known = ", ".join(backend.name for backend in BACKENDS)
     raise UsageError(f"there is no backend {name!r}; known: {known}")

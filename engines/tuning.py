@@ -86,7 +86,7 @@ class Tuner:
         multiple = self.contract.size_multiple
         height, width = (multiple * math.ceil(side / multiple) for side in (height, width))
         inputs = _inputs(self.contract, batch, height, width)
-        best, trials = self.backend.arrangement, list[Trial]()
+        best, trials = self.backend.usual_form(self.precision), list[Trial]()
         number = 0
         while (candidate := self._candidate(number, best)) is not None:
             number += 1

@@ -3,7 +3,13 @@
 from pathlib import Path
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.manifest import MANIFEST, Manifest, check_unchanged, read_manifest
+from pconv_deploy.engines.manifest import (
+    MANIFEST,
+    Manifest,
+    check_unchanged,
+    describe_parity,
+    read_manifest,
+)
 from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError
 from pconv_deploy.files import sha256_of
@@ -46,7 +52,7 @@ def _engine_facts(folder: Path) -> Facts:
         "files": {
             name: f"{f.size:,} bytes, sha256 {f.sha256}" for name, f in manifest.files.items()
         },
-        "engine parity": manifest.engine_parity.describe(),
+        "engine parity": describe_parity(manifest),
         "export parity": manifest.export_parity.describe() if manifest.export_parity else "none",
     }
 

@@ -9,7 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.base import RunOptions, Runtime
+from pconv_deploy.engines.base import Progress, RunOptions, Runtime, another_release, silent
+from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.errors import EngineError, MissingRuntimeError
 from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.parity import Arrays, Precision
@@ -26,11 +27,20 @@ class OnnxRuntimeBackend:
 
     name: str = "onnxruntime"
     device: str = "cpu"
-    arrangement: Arrangement = _FASTEST
     rounds_results: bool = True
+    typed: bool = False
 
     def runtime(self) -> Runtime:
         return Runtime(package="onnxruntime", version=self._import().__version__)
+
+    def usual_form(self, precision: Precision) -> Arrangement:  # noqa: ARG002
+        return _FASTEST
+
+    def why_not_run(self) -> str | None:
+        return None
+
+    def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:  # noqa: ARG002
+        return another_release(self.runtime(), built_with)
 
     def why_not(self, precision: Precision) -> str | None:
         if precision in ("fp32", "int8"):
@@ -43,6 +53,7 @@ class OnnxRuntimeBackend:
         contract: GraphContract,  # noqa: ARG002
         precision: Precision,  # noqa: ARG002  it is the graph's own
         folder: Path,
+        progress: Progress = silent,  # noqa: ARG002
     ) -> None:
         (folder / _MODEL).write_bytes(graph)
 

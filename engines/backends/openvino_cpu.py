@@ -10,8 +10,9 @@ from types import ModuleType
 from typing import Any
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.base import RunOptions, Runtime
+from pconv_deploy.engines.base import Progress, RunOptions, Runtime, another_release, silent
 from pconv_deploy.engines.telemetry import without_telemetry
+from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.errors import EngineError, MissingRuntimeError
 from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.onnx_file import inlined
@@ -41,12 +42,21 @@ class OpenVinoBackend:
 
     name: str = "openvino"
     device: str = "cpu"
-    arrangement: Arrangement = _FASTEST
     rounds_results: bool = False
+    typed: bool = False
 
     def runtime(self) -> Runtime:
         version: str = self._import().__version__
         return Runtime(package="openvino", version=version.partition("-")[0])
+
+    def usual_form(self, precision: Precision) -> Arrangement:  # noqa: ARG002
+        return _FASTEST
+
+    def why_not_run(self) -> str | None:
+        return None
+
+    def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:  # noqa: ARG002
+        return another_release(self.runtime(), built_with)
 
     def why_not(self, precision: Precision) -> str | None:
         if precision in ("fp32", "int8"):
@@ -68,6 +78,7 @@ class OpenVinoBackend:
         contract: GraphContract,  # noqa: ARG002
         precision: Precision,  # noqa: ARG002  bf16 is chosen when it is opened
         folder: Path,
+        progress: Progress = silent,  # noqa: ARG002
     ) -> None:
         openvino = self._import()
         # OpenVINO reads no model-local functions.

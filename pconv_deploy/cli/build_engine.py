@@ -59,6 +59,7 @@ def build_engine(
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.engines import folder
         from pconv_deploy.engines.calibration import CalibrationFiles
+        from pconv_deploy.engines.manifest import describe_parity
         from pconv_deploy.engines.tuning import TuneOptions
 
     if calibration_holes and not calibration_photos:
@@ -94,7 +95,7 @@ def build_engine(
     )
     if manifest.arrangement:
         OUT.print(f"form of the graph: {manifest.arrangement.describe()}{_gain(manifest.tuning)}")
-    OUT.print(f"verified: {manifest.engine_parity.describe()}")
+    OUT.print(f"verified: {escape(describe_parity(manifest))}")
     if facts := manifest.quantisation:
         kept = escape(", ".join(facts.kept)) or "none"
         OUT.print(

@@ -103,6 +103,7 @@ def test_a_fixed_size_and_float_tensors(checkpoint: Path, tmp_path: Path) -> Non
     graph, engine = tmp_path / "fixed.onnx", tmp_path / "fixed.engine"
     export_checkpoint(checkpoint, graph, ExportOptions(kind="tensor", batch=2, size=(32, 48)))
     manifest = build_engine(graph, engine, OPENVINO)
+    assert manifest.engine_parity is not None
     assert manifest.engine_parity.worst_error is not None
     assert 0 < manifest.engine_parity.worst_error < 1e-5
     _, session = open_engine(engine)
@@ -146,6 +147,7 @@ def test_bf16_runs_in_bf16(graph: Path, tmp_path: Path) -> None:
         graph, tmp_path / "x", BuildOptions(backend="openvino", precision="bf16")
     )
     assert manifest.executed["bf16"] > 0
+    assert manifest.engine_parity is not None
     assert manifest.engine_parity.worst_error is not None
     assert manifest.engine_parity.worst_error > 1e-5  # else it was fp32
 

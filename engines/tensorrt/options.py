@@ -1,0 +1,97 @@
+"""What a TensorRT engine is built for and how, and what is recorded of it."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Shape = tuple[
+    Annotated[int, Meta(ge=1, le=1024)],
+    Annotated[int, Meta(ge=1, le=1 << 14)],
+    Annotated[int, Meta(ge=1, le=1 << 14)],
+]
+ComputeCapability = Annotated[str, Meta(pattern=r"^\d{1,2}\.\d$")]
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Shapes that one optimization profile takes, each (batch, height, width).
+
+    TensorRT is fastest at `opt` and works from `min` to `max`.
+    """
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+    def __post_init__(self) -> None:
+        for low, best, high in zip(self.min, self.opt, self.max, strict=True):
+            if not low <= best <= high:
+                raise ValueError(
+                    f"found min {self.min}, opt {self.opt}, max {self.max}; "
+                    "needed min <= opt <= max in batch, height and width"
+                )
+
+    def takes(self, shape: tuple[int, int, int]) -> bool:
+        """Whether (batch, height, width) lies within it."""
+        return all(low <= n <= high for low, n, high in zip(self.min, shape, self.max, strict=True))
+
+    def describe(self) -> str:
+        """One line for people: `1x256x256 .. 8x512x512, fastest at 1x512x512`."""
+        low, best, high = ("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
+        return low if low == high else f"{low} .. {high}, fastest at {best}"
+
+
+class TensorRtOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What trtexec's options of the same names do.
+
+    profiles                  none: a small ladder of sizes and batches
+    workspace                 MiB that the builder's choices may take; None: all there is
+    timing_cache              file that is read, and written with what was learnt
+    optimization_level        0 builds fastest, 5 searches longest; None: TensorRT's own
+    hardware_compatibility    which other GPUs may open it
+    version_compatible        whether later TensorRT releases may open it
+    refit                     weights can be replaced, see `pconv-deploy refit`
+    strip_weights             no weights inside: they come by a refit
+    tf32                      fp32 convolutions may round their inputs to 10 bits of mantissa
+    sparsity                  whether weights that are sparse 2:4 may be computed as such
+    profiling_verbosity       how much the engine tells of its layers
+    max_aux_streams           None: TensorRT's own choice
+    compute_capabilities      GPUs to compile for; TensorRT for RTX alone; none: its usual ones
+    """
+
+    profiles: tuple[Profile, ...] = ()
+    workspace: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
+    timing_cache: str | None = None
+    optimization_level: Annotated[int, Meta(ge=0, le=5)] | None = None
+    hardware_compatibility: Literal["none", "ampere+", "same-compute-capability"] = "none"
+    version_compatible: bool = False
+    refit: bool = False
+    strip_weights: bool = False
+    tf32: bool = False
+    sparsity: Literal["disable", "enable"] = "disable"
+    profiling_verbosity: Literal["none", "layer-names", "detailed"] = "detailed"
+    max_aux_streams: Annotated[int, Meta(ge=0, le=64)] | None = None
+    compute_capabilities: tuple[ComputeCapability, ...] = ()
+
+
+class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What TensorRT's engine inspector tells of the layers.
+
+    count         of all
+    reformats     layers that only change layout or precision
+    convolutions  by the precision they compute in, as TensorRT names it
+    """
+
+    count: int
+    reformats: int
+    convolutions: Mapping[str, int]
+
+
+class PlanFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is recorded of a TensorRT plan; layers None: there was no GPU to ask it on."""
+
+    options: TensorRtOptions
+    profiles: tuple[Profile, ...]
+    build_seconds: float
+    layers: Layers | None = None
