@@ -23,15 +23,17 @@ import onnx_ir as ir
 
 from pconv_deploy.export.functions import DOMAIN, PARTIAL_CONV, RENORMALISE, attach_functions
 from pconv_deploy.export.rewrites.editing import (
+    add_up,
     constant,
     emit,
     integer,
     ints,
+    nodes_of,
     place,
-    replace,
+    supersede,
 )
 from pconv_deploy.export.rewrites.facts import MaskFacts
-from pconv_deploy.export.rewrites.mask_groups import Groups
+from pconv_deploy.export.rewrites.mask_groups import Groups, count_channels
 from pconv_deploy.export.rewrites.site import Site
 
 _WINDOW = ("kernel_shape", "strides", "pads", "dilations")
@@ -40,8 +42,8 @@ _WINDOW = ("kernel_shape", "strides", "pads", "dilations")
 def collapse_masks(model: ir.Model) -> Sequence[Site]:
     """Each `PartialConv2d` becomes a convolution and a `Renormalise`."""
     facts = MaskFacts.of(model.graph)
-    layers = [n for n in model.graph if n.op_type == PARTIAL_CONV and n.domain == DOMAIN]
-    masks = [(node.inputs[1], facts.masks.get(node.inputs[1])) for node in layers]  # type: ignore[arg-type]
+    layers = nodes_of(model, PARTIAL_CONV, DOMAIN)
+    masks = [(node.inputs[1], facts.masks.get(node.inputs[1])) for node in layers]
     sites = []
     # A layer may read another's mask itself, which is another value once that one is collapsed.
     for node, (mask, groups) in zip(layers, masks, strict=True):
@@ -86,18 +88,16 @@ def _collapse(node: ir.Node, groups: Groups, facts: MaskFacts) -> None:
     # Masks of later layers may be named after this one.
     key = ("layer", node)
     facts.one_channel[key] = known
-    replace(node.outputs[0], y)
     repeats = ints(node, "mask_kernel")[0]
     if repeats != 1:
         shape = constant(node, np.array([1, repeats, 1, 1]), f"{place(node)}.channels")
         known = emit(node, "Expand", known, shape)
-    replace(node.outputs[1], known)
-    assert node.graph is not None
-    node.graph.remove(node, safe=True)
+    supersede(node, y, known)
 
 
 def _share(node: ir.Node, groups: Groups, facts: MaskFacts) -> ir.Value:
-    total = sum(count for count, _ in groups)
+    """Of each pixel the share of its channels that is known."""
+    channels = count_channels(groups)
     weighted: dict[ir.Value, int] = {}
     for count, key in groups:  # one mask may stand in several groups
         value = facts.value_of(key, node)
@@ -106,12 +106,9 @@ def _share(node: ir.Node, groups: Groups, facts: MaskFacts) -> ir.Value:
         return next(iter(weighted))
     terms = []
     for value, count in weighted.items():
-        factor = np.array(count / total, _dtype(node.inputs[1]))
+        factor = np.array(count / channels, _dtype(node.inputs[1]))
         terms.append(emit(node, "Mul", value, constant(node, factor, f"{place(node)}.share")))
-    share = terms[0]
-    for term in terms[1:]:
-        share = emit(node, "Add", share, term)
-    return share
+    return add_up(node, terms)
 
 
 def _coverage(node: ir.Node, share: ir.Value, window: dict[str, Any]) -> ir.Value:

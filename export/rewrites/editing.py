@@ -1,15 +1,34 @@
 """Reading and editing ONNX graphs: what every rewrite needs, said once."""
 
-import re
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
-VECTOR = 8  # single-precision numbers in one register of a common processor
+
+
+def does(node: ir.Node | None, *kinds: str, domain: str = "") -> TypeGuard[ir.Node]:
+    """Whether a node is one of these operators; of ONNX itself, unless a domain is given."""
+    return node is not None and node.domain == domain and node.op_type in kinds
+
+
+def nodes_of(model: ir.Model, kind: str, domain: str = "") -> list[ir.Node]:
+    """All nodes of one kind, in their order."""
+    return [node for node in model.graph if does(node, kind, domain=domain)]
+
+
+def operand(node: ir.Node, index: int) -> ir.Value | None:
+    """An input that may have been left out."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def producer_of(value: ir.Value | None) -> ir.Node | None:
+    """The node that computes a value; None of a weight, the graph's input, or what is left out."""
+    return None if value is None else value.producer()
 
 
 def emit(
@@ -57,6 +76,13 @@ def known_values(value: ir.Value | None) -> Array | None:
     return None if tensor is None else tensor.numpy()
 
 
+def proved_values(value: ir.Value | None) -> Array:
+    """The numbers of what is proved to be a constant."""
+    values = known_values(value)
+    assert values is not None
+    return values
+
+
 def channels_of(value: ir.Value | None) -> int | None:
     """Size of axis 1, where it is a number."""
     if value is None or value.shape is None or len(value.shape) < 2:
@@ -94,19 +120,23 @@ def read_once(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
-def is_even(side: object) -> bool:
-    """Whether a dimension is proved even: a number, or a name such as `16*rows`."""
-    if isinstance(side, int):
-        return side % 2 == 0
-    factor = re.fullmatch(r"(\d+)\*\w+", str(getattr(side, "value", side)))
-    return factor is not None and int(factor[1]) % 2 == 0
+def add_up(before: ir.Node, terms: Iterable[ir.Value]) -> ir.Value:
+    """Add values, each as soon as it is there."""
+    return functools.reduce(lambda total, term: emit(before, "Add", total, term), terms)
 
 
-def replace(old: ir.Value, new: ir.Value) -> None:
-    """Let everyone who reads `old`, the graph's outputs included, read `new`.
+def supersede(node: ir.Node, *results: ir.Value) -> None:
+    """Remove a node; who reads its outputs, the graph's included, reads these results instead.
 
-    `new` is computed before the node that computes `old`.
+    They are computed before it.
     """
+    for old, new in zip(node.outputs, results, strict=True):
+        _replace(old, new)
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)
+
+
+def _replace(old: ir.Value, new: ir.Value) -> None:
     if old.is_graph_output():
         if new.is_graph_output():  # one value cannot have the names of two outputs
             producer = old.producer()

@@ -11,21 +11,24 @@ to within the rounding of the one sum.
 import numpy as np
 import onnx_ir as ir
 
-from pconv_deploy.export.rewrites.editing import Array, constant, emit, known_values, place, replace
+from pconv_deploy.export.rewrites.editing import (
+    Array,
+    constant,
+    emit,
+    place,
+    proved_values,
+    supersede,
+)
 from pconv_deploy.export.rewrites.enlargement import enlarge
 
 
 def enlarge_again(node: ir.Node) -> None:
     """Rewrite a 4x4 transposed convolution of stride 2 that `interleave_phases` would take."""
-    weight = known_values(node.inputs[1])
-    assert weight is not None
     assert node.inputs[0] is not None
     doubled = enlarge(node, node.inputs[0], (1, 1, 2, 2), f"{place(node)}.scales")
-    taps = constant(node, single_taps(weight), f"{place(node)}.single")
+    taps = constant(node, single_taps(proved_values(node.inputs[1])), f"{place(node)}.single")
     y = emit(node, "Conv", doubled, taps, *node.inputs[2:], pads=[1, 1, 1, 1], name=place(node))
-    replace(node.outputs[0], y)
-    assert node.graph is not None
-    node.graph.remove(node, safe=True)
+    supersede(node, y)
 
 
 def single_taps(weight: Array) -> Array:

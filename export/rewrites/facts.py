@@ -4,10 +4,10 @@ Everything starts at the entrance: a comparison cast to a number is 0 or 1. A ma
 channels is described by groups, each of which repeats one mask over its channels. A *key* names
 that one mask; equal keys are equal masks, also where the graph computes them twice:
 
-    ("value", v)         the one-channel value v itself
-    ("layer", n)         what the partial convolution n says of its output
-    ("resized", k, how)  mask k made larger by nearest neighbours
-    ("ones", type, sizes)  the mask of this batch, height and width in which everything is known
+    ("value", v)            the one-channel value v itself
+    ("layer", n)            what the partial convolution n says of its output
+    ("resized", k, scales)  mask k made larger by nearest neighbours
+    ("ones", type, sizes)   the mask of this batch, height and width in which everything is known
 """
 
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from pconv_deploy.export.rewrites.editing import (
     place,
     text,
 )
-from pconv_deploy.export.rewrites.enlargement import enlarge, from_to, nearest_scales
+from pconv_deploy.export.rewrites.enlargement import Scales, enlarge, from_to, nearest_scales
 from pconv_deploy.export.rewrites.mask_groups import (
     Groups,
     Key,
@@ -40,6 +40,7 @@ from pconv_deploy.export.rewrites.mask_groups import (
 )
 
 Sizes = tuple[int | str, ...]  # batch, height, width
+_Table = dict[ir.Value | None, Groups]  # None, an input left out, may be asked for as well
 _LEARNED = ("Cast", "Expand", "Concat", "Slice", "Split", "Resize", "Mul", "Tile")
 _FILLS = ("Expand", "ConstantOfShape")
 _KEEPS_ZERO = ("Relu", "LeakyRelu", "Identity", "Cast")
@@ -55,9 +56,9 @@ class MaskFacts:
     doubts   why a value made from a mask is not proved to be one
     """
 
-    masks: dict[ir.Value, Groups] = field(default_factory=dict)
-    covers: dict[ir.Value, Groups] = field(default_factory=dict)
-    doubts: dict[ir.Value, str] = field(default_factory=dict)
+    masks: _Table = field(default_factory=dict)
+    covers: _Table = field(default_factory=dict)
+    doubts: dict[ir.Value | None, str] = field(default_factory=dict)
     one_channel: dict[Key, ir.Value] = field(default_factory=dict)
     _ones: dict[Key, ir.Value] = field(default_factory=dict)
 
@@ -71,8 +72,7 @@ class MaskFacts:
 
     def doubt(self, value: ir.Value | None) -> str:
         """Why `value` is not a proved mask."""
-        reason = None if value is None else self.doubts.get(value)
-        return reason or "its mask is not made from hole_mask"
+        return self.doubts.get(value, "its mask is not made from hole_mask")
 
     def value_of(self, key: Key, before: ir.Node) -> ir.Value:
         """The one-channel mask that a key names, computed before a node if nobody has yet."""
@@ -80,10 +80,10 @@ class MaskFacts:
             zero, one = (constant(before, [at], f"{place(before)}.channel") for at in (0, 1))
             self.one_channel[key] = emit(before, "Slice", self._ones[key], zero, one, one)
         elif key not in self.one_channel:
-            _, resized, how = key
-            inner = self.value_of(resized, before)  # type: ignore[arg-type]
+            _, resized, scales = key
+            inner = self.value_of(cast("Key", resized), before)
             name = f"{place(before)}.scales"
-            self.one_channel[key] = enlarge(before, inner, how, name)  # type: ignore[arg-type]
+            self.one_channel[key] = enlarge(before, inner, cast("Scales", scales), name)
         return self.one_channel[key]
 
     def changes_nothing(self, x: ir.Value, groups: Groups) -> bool:
@@ -164,7 +164,7 @@ class MaskFacts:
 
     def _learn_expand(self, node: ir.Node) -> None:
         source, result = node.inputs[0], node.outputs[0]
-        groups, channels = self.masks.get(source), channels_of(result)  # type: ignore[arg-type]
+        groups, channels = self.masks.get(source), channels_of(result)
         if result in self.masks or not groups or not channels or not _same_pixels(source, result):
             return
         groups = repeated_over(groups, channels)
@@ -172,7 +172,7 @@ class MaskFacts:
             self.masks[result] = groups
 
     def _learn_tile(self, node: ir.Node) -> None:
-        groups = self.masks.get(node.inputs[0])  # type: ignore[arg-type]
+        groups = self.masks.get(node.inputs[0])
         repeats, channels = known_values(node.inputs[1]), channels_of(node.outputs[0])
         if groups is None or repeats is None or repeats.size != 4 or not channels:
             return
@@ -183,12 +183,12 @@ class MaskFacts:
         if not over_channels(node):
             return
         for table in (self.masks, self.covers):
-            parts = [table.get(value) for value in node.inputs]  # type: ignore[arg-type]
+            parts = [table.get(value) for value in node.inputs]
             if all(parts):
                 table[node.outputs[0]] = joined_groups([g for part in parts for g in part or ()])
 
     def _learn_slice(self, node: ir.Node) -> None:
-        groups = self.masks.get(node.inputs[0])  # type: ignore[arg-type]
+        groups = self.masks.get(node.inputs[0])
         ends = [known_values(value) for value in node.inputs[1:5]]
         if groups is None or len(groups) > 1 or len(ends) < 3 or any(e is None for e in ends):
             return  # of groups it would have to be known which channels are taken
@@ -198,7 +198,7 @@ class MaskFacts:
             self.masks[node.outputs[0]] = ((channels, groups[0][1]),)
 
     def _learn_split(self, node: ir.Node) -> None:
-        groups = self.masks.get(node.inputs[0])  # type: ignore[arg-type]
+        groups = self.masks.get(node.inputs[0])
         if not over_channels(node) or not groups:
             return
         for result, part in zip(node.outputs, split_groups(groups, node.outputs), strict=True):
@@ -207,23 +207,23 @@ class MaskFacts:
 
     def _learn_resize(self, node: ir.Node) -> None:
         source, result = node.inputs[0], node.outputs[0]
-        how = nearest_scales(node)
-        if how is None:
+        scales = nearest_scales(node)
+        if scales is None:
             return
         for table in (self.masks, self.covers):
-            if groups := table.get(source):  # type: ignore[arg-type]
-                table[result] = tuple((count, ("resized", key, how)) for count, key in groups)
+            if groups := table.get(source):
+                table[result] = tuple((count, ("resized", key, scales)) for count, key in groups)
 
     def _learn_mul(self, node: ir.Node) -> None:
         result = node.outputs[0]
         if product := self._product(node):
             self.masks[result] = product
         for value, other in (node.inputs, node.inputs[::-1]):
-            groups = self.masks.get(other)  # type: ignore[arg-type]
+            groups = self.masks.get(other)
             channels = channels_of(value)
             if groups and channels:
                 groups = None if all_ones(groups) else repeated_over(groups, channels)
-            groups = groups or self.covers.get(value)  # type: ignore[arg-type]
+            groups = groups or self.covers.get(value)
             if groups and count_channels(groups) == channels_of(result):
                 self.covers[result] = groups
 
@@ -231,7 +231,7 @@ class MaskFacts:
         """The product of a mask with itself, or with ones, is the mask."""
         result = node.outputs[0]
         channels = channels_of(result)
-        found = [self.masks.get(value) for value in node.inputs]  # type: ignore[arg-type]
+        found = [self.masks.get(value) for value in node.inputs]
         if not channels or not all(found):
             return None
         one, other = (repeated_over(groups or (), channels) for groups in found)
@@ -273,8 +273,10 @@ def _sizes(value: ir.Value | None) -> Sizes | None:
     """Batch, height and width; None unless each is a number or has a name."""
     if value is None or value.shape is None or len(value.shape) != 4:
         return None
-    named = [s if isinstance(s, int) else s.value for i, s in enumerate(value.shape) if i != 1]
-    return None if None in named else tuple(named)  # type: ignore[arg-type]
+    sides = (value.shape[axis] for axis in (0, 2, 3))
+    sizes = [side if isinstance(side, int) else side.value for side in sides]
+    named = tuple(size for size in sizes if size is not None)
+    return named if len(named) == len(sizes) else None
 
 
 def _same_pixels(value: ir.Value | None, other: ir.Value | None) -> bool:

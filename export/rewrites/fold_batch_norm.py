@@ -11,25 +11,32 @@ convolution the same formula holds everywhere, with ratio 1.
 """
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import numpy as np
 import onnx_ir as ir
 
 from pconv_deploy.export.functions import DOMAIN, RENORMALISE
+from pconv_deploy.export.rewrites.convolution import has_constant_bias
 from pconv_deploy.export.rewrites.editing import (
     Array,
     channels_of,
     constant,
+    does,
     integer,
     known_values,
+    nodes_of,
+    operand,
     over_channels,
     place,
+    producer_of,
+    proved_values,
     read_once,
-    replace,
+    supersede,
 )
 from pconv_deploy.export.rewrites.enlargement import nearest_scales
 from pconv_deploy.export.rewrites.facts import MaskFacts
-from pconv_deploy.export.rewrites.mask_groups import Key
+from pconv_deploy.export.rewrites.mask_groups import Key, keys_of_channels, repeated_over
 from pconv_deploy.export.rewrites.site import Site
 
 _KEEPS_ZERO = ("Relu", "LeakyRelu", "Identity")
@@ -39,7 +46,7 @@ def fold_batch_norm(model: ir.Model) -> Sequence[Site]:
     """Fold every batch norm that follows a convolution, partial or ordinary."""
     facts = MaskFacts.of(model.graph)
     sites = []
-    for norm in [n for n in model.graph if n.op_type == "BatchNormalization" and not n.domain]:
+    for norm in nodes_of(model, "BatchNormalization"):
         refused = _refusal(norm, facts)
         sites.append(Site(place(norm), refused))
         if refused is None:
@@ -48,21 +55,20 @@ def fold_batch_norm(model: ir.Model) -> Sequence[Site]:
 
 
 def _refusal(norm: ir.Node, facts: MaskFacts) -> str | None:
-    before = norm.inputs[0].producer() if norm.inputs[0] else None
-    if before is None or not (_convolves(before) or _renormalises(before)):
+    before = producer_of(norm.inputs[0])
+    if not (does(before, "Conv") or _renormalises(before)):
         return "it follows no convolution"
     if integer(norm, "training_mode", 0):
         return "it takes the statistics of the batch"
     if not read_once(before.outputs[0]):
         return "the convolution's output is read by others too"
-    conv = before.inputs[0].producer() if _renormalises(before) else before  # type: ignore[union-attr]
-    if conv is None or not _convolves(conv) or not read_once(conv.outputs[0]):
+    conv = _convolution(before)
+    if not does(conv, "Conv") or not read_once(conv.outputs[0]):
         return "no convolution of its own stands before the ratio"
     if conv is not before and any(conv.inputs[2:]):
         return "the convolution adds a bias before the ratio"
-    per_channel = [known_values(value) for value in (*norm.inputs[1:], conv.inputs[1])]
-    bias = before.inputs[2] if len(before.inputs) > 2 else None
-    if any(v is None for v in per_channel) or (bias is not None and known_values(bias) is None):
+    weights = [known_values(value) for value in (*norm.inputs[1:], conv.inputs[1])]
+    if any(values is None for values in weights) or not has_constant_bias(before):
         return "its weights are not constant"
     if _renormalises(before):
         ((channels, key),) = facts.covers[before.outputs[0]]
@@ -79,15 +85,15 @@ def _reader_of_holes(value: ir.Value, needed: Sequence[Key | None], facts: MaskF
         return "its holes are part of the graph's output"
     for reader, index in value.uses():
         following: Sequence[Key | None] | None = None
-        if reader.op_type == "Shape" and not reader.domain:
+        if does(reader, "Shape"):
             continue  # it sees no number
-        if reader.op_type in _KEEPS_ZERO:
+        if does(reader, *_KEEPS_ZERO):
             following = needed
-        elif reader.op_type == "Mul" and _masks(reader.inputs[1 - index], needed, facts):
+        elif does(reader, "Mul") and _masks(reader.inputs[1 - index], needed, facts):
             continue
-        elif reader.op_type == "Resize" and (how := nearest_scales(reader)):
+        elif does(reader, "Resize") and (how := nearest_scales(reader)):
             following = [key and ("resized", key, how) for key in needed]
-        elif reader.op_type == "Concat" and over_channels(reader):
+        elif does(reader, "Concat") and over_channels(reader):
             following = _among_others(reader, index, needed)
         if following is None:
             return f"{place(reader)} reads its holes without masking them"
@@ -109,52 +115,42 @@ def _among_others(
 
 
 def _masks(mask: ir.Value | None, needed: Sequence[Key | None], facts: MaskFacts) -> bool:
-    groups = facts.masks.get(mask) if mask else None
+    groups = facts.masks.get(mask)
     if groups is None:
         return False
-    keys = [key for count, key in groups for _ in range(count)]
-    if len(keys) == 1:
-        keys *= len(needed)
+    keys = keys_of_channels(repeated_over(groups, len(needed)))
     return len(keys) == len(needed) and all(
         need is None or need == key for need, key in zip(needed, keys, strict=True)
     )
 
 
-def _convolves(node: ir.Node) -> bool:
-    return node.op_type == "Conv" and not node.domain
+def _renormalises(node: ir.Node | None) -> TypeGuard[ir.Node]:
+    return does(node, RENORMALISE, domain=DOMAIN)
 
 
-def _renormalises(node: ir.Node) -> bool:
-    return node.op_type == RENORMALISE and node.domain == DOMAIN
+def _convolution(before: ir.Node) -> ir.Node | None:
+    """What computes the features: the node before the norm itself, or that before its ratio."""
+    return producer_of(before.inputs[0]) if _renormalises(before) else before
 
 
 def _fold(norm: ir.Node) -> None:
-    before = norm.inputs[0].producer()  # type: ignore[union-attr]
+    before = producer_of(norm.inputs[0])
     assert before is not None
-    conv = before.inputs[0].producer() if _renormalises(before) else before  # type: ignore[union-attr]
+    conv = _convolution(before)
     assert conv is not None
-    gamma, beta, mean, variance = (_double(value) for value in norm.inputs[1:5])
     # In double precision: the fold must not cost more than one rounding.
+    gamma, beta, mean, variance = (_double(value) for value in norm.inputs[1:5])
     scale = gamma / np.sqrt(variance + norm.attributes.get_float("epsilon", 1e-5))
-    weight = _double(conv.inputs[1])
-    bias = _double(before.inputs[2]) if len(before.inputs) > 2 and before.inputs[2] else 0.0
-    name, dtype = place(conv), known_values(conv.inputs[1]).dtype  # type: ignore[union-attr]
-    per_output = scale.reshape(-1, *[1] * (weight.ndim - 1))
-    folded = (weight * per_output).astype(dtype)
-    offset = (bias * scale + beta - mean * scale).astype(dtype)
-    conv.replace_input_with(1, constant(conv, folded, f"{name}.weight"))
-    new_bias = constant(before, offset, f"{name}.bias")
-    if len(before.inputs) > 2:
-        before.replace_input_with(2, new_bias)
-    else:
+    weight, bias = proved_values(conv.inputs[1]), operand(before, 2)
+    folded = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    offset = beta - mean * scale + (0 if bias is None else _double(bias) * scale)
+    name, dtype = place(conv), weight.dtype
+    conv.replace_input_with(1, constant(conv, folded.astype(dtype), f"{name}.weight"))
+    if len(before.inputs) < 3:
         before.resize_inputs(3)
-        before.replace_input_with(2, new_bias)
-    replace(norm.outputs[0], before.outputs[0])
-    assert norm.graph is not None
-    norm.graph.remove(norm, safe=True)
+    before.replace_input_with(2, constant(before, offset.astype(dtype), f"{name}.bias"))
+    supersede(norm, before.outputs[0])
 
 
 def _double(value: ir.Value | None) -> Array:
-    numbers = known_values(value)
-    assert numbers is not None
-    return numbers.astype(np.float64)
+    return proved_values(value).astype(np.float64)

@@ -1,6 +1,7 @@
 """What does not depend on the input is computed once; what is computed twice, or for nobody, goes.
 
-Constant folding, common subexpressions and dead code: by the passes of onnxscript and onnx-ir.
+An operator gives the same for the same inputs: f(c) is a constant where c is one, and of two f(x)
+one is enough. By the passes of onnxscript and onnx-ir.
 """
 
 from collections.abc import Sequence

@@ -20,15 +20,19 @@ import numpy as np
 import onnx_ir as ir
 
 from pconv_deploy.export.functions import DOMAIN, RENORMALISE, attach_functions
+from pconv_deploy.export.rewrites.convolution import VECTOR
 from pconv_deploy.export.rewrites.editing import (
-    VECTOR,
     attributes_of,
     constant,
+    does,
     emit,
     known_values,
+    nodes_of,
     place,
+    producer_of,
+    proved_values,
     read_once,
-    replace,
+    supersede,
 )
 from pconv_deploy.export.rewrites.site import Site
 
@@ -38,7 +42,7 @@ _HOMOGENEOUS = ("Relu", "LeakyRelu")
 def fuse_epilogue(model: ir.Model) -> Sequence[Site]:
     """Take every `Renormalise` apart and put the ratio behind the activation."""
     sites = []
-    for node in [n for n in model.graph if n.op_type == RENORMALISE and n.domain == DOMAIN]:
+    for node in nodes_of(model, RENORMALISE, DOMAIN):
         refused = _refusal(node)
         sites.append(Site(place(node), refused))
         if refused is None:
@@ -61,30 +65,23 @@ def _refusal(node: ir.Node) -> str | None:
 
 def _fuse(node: ir.Node) -> None:
     convolved, coverage, bias = node.inputs
-    values = known_values(bias)
-    assert values is not None
-    y, known = node.outputs
+    values = proved_values(bias)
     zero, one = (constant(node, np.array(v, values.dtype), f"{place(node)}.{v}") for v in (0, 1))
     seen = emit(node, "Greater", coverage, zero)
-    found = emit(node, "Cast", seen, to=ir.DataType.from_numpy(values.dtype))
-    ratio = emit(node, "Div", found, emit(node, "Where", seen, coverage, one))
+    known = emit(node, "Cast", seen, to=ir.DataType.from_numpy(values.dtype))
+    ratio = emit(node, "Div", known, emit(node, "Where", seen, coverage, one))
     offsets = constant(node, values[:, None, None, None], f"{place(node)}.bias")
     z = emit(node, "Add", convolved, emit(node, "Conv", coverage, offsets))
-    activation = _activation(y)
+    activation = _activation(node.outputs[0])
     if activation is not None:
-        slope = attributes_of(activation)
-        z, y = emit(node, activation.op_type, z, **slope), activation.outputs[0]
-    producer = convolved.producer() if convolved else None
-    if producer is not None and producer.op_type == "Conv":
+        z = emit(node, activation.op_type, z, **attributes_of(activation))
+    if does(producer_of(convolved), "Conv"):
         ones = constant(node, np.ones_like(values)[:, None, None, None], f"{place(node)}.ones")
         ratio = emit(node, "Conv", ratio, ones)
-    replace(y, emit(node, "Mul", z, ratio))
-    replace(known, found)
-    graph = node.graph
-    assert graph is not None
+    y = emit(node, "Mul", z, ratio)
     if activation is not None:
-        graph.remove(activation, safe=True)
-    graph.remove(node, safe=True)
+        supersede(activation, y)
+    supersede(node, y, known)
 
 
 def _activation(y: ir.Value) -> ir.Node | None:
@@ -93,4 +90,4 @@ def _activation(y: ir.Value) -> ir.Node | None:
         return None
     ((reader, _),) = y.uses()
     beside = reader.graph is y.graph  # and not in the branch of a condition
-    return reader if beside and reader.op_type in _HOMOGENEOUS and not reader.domain else None
+    return reader if beside and does(reader, *_HOMOGENEOUS) else None

@@ -1,7 +1,7 @@
 """A transposed convolution of stride 2 as an ordinary one, its phases put side by side after.
 
-A 4x4 transposed convolution of stride 2 and padding 1 (see `upsample_phases`) with taps u_0 .. u_3
-along an axis gives
+A 4x4 transposed convolution of stride 2 and padding 1 (see `upsample_phases`) adds u_t x[i] to
+y[2i + t - 1], for its taps u_0 .. u_3 along an axis. So
 
     y[2i]     = u_3 x[i - 1] + u_1 x[i]
     y[2i + 1] = u_2 x[i]     + u_0 x[i + 1]
@@ -17,15 +17,21 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from pconv_deploy.export.rewrites.convolution import (
+    bias_of_phases,
+    grouped_or_dilated,
+    has_constant_bias,
+)
 from pconv_deploy.export.rewrites.editing import (
     Array,
     constant,
     emit,
-    integer,
     ints,
     known_values,
+    nodes_of,
     place,
-    replace,
+    proved_values,
+    supersede,
 )
 from pconv_deploy.export.rewrites.site import Site
 
@@ -36,7 +42,7 @@ _PHASES = ((2, 0), (3, 1))
 def interleave_phases(model: ir.Model) -> Sequence[Site]:
     """Rewrite every 4x4 transposed convolution of stride 2."""
     sites = []
-    for node in [n for n in model.graph if n.op_type == "ConvTranspose" and not n.domain]:
+    for node in nodes_of(model, "ConvTranspose"):
         refused = refusal(node)
         sites.append(Site(place(node), refused))
         if refused is None:
@@ -47,22 +53,16 @@ def interleave_phases(model: ir.Model) -> Sequence[Site]:
 def refusal(node: ir.Node) -> str | None:
     """Why a transposed convolution has no phases of 2x2 taps; None if it has."""
     weight = known_values(node.inputs[1])
-    if weight is None or not constant_bias(node):
+    if weight is None or not has_constant_bias(node):
         return "its weights are not constant"
     window = (weight.shape[2:], ints(node, "strides", (1, 1)), ints(node, "pads", (0,) * 4))
     if window != ((4, 4), (2, 2), (1, 1, 1, 1)):
         return f"window, strides and pads are {window}, needed 4x4, 2, 1"
-    if integer(node, "group", 1) != 1 or set(ints(node, "dilations", (1, 1))) != {1}:
+    if grouped_or_dilated(node):
         return "groups or dilation"
     if any(ints(node, "output_padding")) or "output_shape" in node.attributes:
         return "its output's size is chosen, not that of its window"
     return None
-
-
-def constant_bias(conv: ir.Node) -> bool:
-    """Whether a convolution's bias is known before the graph runs, or absent."""
-    bias = conv.inputs[2] if len(conv.inputs) > 2 else None
-    return bias is None or known_values(bias) is not None
 
 
 def phase_taps(weight: Array) -> Array:
@@ -73,16 +73,10 @@ def phase_taps(weight: Array) -> Array:
 
 def interleave(node: ir.Node) -> None:
     """Rewrite one transposed convolution that nothing is refused of."""
-    weight = known_values(node.inputs[1])
-    assert weight is not None
-    taps = constant(node, phase_taps(weight), f"{place(node)}.phases")
-    bias = []
-    if len(node.inputs) > 2 and (values := known_values(node.inputs[2])) is not None:
-        bias = [constant(node, np.tile(values, 4), f"{place(node)}.bias")]
-    phases = emit(node, "Conv", node.inputs[0], taps, *bias, pads=[1, 1, 1, 1], name=place(node))
-    replace(node.outputs[0], interleaved(node, phases, weight.shape[1]))
-    assert node.graph is not None
-    node.graph.remove(node, safe=True)
+    weight, name = proved_values(node.inputs[1]), place(node)
+    taps, bias = constant(node, phase_taps(weight), f"{name}.phases"), bias_of_phases(node, node)
+    phases = emit(node, "Conv", node.inputs[0], taps, *bias, pads=[1, 1, 1, 1], name=name)
+    supersede(node, interleaved(node, phases, weight.shape[1]))
 
 
 def interleaved(node: ir.Node, phases: ir.Value, channels: int) -> ir.Value:

@@ -7,12 +7,13 @@ import onnx_ir as ir
 from pconv_deploy.export.rewrites.editing import channels_of
 
 Key = tuple[Hashable, ...]  # which mask: see `facts`
-Groups = tuple[tuple[int, Key], ...]  # channels, mask
+Group = tuple[int, Key]  # channels, mask
+Groups = tuple[Group, ...]
 
 
-def joined_groups(groups: Sequence[tuple[int, Key]]) -> Groups:
+def joined_groups(groups: Sequence[Group]) -> Groups:
     """Neighbours of one mask become one group."""
-    joined: list[tuple[int, Key]] = []
+    joined: list[Group] = []
     for count, key in groups:
         if joined and joined[-1][1] == key:
             joined[-1] = (joined[-1][0] + count, key)
@@ -23,7 +24,7 @@ def joined_groups(groups: Sequence[tuple[int, Key]]) -> Groups:
 
 def split_groups(groups: Groups, outputs: Sequence[ir.Value]) -> list[Groups | None]:
     """Which groups land in which output of a split."""
-    keys = [key for count, key in groups for _ in range(count)]
+    keys = keys_of_channels(groups)
     parts: list[Groups | None] = []
     start = 0
     for output in outputs:
@@ -35,13 +36,18 @@ def split_groups(groups: Groups, outputs: Sequence[ir.Value]) -> list[Groups | N
     return parts
 
 
+def keys_of_channels(groups: Groups) -> list[Key]:
+    """The mask of each channel."""
+    return [key for count, key in groups for _ in range(count)]
+
+
 def count_channels(groups: Groups) -> int:
     """Channels of all groups together."""
     return sum(count for count, _ in groups)
 
 
 def repeated_over(groups: Groups, channels: int) -> Groups:
-    """As many groups as there are, but a mask of one channel repeated over all."""
+    """The groups as they are, but a mask of one channel repeated over all."""
     return ((channels, groups[0][1]),) if count_channels(groups) == 1 else groups
 
 

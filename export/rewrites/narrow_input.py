@@ -3,7 +3,8 @@
 A convolution of stride 2 with an odd window of 2p + 1 taps padded by p reads, for the output i,
 the rows 2i - p .. 2i + p. With the image's 2x2 blocks as channels (SpaceToDepth) these lie in the
 block rows i - ceil(p / 2) .. i + floor(p / 2): a convolution of stride 1 with p + 1 taps and four
-times the channels, whose taps are the old ones with zeros where a block reaches further.
+times the channels, whose taps are the old ones with zeros where a block reaches further. So every
+tap meets the pixel that it met before; blocks need an image of even sides.
 """
 
 import math
@@ -12,25 +13,29 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from pconv_deploy.export.rewrites.editing import (
+from pconv_deploy.export.rewrites.convolution import (
     VECTOR,
+    grouped_or_dilated,
+    has_even_sides,
+    not_padded_by_half,
+)
+from pconv_deploy.export.rewrites.editing import (
     Array,
     constant,
     emit,
-    integer,
     ints,
-    is_even,
     known_values,
+    nodes_of,
     place,
-    replace,
+    supersede,
 )
 from pconv_deploy.export.rewrites.site import Site
 
 
 def narrow_input(model: ir.Model) -> Sequence[Site]:
-    """Rewrite every convolution of stride 2 with fewer inputs than half a vector."""
+    """Rewrite every convolution of stride 2 with at most half a vector of inputs."""
     sites = []
-    for conv in [n for n in model.graph if n.op_type == "Conv" and not n.domain]:
+    for conv in nodes_of(model, "Conv"):
         weight = known_values(conv.inputs[1])
         if weight is None or weight.shape[1] > VECTOR // 2 or weight.shape[0] < VECTOR:
             continue
@@ -44,14 +49,14 @@ def narrow_input(model: ir.Model) -> Sequence[Site]:
 
 
 def _refusal(conv: ir.Node, weight: Array) -> str | None:
-    size, pads = weight.shape[2:], ints(conv, "pads", (0,) * 4)
-    if size[0] % 2 == 0 or size[1] % 2 == 0 or pads != (size[0] // 2, size[1] // 2) * 2:
-        return f"a window of {size[0]}x{size[1]} padded by {pads}, needed odd and padded by half"
-    if integer(conv, "group", 1) != 1 or set(ints(conv, "dilations", (1, 1))) != {1}:
+    if why := not_padded_by_half(conv, weight):
+        return why
+    if grouped_or_dilated(conv):
         return "groups or dilation"
-    shape = conv.inputs[0].shape if conv.inputs[0] else None
-    if shape is None or not all(is_even(side) for side in shape[2:]):
-        return f"its input's height and width {shape and shape[2:]} are not known to be even"
+    x = conv.inputs[0]
+    if not has_even_sides(x):
+        sides = x and x.shape and x.shape[2:]
+        return f"its input's height and width {sides} are not known to be even"
     return None
 
 
@@ -68,9 +73,7 @@ def _narrow(conv: ir.Node, weight: Array) -> None:
         pads=[*before, *after],
         name=place(conv),
     )
-    replace(conv.outputs[0], y)
-    assert conv.graph is not None
-    conv.graph.remove(conv, safe=True)
+    supersede(conv, y)
 
 
 def _in_blocks(weight: Array) -> Array:

@@ -2,9 +2,10 @@
 
 It is the sum of a transposed convolution of the features (4x4, stride 2, padding 1, see
 `upsample_phases`) and a 3x3 convolution of the skipped image at full size. Both can be computed
-at half the size with four times the outputs and interleaved once (see `interleave_phases`): for
-the position r, that is the rows 2r - 1 and 2r of the output, the 3x3 windows read the image's
-rows 2r - 2 .. 2r and 2r - 1 .. 2r + 1. So both lie in a 4x4 window of stride 2, padding 2.
+at half the size with four times the outputs and interleaved once, as interleaving a sum is
+interleaving its terms (see `interleave_phases`): for the position r, that is the rows 2r - 1 and
+2r of the output, whose 3x3 windows read the image's rows 2r - 2 .. 2r and 2r - 1 .. 2r + 1. So
+both lie in a 4x4 window of stride 2, padding 2, with zeros for the taps of the other.
 """
 
 from collections.abc import Sequence
@@ -12,95 +13,80 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from pconv_deploy.export.rewrites.editing import (
+from pconv_deploy.export.rewrites.convolution import (
     VECTOR,
+    bias_of_phases,
+    grouped_or_dilated,
+    has_constant_bias,
+    has_even_sides,
+    not_padded_by_half,
+)
+from pconv_deploy.export.rewrites.editing import (
     Array,
     constant,
+    does,
     emit,
-    integer,
     ints,
-    is_even,
     known_values,
+    nodes_of,
     place,
+    producer_of,
+    proved_values,
     read_once,
-    replace,
+    supersede,
 )
-from pconv_deploy.export.rewrites.interleave_phases import (
-    constant_bias,
-    interleaved,
-    phase_taps,
-    refusal,
-)
+from pconv_deploy.export.rewrites.interleave_phases import interleaved, phase_taps, refusal
 from pconv_deploy.export.rewrites.site import Site
 
 
 def narrow_output(model: ir.Model) -> Sequence[Site]:
     """Rewrite sums of both kinds of convolution that have fewer outputs than a vector."""
     sites = []
-    for add in [n for n in model.graph if n.op_type == "Add" and not n.domain]:
-        parts = [value.producer() if value else None for value in add.inputs]
-        kinds = [part.op_type if part else "" for part in parts]
-        if sorted(kinds) != ["Conv", "ConvTranspose"]:
+    for add in nodes_of(model, "Add"):
+        up, skip = (producer_of(value) for value in add.inputs)
+        if does(skip, "ConvTranspose"):
+            up, skip = skip, up
+        if not does(up, "ConvTranspose") or not does(skip, "Conv"):
             continue
-        up, skip = parts if kinds[0] == "ConvTranspose" else parts[::-1]
-        assert up is not None
-        assert skip is not None
         weight = known_values(skip.inputs[1])
-        if weight is not None and weight.shape[0] >= VECTOR:
+        if weight is not None and len(weight) >= VECTOR:
             continue
-        refused = _refusal(up, skip)
+        refused = _refusal(up, skip, weight)
         sites.append(Site(place(up), refused))
         if refused is None:
             _narrow(add, up, skip)
     return sites
 
 
-def _refusal(up: ir.Node, skip: ir.Node) -> str | None:
+def _refusal(up: ir.Node, skip: ir.Node, weight: Array | None) -> str | None:
     if why := refusal(up):
         return why
-    weight = known_values(skip.inputs[1])
-    if weight is None or not constant_bias(skip):
+    if weight is None or not has_constant_bias(skip):
         return "its weights are not constant"
-    window = [ints(skip, name, default) for name, default in _PLAIN.items()]
-    if (
-        weight.shape[2:] != (3, 3)
-        or window != list(_PLAIN.values())
-        or integer(skip, "group", 1) > 1
-    ):
+    if weight.shape[2:] != (3, 3) or not_padded_by_half(skip, weight) or not _dense(skip):
         return f"{place(skip)} is no plain 3x3 convolution"
     if not all(read_once(node.outputs[0]) for node in (up, skip)):
         return "one of the summands is read by others too"
-    shape = skip.inputs[0].shape if skip.inputs[0] else None
-    even = shape is not None and all(is_even(side) for side in shape[2:])
-    if not even or known_values(up.inputs[1]).shape[1] != len(weight):  # type: ignore[union-attr]
+    if not has_even_sides(skip.inputs[0]) or proved_values(up.inputs[1]).shape[1] != len(weight):
         return f"{place(skip)} is not known to be of its size, and may be broadcast"
     return None
 
 
-_PLAIN = {"strides": (1, 1), "pads": (1, 1, 1, 1), "dilations": (1, 1)}
+def _dense(conv: ir.Node) -> bool:
+    return ints(conv, "strides", (1, 1)) == (1, 1) and not grouped_or_dilated(conv)
 
 
 def _narrow(add: ir.Node, up: ir.Node, skip: ir.Node) -> None:
-    up_weight, skip_weight = (known_values(node.inputs[1]) for node in (up, skip))
-    assert up_weight is not None
-    assert skip_weight is not None
-    name = place(up)
+    weight, name = proved_values(skip.inputs[1]), place(up)
+    taps = constant(add, phase_taps(proved_values(up.inputs[1])), f"{name}.phases")
+    shifted = constant(add, _shifted(weight), f"{name}.shifted")
     phases = [
-        emit(add, "Conv", up.inputs[0], constant(add, phase_taps(up_weight), f"{name}.phases"),
-             *_biases(add, up), pads=[1, 1, 1, 1], name=name),
-        emit(add, "Conv", skip.inputs[0], constant(add, _shifted(skip_weight), f"{name}.shifted"),
-             *_biases(add, skip), pads=[2, 2, 2, 2], strides=[2, 2], name=place(skip)),
+        emit(add, "Conv", up.inputs[0], taps, *bias_of_phases(add, up),
+             pads=[1, 1, 1, 1], name=name),
+        emit(add, "Conv", skip.inputs[0], shifted, *bias_of_phases(add, skip),
+             pads=[2, 2, 2, 2], strides=[2, 2], name=place(skip)),
     ]  # fmt: skip
-    total = emit(add, "Add", *phases)
-    replace(add.outputs[0], interleaved(add, total, skip_weight.shape[0]))
-    graph = add.graph
-    assert graph is not None
-    graph.remove(add, safe=True)
-
-
-def _biases(at: ir.Node, conv: ir.Node) -> list[ir.Value]:
-    bias = known_values(conv.inputs[2]) if len(conv.inputs) > 2 else None
-    return [] if bias is None else [constant(at, np.tile(bias, 4), f"{place(conv)}.bias")]
+    supersede(add, interleaved(add, emit(add, "Add", *phases), len(weight)))
 
 
 def _shifted(weight: Array) -> Array:

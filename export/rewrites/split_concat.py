@@ -2,26 +2,32 @@
 
     weight * concat(a, b)  =  weight_a * a + weight_b * b
 
-with the weight's input channels split as the features are. The multiply-adds are the same; what
+with the weight's input channels split as the features are: a convolution sums over them, and the
+sum may be taken part by part. The bias is added once. The multiply-adds are the same; what
 is saved is the copy, and each part is open to rewrites of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from pconv_deploy.export.rewrites.editing import (
+    add_up,
     attributes_of,
     channels_of,
     constant,
+    does,
     emit,
     integer,
     known_values,
+    nodes_of,
     over_channels,
     place,
+    producer_of,
+    proved_values,
     read_once,
-    replace,
+    supersede,
 )
 from pconv_deploy.export.rewrites.site import Site
 
@@ -29,9 +35,9 @@ from pconv_deploy.export.rewrites.site import Site
 def split_concat(model: ir.Model) -> Sequence[Site]:
     """Split every convolution that alone reads a concatenation over channels."""
     sites = []
-    for conv in [n for n in model.graph if n.op_type == "Conv" and not n.domain]:
-        concat = conv.inputs[0].producer() if conv.inputs[0] else None
-        if concat is None or concat.op_type != "Concat" or not over_channels(concat):
+    for conv in nodes_of(model, "Conv"):
+        concat = producer_of(conv.inputs[0])
+        if not does(concat, "Concat") or not over_channels(concat):
             continue
         refused = _refusal(conv, concat)
         sites.append(Site(place(conv), refused))
@@ -53,26 +59,15 @@ def _refusal(conv: ir.Node, concat: ir.Node) -> str | None:
 
 
 def _split(conv: ir.Node, concat: ir.Node) -> None:
-    weight, bias = known_values(conv.inputs[1]), [v for v in conv.inputs[2:] if v is not None]
-    assert weight is not None
+    supersede(conv, add_up(conv, _parts(conv, concat)))
+
+
+def _parts(conv: ir.Node, concat: ir.Node) -> Iterator[ir.Value]:
     ends = np.cumsum([channels_of(part) for part in concat.inputs])
-    total: ir.Value | None = None
-    for number, (part, taps) in enumerate(
-        zip(concat.inputs, np.split(weight, ends[:-1], axis=1), strict=True)
-    ):
+    weights = np.split(proved_values(conv.inputs[1]), ends[:-1], axis=1)
+    for number, (part, taps) in enumerate(zip(concat.inputs, weights, strict=True)):
         name = f"{place(conv)}.part{number}"
-        value = emit(
-            conv,
-            "Conv",
-            part,
-            constant(conv, taps, f"{name}.weight"),
-            *(() if number else bias),
-            name=name,
-            **attributes_of(conv),
-        )
+        weight, bias = constant(conv, taps, f"{name}.weight"), () if number else conv.inputs[2:]
+        value = emit(conv, "Conv", part, weight, *bias, name=name, **attributes_of(conv))
         value.shape, value.type = conv.outputs[0].shape, conv.outputs[0].type
-        total = value if total is None else emit(conv, "Add", total, value)
-    assert total is not None
-    replace(conv.outputs[0], total)
-    assert conv.graph is not None
-    conv.graph.remove(conv, safe=True)
+        yield value

@@ -15,15 +15,20 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from pconv_deploy.export.rewrites.convolution import not_padded_by_half
 from pconv_deploy.export.rewrites.editing import (
     Array,
     constant,
+    does,
     emit,
     integer,
     ints,
     known_values,
+    nodes_of,
     place,
-    replace,
+    producer_of,
+    proved_values,
+    supersede,
 )
 from pconv_deploy.export.rewrites.enlargement import how_resized, nearest_scales
 from pconv_deploy.export.rewrites.site import Site
@@ -32,9 +37,9 @@ from pconv_deploy.export.rewrites.site import Site
 def upsample_phases(model: ir.Model) -> Sequence[Site]:
     """Make every convolution of doubled features a transposed convolution."""
     sites = []
-    for conv in [n for n in model.graph if n.op_type == "Conv" and not n.domain]:
-        resize = conv.inputs[0].producer() if conv.inputs[0] else None
-        if resize is None or resize.op_type != "Resize":
+    for conv in nodes_of(model, "Conv"):
+        resize = producer_of(conv.inputs[0])
+        if not does(resize, "Resize"):
             continue
         refused = _refusal(conv, resize)
         sites.append(Site(place(conv), refused))
@@ -56,30 +61,22 @@ def _refusal(conv: ir.Node, resize: ir.Node) -> str | None:
         return "a convolution in groups"
     if set(ints(conv, "dilations", (1, 1))) != {1} or set(ints(conv, "strides", (1, 1))) != {1}:
         return "a convolution with stride or dilation"
-    height, width = weight.shape[2:]
-    pads = ints(conv, "pads", (0, 0, 0, 0))
-    if height % 2 == 0 or width % 2 == 0 or pads != (height // 2, width // 2) * 2:
-        return f"a window of {height}x{width} padded by {pads}, needed odd and padded by half"
-    return None
+    return not_padded_by_half(conv, weight)
 
 
 def _transpose(conv: ir.Node, resize: ir.Node) -> None:
-    weight = known_values(conv.inputs[1])
-    assert weight is not None
-    bias = [value for value in conv.inputs[2:] if value is not None]
+    taps = summed_taps(proved_values(conv.inputs[1])).transpose(1, 0, 2, 3)
     y = emit(
         conv,
         "ConvTranspose",
         resize.inputs[0],
-        constant(conv, summed_taps(weight).transpose(1, 0, 2, 3), f"{place(conv)}.summed"),
-        *bias,
+        constant(conv, taps, f"{place(conv)}.summed"),
+        *conv.inputs[2:],
         name=place(conv),
         strides=[2, 2],
         pads=list(ints(conv, "pads", (0, 0, 0, 0))),
     )
-    replace(conv.outputs[0], y)
-    assert conv.graph is not None
-    conv.graph.remove(conv, safe=True)
+    supersede(conv, y)
 
 
 def summed_taps(weight: Array) -> Array:

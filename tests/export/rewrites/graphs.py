@@ -46,6 +46,16 @@ def graph(inputs: str, outputs: str, nodes: str, **weights: Array) -> onnx.Model
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
+def freed(model: onnx.ModelProto, name: str) -> Feeds:
+    """Make a weight an input, so that it is no longer constant; feed it what it was."""
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    model.graph.input.append(
+        onnx.helper.make_tensor_value_info(name, weight.data_type, weight.dims)
+    )
+    model.graph.initializer.remove(weight)
+    return {name: numpy_helper.to_array(weight)}
+
+
 def partial(
     results: str,
     operands: str,
@@ -204,6 +214,31 @@ def untouched(before: onnx.ModelProto, model_after: onnx.ModelProto) -> None:
     ((_, expected),) = rewritten(before, [nothing])
     assert list(model_after.graph.node) == list(expected.graph.node)
     assert list(model_after.graph.initializer) == list(expected.graph.initializer)
+
+
+def convolved(x: Array, weight: Array, stride: int = 1) -> Array:
+    """Convolve with a square window of 2p + 1 taps padded by p, by definition."""
+    size = weight.shape[2]
+    edges = ((0, 0), (0, 0), *[(size // 2, size // 2)] * 2)
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(x.astype(np.float64), edges), (size, size), (2, 3)
+    )
+    y: Array = np.einsum("nchwij,kcij->nkhw", windows[:, :, ::stride, ::stride], weight)
+    return y
+
+
+def doubled_by(x: Array, weight: Array) -> Array:
+    """Convolve with 4x4 taps, transposed, by definition: stride 2, padding 1.
+
+    Each pixel adds the kernel, weighted by its value, around where it is doubled to.
+    """
+    n, _, height, width = x.shape
+    y = np.zeros((n, weight.shape[1], 2 * height + 2, 2 * width + 2))
+    for i, j in np.ndindex(height, width):
+        y[:, :, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += np.einsum(
+            "nc,ckij->nkij", x[:, :, i, j].astype(np.float64), weight
+        )
+    return y[:, :, 1:-1, 1:-1]
 
 
 def literal(

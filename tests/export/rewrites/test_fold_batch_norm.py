@@ -169,6 +169,15 @@ def test_stays(nodes: str, outputs: str, reason: str) -> None:
     refuses("fold-batch-norm", normed(nodes, outputs), FEEDS, reason, "norm")
 
 
+def test_operators_of_others_may_do_anything_with_holes() -> None:
+    model = normed(BATCH_NORM + "[theirs] a = Relu (z) out = Mul (a, seen)", OUT)
+    (relu,) = (node for node in model.graph.node if node.op_type == "Relu")
+    relu.domain = "someone.else"
+    model.opset_import.append(onnx.helper.make_opsetid(relu.domain, 1))
+    reason = "theirs reads its holes without masking them"
+    assert after("fold-batch-norm", model).reasons == [reason]
+
+
 def test_a_bias_before_the_ratio_stays() -> None:
     layer = LAYER.replace("(held, w)", "(held, w, b)")
     assert layer != LAYER

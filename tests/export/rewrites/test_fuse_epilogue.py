@@ -12,6 +12,7 @@ from tests.export.rewrites.graphs import (
     assert_close,
     collapsed,
     fires,
+    freed,
     graph,
     literal,
     photos,
@@ -97,10 +98,6 @@ def test_few_channels() -> None:
 
 def test_a_bias_that_is_not_constant() -> None:
     model = layer("out = Relu (y)")
-    (bias,) = (t for t in model.graph.initializer if t.name == "b")
-    model.graph.initializer.remove(bias)
-    model.graph.input.append(
-        onnx.helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, bias.dims)
-    )
-    feeds = [{**inputs, "b": weights(RNG, 8)} for inputs in FEEDS]
+    bias = freed(model, "b")
+    feeds = [inputs | bias for inputs in FEEDS]
     refuses("fuse-epilogue", model, feeds, "its bias is not constant", "y_ratio")

@@ -8,7 +8,9 @@ from tests.export.rewrites.graphs import (
     Array,
     after,
     assert_close,
+    doubled_by,
     fires,
+    freed,
     graph,
     refuses,
     run,
@@ -43,24 +45,16 @@ def test_fires(bias: bool, outputs: int) -> None:
 
 
 def test_against_the_definition() -> None:
-    """Each pixel adds the kernel, weighted by its value, around where it is doubled to."""
     weight, inputs = weights(RNG, 3, 2, 4, 4), FEEDS[1]
-    n, _, height, width = inputs["x"].shape
-    expected = np.zeros((n, 2, 2 * height + 2, 2 * width + 2))
-    for i, j in np.ndindex(height, width):
-        expected[:, :, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += np.einsum(
-            "nc,ckij->nkij", inputs["x"][:, :, i, j].astype(np.float64), weight
-        )
     model = transposed(bias=False, weight=weight)
     (found,) = run(after("interleave-phases", model).after, inputs)
-    assert_close(found, expected[:, :, 1:-1, 1:-1])
+    assert_close(found, doubled_by(inputs["x"], weight))
 
 
 def needed(window: tuple[int, int], strides: tuple[int, int], pads: tuple[int, ...]) -> str:
     return f"window, strides and pads are {(window, strides, pads)}, needed 4x4, 2, 1"
 
 
-W44 = weights(RNG, 3, 5, 4, 4)
 ONES = (1, 1, 1, 1)
 CHOSEN = "its output's size is chosen, not that of its window"
 REFUSALS = {
@@ -99,14 +93,7 @@ def test_a_size_that_is_asked_for() -> None:
 
 @pytest.mark.parametrize("free", ["w", "b"])
 def test_weights_and_biases_that_are_not_constant(free: str) -> None:
-    given = {"w": W44, "b": weights(RNG, 5)}
-    later = {free: given.pop(free)}
-    shape = "[3,5,4,4]" if free == "w" else "[5]"
-    model = graph(
-        f"float[N,3,H,W] x, float{shape} {free}",
-        "float[N,5,P,Q] y",
-        f"[up] y = ConvTranspose <{PLAIN}> (x, w, b)",
-        **given,
-    )
-    feeds = [{**inputs, **later} for inputs in FEEDS]
+    model = transposed()
+    weight = freed(model, free)
+    feeds = [inputs | weight for inputs in FEEDS]
     refuses("interleave-phases", model, feeds, "its weights are not constant", "up")

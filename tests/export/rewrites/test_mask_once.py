@@ -96,6 +96,35 @@ def test_two_outputs_of_one_value_keep_their_names() -> None:
     same(model, outcome.after, FEEDS)
 
 
+SMALLER = {
+    "pixels": ("a = GlobalAveragePool (x)", (1, 1, 7, 6)),
+    "rows": ("a = ReduceMax <keepdims = 1> (x, rows)", (1, 1, 7, 1)),
+    "channels": ("a = ReduceMax <keepdims = 1> (x, channels)", (1, 3, 1, 1)),
+    "images": ("a = ReduceMax <keepdims = 1> (x, images)", (2, 1, 1, 1)),
+    "what is not known": ("a = AveragePool <kernel_shape = [7, 1]> (x)", (1, 1, 7, 1)),
+}
+
+
+@pytest.mark.parametrize(("nodes", "shape"), SMALLER.values(), ids=SMALLER)
+def test_ones_of_another_size_repeat_what_is_smaller(nodes: str, shape: tuple[int, ...]) -> None:
+    axes = {"images": [0], "channels": [1], "rows": [2]}
+    more = {name: np.array(axis) for name, axis in axes.items() if name in nodes}
+    more["one"] = np.ones(shape, np.float32)
+    model = masked(f"{nodes} [again] out = Mul (a, one)", OUT, **more)
+    outcome = after("mask-once", model)
+    assert sites(model) == [ENTRANCE, ("again", "a is not proved to be 0 in its holes")]
+    same(model, outcome.after, FEEDS)
+
+
+@pytest.mark.parametrize(("a", "left"), [("Tanh (x)", 0), ("GlobalAveragePool (x)", 1)])
+def test_ones_of_the_size_of_the_image(a: str, left: int) -> None:
+    filled = "size = Shape (x) one = ConstantOfShape <value = float[1] {1.0}> (size)"
+    model = masked(f"{filled} a = {a} [again] z = Mul (a, one) out = Abs (z)", OUT)
+    outcome = after("mask-once", model)
+    assert outcome.nodes["Mul"] == left
+    same(model, outcome.after, FEEDS)
+
+
 UNPROVED = "y is not proved to be 0 in its holes"
 CHANGES_SOMETHING = {
     "another mask": ("[again] out = Mul (y, known)", UNPROVED),

@@ -9,7 +9,10 @@ from tests.export.rewrites.graphs import (
     Feeds,
     after,
     assert_close,
+    convolved,
+    doubled_by,
     fires,
+    freed,
     graph,
     refuses,
     run,
@@ -67,15 +70,7 @@ def test_against_the_definition() -> None:
     inputs = feeds((3, 2))[0]
     wu, ws = weights(RNG, 4, 3, 4, 4), weights(RNG, 3, 3, 3, 3)
     model = summed(biases="", wu=wu, ws=ws)
-    h, x = (inputs[name].astype(np.float64) for name in "hx")
-    expected = np.zeros((1, 3, 8, 6))
-    for i, j in np.ndindex(3, 2):
-        expected[:, :, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4] += np.einsum(
-            "nc,ckij->nkij", h[:, :, i, j], wu
-        )
-    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
-    expected = expected[:, :, 1:-1, 1:-1] + np.einsum("nchwij,kcij->nkhw", windows, ws)
+    expected = doubled_by(inputs["h"], wu) + convolved(inputs["x"], ws)
     assert_close(run(after("narrow-output", model).after, inputs)[0], expected)
 
 
@@ -108,6 +103,11 @@ def test_stays(model: onnx.ModelProto, reason: str) -> None:
     refuses("narrow-output", model, feeds(), reason, "up")
 
 
+def test_a_larger_skip_that_is_not_padded() -> None:
+    inputs = [{"h": weights(RNG, 1, 4, 3, 2), "x": weights(RNG, 1, 3, 8, 6)}]
+    refuses("narrow-output", summed(skip="strides = [1, 1]"), inputs, NOT_PLAIN, "up")
+
+
 def test_a_skip_of_one_pixel_is_broadcast() -> None:
     inputs = [{"h": weights(RNG, 1, 4, 3, 2), "x": weights(RNG, 1, 3, 1, 1)}]
     refuses("narrow-output", summed(sides="height,width"), inputs, BROADCAST, "up")
@@ -116,12 +116,8 @@ def test_a_skip_of_one_pixel_is_broadcast() -> None:
 @pytest.mark.parametrize("free", ["wu", "ws", "bu", "bs"])
 def test_weights_that_are_not_constant(free: str) -> None:
     model = summed()
-    (later,) = (t for t in model.graph.initializer if t.name == free)
-    model.graph.input.append(
-        onnx.helper.make_tensor_value_info(free, onnx.TensorProto.FLOAT, later.dims)
-    )
-    inputs = [{**each, free: onnx.numpy_helper.to_array(later)} for each in feeds()]
-    model.graph.initializer.remove(later)
+    weight = freed(model, free)
+    inputs = [each | weight for each in feeds()]
     refuses("narrow-output", model, inputs, "its weights are not constant", "up")
 
 

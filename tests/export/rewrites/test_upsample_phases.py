@@ -9,7 +9,9 @@ from tests.export.rewrites.graphs import (
     Array,
     after,
     assert_close,
+    convolved,
     fires,
+    freed,
     graph,
     refuses,
     run,
@@ -63,11 +65,7 @@ def test_against_the_definition() -> None:
     weight, inputs = weights(RNG, 4, 3, 3, 3), FEEDS[0]
     model = doubled(weight, "pads = [1, 1, 1, 1]")
     bias = onnx.numpy_helper.to_array(model.graph.initializer[1])
-    large = np.pad(
-        inputs["x"].astype(np.float64).repeat(2, 2).repeat(2, 3), ((0, 0), (0, 0), (1, 1), (1, 1))
-    )
-    windows = np.lib.stride_tricks.sliding_window_view(large, (3, 3), (2, 3))
-    expected = np.einsum("nchwij,kcij->nkhw", windows, weight) + bias[:, None, None]
+    expected = convolved(inputs["x"].repeat(2, 2).repeat(2, 3), weight) + bias[:, None, None]
     assert_close(run(after("upsample-phases", model).after, inputs)[0], expected)
 
 
@@ -164,11 +162,7 @@ def test_sizes_in_place_of_scales() -> None:
 
 
 def test_weights_that_are_not_constant() -> None:
-    model = graph(
-        "float[N,3,H,W] x, float[2,3,3,3] w",
-        "float[N,2,P,Q] y",
-        f"large = Resize <{NEAREST}> (x, , scales) [conv] y = Conv <{PADDED}> (large, w)",
-        scales=np.array([1, 1, 2, 2], np.float32),
-    )
-    feeds = [{**inputs, "w": W33} for inputs in FEEDS]
+    model = doubled(W33, PADDED)
+    weight = freed(model, "w")
+    feeds = [inputs | weight for inputs in FEEDS]
     refuses("upsample-phases", model, feeds, "its weights are not constant", "conv")
