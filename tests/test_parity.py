@@ -16,6 +16,7 @@ from pconv_deploy.parity import (
     parity_inputs,
 )
 
+BEYOND = "beyond what a relative error of 1.0e-05 makes"
 HOLE = np.zeros((8, 8), np.uint8)
 HOLE[2:4, 2:5] = 255
 CASE = ParityInput("box", np.full((8, 8, 3), 100, np.uint8), HOLE)
@@ -95,7 +96,8 @@ def test_a_changed_known_pixel_fails_even_by_one() -> None:
 )
 def test_a_filled_pixel_may_round_either_way(level: int, passes: bool) -> None:
     found = failures(expected(), filled=filled(level))
-    assert found == ([] if passes else ["box: composite off by 2 of 255, allowed 1"])
+    complaint = f"box: composite off by 2 of 255 {BEYOND}, allowed 1"
+    assert found == ([] if passes else [complaint])
 
 
 def test_a_network_that_answers_in_thousands_has_saturated_pixels() -> None:
@@ -105,8 +107,18 @@ def test_a_network_that_answers_in_thousands_has_saturated_pixels() -> None:
     composite[2, 2] = (115, 128, 140)
     assert failures(reference, filled=composite) == []
     composite[2, 2] = 100
-    assert failures(reference, filled=composite) == ["box: composite off by 15 of 255, allowed 1"]
+    complaint = f"box: composite off by 15 of 255 {BEYOND}, allowed 1"
+    assert failures(reference, filled=composite) == [complaint]
     assert failures(reference, filled=filled(0)) != []
+
+
+def test_the_report_says_what_the_composite_was_given_for_free() -> None:
+    five_apart = filled(133)  # 0.02 of 0.5 is 2.6 levels, which either side may err
+    case = compare(CASE, expected(), filled=five_apart, raw=None, tolerance=2e-2)
+    of_half = msgspec.structs.replace(report(case), tolerance=2e-2, level_tolerance=3)
+    assert case.level_difference == 3
+    assert of_half.failures() == []
+    assert "at most 3 of 255 beyond what a relative error of 2.0e-02 makes" in of_half.describe()
 
 
 def test_all_zero_reference_needs_no_scale() -> None:

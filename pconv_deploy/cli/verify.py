@@ -232,7 +232,8 @@ def _allowances(verification: "Verification") -> list[str]:
     where = "" if verification.outside_judged else " in the holes"
     lines = [
         f"Allowed: relative error{where} {verification.tolerance:.1e}{more};",
-        f"composites {verification.level_tolerance} of 255 beyond rounding; known pixels equal.",
+        f"composites {verification.level_tolerance} of 255 beyond what that error makes; "
+        "known pixels equal.",
     ]
     needed = verification.hole_psnr_needed
     if needed is not None:

@@ -14,7 +14,8 @@ class ParityCase(msgspec.Struct, frozen=True, kw_only=True):
     error_inside, error_outside  max |candidate - reference| of the raw output over the hole's
                                  pixels and over the others, over max |reference|
     level_difference             steps of 0..255 by which the composite leaves, in the hole, what
-                                 the reference rounds to anywhere within the tolerance
+                                 the reference rounds to anywhere within the allowed error: not
+                                 how far the two composites are apart
     reference_error              of the reference itself in the candidate's precision, against the
                                  exact one, anywhere; measured likewise
     known_identical              every known pixel of the composite equals the input's bytes
@@ -84,7 +85,11 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
             where = "" if self.outside_judged else " in the holes"
             parts.append(f"relative error{where} at most {self.worst_error:.1e}{beside}")
         if self.worst_level_difference is not None:
-            parts.append(f"composite within {self.worst_level_difference} of 255")
+            allowed = max(allowed_error(self.tolerance, c.reference_error) for c in self.cases)
+            parts.append(
+                f"composite at most {self.worst_level_difference} of 255 "
+                f"beyond what a relative error of {allowed:.1e} makes"
+            )
         identical = {case.known_identical for case in self.cases} - {None}
         if identical:
             parts.append("known pixels CHANGED" if False in identical else "known pixels identical")
@@ -102,6 +107,9 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
             if error is not None and not error <= allowed:
                 yield f"relative error {error:.1e} {where} the hole, allowed {allowed:.1e}"
         if case.level_difference is not None and case.level_difference > self.level_tolerance:
-            yield f"composite off by {case.level_difference} of 255, allowed {self.level_tolerance}"
+            yield (
+                f"composite off by {case.level_difference} of 255 beyond what a relative error of "
+                f"{allowed:.1e} makes, allowed {self.level_tolerance}"
+            )
         if case.known_identical is False:
             yield "known pixels changed"

@@ -13,7 +13,8 @@ class Tolerance:
 
     relative   |difference| of the raw output, over the largest |value| of the reference
     outside    whether the raw output is judged outside of the holes too
-    levels     of the composite, in steps of 0..255
+    levels     steps of 0..255 by which the composite may leave what the reference rounds to
+               anywhere within the relative error
     hole_psnr  dB, at least: in the holes of photographs, against the composite of the graph
     """
 

@@ -68,6 +68,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     tolerance         relative error of the raw output
     outside_judged    whether the raw output is judged outside of the holes too
     level_tolerance   steps of 0..255 by which a composite may leave what the other rounds to
+                      anywhere within the relative error
     hole_psnr         dB, of the composites in all holes of 1 to 60 % together; None where nothing
                       differs
     hole_psnr_needed  None where it is not judged: of finer precisions, and of drawn patterns
