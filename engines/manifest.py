@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from pconv_deploy.contract import GraphContract, Sha256
+from pconv_deploy.contract import NETWORK_FILE, GraphContract, Sha256
 from pconv_deploy.engines.base import Backend, Gpu, Runtime
 from pconv_deploy.engines.quantisation import Quantisation
 from pconv_deploy.engines.tensorrt.options import PlanFacts
@@ -100,10 +100,9 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         what = "has no manifest.json" if folder.is_dir() else "is no folder"
-        if (folder / "network.safetensors").is_file():
+        if (folder / NETWORK_FILE).is_file():
             raise EngineError(
-                f"{folder} is a training run, no engine; its checkpoint is "
-                f"{folder / 'network.safetensors'}"
+                f"{folder} is a training run, no engine; its checkpoint is {folder / NETWORK_FILE}"
             )
         raise EngineError(
             f"{folder} {what}, so it is no engine. "
