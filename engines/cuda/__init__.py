@@ -1,0 +1,1 @@
+"""NVIDIA GPUs through cuda-python: devices, memory, streams, graphs and other people's arrays."""
