@@ -19,6 +19,7 @@ from pconv_deploy.cli.infer import infer
 from pconv_deploy.cli.inspect import inspect
 from pconv_deploy.cli.masks import masks
 from pconv_deploy.cli.train import train
+from pconv_deploy.cli.triton_repo import triton_repo
 from pconv_deploy.cli.verify import verify
 from pconv_deploy.errors import InputError, PConvError
 
@@ -42,6 +43,7 @@ for command in (
     convert,
     export,
     build_engine,
+    triton_repo,
     verify,
     infer,
     bench,

@@ -1,0 +1,136 @@
+"""An engine folder of ours, put into a model repository.
+
+REPOSITORY/NAME/config.pbtxt    how it is served
+REPOSITORY/NAME/1/model.plan    the engine, or model.onnx
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pconv_deploy.engines.manifest import (
+    MANIFEST,
+    Manifest,
+    check_unchanged,
+    describe_parity,
+    read_manifest,
+    rebuild,
+)
+from pconv_deploy.errors import EngineError, UsageError
+from pconv_deploy.files import atomic_folder, writing
+from pconv_deploy.triton.configuration import (
+    CONTRACT_PARAMETER,
+    PLATFORMS,
+    Platform,
+    ServeOptions,
+    configuration,
+)
+from pconv_deploy.triton.protobuf_text import to_text
+
+CONFIGURATION = "config.pbtxt"
+_VERSION = "1"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Served:
+    """What was written, and what those who serve it must know."""
+
+    folder: Path
+    platform: str
+    notes: tuple[str, ...]
+
+
+def write_model(
+    engine: Path | str,
+    repository: Path | str,
+    options: ServeOptions | None = None,
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+) -> Served:
+    """Put an engine into a model repository, whole or not at all; other models there stay.
+
+    Args:
+        engine: folder made by `pconv-deploy build-engine`.
+        repository: folder that Triton is given; made if it is missing.
+        options: how it is to be served.
+        name: of the model; None takes the engine folder's, without its suffix.
+        overwrite: replace the model of this name, if it was written by us.
+
+    Raises:
+        EngineError: no engine, changed after it was built, not accepted, or one that Triton cannot
+            serve.
+        UsageError: options that contradict the engine, or a model that may not be replaced.
+        OutputError: the repository could not be written.
+    """
+    engine, repository = Path(engine), Path(repository)
+    manifest = read_manifest(engine)
+    platform = _platform(engine, manifest)
+    check_unchanged(engine, manifest)
+    if manifest.engine_parity and manifest.engine_parity.failures():
+        raise EngineError(f"{engine} was not accepted when it was built.{rebuild(manifest)}")
+    if (repository / MANIFEST).exists() or engine.resolve() in repository.resolve().parents:
+        raise UsageError(f"{repository} is an engine or lies in one; choose another folder")
+    name = _checked_name(engine.resolve().stem if name is None else name)
+    text = to_text(configuration(manifest, name, options or ServeOptions()))
+    folder = repository / name
+    with atomic_folder(folder, overwrite=overwrite, replaceable=_is_ours) as fresh, writing(folder):
+        (fresh / CONFIGURATION).write_text(text, encoding="ascii")
+        (fresh / _VERSION).mkdir()
+        shutil.copyfile(engine / platform.ours, fresh / _VERSION / platform.theirs)
+    return Served(folder, platform.platform, tuple(_notes(manifest)))
+
+
+def _platform(engine: Path, manifest: Manifest) -> Platform:
+    platform = PLATFORMS.get(manifest.backend)
+    if platform is None:
+        raise EngineError(
+            f"{engine} is an engine for {manifest.backend}, which Triton is not given; needed one "
+            f"for {' or '.join(PLATFORMS)}. Build one with: "
+            "pconv-deploy build-engine model.onnx -o model.engine --backend onnxruntime"
+        )
+    if platform.ours not in manifest.files:
+        raise EngineError(f"{engine} has no {platform.ours}.{rebuild(manifest)}")
+    if manifest.plan and manifest.plan.options.strip_weights:
+        raise EngineError(
+            f"{engine} was built without weights, and Triton cannot add them.{rebuild(manifest)}"
+        )
+    return platform
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"found the model name {name!r}; needed letters, digits, '_', '-' and '.', at most "
+            "128 of them, the first no '-' or '.'. Choose one with --name"
+        )
+    return name
+
+
+def _is_ours(folder: Path) -> bool:
+    """A model folder that we wrote and nobody added to, or an empty one."""
+    if not folder.is_dir():
+        return False
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    known = {f"{_VERSION}/{platform.theirs}" for platform in PLATFORMS.values()}
+    if CONFIGURATION not in found or not found <= known | {CONFIGURATION, _VERSION}:
+        return not found
+    return CONTRACT_PARAMETER.encode() in (folder / CONFIGURATION).read_bytes()
+
+
+def _notes(manifest: Manifest) -> Iterator[str]:
+    built = manifest.built_with
+    if manifest.engine_parity is None:
+        yield describe_parity(manifest)
+    if manifest.plan is None:
+        yield f"built and compared with {built.package} {built.version}; Triton brings its own"
+    elif manifest.plan.options.version_compatible:
+        yield (
+            f"built by {built.package} {built.version}; where Triton brings a later one, start it "
+            "with --backend-config=tensorrt,version-compatible=true"
+        )
+    else:
+        yield f"opens only where Triton brings {built.runtime().describe()}"
