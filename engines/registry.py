@@ -1,12 +1,23 @@
 """The backends there are. Adding one: its module, its line here, its test."""
 
 from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from pconv_deploy.engines.backends.onnxruntime_gpu import (
+    ONNXRUNTIME_CUDA,
+    ONNXRUNTIME_TENSORRT,
+    ONNXRUNTIME_TENSORRT_RTX,
+)
 from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 from pconv_deploy.errors import UsageError
 
-BACKENDS: tuple[Backend, ...] = (OnnxRuntimeBackend(), OpenVinoBackend())
+BACKENDS: tuple[Backend, ...] = (
+    OnnxRuntimeBackend(),
+    OpenVinoBackend(),
+    ONNXRUNTIME_CUDA,
+    ONNXRUNTIME_TENSORRT,
+    ONNXRUNTIME_TENSORRT_RTX,
+)
 
 
 def backend_named(name: str, tensorrt: TensorRtOptions | None = None) -> Backend:

@@ -59,7 +59,7 @@ def run_benchmark(
     engines = []
     for backend in BACKENDS:
         for precision in _PRECISIONS:
-            if why := backend.why_not(precision):
+            if why := backend.why_not_run() or backend.why_not(precision):
                 progress(f"no {backend.name} {precision}: {why}")
                 continue
             build = BuildOptions(backend=backend.name, precision=precision, tune=tuning)

@@ -1,0 +1,345 @@
+"""ONNX Runtime's providers for GPUs without one: a stand-in computes on the CPU and tells lies.
+
+On a GPU none of it ever ran.
+"""
+
+import dataclasses
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from pconv_deploy.engines.backends import onnxruntime_gpu
+from pconv_deploy.engines.backends.onnxruntime_gpu import (
+    ONNXRUNTIME_CUDA,
+    ONNXRUNTIME_TENSORRT,
+    ONNXRUNTIME_TENSORRT_RTX,
+    OnnxRuntimeGpuBackend,
+)
+from pconv_deploy.engines.base import Gpu, RunOptions, Runtime
+from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.engines.onnxruntime_providers import REFUSE_CPU, OnnxRuntimeGpuSession
+from pconv_deploy.errors import EngineError, UsageError
+from pconv_deploy.parity import Arrays
+
+CPU = "CPUExecutionProvider"
+GPU = Gpu(
+    name="NVIDIA Imagined", compute_capability="9.0", memory=1 << 37, driver="580", cuda="13.0"
+)
+FP16 = BuildOptions(backend="onnxruntime-cuda", precision="fp16")
+
+
+class StandIn:
+    """ONNX Runtime with a provider for GPUs, which computes on the CPU and says otherwise.
+
+    starts     whether the provider does; else all runs on the CPU and nobody is told
+    left       operators that it leaves to the CPU
+    beside     another provider that runs too
+    told       what each session was opened with
+    """
+
+    def __init__(self, provider: str) -> None:
+        self.provider = provider
+        self.package_name = "onnxruntime-gpu"
+        self.__version__ = onnxruntime.__version__
+        self.__file__ = str(Path(__file__))
+        self.starts = True
+        self.left: tuple[str, ...] = ()
+        self.beside: tuple[str, ...] = ()
+        self.told: list[dict[str, Any]] = []
+        self.registered: list[tuple[str, str]] = []
+        self.gpus = 1
+        stand_in = self
+
+        class InferenceSession:
+            def __init__(
+                self, model: Path, settings: Any, enable_fallback: int, providers: Any = None
+            ) -> None:
+                given = providers or [(stand_in.provider, settings.provider_options)]
+                strict = settings.entries.get(REFUSE_CPU) == "1"
+                stand_in.told.append({"given": given, "strict": strict, **settings.entries})
+                assert enable_fallback == 0
+                if strict and (stand_in.left or not stand_in.starts):
+                    raise RuntimeError("nodes are assigned to the default CPU EP")
+                self.real = onnxruntime.InferenceSession(model, providers=[CPU])
+
+            def get_providers(self) -> list[str]:
+                gpu = [stand_in.provider] if stand_in.starts else []
+                return [*gpu, *stand_in.beside, CPU]
+
+            def get_provider_graph_assignment_info(self) -> list[Any]:
+                took = [SimpleNamespace(name="conv1", op_type="Conv")]
+                left = [SimpleNamespace(name=f"n.{op}", op_type=op) for op in stand_in.left]
+                return [
+                    SimpleNamespace(ep_name=stand_in.provider, get_nodes=lambda: took),
+                    SimpleNamespace(ep_name=CPU, get_nodes=lambda: left),
+                ]
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.real, name)
+
+        self.InferenceSession = InferenceSession
+
+    class SessionOptions:
+        def __init__(self) -> None:
+            self.entries: dict[str, str] = {}
+            self.provider_options: dict[str, str] = {}
+
+        def add_session_config_entry(self, key: str, value: str) -> None:
+            self.entries[key] = value
+
+        def add_provider_for_devices(self, devices: list[Any], options: dict[str, str]) -> None:
+            assert len(devices) == 1
+            self.provider_options = options
+
+    def get_available_providers(self) -> list[str]:
+        return [self.provider, CPU]
+
+    def get_ep_devices(self) -> list[Any]:
+        return [SimpleNamespace(ep_name=name) for name, _ in self.registered * self.gpus]
+
+    def register_execution_provider_library(self, name: str, path: str) -> None:
+        self.registered.append((name, path))
+
+    def preload_dlls(self) -> None:
+        sys.stdout.write("this belongs to nobody's output")
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[OnnxRuntimeGpuBackend], StandIn]:
+    """A machine with a GPU and ONNX Runtime for it."""
+
+    def make(backend: OnnxRuntimeGpuBackend) -> StandIn:
+        stand_in = StandIn(backend.provider)
+        monkeypatch.setattr(onnxruntime_gpu, "import_onnxruntime", lambda *_: stand_in)
+        monkeypatch.setattr(onnxruntime_gpu, "why_no_gpu", lambda: None)
+        monkeypatch.setattr(onnxruntime_gpu, "current_gpu", lambda: GPU)
+        return stand_in
+
+    return make
+
+
+Pretend = Callable[[OnnxRuntimeGpuBackend], StandIn]
+
+
+@pytest.fixture(scope="module")
+def kept(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine built by ONNX Runtime for the CPU, which cannot run it."""
+    path = tmp_path_factory.mktemp("kept") / "cuda.engine"
+    build_engine(graph, path, FP16)
+    return path
+
+
+def feed() -> Arrays:
+    hole_mask = np.zeros((1, 32, 48), np.uint8)
+    hole_mask[:, 5:20, 7:21] = 1
+    image = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)
+    return {"image": image, "hole_mask": hole_mask}
+
+
+def test_built_where_it_cannot_run_it_is_kept_and_not_opened(kept: Path) -> None:
+    facts = json.loads((kept / "manifest.json").read_text())
+    assert facts["engine_parity"] is None
+    assert facts["executed"] == {}
+    assert facts["precision"] == "fp16"
+    assert facts["built_with"]["device"] == "gpu (CUDAExecutionProvider)"
+    assert facts["built_with"]["package"] == "onnxruntime"
+    assert "--backend onnxruntime-cuda --precision fp16" in facts["command"]
+    with pytest.raises(
+        EngineError, match=r"cannot run on this machine: this ONNX Runtime has no CUDAExec.*: pip"
+    ):
+        open_engine(kept)
+    with pytest.raises(EngineError, match="this ONNX Runtime has no CUDAExecutionProvider"):
+        ONNXRUNTIME_CUDA.open(kept, "fp16", RunOptions())
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "why"),
+    [
+        ("onnxruntime-cuda", "bf16", "no transposed convolution in bf16"),
+        ("onnxruntime-cuda", "int8", "built by the tensorrt backend"),
+        ("onnxruntime-tensorrt", "fp32", "set NVIDIA_TF32_OVERRIDE=0 in the env.*fp16, bf16"),
+        ("onnxruntime-tensorrt-rtx", "fp32", "NvTensorRTRTXExecutionProvider may round fp32"),
+    ],
+)
+def test_precisions_that_would_quietly_be_others(
+    graph: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    backend: str,
+    precision: Any,
+    why: str,
+) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    options = BuildOptions(backend=backend, precision=precision)
+    with pytest.raises(UsageError, match=f"{backend} backend cannot build {precision} .*{why}"):
+        build_engine(graph, tmp_path / "x", options)
+
+
+def test_fp32_is_fp32_where_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert ONNXRUNTIME_TENSORRT.why_not("fp32") is None
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    assert ONNXRUNTIME_TENSORRT.why_not("fp32") is not None
+    assert ONNXRUNTIME_CUDA.why_not("fp32") is None  # it has an option, and is told
+
+
+def test_accepted_on_a_gpu_its_manifest_names_provider_and_gpu(
+    pretend: Pretend, graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in = pretend(ONNXRUNTIME_CUDA)
+    manifest = build_engine(graph, tmp_path / "x", FP16)
+    assert manifest.engine_parity is not None
+    assert manifest.built_with.package == "onnxruntime-gpu"
+    assert manifest.built_with.gpu == GPU
+    assert manifest.built_with.device == "gpu (CUDAExecutionProvider)"
+    assert manifest.executed.keys() == {"fp16"}
+    assert manifest.executed["fp16"] > 6
+    assert all(told["strict"] for told in stand_in.told)
+    (provider, options), *others = stand_in.told[0]["given"]
+    assert (provider, others) == ("CUDAExecutionProvider", [])
+    assert options["use_tf32"] == "0"
+    assert options["device_id"] == "0"
+    _, session = open_engine(tmp_path / "x")
+    assert session.run(feed())["filled"].shape == (1, 32, 48, 3)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        (
+            {"starts": False},
+            r"not run on CUDAExecutionProvider alone: it did not start; .*on CPUEx",
+        ),
+        ({"left": ("Resize", "Round")}, r"leaves 2 nodes to the CPU: n\.Resize \(Resize\), n\.Ro"),
+        ({"left": ("Shape",) * 9}, r"leaves 9 nodes to the CPU: .* and 4 more"),
+        ({"beside": ("OpenVINOExecutionProvider",)}, "would also run on OpenVINOExecutionProvider"),
+    ],
+)
+def test_nothing_falls_back_in_silence(
+    pretend: Pretend, kept: Path, lie: dict[str, Any], message: str
+) -> None:
+    stand_in = pretend(ONNXRUNTIME_CUDA)
+    for name, value in lie.items():
+        setattr(stand_in, name, value)
+    with pytest.raises(EngineError, match=message):
+        ONNXRUNTIME_CUDA.open(kept, "fp16", RunOptions())
+    with pytest.raises(EngineError, match=message):
+        ONNXRUNTIME_CUDA.executed(kept, open_manifest(kept).contract, "fp16")
+
+
+def open_manifest(folder: Path) -> Any:
+    from pconv_deploy.engines.manifest import read_manifest
+
+    return read_manifest(folder)
+
+
+def test_an_onnxruntime_that_cannot_tell_is_too_old(pretend: Pretend, kept: Path) -> None:
+    stand_in = pretend(ONNXRUNTIME_CUDA)
+    stand_in.InferenceSession = object  # type: ignore[assignment]
+    why = ONNXRUNTIME_CUDA.why_not_run()
+    assert why is not None
+    assert "cannot say which nodes a provider took" in why
+    with pytest.raises(EngineError, match="cannot say which nodes"):
+        ONNXRUNTIME_CUDA.open(kept, "fp16", RunOptions())
+
+
+def test_why_it_does_not_run_has_other_words_for_each_reason(
+    pretend: Pretend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert "this ONNX Runtime has no CUDAExec" in (ONNXRUNTIME_CUDA.why_not_run() or "")
+    pretend(ONNXRUNTIME_TENSORRT)
+    assert ONNXRUNTIME_TENSORRT.why_not_run() is None
+    missing = "libnvinfer.so.10 => not found\\n libcublas.so.13 => not found\\n libc.so.6 => /lib/c"
+    ldd = tmp_path / "ldd"
+    ldd.write_text(f'#!/bin/sh\nprintf "{missing}"\n')
+    ldd.chmod(ldd.stat().st_mode | stat.S_IEXEC)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    why = ONNXRUNTIME_TENSORRT.why_not_run()
+    assert why is not None
+    assert "libraries are missing: libnvinfer.so.10, libcublas.so.13: pip install" in why
+    assert "'tensorrt==10.*'" in why
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert ONNXRUNTIME_TENSORRT.why_not_run() is None  # it shows when an engine is opened
+    monkeypatch.setattr(onnxruntime_gpu, "why_no_gpu", lambda: "CUDA sees no GPU")
+    assert ONNXRUNTIME_TENSORRT.why_not_run() == "CUDA sees no GPU"
+
+
+def test_the_plugin_is_registered_once_and_asked_for_its_gpus(
+    pretend: Pretend, monkeypatch: pytest.MonkeyPatch, kept: Path
+) -> None:
+    rtx = dataclasses.replace(ONNXRUNTIME_TENSORRT_RTX, plugin="imagined_plugin")
+    stand_in = pretend(rtx)
+    assert "is not installed: pip install onnxruntime-ep-nv" in (rtx.why_not_run() or "")
+    with pytest.raises(EngineError, match="is not installed: pip install"):
+        rtx.open(kept, "fp16", RunOptions())
+
+    plugin = ModuleType("imagined_plugin")
+    plugin.__spec__ = SimpleNamespace(name="imagined_plugin")  # type: ignore[assignment]
+    plugin.get_library_path = lambda: "/x/plugin.so"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "imagined_plugin", plugin)
+    assert rtx.why_not_run() is None
+    rtx.open(kept, "fp16", RunOptions()).close()
+    assert stand_in.registered == [("NvTensorRTRTXExecutionProvider", "/x/plugin.so")]
+    assert stand_in.told[-1]["given"] == [(rtx.provider, dict(rtx.options))]
+
+    stand_in.gpus = 0
+    assert "does not take NVIDIA Imagined (9.0)" in (rtx.why_not_run() or "")
+    with pytest.raises(EngineError, match="takes none of the GPUs here"):
+        rtx.open(kept, "fp16", RunOptions())
+
+    def broken(_name: str, path: str) -> None:
+        raise RuntimeError(f"{path}: libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(stand_in, "register_execution_provider_library", broken)
+    assert "does not load: /x/plugin.so: libcuda.so.1" in (rtx.why_not_run() or "")
+
+
+def test_which_engines_open_here(pretend: Pretend) -> None:
+    stand_in = pretend(ONNXRUNTIME_CUDA)
+    stand_in.__version__ = "1.31.1"
+    other = Gpu(name="B", compute_capability="8.6", memory=1, driver="", cuda="")
+
+    def why(version: str, gpu: Gpu | None, package: str = "onnxruntime-gpu") -> str | None:
+        built_with = Runtime(package=package, version=version, gpu=gpu)
+        return ONNXRUNTIME_CUDA.why_not_open(built_with, None)
+
+    assert why("1.31.9", GPU) is None
+    assert why("1.31.1", None, "onnxruntime") is None  # built where there is no GPU
+    assert why("1.30.1", GPU) == "an engine is accepted for one release"
+    assert why("1.31.1+0.5.0", GPU) == "an engine is accepted for one release"
+    assert why("1.31.1", other) == "an engine is accepted for one compute capability"
+
+
+def test_arrays_stay_on_the_gpu_or_it_says_why(pretend: Pretend, kept: Path) -> None:
+    stand_in: Any = pretend(ONNXRUNTIME_CUDA)
+    stand_in.OrtValue = onnxruntime.OrtValue
+    session = ONNXRUNTIME_CUDA.open(kept, "fp16", RunOptions())
+    with pytest.raises(EngineError, match="cannot keep arrays on the GPU"):
+        session.resident(feed())
+
+    done: list[str] = []
+    binding = SimpleNamespace(
+        bind_ortvalue_input=lambda name, _value: done.append(name),
+        bind_output=lambda name, device: done.append(f"{name} on {device}"),
+        synchronize_outputs=lambda: done.append("waited"),
+    )
+    real = SimpleNamespace(
+        io_binding=lambda: binding,
+        get_outputs=lambda: [SimpleNamespace(name="filled")],
+        run_with_iobinding=lambda _binding: done.append("ran"),
+    )
+    values = SimpleNamespace(ortvalue_from_numpy=lambda array, device, _number: (array, device))
+    fake: Any = SimpleNamespace(OrtValue=values)
+    OnnxRuntimeGpuSession(kept, lambda _path: real, fake).resident(feed())()
+    assert done == ["image", "hole_mask", "filled on cuda", "ran", "waited"]
