@@ -43,11 +43,16 @@ CAPABILITIES: dict[str, tuple[Sequence[str], str]] = {
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the diagnosis; `detail` says the version, or what to do."""
+    """One line of the diagnosis.
+
+    builds  of a backend: it builds engines here, whether or not it runs them
+    detail  the version, or what to do
+    """
 
     name: str
     works: bool
     detail: str
+    builds: bool = False
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,14 +116,18 @@ def _infer(backends: Sequence[Finding]) -> Finding:
 
 def _backend(backend: Backend) -> Finding:
     try:
-        runtime = backend.runtime()
+        runtime, why = backend.runtime(), backend.why_not_run()
     except MissingRuntimeError as error:
         return Finding(name=backend.name, works=False, detail=str(error))
     refused = {precision: backend.why_not(precision) for precision in TOLERANCES}
-    able = ", ".join(precision for precision, why in refused.items() if why is None)
-    unable = "; ".join(f"no {precision}: {why}" for precision, why in refused.items() if why)
+    able = ", ".join(precision for precision, reason in refused.items() if reason is None)
+    if why:
+        return Finding(name=backend.name, works=False, builds=True, detail=f"builds {able}; {why}")
+    unable = "; ".join(f"no {name}: {reason}" for name, reason in refused.items() if reason)
+    on = runtime.gpu.name if runtime.gpu else backend.device
     return Finding(
         name=backend.name,
         works=True,
-        detail=f"{runtime.package} {runtime.version} on {backend.device}: {able} ({unable})",
+        builds=True,
+        detail=f"{runtime.package} {runtime.version} on {on}: {able} ({unable})",
     )

@@ -1,17 +1,25 @@
 """`pconv-deploy doctor`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
+from rich.table import Table
 
 from pconv_deploy.cli.console import OUT
+
+if TYPE_CHECKING:
+    from pconv_deploy.doctor import Finding
 
 
 def doctor(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what is installed, which backends work here, and why the others do not."""
+    """Say what is installed, which backends work here, and why the others do not.
+
+    A backend that "builds" makes engines that another machine runs. Exits with 0 whatever it
+    finds; programs read --json.
+    """
     import msgspec
 
     from pconv_deploy.doctor import diagnose
@@ -25,9 +33,19 @@ def doctor(
     )
     for title, findings in (("commands", diagnosis.commands), ("backends", diagnosis.backends)):
         OUT.print(f"\n[bold]{title}[/bold]")
+        table = Table.grid(padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
         for finding in findings:
-            verdict = "[green]works[/green]" if finding.works else "[red]no   [/red]"
-            OUT.print(f"  {verdict}  {finding.name:<14} {escape(finding.detail)}")
+            table.add_row(_verdict(finding), finding.name, escape(finding.detail))
+        OUT.print(table, soft_wrap=False)
     OUT.print("\n[bold]packages[/bold]")
     for name, version in diagnosis.packages.items():
         OUT.print(f"  {name:<23} {version or 'not installed'}")
+
+
+def _verdict(finding: "Finding") -> str:
+    if finding.works:
+        return "  [green]works[/green]"
+    return "  [yellow]builds[/yellow]" if finding.builds else "  [red]no[/red]"

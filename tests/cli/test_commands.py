@@ -1,6 +1,5 @@
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,19 +202,3 @@ def test_bench_without_checkpoint(run: Run, engine: Path) -> None:
     facts = json.loads(run("bench", engine, "--size", "32", "--rounds", "3", "--json").out)
     assert [t["name"] for t in facts["contenders"]] == ["onnxruntime, fp32"]
     assert facts["contenders"][0]["ratio"] is None
-
-
-def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = run("doctor").out
-    assert "onnxruntime" in text
-    assert json.loads(run("doctor", "--json").out)["backends"][0]["works"] is True
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    facts = json.loads(run("doctor", "--json").out)
-    broken, other = facts["backends"]
-    assert broken["works"] is False
-    assert "pip install 'pconv-deploy[onnxruntime]'" in broken["detail"]
-    assert other["works"] is True
-    assert "on cpu: fp32, " in other["detail"]
-    assert "no fp16: " in other["detail"]
-    infer = next(command for command in facts["commands"] if command["name"] == "infer")
-    assert infer["detail"] == "engines of openvino"  # one runtime is enough
