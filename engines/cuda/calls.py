@@ -8,6 +8,10 @@ from pconv_deploy.errors import EngineError, MissingRuntimeError
 
 _MODULE = "cuda.bindings.runtime"
 _MIB = 1 << 20
+_OTHER_CONTEXT = (
+    ". A stream or an array of another CUDA context than the engine's, or of a destroyed one? "
+    "docs/gpu-runtime.md says how to share a context"
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,10 @@ class Cuda:
         """
         status, result = self.attempt(function, *arguments)
         if status != self.runtime.cudaError_t.cudaSuccess:
-            raise EngineError(f"{function} failed: {self.describe(status)}")
+            other = self.is_error(status, "cudaErrorInvalidResourceHandle")
+            raise EngineError(
+                f"{function} failed: {self.describe(status)}{_OTHER_CONTEXT if other else ''}"
+            )
         return result
 
     def is_error(self, status: Any, name: str) -> bool:

@@ -1,0 +1,237 @@
+"""Arrays on the GPU: other people's, looked at without a copy, and our own."""
+
+import math
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pconv_deploy.engines.cuda import dlpack
+from pconv_deploy.engines.cuda.calls import Cuda
+from pconv_deploy.engines.cuda.memory import DeviceMemory
+from pconv_deploy.engines.cuda.streams import LEGACY_STREAM, Event, stream_handle
+from pconv_deploy.errors import InputError
+
+DeviceArrays = Mapping[str, Any]
+_STREAMS_SINCE = 3  # the version of __cuda_array_interface__ that tells of the producer's stream
+_NO_WAITING = -1  # DLPack's word of a consumer who sees to it himself
+
+
+@runtime_checkable
+class RunsOnDevice(Protocol):
+    """A session that also takes and returns arrays on the GPU."""
+
+    def run_on_device(
+        self, inputs: DeviceArrays, stream: Any = None, outputs: DeviceArrays | None = None
+    ) -> DeviceArrays:
+        """Compute every output, on the GPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class View:
+    """Somebody's array on the GPU.
+
+    strides  in bytes; None: C order
+    stream   on which it is being written; None: it is written, or the reader need not care
+    dtype    or its name where NumPy has no such type
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any] | str
+    strides: tuple[int, ...] | None
+    readonly: bool
+    stream: int | None
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class DeviceArray:
+    """An array on the GPU, in C order; PyTorch, CuPy, JAX and others take it without a copy.
+
+    It owns its memory, which is freed with it.
+
+    shape, dtype  of its elements
+    device        number of its GPU
+    stream        handle of the one on which it is being written; None: it is written
+    """
+
+    def __init__(
+        self, cuda: Cuda, shape: tuple[int, ...], dtype: np.dtype[Any], device: int
+    ) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self.stream: int | None = None
+        self._cuda = cuda
+        self._memory = DeviceMemory(cuda, math.prod(shape) * dtype.itemsize)
+        # At the interpreter's end the driver frees what is left.
+        weakref.finalize(self, self._memory.close).atexit = False
+
+    @property
+    def address(self) -> int:
+        """Of its first element, on the GPU."""
+        return self._memory.address
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address, False),
+            "strides": None,
+            "stream": self.stream,
+            "version": 3,
+        }
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return dlpack.CUDA, self.device
+
+    def __dlpack__(self, *, stream: int | None = None, **_wishes: Any) -> Any:
+        """Hand it over; the consumer's stream waits until it is written."""
+        reader = LEGACY_STREAM if stream is None else stream
+        if self.stream is not None and reader not in (_NO_WAITING, self.stream):
+            follow(self._cuda, self.stream, stream_handle(reader))
+        return dlpack.capsule(self, self.address, self.shape, self.dtype, self.__dlpack_device__())
+
+    def to_host(self) -> NDArray[Any]:
+        """Wait until it is written, and copy it."""
+        host = np.empty(self.shape, self.dtype)
+        stream = self.stream or LEGACY_STREAM
+        copy_to_host(self._cuda, host, self.address, stream)
+        self._cuda.call("cudaStreamSynchronize", stream)
+        return host
+
+
+def follow(cuda: Cuda, writer: int, reader: int) -> None:
+    """Let one stream wait for what another has been given so far."""
+    event = Event(cuda)
+    try:
+        event.record(writer)
+        event.hold_back(reader)
+    finally:
+        event.close()  # CUDA keeps what the streams still need of it
+
+
+def copy_to_host(cuda: Cuda, host: NDArray[Any], address: int, stream: int) -> None:
+    """Give a stream the copy from the GPU into an array in C order."""
+    kind = cuda.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+    cuda.call("cudaMemcpyAsync", host.ctypes.data, address, host.nbytes, kind, stream)
+
+
+def copy_to_device(cuda: Cuda, address: int, host: NDArray[Any], stream: int) -> None:
+    """Give a stream the copy of an array in C order to the GPU."""
+    kind = cuda.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+    cuda.call("cudaMemcpyAsync", address, host.ctypes.data, host.nbytes, kind, stream)
+
+
+def view(array: Any, name: str, reader: int) -> View:
+    """Look at an array that offers `__cuda_array_interface__` or DLPack.
+
+    Args:
+        array: anyone's.
+        name: of the tensor, for messages.
+        reader: the stream that will read or write it. DLPack's producers make it wait by
+            themselves; for the other interface see `View.stream`.
+
+    Raises:
+        InputError: it is not on a GPU, or its library refuses to hand it over.
+    """
+    interface = _offered(array, "__cuda_array_interface__", name)
+    # PyTorch tells its stream by DLPack alone.
+    if interface is not None and ("stream" in interface or not hasattr(array, "__dlpack__")):
+        return _from_interface(interface, name)
+    if not hasattr(array, "__dlpack__") or not hasattr(array, "__dlpack_device__"):
+        raise InputError(
+            f"found {name} as {type(array).__name__}; needed an array on the GPU that offers "
+            "__cuda_array_interface__ or __dlpack__ (PyTorch, CuPy, pycuda, JAX)"
+        )
+    kind, _ = array.__dlpack_device__()
+    if int(kind) not in (dlpack.CUDA, dlpack.CUDA_MANAGED):
+        raise InputError(
+            f"found {name} ({type(array).__name__}) in the memory of another device (DLPack's "
+            f"device type {int(kind)}); needed an array on the GPU"
+        )
+    try:
+        described = dlpack.describe(array.__dlpack__(stream=reader))
+    # Each library refuses in its own way: BufferError, RuntimeError, TypeError, ValueError.
+    except Exception as error:
+        raise InputError(f"{name} cannot be handed over: {error}") from error
+    dtype = described.dtype
+    width = dtype.itemsize if dtype else 1
+    return View(
+        described.address,
+        described.shape,
+        dtype or "a type NumPy does not have",
+        tuple(n * width for n in described.strides) if described.strides else None,
+        readonly=False,
+        stream=None,
+    )
+
+
+def _offered(array: Any, attribute: str, name: str) -> Any:
+    try:
+        return getattr(array, attribute, None)
+    # A tensor that needs its gradient, for instance.
+    except Exception as error:
+        raise InputError(f"{name} cannot be handed over: {error}") from error
+
+
+def _from_interface(interface: Mapping[str, Any], name: str) -> View:
+    if interface.get("mask") is not None:
+        raise InputError(f"found {name} with a mask of its own; needed a plain array")
+    address, readonly = interface["data"]
+    stream = interface.get("stream")
+    if stream == 0:
+        raise InputError(
+            f"found {name} with stream 0, which __cuda_array_interface__ forbids: "
+            "1 is the legacy default stream, 2 the one of each thread"
+        )
+    strides = interface.get("strides")
+    return View(
+        int(address or 0),
+        tuple(interface["shape"]),
+        np.dtype(interface["typestr"]),
+        tuple(strides) if strides is not None else None,
+        bool(readonly),
+        int(stream) if stream is not None else None,
+    )
+
+
+def require(
+    cuda: Cuda, found: View, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], device: int
+) -> None:
+    """Check that an array is what the engine takes.
+
+    Raises:
+        InputError: another type, another shape, gaps between its elements, or another device.
+    """
+    if found.dtype != dtype:
+        raise InputError(f"found {name} of {found.dtype}; needed {dtype}")
+    if found.shape != shape:
+        raise InputError(f"found {name} of shape {list(found.shape)}; needed {list(shape)}")
+    if found.strides is not None and not _in_c_order(found.strides, shape, dtype.itemsize):
+        raise InputError(
+            f"found {name} with strides {list(found.strides)}; needed it contiguous, in C order. "
+            "Make a contiguous copy of it"
+        )
+    where = cuda.call("cudaPointerGetAttributes", found.address)
+    types = cuda.runtime.cudaMemoryType
+    if where.type not in (types.cudaMemoryTypeDevice, types.cudaMemoryTypeManaged):
+        raise InputError(f"found {name} in the host's memory; needed it on GPU {device}")
+    if where.device != device:
+        raise InputError(f"found {name} on GPU {where.device}; the engine is on GPU {device}")
+
+
+def _in_c_order(strides: tuple[int, ...], shape: tuple[int, ...], itemsize: int) -> bool:
+    step = itemsize
+    for stride, count in zip(reversed(strides), reversed(shape), strict=True):
+        if count != 1 and stride != step:
+            return False
+        step *= count
+    return True

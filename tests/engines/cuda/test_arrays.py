@@ -1,0 +1,208 @@
+import gc
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from pconv_deploy.engines.cuda import dlpack
+from pconv_deploy.engines.cuda.arrays import DeviceArray, RunsOnDevice, require, view
+from pconv_deploy.engines.cuda.calls import Cuda
+from pconv_deploy.engines.cuda.streams import Stream
+from pconv_deploy.errors import InputError
+from tests.engines.cuda.device_arrays import CudaArray, DlpackArray, Foreign, TorchTensor
+from tests.engines.cuda.fake_cuda import FakeCuda
+
+SHAPE = (2, 4, 8, 3)
+UINT8 = np.dtype(np.uint8)
+READER = 1
+
+
+def content(shape: tuple[int, ...] = SHAPE, dtype: Any = np.uint8) -> NDArray[Any]:
+    return np.arange(np.prod(shape)).astype(dtype).reshape(shape)
+
+
+def check(gpu: FakeCuda, array: Any, device: int = 0) -> None:
+    cuda = Cuda(gpu)
+    require(cuda, view(array, "image", READER), "image", SHAPE, UINT8, device)
+
+
+@pytest.mark.parametrize("kind", [CudaArray, DlpackArray, TorchTensor])
+def test_arrays_of_every_kind_are_looked_at_where_they_are(
+    gpu: FakeCuda, kind: type[Foreign]
+) -> None:
+    array = kind(gpu, content())
+    seen = view(array, "image", READER)
+    assert (seen.address, seen.shape, seen.dtype) == (array.address, SHAPE, UINT8)
+    check(gpu, array)
+
+
+def test_pytorch_is_asked_by_the_protocol_that_tells_its_stream(gpu: FakeCuda) -> None:
+    tensor = TorchTensor(gpu, content())
+    view(tensor, "image", 77)
+    assert tensor.asked_by == 77
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "dtype", "words"),
+    [
+        (CudaArray, SHAPE, np.float32, "found image of float32; needed uint8"),
+        (CudaArray, SHAPE, np.int8, "found image of int8; needed uint8"),
+        (DlpackArray, SHAPE, np.int32, "found image of int32; needed uint8"),
+        (CudaArray, (2, 3, 4, 8), np.uint8, r"shape \[2, 3, 4, 8\]; needed \[2, 4, 8, 3\]"),
+        (TorchTensor, (4, 8, 3), np.uint8, r"shape \[4, 8, 3\]; needed \[2, 4, 8, 3\]"),
+    ],
+)
+def test_another_type_or_shape_is_refused(
+    gpu: FakeCuda, kind: type[Foreign], shape: tuple[int, ...], dtype: Any, words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        check(gpu, kind(gpu, content(shape, dtype)))
+
+
+@pytest.mark.parametrize(
+    ("strides", "fits"),
+    [
+        (None, True),
+        ((96, 24, 3, 1), True),
+        ((192, 24, 3, 1), False),
+        ((96, 24, 1, 8), False),
+        ((96, 24, -3, 1), False),
+    ],
+)
+def test_only_arrays_in_c_order_fit(
+    gpu: FakeCuda, strides: tuple[int, ...] | None, fits: bool
+) -> None:
+    array = CudaArray(gpu, content())
+    array.more = {"strides": strides}
+    if fits:
+        check(gpu, array)
+        return
+    with pytest.raises(InputError, match=r"found image with strides .* needed it contiguous"):
+        check(gpu, array)
+
+
+def test_strides_along_a_single_element_mean_nothing(gpu: FakeCuda) -> None:
+    array = CudaArray(gpu, content((1, 4, 8, 3)))
+    array.more = {"strides": (7, 24, 3, 1)}
+    seen = view(array, "image", READER)
+    require(Cuda(gpu), seen, "image", (1, 4, 8, 3), UINT8, 0)
+
+
+def test_memory_elsewhere_is_refused(gpu: FakeCuda) -> None:
+    array = CudaArray(gpu, content())
+    with pytest.raises(InputError, match="found image on GPU 0; the engine is on GPU 1"):
+        check(gpu, array, device=1)
+    here = content()
+    array.more = {"data": (here.ctypes.data, False)}
+    with pytest.raises(InputError, match="found image in the host's memory; needed it on GPU 0"):
+        check(gpu, array)
+
+
+@pytest.mark.parametrize("array", [torch.zeros(2), [1, 2], None, np.zeros(2), object()])
+def test_what_is_not_on_a_gpu_is_refused(array: Any) -> None:
+    with pytest.raises(InputError, match=r"needed an array on the GPU"):
+        view(array, "image", READER)
+
+
+def test_what_its_library_refuses_to_hand_over() -> None:
+    def refuses(**_wishes: Any) -> Any:
+        raise BufferError("it needs its gradient")
+
+    array = SimpleNamespace(__dlpack__=refuses, __dlpack_device__=lambda: (2, 0))
+    with pytest.raises(InputError, match="image cannot be handed over: it needs its gradient"):
+        view(array, "image", READER)
+
+    class Proud:
+        @property
+        def __cuda_array_interface__(self) -> Any:
+            raise RuntimeError("not before detach()")
+
+    with pytest.raises(InputError, match=r"image cannot be handed over: not before detach\(\)"):
+        view(Proud(), "image", READER)
+
+
+def test_masked_arrays_and_ambiguous_streams_are_refused(gpu: FakeCuda) -> None:
+    array = CudaArray(gpu, content())
+    array.more = {"mask": array}
+    with pytest.raises(InputError, match="with a mask of its own"):
+        view(array, "image", READER)
+    array.more = {"stream": 0}
+    with pytest.raises(InputError, match="found image with stream 0"):
+        view(array, "image", READER)
+
+
+def test_capsules_are_read_and_left_to_their_producers() -> None:
+    tensor = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4).transpose(0, 1)[:, :, 1:]
+    seen = dlpack.describe(tensor.__dlpack__())
+    assert (seen.shape, seen.strides) == ((3, 2, 3), (4, 12, 1))
+    assert seen.dtype == np.dtype(np.float32)
+    assert seen.address == tensor.data_ptr()
+    assert dlpack.describe(torch.zeros(2, dtype=torch.bfloat16).__dlpack__()).dtype is None
+
+
+class OnHost:
+    """The capsules that `DeviceArray` makes, for memory that PyTorch and NumPy can read here."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return dlpack.CPU, 0
+
+    def __dlpack__(self, **_wishes: Any) -> Any:
+        a = self.array
+        return dlpack.capsule(self, a.ctypes.data, a.shape, a.dtype, self.__dlpack_device__())
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16, np.int64])
+def test_consumers_keep_the_owner_alive_and_let_it_go(dtype: Any) -> None:
+    expected = content(SHAPE, dtype)
+    before = len(dlpack._offered)
+    tensor = torch.utils.dlpack.from_dlpack(OnHost(expected.copy()))
+    gc.collect()
+    np.testing.assert_array_equal(tensor.numpy(), expected)
+    array = np.from_dlpack(OnHost(expected.copy()))
+    np.testing.assert_array_equal(array, expected)
+    unused = OnHost(expected).__dlpack__()
+    assert len(dlpack._offered) == before + 3
+    del tensor, array, unused
+    gc.collect()
+    assert len(dlpack._offered) == before
+
+
+def test_our_arrays_own_their_memory(gpu: FakeCuda, cuda: Cuda) -> None:
+    array = DeviceArray(cuda, SHAPE, UINT8, 0)
+    gpu.write(array.address, content())
+    np.testing.assert_array_equal(array.to_host(), content())
+    check(gpu, array)
+    assert array.__dlpack_device__() == (2, 0)
+    capsule = array.__dlpack__(stream=1)
+    del array
+    gc.collect()
+    assert gpu.left() == {"device": 1}  # the capsule keeps it
+    del capsule
+    gc.collect()
+    assert gpu.left() == {}
+
+
+@pytest.mark.parametrize(("reader", "waits"), [(None, 1), (2, 1), (-1, 0)])
+def test_readers_of_our_arrays_wait_for_what_writes_them(
+    gpu: FakeCuda, cuda: Cuda, reader: int | None, waits: int
+) -> None:
+    array, stream = DeviceArray(cuda, SHAPE, UINT8, 0), Stream(cuda)
+    array.__dlpack__(stream=reader)
+    assert gpu.calls["cudaStreamWaitEvent"] == 0  # nobody writes it
+    array.stream = stream.handle
+    assert array.__cuda_array_interface__["stream"] == stream.handle
+    array.__dlpack__(stream=reader)
+    array.__dlpack__(stream=stream.handle)
+    assert gpu.calls["cudaStreamWaitEvent"] == waits
+    assert not gpu.events
+
+
+def test_sessions_of_the_gpu_are_told_from_others() -> None:
+    assert isinstance(SimpleNamespace(run_on_device=print), RunsOnDevice)
+    assert not isinstance(SimpleNamespace(run=print), RunsOnDevice)

@@ -1,0 +1,71 @@
+import sys
+
+import pytest
+
+from pconv_deploy.engines.cuda import devices
+from pconv_deploy.engines.cuda.calls import Cuda
+from pconv_deploy.errors import EngineError, MissingRuntimeError
+from tests.engines.cuda.fake_cuda import FakeCuda, Status
+
+
+def test_results_come_as_one_or_as_several(cuda: Cuda) -> None:
+    assert cuda.call("cudaGetDevice") == 0
+    assert cuda.call("cudaMemGetInfo") == (1 << 30, 1 << 30)
+
+
+def test_a_failure_has_cudas_name_and_words(gpu: FakeCuda, cuda: Cuda) -> None:
+    gpu.fail_in = {"cudaGetDevice": Status.cudaErrorUnknown}
+    with pytest.raises(EngineError, match=r"cudaGetDevice failed: cudaErrorUnknown \(words for"):
+        cuda.call("cudaGetDevice")
+
+
+def test_a_stream_of_another_context_is_suspected(cuda: Cuda) -> None:
+    with pytest.raises(EngineError, match=r"cudaErrorInvalidResourceHandle .* another CUDA con"):
+        cuda.call("cudaStreamSynchronize", 4711)
+
+
+def test_out_of_memory_says_need_and_free(gpu: FakeCuda, cuda: Cuda) -> None:
+    kept = cuda.allocate("cudaMalloc", 1 << 29)
+    with pytest.raises(EngineError, match=r"needed 768\.0 MiB; .* 512\.0 MiB free of 1,024\.0"):
+        cuda.allocate("cudaMalloc", 3 << 28)
+    gpu.cudaFree(kept)
+
+
+def test_an_allocation_fails_for_other_reasons_too(gpu: FakeCuda, cuda: Cuda) -> None:
+    gpu.fail_in = {"cudaMalloc": Status.cudaErrorUnknown}
+    with pytest.raises(EngineError, match=r"cudaMalloc of 1\.0 MiB failed: cudaErrorUnknown"):
+        cuda.allocate("cudaMalloc", 1 << 20)
+
+
+def test_bindings_that_do_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    with pytest.raises(MissingRuntimeError, match="pip install"):
+        Cuda.load()
+
+
+def test_the_real_bindings_have_all_that_is_called() -> None:
+    runtime = Cuda.load().runtime
+    ours = [name for name in vars(FakeCuda) if name.startswith("cuda")]
+    assert [name for name in ours if not hasattr(runtime, name)] == []
+    for enumeration in ("cudaError_t", "cudaMemcpyKind", "cudaMemoryType"):
+        theirs = getattr(runtime, enumeration)
+        for member in getattr(FakeCuda, enumeration):
+            assert int(getattr(theirs, member.name)) == member
+    assert hasattr(runtime.cudaStreamCaptureMode, "cudaStreamCaptureModeThreadLocal")
+    assert int(runtime.cudaStreamCaptureStatus.cudaStreamCaptureStatusNone) == 0
+
+
+def test_the_real_bindings_say_why_there_is_no_gpu() -> None:
+    why = devices.why_no_gpu()
+    if why is None:
+        pytest.skip("there is a GPU")
+    assert why.startswith(("no NVIDIA driver is installed", "CUDA sees no GPU", "the NVIDIA driv"))
+    with pytest.raises(EngineError, match="no GPU can be used"):
+        devices.current_gpu()
+
+
+def test_the_fake_notices_what_is_undefined() -> None:
+    fake = FakeCuda()
+    fake.read(4711, 8)
+    fake.cudaFree(4711)
+    assert len(fake.violations) == 2
