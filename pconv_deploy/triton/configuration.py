@@ -19,17 +19,29 @@ _TYPES = {"uint8": Name("TYPE_UINT8"), "float32": Name("TYPE_FP32")}
 
 @dataclass(frozen=True)
 class Platform:
-    """What Triton calls a kind of engine, and its file by our name and by Triton's."""
+    """What Triton calls a kind of engine, and its file by our name and by Triton's.
+
+    provider  what ONNX Runtime is told of its CUDA provider, if that is to run it
+    """
 
     backend: str
     platform: str
     ours: str
     theirs: str
+    provider: tuple[tuple[str, str], ...] = ()
 
 
 PLATFORMS: Mapping[str, Platform] = {
     "tensorrt": Platform("tensorrt", "tensorrt_plan", "engine.plan", "model.plan"),
     "onnxruntime": Platform("onnxruntime", "onnxruntime_onnx", "model.onnx", "model.onnx"),
+    "onnxruntime-cuda": Platform(
+        backend="onnxruntime",
+        platform="onnxruntime_onnx",
+        ours="model.onnx",
+        theirs="model.onnx",
+        # As it was accepted: fp32 is not rounded.
+        provider=(("use_tf32", "0"), ("cudnn_conv_use_max_workspace", "1")),
+    ),
 }
 
 
@@ -74,7 +86,7 @@ def configuration(manifest: Manifest, name: str, options: ServeOptions) -> Messa
         "output": [_tensor(spec, shapes) for spec in contract.outputs],
         **_dynamic_batching(shapes, options),
         "instance_group": [_instances(manifest, shapes, options)],
-        **_cuda_graphs(contract.inputs, shapes),
+        **_optimization(platform, contract.inputs, shapes),
         "model_warmup": [_warm_up(contract.inputs, s, most) for s in shapes.rehearsed],
         "parameters": entries(_parameters(manifest, options)),
     }
@@ -134,8 +146,13 @@ def _instances(manifest: Manifest, shapes: Shapes, options: ServeOptions) -> Mes
     }
 
 
-def _cuda_graphs(inputs: Sequence[TensorSpec], shapes: Shapes) -> Mapping[str, Value]:
-    """Graphs of the batches each profile was made for; only TensorRT has them."""
+def _optimization(
+    platform: Platform, inputs: Sequence[TensorSpec], shapes: Shapes
+) -> Mapping[str, Value]:
+    """CUDA graphs of the batches each profile was made for; options of ONNX Runtime's provider."""
+    if platform.provider:
+        cuda: Message = {"name": "cuda", "parameters": entries(dict(platform.provider))}
+        return {"optimization": {"execution_accelerators": {"gpu_execution_accelerator": cuda}}}
     most = shapes.max_batch_size
     specs: list[Message] = [
         {

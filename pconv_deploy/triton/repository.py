@@ -89,7 +89,7 @@ def _platform(engine: Path, manifest: Manifest) -> Platform:
     if platform is None:
         raise EngineError(
             f"{engine} is an engine for {manifest.backend}, which Triton is not given; needed one "
-            f"for {' or '.join(PLATFORMS)}. Build one with: "
+            f"for {', '.join(PLATFORMS)}. Build one with: "
             "pconv-deploy build-engine model.onnx -o model.engine --backend onnxruntime"
         )
     if platform.ours not in manifest.files:

@@ -105,7 +105,31 @@ def test_parameters_tell_clients_and_operators_the_facts(manifest: Manifest) -> 
     }
 
 
-def test_a_ladder_of_profiles(plan_manifest: MakeManifest) -> None:
+def test_an_onnx_engine_for_the_gpu(manifest: Manifest) -> None:
+    built_with = msgspec.structs.replace(manifest.built_with, device="gpu (CUDAExecutionProvider)")
+    on_gpu = msgspec.structs.replace(manifest, backend="onnxruntime-cuda", built_with=built_with)
+    config = configured(on_gpu, gpus=(1,))
+    assert (config.platform, config.backend) == ("onnxruntime_onnx", "onnxruntime")
+    (group,) = config.instance_group
+    assert (group.Kind.Name(group.kind), list(group.gpus)) == ("KIND_GPU", [1])
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert accelerator.name == "cuda"
+    assert accelerator.parameters["use_tf32"] == "0"
+
+
+def test_the_usual_ladder_of_profiles(plan_manifest: MakeManifest) -> None:
+    rungs = ((1, 512), (1, 1024), (8, 512), (8, 1024), (32, 512))
+    ladder = [
+        Profile(min=(1, 256, 256), opt=(n, side, side), max=(n, side, side)) for n, side in rungs
+    ]
+    config = configured(plan_manifest(*ladder))
+    # Up to 1024x1024, batches of 32 are not taken.
+    assert config.max_batch_size == 8
+    assert warm_ups(config) == ["1x512x512", "1x1024x1024", "8x512x512", "8x1024x1024"]
+    assert configured(plan_manifest(*ladder), profiles=(0, 2, 4)).max_batch_size == 32
+
+
+def test_a_ladder_with_a_profile_of_single_images(plan_manifest: MakeManifest) -> None:
     config = configured(plan_manifest())
     assert config.platform == "tensorrt_plan"
     (group,) = config.instance_group

@@ -104,7 +104,7 @@ def test_engines_of_other_backends_are_refused(
 ) -> None:
     copy = shutil.copytree(engine, tmp_path / "other.engine")
     write_manifest(copy, msgspec.structs.replace(manifest, backend="openvino"))
-    with pytest.raises(EngineError, match="needed one for tensorrt or onnxruntime"):
+    with pytest.raises(EngineError, match="needed one for tensorrt, onnxruntime, onnxruntime-cuda"):
         write_model(copy, tmp_path / "repo")
     assert not (tmp_path / "repo").exists()
 
