@@ -6,7 +6,7 @@ import hashlib
 import platform
 import shlex
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pconv_deploy.engines.acceptance import compare_with_graph, require_precision
 from pconv_deploy.engines.base import Backend, RunOptions, Session
 from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles
+from pconv_deploy.engines.locks import locked
 from pconv_deploy.engines.manifest import (
     MANIFEST,
     BuiltWith,
@@ -28,7 +29,7 @@ from pconv_deploy.engines.manifest import (
 )
 from pconv_deploy.engines.preparation import prepare
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions
+from pconv_deploy.engines.tensorrt.options import TensorRtOptions, words
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.errors import EngineError, GraphError, UsageError
 from pconv_deploy.files import atomic_folder, writing
@@ -81,8 +82,8 @@ def build_engine(
         InputError: too few photos to calibrate on.
         MissingRuntimeError: the backend's runtime is not installed.
         ParityError: the engine does not compute what the graph computes; nothing is left.
-        UsageError: unknown backend, a precision it does not have here, int8 without photos, or
-            `output` exists and may not be replaced.
+        UsageError: unknown backend, a precision it does not have here, int8 without photos,
+            `output` exists and may not be replaced, or another process is building it.
         EngineError: the runtime cannot build it.
         OutputError: `output` could not be written.
     """
@@ -97,7 +98,10 @@ def build_engine(
         raise UsageError(f"{output} holds or is the graph itself; choose another name")
     precision = options.precision or exported.contract.precision
     _refuse_precision(backend, precision, options)
-    with atomic_folder(output, overwrite=overwrite, replaceable=_is_engine) as folder:
+    with (
+        _alone(output),
+        atomic_folder(output, overwrite=overwrite, replaceable=_is_engine) as folder,
+    ):
         prepared = prepare(
             backend, exported, precision, options.tune, options.calibration, progress
         )
@@ -142,6 +146,16 @@ def build_engine(
         with writing(output):
             write_manifest(folder, manifest)
     return manifest
+
+
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep two processes from building one engine at once."""
+    with contextlib.ExitStack() as stack:
+        with writing(output):
+            output.resolve().parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(output.resolve(), wait=False))
+        yield
 
 
 def _refuse_precision(backend: Backend, precision: Precision, options: BuildOptions) -> None:
@@ -220,18 +234,19 @@ def _is_engine(path: Path) -> bool:
 
 
 def _command(graph: Path, output: Path, options: BuildOptions) -> str:
-    words = ["pconv-deploy", "build-engine", str(graph), "-o", str(output)]
-    words += ["--backend", options.backend]
+    command = ["pconv-deploy", "build-engine", str(graph), "-o", str(output)]
+    command += ["--backend", options.backend]
     if options.precision:
-        words += ["--precision", options.precision]
+        command += ["--precision", options.precision]
     if tune := options.tune:
-        words += ["--tune"]
-        words += ["--tune-size", "x".join(map(str, tune.size))] if tune.size else []
-        words += ["--tune-batch", str(tune.batch)] if tune.batch else []
-        words += ["--tune-threads", str(tune.threads)] if tune.threads else []
+        command += ["--tune"]
+        command += ["--tune-size", "x".join(map(str, tune.size))] if tune.size else []
+        command += ["--tune-batch", str(tune.batch)] if tune.batch else []
+        command += ["--tune-threads", str(tune.threads)] if tune.threads else []
     if options.calibration:
-        words += ["--calibration-photos", str(options.calibration.photos)]
+        command += ["--calibration-photos", str(options.calibration.photos)]
         if options.calibration.holes:
-            words += ["--calibration-holes", str(options.calibration.holes)]
+            command += ["--calibration-holes", str(options.calibration.holes)]
+    command += words(options.tensorrt) if options.tensorrt else []
     # Names need not be Unicode.
-    return shlex.join([*words, "--overwrite"]).encode(errors="replace").decode()
+    return shlex.join([*command, "--overwrite"]).encode(errors="replace").decode()

@@ -1,5 +1,7 @@
 """The backends there are. Adding one: its module, its line here, its test."""
 
+from dataclasses import replace
+
 from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from pconv_deploy.engines.backends.onnxruntime_gpu import (
     ONNXRUNTIME_CUDA,
@@ -7,7 +9,9 @@ from pconv_deploy.engines.backends.onnxruntime_gpu import (
     ONNXRUNTIME_TENSORRT_RTX,
 )
 from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
+from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
 from pconv_deploy.engines.base import Backend
+from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX
 from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 from pconv_deploy.errors import UsageError
 
@@ -17,6 +21,8 @@ BACKENDS: tuple[Backend, ...] = (
     ONNXRUNTIME_CUDA,
     ONNXRUNTIME_TENSORRT,
     ONNXRUNTIME_TENSORRT_RTX,
+    TensorRtBackend(TENSORRT),
+    TensorRtBackend(TENSORRT_RTX),
 )
 
 
@@ -31,9 +37,12 @@ def backend_named(name: str, tensorrt: TensorRtOptions | None = None) -> Backend
         UsageError: there is none of that name, or `tensorrt` is given to another one.
     """
     for backend in BACKENDS:
-        if backend.name == name:
-            if tensorrt is not None:
-                raise UsageError(f"the {name} backend has none of TensorRT's options")
+        if backend.name != name:
+            continue
+        if tensorrt is None:
             return backend
+        if isinstance(backend, TensorRtBackend):
+            return replace(backend, options=tensorrt)
+        raise UsageError(f"the {name} backend has none of TensorRT's options")
     known = ", ".join(backend.name for backend in BACKENDS)
     raise UsageError(f"there is no backend {name!r}; known: {known}")

@@ -14,6 +14,23 @@ Shape = tuple[
 ComputeCapability = Annotated[str, Meta(pattern=r"^\d{1,2}\.\d$")]
 
 
+# What the command line calls the options, but for the profiles.
+_WORDS = {
+    "workspace": "--workspace",
+    "timing_cache": "--timing-cache-file",
+    "optimization_level": "--builder-optimization-level",
+    "hardware_compatibility": "--hardware-compatibility-level",
+    "version_compatible": "--version-compatible",
+    "refit": "--refit",
+    "strip_weights": "--strip-weights",
+    "tf32": "--tf32",
+    "sparsity": "--sparsity",
+    "profiling_verbosity": "--profiling-verbosity",
+    "max_aux_streams": "--max-aux-streams",
+    "compute_capabilities": "--compute-capabilities",
+}
+
+
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Shapes that one optimization profile takes, each (batch, height, width).
 
@@ -73,6 +90,26 @@ class TensorRtOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     profiling_verbosity: Literal["none", "layer-names", "detailed"] = "detailed"
     max_aux_streams: Annotated[int, Meta(ge=0, le=64)] | None = None
     compute_capabilities: tuple[ComputeCapability, ...] = ()
+
+
+def words(options: TensorRtOptions) -> list[str]:
+    """The command line's words for these options; those that are usual need none."""
+    usual = TensorRtOptions()
+    command: list[str] = []
+    for profile in options.profiles:
+        for name in ("min", "opt", "max"):
+            shape = "x".join(map(str, getattr(profile, name)))
+            command += [f"--{name}-shapes", shape]
+    for field, option in _WORDS.items():
+        value = getattr(options, field)
+        if value == getattr(usual, field):
+            continue
+        if value is True:
+            command += [option]
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            command += [word for one in values for word in (option, str(one))]
+    return command
 
 
 class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

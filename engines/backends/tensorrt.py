@@ -1,0 +1,146 @@
+"""NVIDIA TensorRT, and TensorRT for RTX, which has the same interface."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.base import Gpu, Progress, RunOptions, Runtime, Session, silent
+from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX, Flavour, load
+from pconv_deploy.engines.tensorrt.options import PlanFacts, TensorRtOptions
+from pconv_deploy.errors import EngineError, MissingRuntimeError
+from pconv_deploy.export.rewrites.forms import Arrangement
+from pconv_deploy.parity import Precision
+
+PLAN = "engine.plan"
+# What TensorRT for RTX compiles for unless told otherwise, and whatever came later.
+_RTX_FROM = (8, 0)
+_AMPERE = (8, 0)
+_USUAL = TensorRtOptions()
+
+
+@dataclass(frozen=True)
+class TensorRtBackend:
+    """Compiles the graph, whose types decide the precision, to a plan for one kind of GPU.
+
+    The plan is TensorRT's own file and nothing else: trtexec opens it.
+    """
+
+    flavour: Flavour = TENSORRT
+    options: TensorRtOptions = _USUAL
+    device: str = "cuda"
+    rounds_results: bool = False
+    typed: bool = True
+
+    @property
+    def name(self) -> str:
+        return self.flavour.backend
+
+    def runtime(self) -> Runtime:
+        version: str = self._import().__version__
+        return Runtime(package=self.flavour.module, version=version, gpu=_gpu())
+
+    def usual_form(self, precision: Precision) -> Arrangement:
+        # It has no transposed convolution in bf16. Which is fastest has not been measured.
+        return Arrangement(upsampling=("enlarged",) if precision == "bf16" else ("transposed",))
+
+    def why_not(self, precision: Precision) -> str | None:
+        try:
+            self._import()
+        except MissingRuntimeError as error:
+            return str(error)
+        if precision == "int8":
+            return "graphs are not quantised as TensorRT needs it"
+        gpu = _gpu()
+        if precision == "bf16" and gpu and _numbers(gpu.compute_capability) < _AMPERE:
+            return f"{gpu.name} (compute capability {gpu.compute_capability}) has no bf16"
+        return None
+
+    def why_not_run(self) -> str | None:
+        from pconv_deploy.engines.cuda.devices import why_no_gpu
+
+        return why_no_gpu()
+
+    def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:
+        installed = self.runtime()
+        options = plan.options if plan else _USUAL
+        if why := _another_release(installed, built_with, options.version_compatible):
+            return why
+        if installed.gpu is None:
+            return None  # `why_not_run` says so, whatever the engine
+        found = installed.gpu.compute_capability
+        if self.flavour == TENSORRT_RTX:
+            return _not_targeted(found, options.compute_capabilities)
+        built = built_with.gpu
+        if built is None:
+            return "a plan is for one kind of GPU, and it was built where there was none"
+        if options.hardware_compatibility == "ampere+" and _numbers(found) >= _AMPERE:
+            return None
+        if built.compute_capability == found:
+            return None
+        return f"it was built for compute capability {built.compute_capability}, this is {found}"
+
+    def build(
+        self,
+        graph: bytes,
+        contract: GraphContract,
+        precision: Precision,  # noqa: ARG002  it is the graph's own
+        folder: Path,
+        progress: Progress = silent,
+    ) -> PlanFacts:
+        from pconv_deploy.engines.tensorrt.builder import PlanRequest, build_plan
+
+        request = PlanRequest(graph=graph, contract=contract, options=self.options)
+        plan, facts = build_plan(self.flavour, self._import(), request, self.why_not_run, progress)
+        (folder / PLAN).write_bytes(plan)
+        return facts
+
+    def open(self, folder: Path, precision: Precision, options: RunOptions) -> Session:  # noqa: ARG002
+        from pconv_deploy.engines.tensorrt.session import (  # type: ignore[import-not-found, unused-ignore]
+            TensorRtSession,
+        )
+
+        if why := self.why_not_run():
+            raise EngineError(f"{folder} cannot run on this machine: {why}")
+        session: Session = TensorRtSession(self._import(), (folder / PLAN).read_bytes(), options)
+        return session
+
+    def executed(
+        self, folder: Path, contract: GraphContract, precision: Precision
+    ) -> Mapping[Precision, int]:
+        raise NotImplementedError
+
+    def _import(self) -> ModuleType:
+        return load(self.flavour)
+
+
+def _gpu() -> Gpu | None:
+    from pconv_deploy.engines.cuda.devices import current_gpu, why_no_gpu
+
+    return None if why_no_gpu() else current_gpu()
+
+
+def _another_release(installed: Runtime, built_with: Runtime, compatible: bool) -> str | None:
+    if installed.package != built_with.package:
+        return "they do not read each other's plans"
+    if not compatible:
+        same = installed.version == built_with.version
+        return None if same else "a plan is for the release that built it"
+    here, there = _numbers(installed.version), _numbers(built_with.version)
+    if here[0] == there[0] and here >= there:
+        return None
+    return "a version compatible plan is for the same major release, that or a later one"
+
+
+def _not_targeted(found: str, targets: tuple[str, ...]) -> str | None:
+    if targets:
+        wanted = ", ".join(targets)
+        return None if found in targets else f"it was built for compute capability {wanted} only"
+    if _numbers(found) >= _RTX_FROM:
+        return None
+    return "without --compute-capabilities it was built for compute capability 8.0 and later"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

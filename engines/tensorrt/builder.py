@@ -1,0 +1,109 @@
+"""A graph and options become a plan: the one file that TensorRT runs."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.base import Progress
+from pconv_deploy.engines.tensorrt.config import configure
+from pconv_deploy.engines.tensorrt.library import Flavour, new_log, words_of
+from pconv_deploy.engines.tensorrt.network import parse
+from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts, Profile, TensorRtOptions
+from pconv_deploy.engines.tensorrt.profiles import profiles_for, tensor_shape
+from pconv_deploy.engines.tensorrt.progress import new_monitor, stoppable
+from pconv_deploy.engines.tensorrt.timing_cache import TimingCache
+from pconv_deploy.errors import EngineError, UsageError
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """What to build. graph: an ONNX file's content, of the precision that is wanted."""
+
+    graph: bytes
+    contract: GraphContract
+    options: TensorRtOptions
+
+
+def build_plan(
+    flavour: Flavour,
+    library: ModuleType,
+    request: PlanRequest,
+    why_no_gpu: Callable[[], str | None],
+    progress: Progress,
+) -> tuple[bytes, PlanFacts]:
+    """Build a plan; what is recorded of it does not yet tell of its layers.
+
+    Args:
+        flavour: of TensorRT, for messages.
+        library: what is installed of it.
+        request: what to build.
+        why_no_gpu: for the message, if it fails.
+        progress: is told each percent; if it raises, the build is cancelled.
+
+    Raises:
+        EngineError: TensorRT cannot; the message ends with its own words.
+        UsageError: an option that the installed release does not have, or a profile that does not
+            fit the graph.
+        GraphError: see `network.parse`.
+        InputError, OutputError: the timing cache's file cannot be read or written.
+    """
+    options = request.options
+    profiles = profiles_for(request.contract, options.profiles)
+    log = new_log(library)
+    try:
+        builder = library.Builder(log)
+    except (TypeError, RuntimeError) as error:
+        raise _failure(flavour, log.errors or [str(error)], why_no_gpu()) from error
+    config = builder.create_builder_config()
+    configure(flavour, library, config, options)
+    parsed = parse(library, builder, log, request.graph)
+    _add_profiles(builder, config, request.contract, profiles)
+    cache = TimingCache(config, log, Path(options.timing_cache)) if options.timing_cache else None
+    monitor = new_monitor(library, flavour.title, progress)
+    config.progress_monitor = monitor
+    started = time.perf_counter()
+    with stoppable(monitor):
+        plan = builder.build_serialized_network(parsed.network, config)
+    if plan is None:
+        raise _failure(flavour, log.errors, why_no_gpu())
+    if cache:
+        cache.save()
+    seconds = round(time.perf_counter() - started, 3)
+    return bytes(plan), PlanFacts(options=options, profiles=profiles, build_seconds=seconds)
+
+
+def _add_profiles(
+    builder: Any, config: Any, contract: GraphContract, profiles: tuple[Profile, ...]
+) -> None:
+    """Tell TensorRT the shapes; a graph without free sizes has none to tell."""
+    if contract.batch and contract.size:
+        return
+    for profile in profiles:
+        told = builder.create_optimization_profile()
+        for spec in contract.inputs:
+            shapes = (tensor_shape(spec, s) for s in (profile.min, profile.opt, profile.max))
+            told.set_shape(spec.name, *shapes)
+        if config.add_optimization_profile(told) < 0:
+            raise UsageError(f"TensorRT refuses the profile {profile.describe()}")
+
+
+def _failure(flavour: Flavour, errors: list[str], no_gpu: str | None) -> EngineError:
+    said = words_of(errors) or "it gives no reason"
+    hint = f"\n  It may need a GPU to build this; {no_gpu}" if no_gpu else ""
+    if "memory" in said.lower():
+        hint += "\n  Take smaller shapes (--max-shapes), or less --workspace"
+    return EngineError(f"{flavour.title} cannot build the engine: {said}{hint}")
+
+
+def with_layers(facts: PlanFacts, layers: Layers | None) -> PlanFacts:
+    """The same, with what the engine inspector told."""
+    return msgspec.structs.replace(facts, layers=layers)

@@ -1,0 +1,67 @@
+"""An ONNX file's content as a TensorRT network whose types are those of the file."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pconv_deploy.engines.tensorrt.library import words_of
+from pconv_deploy.errors import EngineError
+from pconv_deploy.onnx_file import inlined
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class ParsedNetwork:
+    """A network and the parser that owns its weights: both must live until it is built."""
+
+    network: Any
+    parser: Any
+
+
+def parse(library: ModuleType, builder: Any, log: Any, graph: bytes) -> ParsedNetwork:
+    """Read a graph into a strongly typed network.
+
+    Raises:
+        GraphError: it holds what TensorRT is known not to take; the message names the node.
+        EngineError: the parser refuses it.
+    """
+    import onnx
+
+    from pconv_deploy.engines.tensorrt.lint import lint, refuse
+
+    model = onnx.load_from_string(inlined(graph))
+    _name_apart(model)
+    if complaints := lint(model):
+        raise refuse(complaints)
+    # Required of TensorRT 10; in 11 every network is strongly typed.
+    flag = library.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    network = builder.create_network(1 << int(flag))
+    parser = library.OnnxParser(network, log)
+    if not parser.parse(model.SerializeToString()):
+        refused = "; ".join(_errors(parser)) or words_of(log.errors) or "it gives no reason"
+        raise EngineError(f"TensorRT cannot read the graph: {refused}")
+    return ParsedNetwork(network, parser)
+
+
+def _name_apart(model: "onnx.ModelProto") -> None:
+    """Give every node a name of its own, so that messages and layers mean one."""
+    taken = set[str]()
+    for node in model.graph.node:
+        name = wanted = node.name or node.op_type
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        node.name = name
+        taken.add(name)
+
+
+def _errors(parser: Any) -> Iterator[str]:
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        name, operator = error.node_name(), error.node_operator()
+        where = f"node {name!r} ({operator}): " if name or operator else ""
+        yield f"{where}{words_of([error.desc()])}"

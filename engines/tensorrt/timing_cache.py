@@ -1,0 +1,83 @@
+"""What TensorRT's builder has measured, kept in a file that several processes may share.
+
+The file is TensorRT's own, as trtexec writes it. It is read at the beginning of a build, and at
+its end what was learnt is merged with what others have written meanwhile.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from pconv_deploy.engines.locks import locked
+from pconv_deploy.errors import InputError, UsageError
+from pconv_deploy.files import atomic_file, writing
+
+_LOG = logging.getLogger(__name__)
+_MAX_BYTES = 1 << 30
+
+
+class TimingCache:
+    """The timing cache of one build.
+
+    Args:
+        config: of the build; is given the cache.
+        log: of the builder; it tells what TensorRT thinks of the file.
+        path: of the file; it need not exist.
+
+    Raises:
+        UsageError: `path` is no regular file, or its folder does not exist.
+        InputError: it cannot be read.
+    """
+
+    def __init__(self, config: Any, log: Any, path: Path) -> None:
+        self._config, self._log, self._path = config, log, path
+        if (path.exists() and not path.is_file()) or not path.parent.is_dir():
+            raise UsageError(
+                f"found {path} as the timing cache; needed a file, or the name of one in a folder "
+                "that exists"
+            )
+        cache = self._read()
+        if cache is not None and not config.set_timing_cache(cache, False):
+            self._warn()
+            cache = None
+        if cache is None:
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+
+    def save(self) -> None:
+        """Add what the build has measured to the file.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        learnt = self._config.get_timing_cache()
+        with writing(self._path), locked(self._path.resolve(), wait=True):
+            written = self._read()  # others may have been at it
+            if written is not None:
+                learnt.combine(written, False)  # one of another GPU it leaves out
+            content = bytes(learnt.serialize())
+            with atomic_file(self._path) as partial:
+                partial.write_bytes(content)
+
+    def _read(self) -> Any:
+        """The cache in the file; None if there is none that is any good here."""
+        try:
+            size = self._path.stat().st_size
+            content = self._path.read_bytes() if size <= _MAX_BYTES else b""
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise InputError(f"cannot read {self._path}: {error.strerror or error}") from error
+        # TensorRT tells of a cache it cannot use in its log alone, and hands out an empty one.
+        said = len(self._log.warnings) + len(self._log.errors)
+        cache = self._config.create_timing_cache(content) if content else None
+        if cache is None or len(self._log.warnings) + len(self._log.errors) > said:
+            self._warn()
+            del self._log.errors[:]  # they are of this file, not of the build
+            return None
+        return cache
+
+    def _warn(self) -> None:
+        _LOG.warning(
+            "the timing cache %s is damaged, or of another GPU or release; it is made anew",
+            self._path,
+        )
