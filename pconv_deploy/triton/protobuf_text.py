@@ -65,7 +65,8 @@ def _scalar(value: Scalar) -> str:
 
 def _escaped(text: str) -> str:
     """Bytes of UTF-8, in octal where they are no plain letter: every parser reads these alike."""
+    plain = text.replace("\\", "\\\\").replace('"', '\\"')
     return "".join(
-        chr(byte) if 0x20 <= byte < 0x7F and byte not in b'"\\' else f"\\{byte:03o}"
-        for byte in text.encode(errors="replace")
+        chr(byte) if 0x20 <= byte < 0x7F else f"\\{byte:03o}"
+        for byte in plain.encode(errors="replace")
     )
