@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Rule = Callable[["onnx.NodeProto", Mapping[str, Any], Surroundings], Iterator[str]]
 
-_MISSING = frozenset(
+MISSING = frozenset(
     {
         *("AffineGrid", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot"),
         *("BitwiseOr", "BitwiseXor", "CenterCropPad", "Col2Im", "Compress", "ConcatFromSequence"),
@@ -52,7 +52,7 @@ _REDUCTIONS = tuple(
 
 
 def _missing(node: "onnx.NodeProto", _: Mapping[str, Any], _around: Surroundings) -> Iterator[str]:
-    if node.op_type in _MISSING:
+    if node.op_type in MISSING:
         yield "TensorRT's parser has no such operator. Write it with others"
 
 
