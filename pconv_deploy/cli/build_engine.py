@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import OUT, parse_size, steps
+from pconv_deploy.cli import tensorrt_options as trt
+from pconv_deploy.cli.build_progress import building
+from pconv_deploy.cli.console import OUT, parse_size
 from pconv_deploy.errors import UsageError, needs
 
 if TYPE_CHECKING:
@@ -49,6 +51,21 @@ def build_engine(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
     ] = False,
+    min_shapes: trt.MinShapes = None,
+    opt_shapes: trt.OptShapes = None,
+    max_shapes: trt.MaxShapes = None,
+    workspace: trt.Workspace = None,
+    timing_cache_file: trt.TimingCacheFile = None,
+    builder_optimization_level: trt.OptimizationLevel = None,
+    hardware_compatibility_level: trt.HardwareCompatibility = None,
+    version_compatible: trt.VersionCompatible = False,
+    refit: trt.Refit = False,
+    strip_weights: trt.StripWeights = False,
+    tf32: trt.Tf32 = False,
+    sparsity: trt.Sparsity = None,
+    profiling_verbosity: trt.ProfilingVerbosity = None,
+    max_aux_streams: trt.MaxAuxStreams = None,
+    compute_capabilities: trt.ComputeCapabilities = None,
 ) -> None:
     """Build an engine folder from an exported graph, checked against the graph.
 
@@ -79,8 +96,25 @@ def build_engine(
         precision=precision,
         calibration=calibration,
         tune=tuning if tune else None,
+        tensorrt=trt.tensorrt_options(
+            (min_shapes, opt_shapes, max_shapes),
+            {
+                "workspace": workspace,
+                "timing_cache": str(timing_cache_file) if timing_cache_file else None,
+                "optimization_level": builder_optimization_level,
+                "hardware_compatibility": hardware_compatibility_level,
+                "version_compatible": version_compatible,
+                "refit": refit,
+                "strip_weights": strip_weights,
+                "tf32": tf32,
+                "sparsity": sparsity,
+                "profiling_verbosity": profiling_verbosity,
+                "max_aux_streams": max_aux_streams,
+                "compute_capabilities": tuple(compute_capabilities or ()) or None,
+            },
+        ),
     )
-    with steps() as progress:
+    with building() as progress:
         manifest = folder.build_engine(
             graph,
             output,
@@ -96,6 +130,9 @@ def build_engine(
     if manifest.arrangement:
         OUT.print(f"form of the graph: {manifest.arrangement.describe()}{_gain(manifest.tuning)}")
     OUT.print(f"verified: {escape(describe_parity(manifest))}")
+    if plan := manifest.plan:
+        profiles = "; ".join(profile.describe() for profile in plan.profiles)
+        OUT.print(f"built in {plan.build_seconds:.0f} s; takes {profiles}", markup=False)
     if facts := manifest.quantisation:
         kept = escape(", ".join(facts.kept)) or "none"
         OUT.print(

@@ -1,6 +1,7 @@
 """The `pconv-deploy` command."""
 
 import errno
+import re
 import signal
 import sys
 from typing import Annotated
@@ -31,11 +32,20 @@ _EPILOG = (
     "130 interrupted, 143 terminated."
 )
 
+
+def _kebab_case(word: str) -> str:
+    """`--minShapes` is `--min-shapes`, for those who come from trtexec."""
+    return re.sub(r"(?<=[a-z])[A-Z]", lambda letter: f"-{letter[0].lower()}", word)
+
+
 app = typer.Typer(
     name="pconv-deploy",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": _kebab_case,
+    },
     epilog=_EPILOG,
 )
 for command in (

@@ -4,6 +4,7 @@ from types import ModuleType
 import pytest
 
 from pconv_deploy.engines.tensorrt.options import Profile
+from tests.cli.conftest import run as run  # a fixture
 from tests.engines.tensorrt.forwarding import as_rtx, load_forwarded
 
 # One small profile: the builder takes a second for each.

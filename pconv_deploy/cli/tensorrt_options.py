@@ -1,0 +1,186 @@
+"""TensorRT's options of `build-engine`, by trtexec's names in kebab case."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from pconv_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from pconv_deploy.engines.tensorrt.options import Shape, TensorRtOptions
+
+_PANEL = "TensorRT"
+
+
+def _option(*names: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=_PANEL, **more)
+
+
+def _one_of(*values: str, **aliases: str) -> Callable[[str], str]:
+    """A parser of values; `aliases` are trtexec's own spellings of them."""
+
+    def parse(text: str) -> str:
+        found = aliases.get(text, text)
+        if found not in values:
+            raise typer.BadParameter(f"found {text!r}; needed {', '.join(values)}")
+        return found
+
+    return parse
+
+
+def _capability(text: str) -> str:
+    if not re.fullmatch(r"\d{1,2}\.\d", text):
+        raise typer.BadParameter(f"found {text!r}; needed a compute capability such as 8.9")
+    return text
+
+
+MinShapes = Annotated[
+    list[str] | None,
+    _option(
+        "--min-shapes",
+        metavar="BxHxW",
+        help="Least batch x height x width of a profile. Repeat the three for more profiles. "
+        "Default: the best; without any of the three, a ladder of batches and sizes.",
+    ),
+]
+OptShapes = Annotated[
+    list[str] | None,
+    _option("--opt-shapes", metavar="BxHxW", help="What it is to be fastest at."),
+]
+MaxShapes = Annotated[
+    list[str] | None,
+    _option("--max-shapes", metavar="BxHxW", help="Its largest. Default: the best."),
+]
+Workspace = Annotated[
+    int | None,
+    _option("--workspace", min=1, max=1 << 20, metavar="MIB", help="Memory a kernel may take."),
+]
+TimingCacheFile = Annotated[
+    Path | None,
+    _option(
+        "--timing-cache-file",
+        help="What was measured is read from here and added to it; processes may share it.",
+    ),
+]
+OptimizationLevel = Annotated[
+    int | None,
+    _option(
+        "--builder-optimization-level",
+        min=0,
+        max=5,
+        help="0 builds fastest, 5 searches longest.",
+    ),
+]
+HardwareCompatibility = Annotated[
+    str | None,
+    _option(
+        "--hardware-compatibility-level",
+        metavar="WHICH",
+        parser=_one_of(
+            "none",
+            "ampere+",
+            "same-compute-capability",
+            sameComputeCapability="same-compute-capability",
+        ),
+        help="Other GPUs that may open the engine: none, ampere+ or same-compute-capability.",
+    ),
+]
+VersionCompatible = Annotated[
+    bool,
+    _option(
+        "--version-compatible",
+        help="Later releases of the same major version may open the engine.",
+    ),
+]
+Refit = Annotated[bool, _option("--refit", help="Its weights can be replaced.")]
+StripWeights = Annotated[bool, _option("--strip-weights", help="Leave the weights out.")]
+Tf32 = Annotated[
+    bool, _option("--tf32", help="fp32 convolutions may round their inputs to 10 bits.")
+]
+Sparsity = Annotated[
+    str | None,
+    _option(
+        "--sparsity",
+        metavar="WHETHER",
+        parser=_one_of("disable", "enable"),
+        help="enable: weights that happen to be sparse 2:4 are computed as such.",
+    ),
+]
+ProfilingVerbosity = Annotated[
+    str | None,
+    _option(
+        "--profiling-verbosity",
+        metavar="HOW",
+        parser=_one_of("none", "layer-names", "detailed", layer_names_only="layer-names"),
+        help="What the engine tells of its layers: none, layer-names or detailed, the default.",
+    ),
+]
+MaxAuxStreams = Annotated[
+    int | None,
+    _option(
+        "--max-aux-streams",
+        min=0,
+        max=64,
+        help="Streams beside the caller's. Default: TensorRT's choice.",
+    ),
+]
+ComputeCapabilities = Annotated[
+    list[str] | None,
+    _option(
+        "--compute-capabilities",
+        metavar="X.Y",
+        parser=_capability,
+        help="tensorrt-rtx: a GPU to compile for, such as 8.9; repeat it for more. "
+        "Default: 8.0 and later.",
+    ),
+]
+
+
+def tensorrt_options(
+    shapes: Sequence[list[str] | None], given: dict[str, Any]
+) -> "TensorRtOptions | None":
+    """Options of the command as those of the builder; None where none was given.
+
+    Args:
+        shapes: the values of --min-shapes, --opt-shapes and --max-shapes.
+        given: the other options by the names of `TensorRtOptions`; None and False are not given.
+
+    Raises:
+        UsageError: values out of range, or profiles that are incomplete or contradict themselves.
+    """
+    from pconv_deploy.engines.tensorrt.options import TensorRtOptions
+
+    low, best, high = ([_shape(text) for text in texts or ()] for texts in shapes)
+    if any(len(some) not in (0, len(best)) for some in (low, high)):
+        raise UsageError(
+            f"found {len(low)} --min-shapes, {len(best)} --opt-shapes, {len(high)} --max-shapes; "
+            "needed --opt-shapes for every profile, the others for every profile or none"
+        )
+    # 0 is a choice, and equal to False.
+    chosen = {n: value for n, value in given.items() if value is not None and value is not False}
+    if not best and not chosen:
+        return None
+    profiles = [
+        {"min": least, "opt": middle, "max": most}
+        for least, middle, most in zip(low or best, best, high or best, strict=True)
+    ]
+    try:
+        # Made by its constructor, it would not be checked.
+        return msgspec.convert({"profiles": profiles, **chosen}, TensorRtOptions)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"TensorRT's options contradict each other: {error}") from error
+
+
+def _shape(text: str) -> "Shape":
+    match = re.fullmatch(r"(\d{1,4})x(\d{1,5})x(\d{1,5})", text.strip())
+    if not match or "0" in match.groups():
+        raise UsageError(
+            f"found {text!r} as the shape of a profile; needed batch x height x width, "
+            "such as 8x512x512"
+        )
+    batch, height, width = map(int, match.groups())
+    return batch, height, width

@@ -1,0 +1,155 @@
+"""Options of the command line, of the manifest's rebuild command, and their profiles."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pconv_deploy.engines import folder
+from pconv_deploy.engines.folder import BuildOptions
+from pconv_deploy.engines.tensorrt.options import Profile, TensorRtOptions, words
+from tests.cli.conftest import Run
+
+TWO_PROFILES = (
+    Profile(min=(1, 256, 256), opt=(1, 512, 512), max=(1, 512, 512)),
+    Profile(min=(1, 256, 256), opt=(8, 512, 512), max=(8, 1024, 1024)),
+)
+EVERYTHING = TensorRtOptions(
+    profiles=TWO_PROFILES,
+    workspace=4096,
+    timing_cache="/tmp/timing cache",
+    optimization_level=0,
+    hardware_compatibility="same-compute-capability",
+    version_compatible=True,
+    refit=True,
+    strip_weights=True,
+    tf32=True,
+    sparsity="enable",
+    profiling_verbosity="layer-names",
+    max_aux_streams=0,
+    compute_capabilities=("8.6", "12.0"),
+)
+
+
+class _Asked(Exception):  # noqa: N818
+    pass
+
+
+@pytest.fixture
+def options_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """What `build-engine` asks for, without building."""
+    asked: list[BuildOptions] = []
+
+    def remember(_graph: Path, _output: Path, options: BuildOptions, **_: Any) -> None:
+        asked.append(options)
+        raise _Asked
+
+    def ask(*arguments: str) -> TensorRtOptions | None:
+        with pytest.raises(_Asked):
+            run("build-engine", "x.onnx", "-o", "x", "--backend", "tensorrt", *arguments)
+        return asked[-1].tensorrt
+
+    monkeypatch.setattr(folder, "build_engine", remember)
+    return ask
+
+
+@pytest.mark.parametrize("options", [TensorRtOptions(profiles=TWO_PROFILES), EVERYTHING])
+def test_the_rebuild_command_asks_for_the_same(
+    options_of: Callable[..., Any], options: TensorRtOptions
+) -> None:
+    assert options_of(*words(options)) == options
+
+
+def test_every_option_has_its_word() -> None:
+    usual = TensorRtOptions()
+    for field in TensorRtOptions.__struct_fields__:
+        assert getattr(EVERYTHING, field) != getattr(usual, field)  # so the words cover it
+    assert words(usual) == []
+
+
+def test_nothing_asked_is_the_backends_own_way(options_of: Callable[..., Any]) -> None:
+    assert options_of() is None
+
+
+def test_trtexecs_spelling(options_of: Callable[..., Any]) -> None:
+    found = options_of(
+        *("--minShapes", "1x256x256", "--optShapes=1x512x512", "--maxShapes", "8x512x512"),
+        *("--timingCacheFile", "t", "--builderOptimizationLevel=5", "--maxAuxStreams", "2"),
+        *("--hardwareCompatibilityLevel", "sameComputeCapability", "--versionCompatible"),
+        *("--profilingVerbosity=layer_names_only", "--stripWeights", "--refit"),
+        *("--computeCapabilities", "8.9", "--sparsity=enable", "--workspace=1024"),
+    )
+    assert found == TensorRtOptions(
+        profiles=(Profile(min=(1, 256, 256), opt=(1, 512, 512), max=(8, 512, 512)),),
+        workspace=1024,
+        timing_cache="t",
+        optimization_level=5,
+        hardware_compatibility="same-compute-capability",
+        version_compatible=True,
+        refit=True,
+        strip_weights=True,
+        sparsity="enable",
+        profiling_verbosity="layer-names",
+        max_aux_streams=2,
+        compute_capabilities=("8.9",),
+    )
+
+
+def test_the_best_shape_stands_for_the_others(options_of: Callable[..., Any]) -> None:
+    only = (4, 256, 512)
+    assert options_of("--opt-shapes", "4x256x512").profiles == (
+        Profile(min=only, opt=only, max=only),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--min-shapes", "1x8x8"), "found 1 --min-shapes, 0 --opt-shapes, 0 --max-shapes"),
+        (("--opt-shapes", "512"), "found '512' as the shape of a profile; needed batch x height"),
+        (("--opt-shapes", "0x8x8"), "found '0x8x8' as the shape"),
+        (("--opt-shapes", "1x8x8", "--max-shapes", "1x4x8"), "needed min <= opt <= max"),
+        (
+            ("--opt-shapes", "9999x8x8"),
+            "TensorRT's options contradict each other: Expected `int` <= 1024",
+        ),
+        (("--builder-optimization-level", "6"), "less than or equal to 5"),
+        (("--hardware-compatibility-level", "turing+"), "needed none, ampere+, same-compute"),
+        (("--profiling-verbosity", "all"), "needed none, layer-names, detailed"),
+        (("--compute-capabilities", "sm_89"), "needed a compute capability such as 8.9"),
+        (("--workspace", "0"), "greater than or equal to 1"),
+        (("--fp16",), "No such option"),
+    ],
+)
+def test_unusable_values_are_refused_at_once(
+    run: Run, arguments: tuple[str, ...], message: str
+) -> None:
+    result = run("build-engine", "x.onnx", "-o", "x", "--backend", "tensorrt", *arguments)
+    assert result.code == 2
+    assert message in result.err
+
+
+def test_other_backends_have_none_of_them(run: Run) -> None:
+    result = run("build-engine", "x.onnx", "-o", "x", "--backend", "openvino", "--tf32")
+    assert result.code == 2
+    assert "the openvino backend has none of TensorRT's options" in result.err
+
+
+def test_where_tensorrt_is_not_installed(run: Run, uninstalled: Callable[..., None]) -> None:
+    uninstalled("tensorrt", "tensorrt_rtx")
+    for backend, title in (("tensorrt", "TensorRT"), ("tensorrt-rtx", "TensorRT for RTX")):
+        result = run("build-engine", "x.onnx", "-o", "x", "--backend", backend)
+        assert result.code == 6
+        needed = f"the {backend} backend needs {title}: pip install 'pconv-deploy[{backend}]'"
+        assert needed in result.err
+
+
+def test_a_release_that_is_too_old_or_too_new(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("8.6.1", "10.12.0.36", "12.0.0.1"):
+        monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__=version))
+        result = run("build-engine", "x.onnx", "-o", "x", "--backend", "tensorrt")
+        assert result.code == 6
+        assert f"found TensorRT {version}; the tensorrt backend needs 10 from 10.13" in result.err
