@@ -365,13 +365,13 @@ class FakeCuda:
         if name in FREEING:
             return
         self.may_fail += 1
-        if self.may_fail == self.fail_at:
-            if name == "cudaStreamEndCapture":  # the capture ends even then
-                for stream in self.streams.values():
-                    stream.capture = stream.captured_by = None
-            raise RefusedError(Status.cudaErrorUnknown)
-        if name in self.fail_in:
-            raise RefusedError(self.fail_in[name])
+        asked = Status.cudaErrorUnknown if self.may_fail == self.fail_at else None
+        asked = self.fail_in.get(name, asked)
+        if asked and name == "cudaStreamEndCapture":  # the capture ends even then
+            for stream in self.streams.values():
+                stream.capture = stream.captured_by = None
+        if asked:
+            raise RefusedError(asked)
 
     def _free(self) -> int:
         return self.memory - sum(block.size for block in self.blocks.values())

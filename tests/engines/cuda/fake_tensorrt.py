@@ -1,0 +1,220 @@
+# ruff: noqa: N802 - the names are TensorRT's
+"""What we use of TensorRT's runtime, computing with NumPy on the fake GPU.
+
+The network: in the hole, 255 - image. A context notices what TensorRT documents as undefined.
+"""
+
+import enum
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
+from pconv_deploy.engines.tensorrt.options import Profile
+from tests.engines.cuda.fake_cuda import FakeCuda
+
+PLAN = b"a plan for the fake GPU"
+ARENA = 1 << 12  # bytes its layers need
+
+
+class _Severity(enum.IntEnum):
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
+    INFO = 3
+    VERBOSE = 4
+
+
+class _Logger:
+    Severity = _Severity
+
+
+class _Mode(enum.IntEnum):
+    NONE = 0
+    INPUT = 1
+    OUTPUT = 2
+
+
+class _Type(enum.IntEnum):
+    FLOAT = 0
+    HALF = 1
+    INT8 = 2
+    UINT8 = 7
+
+
+class _Strategy(enum.IntEnum):
+    STATIC = 0
+    USER_MANAGED = 2
+
+
+SMALL = Profile(min=(1, 16, 16), opt=(1, 32, 32), max=(1, 32, 32))
+LARGE = Profile(min=(1, 16, 16), opt=(4, 64, 64), max=(4, 64, 64))
+
+
+def images(shape: tuple[int, int, int], seed: int = 0) -> dict[str, NDArray[np.uint8]]:
+    """Inputs of (batch, height, width)."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (*shape, 3), np.uint8)
+    return {IMAGE: image, HOLE_MASK: rng.integers(0, 2, shape, np.uint8)}
+
+
+def filled(image: NDArray[np.uint8], hole_mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.where(hole_mask[..., None] != 0, 255 - image, image)
+
+
+class FakeTensorRt:
+    """Stands for the module `tensorrt`."""
+
+    __version__ = "11.4.0"
+    ILogger = _Logger
+    TensorIOMode = _Mode
+    DataType = _Type
+    ExecutionContextAllocationStrategy = _Strategy
+
+    def __init__(self, cuda: FakeCuda, *profiles: Profile) -> None:
+        self.cuda = cuda
+        self.profiles = profiles
+        self.tensors = {IMAGE: _Type.UINT8, HOLE_MASK: _Type.UINT8, FILLED: _Type.UINT8}
+        self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.contexts_left: int | None = None  # how many more can be made
+        self.runs_left: int | None = None
+        self.at_run: Callable[[], None] = lambda: None
+        self.captures = True  # whether its work can be captured
+
+    def Runtime(self, log: Any) -> "FakeRuntime":
+        return FakeRuntime(self, log)
+
+
+class FakeRuntime:
+    engine_host_code_allowed = False
+
+    def __init__(self, library: FakeTensorRt, log: Any) -> None:
+        self.library, self.log = library, log
+
+    def deserialize_cuda_engine(self, content: bytes) -> "FakeEngine | None":
+        if content != PLAN:
+            self.log.log(_Severity.ERROR, "the plan has another version")
+            return None
+        return FakeEngine(self.library, self.log)
+
+
+class FakeEngine:
+    device_memory_size_v2 = ARENA
+
+    def __init__(self, library: FakeTensorRt, log: Any) -> None:
+        self.library, self.log = library, log
+        self.num_optimization_profiles = len(library.profiles)
+        self.num_io_tensors = len(library.tensors)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.library.tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> _Mode:
+        return _Mode.INPUT if name in (IMAGE, HOLE_MASK) else _Mode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> _Type:
+        return self.library.tensors[name]
+
+    def get_tensor_shape(self, name: str) -> list[int]:
+        profile = self.library.profiles[0]
+        free = [
+            most if low == most and len(self.library.profiles) == 1 else -1
+            for low, most in zip(profile.min, profile.max, strict=True)
+        ]
+        return free if name == HOLE_MASK else [*free, 3]
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[list[int]]:
+        profile = self.library.profiles[index]
+        shapes = [list(shape) for shape in (profile.min, profile.opt, profile.max)]
+        return shapes if name == HOLE_MASK else [[*shape, 3] for shape in shapes]
+
+    def create_execution_context(self, strategy: _Strategy) -> "FakeContext | None":
+        assert strategy == _Strategy.USER_MANAGED
+        if self.library.contexts_left == 0:
+            self.log.log(_Severity.ERROR, "no room for the context")
+            return None
+        if self.library.contexts_left is not None:
+            self.library.contexts_left -= 1
+        return FakeContext(self)
+
+
+class FakeContext:
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.library = engine.library
+        self.library.contexts.add(self)
+        self.active_optimization_profile = 0
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+        self._memory = (0, 0)
+        self._settled = self._captured = False
+        self._stream: int | None = None
+
+    def _change(self) -> None:
+        self._settled = False
+        if self._captured:
+            self.library.cuda.violations.append("a captured context was touched")
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self._change()
+        self._memory = (memory, size)
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        self._change()
+        self.active_optimization_profile = index
+        self._shapes.clear()
+        self.library.cuda.give(stream, lambda: None)
+        return 0 <= index < len(self.library.profiles)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._change()
+        self._shapes[name] = shape
+        profile = self.library.profiles[self.active_optimization_profile]
+        return profile.takes((shape[0], shape[1], shape[2]))
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._change()
+        self._addresses[name] = address
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (*self._shapes[HOLE_MASK], 3) if name == FILLED else self._shapes[name]
+
+    def execute_async_v3(self, stream: int) -> bool:
+        cuda, library = self.library.cuda, self.library
+        library.at_run()
+        if library.runs_left == 0:
+            self.engine.log.log(_Severity.ERROR, "a kernel was not found")
+            return False
+        if library.runs_left is not None:
+            library.runs_left -= 1
+        if self._stream not in (None, stream):
+            cuda.violations.append("a context ran on two streams")
+        self._stream = stream
+        if cuda.is_capturing(stream):
+            if not (library.captures and self._settled):
+                self.engine.log.log(_Severity.ERROR, "this cannot be captured")
+                return False
+            self._captured = True
+        self._settled = True
+        cuda.give(stream, self._work())
+        return True
+
+    def _work(self) -> Any:
+        mine, cuda = weakref.ref(self), self.library.cuda
+        shape, places, (memory, size) = self._shapes[IMAGE], dict(self._addresses), self._memory
+
+        def compute() -> None:
+            if mine() is None:
+                cuda.violations.append("a context was destroyed before its work was done")
+            if size < ARENA or cuda.read(memory, size).size != size:
+                cuda.violations.append("a context has not the memory it needs")
+            n = int(np.prod(shape))
+            image = cuda.read(places[IMAGE], n).reshape(shape)
+            mask = cuda.read(places[HOLE_MASK], n // 3).reshape(shape[:3])
+            cuda.write(places[FILLED], filled(image, mask))
+
+        return compute
