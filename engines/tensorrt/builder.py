@@ -8,14 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import msgspec
-
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.base import Progress
 from pconv_deploy.engines.tensorrt.config import configure
 from pconv_deploy.engines.tensorrt.library import Flavour, new_log, words_of
 from pconv_deploy.engines.tensorrt.network import parse
-from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts, Profile, TensorRtOptions
+from pconv_deploy.engines.tensorrt.options import PlanFacts, Profile, TensorRtOptions
 from pconv_deploy.engines.tensorrt.profiles import profiles_for, tensor_shape
 from pconv_deploy.engines.tensorrt.progress import new_monitor, stoppable
 from pconv_deploy.engines.tensorrt.timing_cache import TimingCache
@@ -67,7 +65,7 @@ def build_plan(
     configure(flavour, library, config, options)
     parsed = parse(library, builder, log, request.graph)
     _add_profiles(builder, config, request.contract, profiles)
-    cache = TimingCache(config, log, Path(options.timing_cache)) if options.timing_cache else None
+    cache = _timing_cache(config, log, options, why_no_gpu())
     monitor = new_monitor(library, flavour.title, progress)
     config.progress_monitor = monitor
     started = time.perf_counter()
@@ -96,14 +94,21 @@ def _add_profiles(
             raise UsageError(f"TensorRT refuses the profile {profile.describe()}")
 
 
+def _timing_cache(
+    config: Any, log: Any, options: TensorRtOptions, no_gpu: str | None
+) -> TimingCache | None:
+    if options.timing_cache is None:
+        return None
+    if no_gpu:
+        # Nothing is measured, and TensorRT would take what others have for damaged.
+        _LOG.warning("the timing cache %s is left as it is: %s", options.timing_cache, no_gpu)
+        return None
+    return TimingCache(config, log, Path(options.timing_cache))
+
+
 def _failure(flavour: Flavour, errors: list[str], no_gpu: str | None) -> EngineError:
     said = words_of(errors) or "it gives no reason"
-    hint = f"\n  It may need a GPU to build this; {no_gpu}" if no_gpu else ""
+    hint = f"\n  It may need a GPU to build this: {no_gpu}" if no_gpu else ""
     if "memory" in said.lower():
         hint += "\n  Take smaller shapes (--max-shapes), or less --workspace"
     return EngineError(f"{flavour.title} cannot build the engine: {said}{hint}")
-
-
-def with_layers(facts: PlanFacts, layers: Layers | None) -> PlanFacts:
-    """The same, with what the engine inspector told."""
-    return msgspec.structs.replace(facts, layers=layers)
