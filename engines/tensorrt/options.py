@@ -116,13 +116,15 @@ class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What TensorRT's engine inspector tells of the layers.
 
     count         of all
-    reformats     layers that only change layout or precision
-    convolutions  by the precision they compute in, as TensorRT names it
+    reformats     layers between others that only change how numbers are laid out
+    convolutions  by the precision they compute in; "unknown" counts nodes that do not tell
+    work          shares of the convolutions' multiply-adds, likewise; empty: not known of all
     """
 
     count: int
     reformats: int
     convolutions: Mapping[str, int]
+    work: Mapping[str, float] = {}
 
 
 class PlanFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -96,3 +96,20 @@ def shaped(node: onnx.NodeProto, length: int = 4, **constants: Any) -> onnx.Mode
 def convolved(operator: str, *window: int, x: int = F, **attributes: Any) -> onnx.ModelProto:
     weights = bf16(*window) if x == B else normal(*window)
     return small(the(operator, "x w", **attributes), x=(x, IMAGE), y=x, opset=22, w=weights)
+
+
+def quantised_convolution(operator: str = "Conv") -> onnx.ModelProto:
+    """Symmetric, with a scale for each output channel."""
+    transposed = operator == "ConvTranspose"
+    weights = RNG.integers(-127, 128, (4, 8, 3, 3) if transposed else (8, 4, 3, 3))
+    return small(
+        other("QuantizeLinear", "x s z", "q"),
+        other("DequantizeLinear", "q s z", "d"),
+        other("DequantizeLinear", "w v u", "e", axis=int(transposed)),
+        the(operator, "d e"),
+        s=np.array(0.1, np.float32),
+        z=np.array(0, np.int8),
+        w=weights.astype(np.int8),
+        v=np.full(8, 0.01, np.float32),
+        u=np.zeros(8, np.int8),
+    )
