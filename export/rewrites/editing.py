@@ -116,8 +116,14 @@ def over_channels(node: ir.Node) -> bool:
 
 
 def read_once(value: ir.Value) -> bool:
-    """Whether one node alone sees a value."""
+    """Whether one node alone reads a value."""
     return len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def seen_once(value: ir.Value) -> bool:
+    """Whether one node alone sees the numbers of a value; `Shape` sees none of them."""
+    seeing = [reader for reader, _ in value.uses() if not does(reader, "Shape")]
+    return len(seeing) == 1 and not value.is_graph_output()
 
 
 def add_up(before: ir.Node, terms: Iterable[ir.Value]) -> ir.Value:

@@ -31,7 +31,7 @@ from pconv_deploy.export.rewrites.editing import (
     place,
     producer_of,
     proved_values,
-    read_once,
+    seen_once,
     supersede,
 )
 from pconv_deploy.export.rewrites.enlargement import nearest_scales
@@ -60,10 +60,10 @@ def _refusal(norm: ir.Node, facts: MaskFacts) -> str | None:
         return "it follows no convolution"
     if integer(norm, "training_mode", 0):
         return "it takes the statistics of the batch"
-    if not read_once(before.outputs[0]):
+    if not seen_once(before.outputs[0]):
         return "the convolution's output is read by others too"
     conv = _convolution(before)
-    if not does(conv, "Conv") or not read_once(conv.outputs[0]):
+    if not does(conv, "Conv") or not seen_once(conv.outputs[0]):
         return "no convolution of its own stands before the ratio"
     if conv is not before and any(conv.inputs[2:]):
         return "the convolution adds a bias before the ratio"

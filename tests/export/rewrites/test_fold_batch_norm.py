@@ -66,6 +66,14 @@ def test_folds_where_every_reader_masks(nodes: str) -> None:
     assert found["Conv"] == found["Renormalise"] == 1
 
 
+def test_who_takes_the_shape_alone_sees_no_number() -> None:
+    """As networks do that enlarge to the size of what they join."""
+    sizes = "one = Shape (y) two = Shape (y_w) three = Shape (z) out = Mul (z, seen) "
+    outputs = "float[N,3,H,W] out, int64[4] one, int64[4] two, int64[4] three"
+    found = fires("fold-batch-norm", normed(BATCH_NORM + sizes, outputs), FEEDS, ["norm"])
+    assert found["BatchNormalization"] == 0
+
+
 def test_against_the_formula() -> None:
     weight, bias = weights(RNG, 3, 3, 3, 3), weights(RNG, 3)
     model = normed(BATCH_NORM + "out = Mul (z, seen)", "float[N,3,H,W] out", w=weight, b=bias)
