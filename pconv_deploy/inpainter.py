@@ -11,6 +11,7 @@ from PIL import Image
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, GraphContract
 from pconv_deploy.engines.base import RunOptions, Session
+from pconv_deploy.engines.cuda.arrays import RunsOnDevice
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import Manifest
 from pconv_deploy.errors import EngineError, ImageError, UsageError
@@ -63,7 +64,11 @@ class Inpainter:
     """
 
     def __init__(
-        self, contract: GraphContract, session: Session, manifest: Manifest | None = None
+        self,
+        contract: GraphContract,
+        session: Session,
+        manifest: Manifest | None = None,
+        streams: int = 1,
     ) -> None:
         if contract.kind != "deployment":
             raise EngineError(
@@ -73,6 +78,7 @@ class Inpainter:
         self.contract = contract
         self.manifest = manifest
         self._session = session
+        self._streams = streams
         self._closed = False
 
     @classmethod
@@ -82,8 +88,8 @@ class Inpainter:
         Args:
             engine: folder made by `pconv-deploy build-engine`.
             threads: of one call; None lets the runtime use all cores.
-            streams: calls that may run at once, in OpenVINO; more of them wait. ONNX Runtime
-                lets none wait.
+            streams: calls that may run at once, in OpenVINO and TensorRT; more of them wait.
+                ONNX Runtime lets none wait.
 
         Raises:
             EngineError: not an engine, changed after it was built, built with another version
@@ -98,7 +104,7 @@ class Inpainter:
         options = RunOptions(threads=threads, streams=streams)
         manifest, session = open_engine(Path(engine), options)
         try:
-            return cls(manifest.contract, session, manifest)
+            return cls(manifest.contract, session, manifest, streams)
         except EngineError:
             session.close()
             raise
@@ -129,9 +135,7 @@ class Inpainter:
             HoleMaskError: of another size, or nothing known left.
             EngineError: the runtime failed, for instance for want of memory.
         """
-        if isinstance(image, Image.Image):
-            return self._fill_all([image], [hole_mask])[0]
-        if isinstance(image, np.ndarray):
+        if isinstance(image, Image.Image | np.ndarray):
             return self._fill_all([image], [hole_mask])[0]
         if not isinstance(image, list | tuple):
             raise ImageError(
@@ -147,7 +151,7 @@ class Inpainter:
         return self._fill_all(images, masks)
 
     def warm_up(self, sizes: Iterable[Size] | None = None, batch: int = 1) -> None:
-        """Run once for each size, so that the first real call is as fast as the rest.
+        """Run once for each size and stream, so that the first real call is as fast as the rest.
 
         Args:
             sizes: (height, width) of each; the engine's own or 512x512 if not given.
@@ -170,7 +174,44 @@ class Inpainter:
             image, hole_mask = np.zeros((*padded, 3), np.uint8), np.full(padded, 255, np.uint8)
             hole_mask[0, 0] = 0
             blank = np.zeros((height, width, 3), np.uint8)
-            self.run([Prepared(blank, hole_mask != 0, image, hole_mask)] * batch)
+            for _ in range(self._streams):
+                self.run([Prepared(blank, hole_mask != 0, image, hole_mask)] * batch)
+
+    def fill_on_device(
+        self, image: Any, hole_mask: Any, *, stream: Any = None, filled: Any = None
+    ) -> Any:
+        """Fill images that are on the GPU, and leave the results there: see docs/gpu-runtime.md.
+
+        Args:
+            image: (N, H, W, 3) uint8, contiguous: of PyTorch, CuPy, pycuda or whatever offers
+                `__cuda_array_interface__` or DLPack. Nothing is padded: H and W are as the
+                engine takes them.
+            hole_mask: (N, H, W) uint8, nonzero = to be filled.
+            stream: the caller's. The call returns at once, and what that stream is given next
+                sees the result. None waits until it is there.
+            filled: array like `image` to write into; None makes a new one, which offers both
+                protocols.
+
+        Returns:
+            `filled`, (N, H, W, 3) uint8.
+
+        Raises:
+            UsageError: the engine's runtime takes no arrays on the GPU, or `stream` is none.
+            InputError: an array that is not contiguous, or of another type, shape or device.
+            EngineError: the runtime failed, takes no images of this size or so many (the message
+                lists what it takes), or is closed.
+        """
+        if self._closed:
+            raise EngineError("the engine is closed")
+        if not isinstance(self._session, RunsOnDevice):
+            backend = f"the {self.manifest.backend} backend" if self.manifest else "its runtime"
+            raise UsageError(
+                f"found an engine whose arrays are on the host, as {backend} takes them; "
+                "needed one of the tensorrt backend"
+            )
+        inputs = {IMAGE: image, HOLE_MASK: hole_mask}
+        outputs = None if filled is None else {FILLED: filled}
+        return self._session.run_on_device(inputs, stream, outputs)[FILLED]
 
     def close(self) -> None:
         """Free the engine; further calls raise EngineError."""

@@ -25,9 +25,10 @@ def test_a_stream_of_another_context_is_suspected(cuda: Cuda) -> None:
 
 
 def test_out_of_memory_says_need_and_free(gpu: FakeCuda, cuda: Cuda) -> None:
-    kept = cuda.allocate("cudaMalloc", 1 << 29)
-    with pytest.raises(EngineError, match=r"needed 768\.0 MiB; .* 512\.0 MiB free of 1,024\.0"):
-        cuda.allocate("cudaMalloc", 3 << 28)
+    gpu.memory = 1 << 30
+    kept = cuda.allocate("cudaMalloc", 1 << 20)
+    with pytest.raises(EngineError, match=r"needed 1,024\.0 MiB; .* 1,023\.0 MiB free of 1,024"):
+        cuda.allocate("cudaMalloc", 1 << 30)
     gpu.cudaFree(kept)
 
 

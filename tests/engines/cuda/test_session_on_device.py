@@ -215,5 +215,4 @@ def test_any_call_may_fail_and_nothing_is_lost(gpu: FakeCuda) -> None:
         session.run_on_device(inputs, outputs={FILLED: out})
         np.testing.assert_array_equal(out.get(), expected)
         session.close()
-        gc.collect()
         assert (n, gpu.left()) == (n, mine)
