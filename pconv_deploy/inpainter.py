@@ -135,7 +135,9 @@ class Inpainter:
             HoleMaskError: of another size, or nothing known left.
             EngineError: the runtime failed, for instance for want of memory.
         """
-        if isinstance(image, Image.Image | np.ndarray):
+        if isinstance(image, Image.Image):
+            return self._fill_all([image], [hole_mask])[0]
+        if isinstance(image, np.ndarray):
             return self._fill_all([image], [hole_mask])[0]
         if not isinstance(image, list | tuple):
             raise ImageError(
@@ -183,9 +185,8 @@ class Inpainter:
         """Fill images that are on the GPU, and leave the results there: see docs/gpu-runtime.md.
 
         Args:
-            image: (N, H, W, 3) uint8, contiguous: of PyTorch, CuPy, pycuda or whatever offers
-                `__cuda_array_interface__` or DLPack. Nothing is padded: H and W are as the
-                engine takes them.
+            image: (N, H, W, 3) uint8, contiguous, of PyTorch, CuPy, pycuda or whatever offers
+                `__cuda_array_interface__` or DLPack. It is not padded to what the engine takes.
             hole_mask: (N, H, W) uint8, nonzero = to be filled.
             stream: the caller's. The call returns at once, and what that stream is given next
                 sees the result. None waits until it is there.
@@ -198,8 +199,7 @@ class Inpainter:
         Raises:
             UsageError: the engine's runtime takes no arrays on the GPU, or `stream` is none.
             InputError: an array that is not contiguous, or of another type, shape or device.
-            EngineError: the runtime failed, takes no images of this size or so many (the message
-                lists what it takes), or is closed.
+            EngineError: the runtime failed, takes no such size or batch, or is closed.
         """
         if self._closed:
             raise EngineError("the engine is closed")
