@@ -56,6 +56,51 @@ def test_the_real_bindings_have_all_that_is_called() -> None:
     assert int(runtime.cudaStreamCaptureStatus.cudaStreamCaptureStatusNone) == 0
 
 
+def test_the_real_bindings_take_what_we_pass() -> None:
+    """Without a driver each call ends with a status; types it does not take end in a TypeError."""
+    if devices.why_no_gpu() is None:
+        pytest.skip("there is a GPU, which these arguments would upset")
+    runtime = Cuda.load().runtime
+    stream, event, graph = 77, runtime.cudaEvent_t(), runtime.cudaGraph_t()
+    executable = runtime.cudaGraphExec_t()
+    up, down = runtime.cudaMemcpyKind(1), runtime.cudaMemcpyKind(2)
+    calls: dict[str, tuple[object, ...]] = {
+        "cudaGetDevice": (),
+        "cudaSetDevice": (0,),
+        "cudaMemGetInfo": (),
+        "cudaMalloc": (16,),
+        "cudaFree": (4096,),
+        "cudaHostAlloc": (16, 0),
+        "cudaFreeHost": (4096,),
+        "cudaMemsetAsync": (4096, 0xA5, 16, stream),
+        "cudaPointerGetAttributes": (4096,),
+        "cudaStreamCreateWithFlags": (runtime.cudaStreamNonBlocking,),
+        "cudaStreamDestroy": (runtime.cudaStream_t(77),),
+        "cudaStreamSynchronize": (stream,),
+        "cudaStreamIsCapturing": (stream,),
+        "cudaStreamWaitEvent": (stream, event, 0),
+        "cudaEventCreateWithFlags": (runtime.cudaEventDisableTiming,),
+        "cudaEventRecord": (event, stream),
+        "cudaEventSynchronize": (event,),
+        "cudaEventDestroy": (event,),
+        "cudaStreamBeginCapture": (stream, runtime.cudaStreamCaptureMode(1)),
+        "cudaStreamEndCapture": (stream,),
+        "cudaGraphInstantiate": (graph, 0),
+        "cudaGraphLaunch": (executable, stream),
+        "cudaGraphDestroy": (graph,),
+        "cudaGraphExecDestroy": (executable,),
+        "cudaGetDeviceProperties": (0,),
+    }
+    cuda = Cuda(runtime)
+    for function, arguments in calls.items():
+        status, _ = cuda.attempt(function, *arguments)
+        assert cuda.is_error(status, "cudaErrorInsufficientDriver"), (function, status)
+    for kind in (up, down):
+        status, _ = cuda.attempt("cudaMemcpyAsync", 4096, 8192, 16, kind, stream)
+        assert cuda.is_error(status, "cudaErrorInsufficientDriver")
+    assert int(runtime.cudaStream_t(77)) == 77
+
+
 def test_the_real_bindings_say_why_there_is_no_gpu() -> None:
     why = devices.why_no_gpu()
     if why is None:
