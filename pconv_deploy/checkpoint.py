@@ -28,12 +28,23 @@ from pconv_deploy.contract import (
     UNetConfig,
 )
 from pconv_deploy.errors import CheckpointError, OutputError, UsageError
+from pconv_deploy.file_kinds import kind_of_file
 from pconv_deploy.files import atomic_file, sha256_of
-from pconv_deploy.foreign.families import READABLE, is_foreign, read_foreign
+from pconv_deploy.foreign.families import OWN_NETWORK, READABLE, read_foreign
 from pconv_deploy.networks import Network, build_network
 
 CHECKPOINT_FORMAT = 1
 _PREFIX = "pconv_deploy."
+# What is told of files that are no checkpoint, by their kind; the file's name comes before it.
+_NO_CHECKPOINT = {
+    "empty": "is empty",
+    "onnx": "is an ONNX file, no checkpoint; build an engine from it with: "
+    "pconv-deploy build-engine model.onnx -o model.engine",
+    "pickle": "is a Python pickle, which can run code when loaded, and torch.save did not write "
+    "it; it was not opened",
+    "unknown": "is no checkpoint that can be read: neither safetensors, nor written by torch.save, "
+    "nor HDF5 as Keras writes it",
+}
 # By whether the network wants floating point (weights) or whole numbers (counters).
 _STORED_AS = {
     True: {torch.float16, torch.bfloat16, torch.float32, torch.float64},
@@ -167,17 +178,11 @@ def convert_checkpoint(path: Path, output: Path, *, overwrite: bool = False) -> 
 def _is_foreign(path: Path) -> bool:
     if (path / NETWORK_FILE).is_file():
         raise CheckpointError(f"{path} is a training run; its checkpoint is {path / NETWORK_FILE}")
-    with _reading(path), path.open("rb") as stream:
-        start = stream.read(16)
-    if is_foreign(start):
-        return True
-    # Ours starts with the length of its header, whose first byte may be anything, and a brace.
-    if start[:1] == b"\x80" and start[8:9] != b"{":
-        raise CheckpointError(
-            f"{path} is a Python pickle, which can run code when loaded, and torch.save did not "
-            f"write it; it was not opened. Checkpoints are read of {READABLE}"
-        )
-    return False
+    with _reading(path):
+        kind = kind_of_file(path)
+    if why := _NO_CHECKPOINT.get(kind):
+        raise CheckpointError(f"{path} {why}. Checkpoints are read of {READABLE}")
+    return kind != "safetensors"
 
 
 def _read_foreign(path: Path) -> tuple[CheckpointHeader, Mapping[str, Tensor]]:
@@ -215,7 +220,7 @@ def _read_own_header(path: Path) -> CheckpointHeader:
             raise CheckpointError(
                 f"{path} is a safetensors file, but not a pconv-deploy checkpoint: its metadata "
                 f"lacks {_PREFIX}format (found: {', '.join(sorted(metadata)) or 'none'}). "
-                "Write checkpoints with pconv_deploy.checkpoint.save_checkpoint"
+                "Write checkpoints with pconv_deploy.checkpoint.save_checkpoint. " + OWN_NETWORK
             )
         if found != str(CHECKPOINT_FORMAT):
             raise CheckpointError(
@@ -250,7 +255,9 @@ def _opened(path: Path) -> Iterator[Any]:
         with _reading(path), safe_open(path, framework="pt") as stored:
             yield stored
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise CheckpointError(
+            f"{path} is damaged: a safetensors file that is cut short or was changed. Get it again"
+        ) from error
 
 
 @contextmanager

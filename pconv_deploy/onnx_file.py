@@ -3,6 +3,7 @@
 The contract and the export's parity report are JSON in the model's metadata properties.
 """
 
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 
 from pconv_deploy.contract import GRAPH_FORMAT, RAW_OUTPUT, GraphContract
 from pconv_deploy.errors import GraphError, MissingRuntimeError
+from pconv_deploy.file_kinds import CHECKPOINTS, kind_of
 from pconv_deploy.parity import ParityReport
 
 if TYPE_CHECKING:
@@ -89,13 +91,21 @@ def read_graph(path: Path) -> ExportedGraph:
         if path.stat().st_size > _MAX_BYTES:
             raise GraphError(f"{path} is larger than 2 GiB, which no ONNX file can be")
         content = path.read_bytes()
+        if kind_of(content[:16]) in CHECKPOINTS:
+            raise GraphError(
+                f"{path} is a checkpoint, no exported graph. "
+                f"Export it first: pconv-deploy export {shlex.quote(str(path))} -o model.onnx"
+            )
         # From bytes, weights outside of the file cannot be followed to files of this machine.
         model = onnx.load_from_string(content)
         facts = {p.key: p.value for p in model.metadata_props}
     except OSError as error:
         raise GraphError(f"cannot read {path}: {error.strerror or error}") from error
     except (DecodeError, UnicodeDecodeError) as error:
-        raise GraphError(f"{path} is damaged or no ONNX file") from error
+        raise GraphError(
+            f"{path} is damaged or no ONNX file. "
+            "Export one with: pconv-deploy export CHECKPOINT -o model.onnx"
+        ) from error
     if CONTRACT_KEY not in facts:
         raise GraphError(
             f"{path} is not exported by pconv-deploy: its metadata lacks {CONTRACT_KEY}. "

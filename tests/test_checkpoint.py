@@ -80,10 +80,10 @@ def test_ours_is_not_taken_for_a_pickle(tmp_path: Path) -> None:
 
 def test_truncated(tmp_path: Path, checkpoint: Path) -> None:
     content = checkpoint.read_bytes()
-    for length in (0, 3, 100, len(content) // 2, len(content) - 1):
+    for length in (9, 100, len(content) // 2, len(content) - 1):
         path = tmp_path / "short.safetensors"
         path.write_bytes(content[:length])
-        with pytest.raises(CheckpointError, match=r"short\.safetensors is damaged"):
+        with pytest.raises(CheckpointError, match=r"short\.safetensors is damaged.*Get it again$"):
             load_checkpoint(path)
 
 
@@ -94,6 +94,26 @@ def test_a_header_that_claims_petabytes_takes_no_memory(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"x\.pth is empty\. Checkpoints are read of naoto0804/"),
+        (b"abc", "neither safetensors, nor written by torch.save, nor HDF5"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(99), "is no checkpoint that can be read: neither safeten"),
+        (
+            b"\x08\x0a\x12\x07pytorch" + bytes(99),
+            r"is an ONNX file, no .*pconv-deploy build-engine",
+        ),
+    ],
+)
+def test_what_is_no_checkpoint_at_all(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_checkpoint(tmp_path / "x.pth")
+    assert "ours (.safetensors)" in str(caught.value)
+    assert "deserial" not in str(caught.value)
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cannot read .*nothing\.safetensors: No such file"):
         load_checkpoint(tmp_path / "nothing.safetensors")
@@ -102,7 +122,9 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_safetensors_of_someone_else(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"w": torch.zeros(1)}, path, {"author": "me"})
-    with pytest.raises(CheckpointError, match=r"not a pconv-deploy checkpoint.*found: author"):
+    with pytest.raises(
+        CheckpointError, match=r"not a pconv-deploy checkpoint.*found: author.*export --module"
+    ):
         load_checkpoint(path)
 
 

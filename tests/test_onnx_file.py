@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from pconv_deploy.errors import GraphError
 from pconv_deploy.onnx_file import CONTRACT_KEY, embed, read_graph
@@ -33,6 +35,18 @@ def test_not_onnx(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.onnx"
     path.write_bytes(content)
     with pytest.raises(GraphError, match=r"damaged or no ONNX file|not exported by pconv-deploy"):
+        read_graph(path)
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pth", "x.onnx"])
+def test_a_checkpoint_is_to_be_exported_first(tmp_path: Path, checkpoint: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "x.pth":
+        torch.save({"w": torch.ones(1)}, path)
+    else:
+        path.write_bytes(checkpoint.read_bytes())
+    command = re.escape(f"Export it first: pconv-deploy export {path} -o model.onnx")
+    with pytest.raises(GraphError, match=rf"is a checkpoint, no exported graph\. {command}$"):
         read_graph(path)
 
 

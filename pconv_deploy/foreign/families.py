@@ -10,10 +10,11 @@ from torch import Tensor
 
 from pconv_deploy.contract import Family, JsonScalar, Normalisation, UNetConfig
 from pconv_deploy.errors import CheckpointError
+from pconv_deploy.file_kinds import kind_of_file
 from pconv_deploy.foreign import mmagic, naoto0804, pconv_keras
 from pconv_deploy.foreign.canonical import ForeignUNet, canonical_state
-from pconv_deploy.foreign.hdf5_file import HDF5, read_hdf5_file
-from pconv_deploy.foreign.torch_file import LEGACY, ZIP, read_torch_file
+from pconv_deploy.foreign.hdf5_file import read_hdf5_file
+from pconv_deploy.foreign.torch_file import read_torch_file
 from pconv_deploy.foreign.weights import Weights, shown
 
 LARGEST_FILE = 8 << 30
@@ -22,6 +23,10 @@ _PROGRESS = ("n_iter", "iter", "epoch")
 READABLE = (
     "naoto0804/pytorch-inpainting-with-partial-conv (.pth), MMagic's PConv (.pth), "
     "MathiasGruber/PConv-Keras (.h5) and ours (.safetensors)"
+)
+OWN_NETWORK = (
+    "Weights of a network of your own are exported with its code: "
+    "pconv-deploy export --module PACKAGE.MODULE:FACTORY --weights FILE -o model.onnx"
 )
 # What other networks' tensors are called.
 _OTHERS = (
@@ -63,11 +68,6 @@ class ForeignCheckpoint:
     training: Mapping[str, JsonScalar]
 
 
-def is_foreign(start: bytes) -> bool:
-    """Whether a file that starts with these 16 bytes is of a format that `read_foreign` reads."""
-    return start.startswith((ZIP, LEGACY, HDF5))
-
-
 def read_foreign(path: Path) -> ForeignCheckpoint:
     """Read another project's checkpoint; what project it is follows from its tensors' names.
 
@@ -79,8 +79,7 @@ def read_foreign(path: Path) -> ForeignCheckpoint:
         raise CheckpointError(
             f"{path} has {path.stat().st_size:,} bytes; at most {LARGEST_FILE:,} are read"
         )
-    with path.open("rb") as stream:
-        hdf5 = stream.read(len(HDF5)) == HDF5
+    hdf5 = kind_of_file(path) == "hdf5"
     content: Any = read_hdf5_file(path) if hdf5 else read_torch_file(path)
     reader, tensors = _recognised(path, content)
     unet = reader.read(Weights(path, tensors))
@@ -106,7 +105,11 @@ def _recognised(path: Path, content: Any) -> tuple[Reader, Mapping[str, Tensor]]
             f"{shown([place or 'the file itself' for place, _ in found])}. "
             "Save the state dict of one alone"
         )
-    raise CheckpointError(f"{path} {_description(candidates)}. Checkpoints are read of {READABLE}")
+    own = any(not _resembles(tensors) for tensors in candidates.values())
+    raise CheckpointError(
+        f"{path} {_description(candidates)}. Checkpoints are read of {READABLE}"
+        + (f". {OWN_NETWORK}" if own else "")
+    )
 
 
 def state_dicts(content: Any) -> dict[str, Mapping[str, Tensor]]:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pconv_deploy.errors import CheckpointError, MissingRuntimeError
 
-HDF5 = b"\x89HDF\r\n\x1a\n"
 _DEEPEST, _MOST_DATASETS, _LONGEST_NAME = 6, 10_000, 500
 _WHOLE_MODEL, _OPTIMIZER = "model_weights", "optimizer_weights"
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pconv_deploy.errors import CheckpointError
+from pconv_deploy.file_kinds import LEGACY as LEGACY
+from pconv_deploy.file_kinds import ZIP as ZIP
 
-ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _MOST_ENTRIES, _LONGEST_PICKLE = 100_000, 256 << 20
 
 

@@ -207,13 +207,17 @@ def _rounding(
     """Of each case, how much rounding does to the network: export and build allow for it too.
 
     Measured where there is a checkpoint; otherwise the largest that was measured at the export.
+    Of a reduced precision only its export knows, so there the larger of both counts.
     """
+    recorded = max((s.recorded_rounding or 0.0 for s, _ in sides), default=0.0) or None
     for side, filled in sides:
         if side.rounded is not None:
             pairs = zip(filled, side.rounded(cases), strict=True)
-            return [_rounding_of(one, other) for one, other in pairs]
-    recorded = [s.recorded_rounding for s, _ in sides if s.recorded_rounding is not None]
-    return [max(recorded, default=None)] * len(cases)
+            measured = [_rounding_of(one, other) for one, other in pairs]
+            if any(s.facts.precision not in ("fp64", "fp32") for s, _ in sides):
+                return [max(error or 0.0, recorded or 0.0) or None for error in measured]
+            return measured
+    return [recorded] * len(cases)
 
 
 def _rounding_of(one: Filled, other: Filled) -> float | None:

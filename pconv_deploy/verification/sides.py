@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pconv_deploy.contract import (
     FILLED,
     IMAGE,
+    NETWORK_FILE,
     OUTPUT,
     RAW_OUTPUT,
     GraphContract,
@@ -22,6 +23,7 @@ from pconv_deploy.contract import (
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import MANIFEST
 from pconv_deploy.errors import EngineError, InputError, needs
+from pconv_deploy.file_kinds import kind_of_file
 from pconv_deploy.images import Bytes
 from pconv_deploy.onnx_file import read_graph
 from pconv_deploy.onnx_run import graph_run
@@ -37,6 +39,7 @@ from pconv_deploy.parity import (
 Floats = NDArray[np.floating[Any]]
 Dtype = Literal["fp64", "fp32"]
 Size = tuple[int, int]  # height, width
+_NEEDED = "needed a checkpoint, an exported ONNX file or an engine folder"
 
 
 class Filled(NamedTuple):
@@ -96,18 +99,25 @@ def open_side(path: Path, dtype: Dtype = "fp64") -> Side:
 
     Raises:
         InputError: nothing is there, or nothing that can be read.
-        EngineError: a folder that is no engine, or one that cannot be used here.
+        EngineError: an engine that cannot be used here.
         MissingRuntimeError: a package it needs is not installed.
     """
     if not path.exists():
-        raise InputError(
-            f"{path} does not exist; needed a checkpoint, an exported ONNX file or an engine folder"
-        )
+        raise InputError(f"{path} does not exist; {_NEEDED}")
+    if path.is_dir() and not any((path / name).is_file() for name in (MANIFEST, NETWORK_FILE)):
+        raise InputError(f"{path} is a folder without {MANIFEST}, so no engine; {_NEEDED}")
     if path.is_dir() or path.name == MANIFEST:
         return _engine_side(path if path.is_dir() else path.parent)
-    if path.suffix.lower() == ".onnx":
+    if path.suffix.lower() == ".onnx" or _is_onnx(path):
         return _graph_side(path)
     return _checkpoint_side(path, dtype)
+
+
+def _is_onnx(path: Path) -> bool:
+    try:
+        return kind_of_file(path) == "onnx"
+    except OSError:  # whoever reads it as a checkpoint says why
+        return False
 
 
 def _engine_side(folder: Path) -> Side:

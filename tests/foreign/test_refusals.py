@@ -195,8 +195,11 @@ def test_keras_files_that_do_not_fit(
 )
 def test_other_networks_are_named(tmp_path: Path, names: list[str], network: str) -> None:
     content = {"state_dict": {name: torch.ones(1) for name in names}}
-    with pytest.raises(CheckpointError, match=rf"seems to be {network}.*Checkpoints are read of"):
+    with pytest.raises(
+        CheckpointError, match=rf"seems to be {network}.*Checkpoints are read of"
+    ) as caught:
         load_checkpoint(saved(tmp_path, content))
+    assert "--module" not in str(caught.value)
 
 
 def test_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:
@@ -220,7 +223,11 @@ def test_our_own_weights_without_their_metadata(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"w": torch.ones(1)}, r"is of no project we know; its 1 tensors are w\. Checkpoints are"),
+        (
+            {"w": torch.ones(1)},
+            r"is of no project we know; its 1 tensors are w\. Checkpoints are read .*"
+            "export --module PACKAGE.MODULE:FACTORY --weights FILE",
+        ),
         ({"epoch": 3}, "holds no state dict"),
         ([torch.ones(1)], "holds no state dict"),
         (torch.ones(1), "holds no state dict"),

@@ -13,6 +13,7 @@ from pconv_deploy.checkpoint import save_checkpoint
 from pconv_deploy.contract import Normalisation, UNetConfig
 from pconv_deploy.engines.folder import BuildOptions, build_engine
 from pconv_deploy.errors import (
+    CheckpointError,
     EngineError,
     GraphError,
     HoleMaskError,
@@ -48,20 +49,23 @@ GIVES = {
 PIXELS = 32 * 48 * 3
 
 
-AsIf = Callable[[Path, str], None]
+AsIf = Callable[..., None]
 
 
 @pytest.fixture
 def as_if(monkeypatch: pytest.MonkeyPatch) -> AsIf:
-    """Have a side counted as one of another precision, such as few machines can run."""
+    """Have a side counted as one of another precision, such as few machines can run.
 
-    def count(path: Path, precision: str) -> None:
+    Its export is taken to have found that rounding alone makes the relative error `rounding`.
+    """
+
+    def count(path: Path, precision: str, rounding: float | None = None) -> None:
         def opened(named: Path, dtype: Dtype) -> Side:
             side = open_side(named, dtype)
             if named != path:
                 return side
             facts = msgspec.structs.replace(side.facts, precision=precision)
-            return dataclasses.replace(side, facts=facts)
+            return dataclasses.replace(side, facts=facts, recorded_rounding=rounding)
 
         monkeypatch.setattr(run, "open_side", opened)
 
@@ -223,6 +227,21 @@ def test_the_lower_precision_decides(
     assert compare(near, graph).verification.tolerance == 5e-2
 
 
+def test_half_precision_may_err_as_its_export_found(
+    compare: Compare, graph: Path, checkpoint: Path, tmp_path: Path, as_if: AsIf
+) -> None:
+    near = doctored_checkpoint(checkpoint, tmp_path / "near.safetensors", by=2e-2)
+    cases = compare(near, graph).verification.cases
+    worst = max(c.raw_inside.relative_error for c in cases if c.raw_inside)
+    assert 1e-2 < worst < 5e-2  # beyond fp16's tolerance, below what a network may magnify it to
+    for rounding, passes in ((None, False), (worst / 2.1, False), (worst / 1.9, True)):
+        as_if(graph, "fp16", rounding)
+        for a, b in ((near, graph), (graph, near)):
+            found = compare(a, b, pictures=FEW).verification
+            assert found.passed is passes
+            assert (max(c.allowed for c in found.cases) == worst / 1.9 * 2) is passes
+
+
 def test_eight_bits_are_judged_by_the_psnr_of_photographs(
     compare: Compare, engine: Path, graph: Path, tmp_path: Path, as_if: AsIf
 ) -> None:
@@ -315,6 +334,16 @@ def test_other_networks_are_compared_with_a_warning(
     assert copied.classes[0].raw_inside.psnr is None
 
 
+def save_png(path: Path) -> Path:
+    Image.new("RGB", (32, 48)).save(path)
+    return path
+
+
+def test_a_graph_is_known_whatever_its_name(compare: Compare, graph: Path, tmp_path: Path) -> None:
+    shutil.copyfile(graph, tmp_path / "graph.bin")
+    assert compare(graph, tmp_path / "graph.bin").verification.b.kind == "graph"
+
+
 def test_what_cannot_be_compared(
     compare: Compare, graph: Path, engine: Path, tmp_path: Path
 ) -> None:
@@ -323,8 +352,10 @@ def test_what_cannot_be_compared(
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     with pytest.raises(GraphError, match="damaged or no ONNX file"):
         compare(tmp_path / "broken.onnx", graph)
-    with pytest.raises(EngineError, match=r"has no manifest.json, so it is no engine"):
+    with pytest.raises(InputError, match=r"without manifest.json, so no engine; needed a checkpo"):
         compare(graph, tmp_path)
+    with pytest.raises(CheckpointError, match=r"picture\.png is no checkpoint that can be read"):
+        compare(graph, save_png(tmp_path / "picture.png"))
     shutil.copytree(engine, tmp_path / "changed.engine")
     (tmp_path / "changed.engine" / "model.onnx").write_bytes(b"")
     with pytest.raises(EngineError, match="has 0 bytes, was built with"):
