@@ -21,6 +21,7 @@ from PIL import Image
 
 import pconv_deploy
 from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
 from pconv_deploy.holes import irregular_hole
 from pconv_deploy.inpainter import Inpainter, Prepared
@@ -51,7 +52,7 @@ class Alone(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Which contender an engine is, and what it runs on."""
+    """Which contender an engine is, and what it runs on: the package, and the GPU if there is one."""
 
     contender: str
     path: str
@@ -196,14 +197,14 @@ def engine_facts(opened: Mapping[Path, Inpainter]) -> tuple[EngineFacts, ...]:
     for path, inpainter in opened.items():
         manifest = inpainter.manifest
         assert manifest is not None  # it came from a folder
-        runtime = f"{manifest.built_with.package} {manifest.built_with.version}"
+        runtime = backend_named(manifest.backend).runtime()
         kind = f"{manifest.backend}, {manifest.precision}"
         facts.append(
             EngineFacts(
                 contender=kind,
                 path=str(path),
                 backend=manifest.backend,
-                runtime=runtime,
+                runtime=runtime.describe(),
                 precision=manifest.precision,
             )
         )
