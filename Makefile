@@ -1,8 +1,9 @@
 # Every target sets up its own environment; the first run takes the longest.
 PYTHON ?= python3
 BIN := .venv/bin
+GPU := .venv-gpu
 
-.PHONY: demo test bench check format install lock clean
+.PHONY: demo test bench gpu-report check format install lock clean
 
 demo: install  ## Export, build, fill holes in photos, measure; everything lands in demo/
 	$(BIN)/pconv-deploy demo --output demo
@@ -12,6 +13,9 @@ test: install  ## Run the test suite
 
 bench: install  ## Time every runtime this machine has beside PyTorch: bench/results.md
 	$(BIN)/python -m pconv_deploy.demo.benchmark --output bench
+
+gpu-report: $(GPU)/installed  ## Time everything there is on this machine's NVIDIA GPU: gpu-report/NAME.md
+	$(GPU)/bin/python -m pconv_deploy.demo.gpu_report --output gpu-report $(OPTIONS)
 
 check: install  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .
@@ -32,9 +36,19 @@ install: .venv/installed  ## The virtual environment alone
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+# ONNX Runtime for GPUs takes the place of the one for CPUs. Its TensorRT provider is made for
+# TensorRT 10, which we build engines with as well.
+$(GPU)/installed: pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(GPU)
+	sed -e '/^tensorrt_/d' -e 's/^onnxruntime==/onnxruntime-gpu==/' requirements.txt > $(GPU)/requirements.txt
+	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check -r $(GPU)/requirements.txt
+	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check 'onnxruntime-gpu[cuda,cudnn]' 'tensorrt-cu13==10.*'
+	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
 lock: install  ## Write the versions now installed into requirements.txt
 	{ sed -n '/^#/p' requirements.txt; $(BIN)/python -m pip freeze --all --exclude pip --exclude-editable | sed "s,+cpu,,"; } > requirements.new
 	mv requirements.new requirements.txt
 
 clean:
-	rm -rf .venv demo bench build dist *.egg-info
+	rm -rf .venv $(GPU) demo bench gpu-report build dist *.egg-info

@@ -52,7 +52,10 @@ class Alone(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Which contender an engine is, and what it runs on: the package, and the GPU if there is one."""
+    """Which contender an engine is, and what it runs on.
+
+    runtime  the installed package, and the GPU if it runs on one
+    """
 
     contender: str
     path: str

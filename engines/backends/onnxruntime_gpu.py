@@ -4,6 +4,7 @@ ONNX Runtime's own habit is to compute on the CPU what a provider does not take,
 where it does not start. Here both are errors, which name the nodes and what is missing.
 """
 
+import dataclasses
 import importlib.util
 import os
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.base import Gpu, Progress, RunOptions, Runtime, silent
@@ -50,6 +51,7 @@ class OnnxRuntimeGpuBackend:
     options      all that is said to it
     refused      precisions it has not, and why
     obeys_tf32   whether its options say if fp32 convolutions may round their inputs
+    graphs       the option that makes it capture CUDA graphs
     library      the file it comes as, beside ONNX Runtime's own
     plugin       the Python package it comes as instead
     """
@@ -59,6 +61,7 @@ class OnnxRuntimeGpuBackend:
     options: tuple[tuple[str, str], ...]
     refused: tuple[tuple[Precision, str], ...]
     obeys_tf32: bool
+    graphs: str
     library: str = ""
     plugin: str = ""
     typed: bool = True
@@ -67,6 +70,10 @@ class OnnxRuntimeGpuBackend:
     @property
     def device(self) -> str:
         return f"gpu ({self.provider})"
+
+    def with_cuda_graphs(self) -> Self:
+        """Return one that replays CUDA graphs: for sessions that are given `resident` arrays."""
+        return dataclasses.replace(self, options=(*self.options, (self.graphs, "1")))
 
     def runtime(self) -> Runtime:
         onnxruntime = self._import()
@@ -229,6 +236,7 @@ ONNXRUNTIME_CUDA = OnnxRuntimeGpuBackend(
         ("int8", _NO_INT8),
     ),
     obeys_tf32=True,
+    graphs="enable_cuda_graph",
     library="libonnxruntime_providers_cuda.so",
 )
 # Without its flags of precisions the graph's types alone decide. No engine cache: an engine's
@@ -246,13 +254,15 @@ ONNXRUNTIME_TENSORRT = OnnxRuntimeGpuBackend(
     ),
     refused=(("int8", _NO_INT8),),
     obeys_tf32=False,
+    graphs="trt_cuda_graph_enable",
     library="libonnxruntime_providers_tensorrt.so",
 )
 ONNXRUNTIME_TENSORRT_RTX = OnnxRuntimeGpuBackend(
     name="onnxruntime-tensorrt-rtx",
     provider="NvTensorRTRTXExecutionProvider",
-    options=(("nv_runtime_cache_path", ""), ("enable_cuda_graph", "0")),
+    options=(("nv_runtime_cache_path", ""),),
     refused=(("int8", _NO_INT8),),
     obeys_tf32=False,
+    graphs="enable_cuda_graph",
     plugin="onnxruntime_ep_nv_tensorrt_rtx",
 )

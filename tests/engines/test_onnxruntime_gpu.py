@@ -305,6 +305,14 @@ def test_the_plugin_is_registered_once_and_asked_for_its_gpus(
     assert "does not load: /x/plugin.so: libcuda.so.1" in (rtx.why_not_run() or "")
 
 
+def test_cuda_graphs_are_for_those_who_ask(pretend: Pretend, kept: Path) -> None:
+    stand_in = pretend(ONNXRUNTIME_CUDA)
+    for backend in (ONNXRUNTIME_CUDA, ONNXRUNTIME_CUDA.with_cuda_graphs()):
+        backend.open(kept, "fp16", RunOptions()).close()
+    usual, graphs = (dict(told["given"][0][1]) for told in stand_in.told)
+    assert graphs == {**usual, "enable_cuda_graph": "1"}
+
+
 def test_which_engines_open_here(pretend: Pretend) -> None:
     stand_in = pretend(ONNXRUNTIME_CUDA)
     stand_in.__version__ = "1.31.1"

@@ -1,0 +1,147 @@
+"""What a GPU report holds, and how it is told in Markdown."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from pconv_deploy.engines.base import Gpu
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing to measure: images of side x side, `batch` of them at once.
+
+    transfers   from host memory to host memory; else the arrays stay on the GPU
+    cuda_graph  replayed from a CUDA graph
+    """
+
+    batch: int
+    side: int
+    transfers: bool
+    cuda_graph: bool
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"batch {self.batch}, {self.side}x{self.side}, {self.how()}"
+
+    def how(self) -> str:
+        """The same without the shape."""
+        where = "with transfers" if self.transfers else "on the GPU"
+        return f"{where}, {'CUDA graph' if self.cuda_graph else 'no graph'}"
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """Wall-clock milliseconds of one contender at one setting, or why there are none."""
+
+    contender: str
+    setting: Setting
+    rounds: int = 0
+    p50: float | None = None
+    p99: float | None = None
+    images_per_second: float | None = None
+    why: str | None = None
+
+
+class Participant(msgspec.Struct, frozen=True, kw_only=True):
+    """A contender as it was made ready.
+
+    runs_on   package, version, GPU
+    accepted  how near its engine is to the exported graph
+    levels    0..255 that its fills differ from those of PyTorch in fp32, at most
+    seconds   to build or load it
+    why       it takes no part, if it does not
+    """
+
+    name: str
+    runs_on: str | None = None
+    accepted: str | None = None
+    levels: int | None = None
+    seconds: float | None = None
+    why: str | None = None
+
+
+class GpuReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it; `planned` counts the measurements there are when it is finished."""
+
+    device: str
+    gpu: Gpu | None
+    network: str
+    environment: Mapping[str, str]
+    created: str
+    rounds: int
+    planned: int
+    finished: bool = False
+    participants: tuple[Participant, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+
+
+def markdown(report: GpuReport) -> str:
+    """Tell a report in Markdown: one table of contenders, one of times for each shape."""
+    return "\n".join([*_head(report), *_participants(report.participants), *_times(report), ""])
+
+
+def _head(report: GpuReport) -> Iterable[str]:
+    yield f"# {report.device}"
+    yield ""
+    environment = ", ".join(f"{name} {value}" for name, value in report.environment.items())
+    if gpu := report.gpu:
+        yield (
+            f"Compute capability {gpu.compute_capability}, {gpu.memory / (1 << 30):.0f} GiB, "
+            f"driver {gpu.driver}, CUDA {gpu.cuda}; {environment}."
+        )
+    else:
+        yield f"**No GPU: this tries out the report and says nothing of one.** {environment}."
+    yield ""
+    if not report.finished:
+        done = len(report.measurements)
+        yield f"**Not finished: {done} of {report.planned} measurements.**"
+        yield ""
+    yield (
+        f"{report.network}. Begun {report.created}; at most {report.rounds} rounds each. "
+        "uint8 image and hole mask in, composited uint8 image out."
+    )
+
+
+def _participants(participants: Sequence[Participant]) -> Iterable[str]:
+    yield from ("", "| contender | runs on | against its graph | levels off | s to build |")
+    yield "|---|---|---|---|---|"
+    for one in participants:
+        if one.why:
+            yield _row(one.name, f"takes no part: {one.why}", "", "", "")
+            continue
+        levels = "" if one.levels is None else str(one.levels)
+        seconds = "" if one.seconds is None else f"{one.seconds:.1f}"
+        yield _row(one.name, one.runs_on or "", one.accepted or "", levels, seconds)
+    yield from (
+        "",
+        "*Levels off*: the most that a filled byte differs from PyTorch's in fp32, on a photo.",
+    )
+
+
+def _times(report: GpuReport) -> Iterable[str]:
+    settings = list(dict.fromkeys(m.setting for m in report.measurements))
+    hows = list(dict.fromkeys(setting.how() for setting in settings))
+    for batch, side in dict.fromkeys((s.batch, s.side) for s in settings):
+        cells: dict[str, dict[str, Measurement]] = {}
+        for m in report.measurements:
+            if (m.setting.batch, m.setting.side) == (batch, side):
+                cells.setdefault(m.contender, {})[m.setting.how()] = m
+        notes: dict[str, int] = {}
+        yield from ("", f"## Batch {batch}, {side}x{side}", "")
+        yield "p50 / p99 milliseconds (images a second)"
+        yield from ("", _row("", *hows), "|---" * (len(hows) + 1) + "|")
+        for name, row in cells.items():
+            yield _row(name, *(_cell(row.get(how), notes) for how in hows))
+        yield ""
+        yield from (f"{number}. {why}" for why, number in notes.items())
+
+
+def _cell(m: Measurement | None, notes: dict[str, int]) -> str:
+    if m is None:
+        return "not reached"
+    if m.p50 is None or m.p99 is None or m.images_per_second is None:
+        return f"none ({notes.setdefault(m.why or 'no reason given', len(notes) + 1)})"
+    return f"{m.p50:.3g} / {m.p99:.3g} ({m.images_per_second:,.0f})"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
