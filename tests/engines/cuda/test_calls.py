@@ -108,10 +108,3 @@ def test_the_real_bindings_say_why_there_is_no_gpu() -> None:
     assert why.startswith(("no NVIDIA driver is installed", "CUDA sees no GPU", "the NVIDIA driv"))
     with pytest.raises(EngineError, match="no GPU can be used"):
         devices.current_gpu()
-
-
-def test_the_fake_notices_what_is_undefined() -> None:
-    fake = FakeCuda()
-    fake.read(4711, 8)
-    fake.cudaFree(4711)
-    assert len(fake.violations) == 2

@@ -1,0 +1,39 @@
+"""The fakes promise nothing that the real modules do not have; see test_calls for CUDA's."""
+
+from types import ModuleType
+
+import pytest
+
+from tests.engines.cuda.fake_cuda import FakeCuda
+from tests.engines.cuda.fake_tensorrt import FakeContext, FakeEngine, FakeRuntime, FakeTensorRt
+from tests.engines.tensorrt.conftest import tensorrt_module as tensorrt_module  # a fixture
+
+
+@pytest.mark.parametrize(
+    ("fake", "real"),
+    [
+        (FakeRuntime, "Runtime"),
+        (FakeEngine, "ICudaEngine"),
+        (FakeContext, "IExecutionContext"),
+    ],
+)
+def test_tensorrt_has_what_the_fake_has(tensorrt_module: ModuleType, fake: type, real: str) -> None:
+    names = {name for name in vars(fake) if not name.startswith("_")}
+    names |= {
+        FakeEngine: {"num_io_tensors", "num_optimization_profiles"},
+        FakeContext: {"active_optimization_profile"},
+    }.get(fake, set())
+    assert sorted(names - set(dir(getattr(tensorrt_module, real)))) == []
+
+
+def test_tensorrts_enumerations_have_the_same_members(tensorrt_module: ModuleType) -> None:
+    for name in ("TensorIOMode", "DataType", "ExecutionContextAllocationStrategy"):
+        real = getattr(tensorrt_module, name)
+        assert [m.name for m in getattr(FakeTensorRt, name) if not hasattr(real, m.name)] == []
+
+
+def test_the_fake_gpu_notices_what_is_undefined() -> None:
+    fake = FakeCuda()
+    fake.read(4711, 8)
+    fake.cudaFree(4711)
+    assert len(fake.violations) == 2
