@@ -1,7 +1,8 @@
 # ruff: noqa: N802 - the names are TensorRT's
 """What we use of TensorRT's runtime, computing with NumPy on the fake GPU.
 
-The network: in the hole, 255 - image. A context notices what TensorRT documents as undefined.
+The network: in the hole, 255 - image, of floats 1 - image; its raw output is that everywhere.
+A context notices what TensorRT documents as undefined.
 """
 
 import enum
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
+from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, OUTPUT, RAW_OUTPUT
 from pconv_deploy.engines.tensorrt.options import Profile
 from tests.engines.cuda.fake_cuda import FakeCuda
 
@@ -38,7 +39,7 @@ class _Mode(enum.IntEnum):
     OUTPUT = 2
 
 
-class _Type(enum.IntEnum):
+class Type(enum.IntEnum):
     FLOAT = 0
     HALF = 1
     INT8 = 2
@@ -71,18 +72,28 @@ class FakeTensorRt:
     __version__ = "11.4.0"
     ILogger = _Logger
     TensorIOMode = _Mode
-    DataType = _Type
+    DataType = Type
     ExecutionContextAllocationStrategy = _Strategy
 
     def __init__(self, cuda: FakeCuda, *profiles: Profile) -> None:
         self.cuda = cuda
         self.profiles = profiles
-        self.tensors = {IMAGE: _Type.UINT8, HOLE_MASK: _Type.UINT8, FILLED: _Type.UINT8}
+        self.tensors = {IMAGE: Type.UINT8, HOLE_MASK: Type.UINT8, FILLED: Type.UINT8}
         self.contexts: weakref.WeakSet[Any] = weakref.WeakSet()
         self.contexts_left: int | None = None  # how many more can be made
         self.runs_left: int | None = None
         self.at_run: Callable[[], None] = lambda: None
         self.captures = True  # whether its work can be captured
+
+    @property
+    def floats(self) -> bool:
+        return self.tensors.get(HOLE_MASK) == Type.FLOAT
+
+    def shape_of(self, name: str, shape: tuple[int, int, int]) -> tuple[int, ...]:
+        batch, *size = shape
+        if name == HOLE_MASK:
+            return (batch, 1, *size) if self.floats else shape
+        return (batch, 3, *size) if self.floats or name == RAW_OUTPUT else (*shape, 3)
 
     def Runtime(self, log: Any) -> "FakeRuntime":
         return FakeRuntime(self, log)
@@ -115,21 +126,20 @@ class FakeEngine:
     def get_tensor_mode(self, name: str) -> _Mode:
         return _Mode.INPUT if name in (IMAGE, HOLE_MASK) else _Mode.OUTPUT
 
-    def get_tensor_dtype(self, name: str) -> _Type:
+    def get_tensor_dtype(self, name: str) -> Type:
         return self.library.tensors[name]
 
-    def get_tensor_shape(self, name: str) -> list[int]:
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         profile = self.library.profiles[0]
-        free = [
+        batch, height, width = (
             most if low == most and len(self.library.profiles) == 1 else -1
             for low, most in zip(profile.min, profile.max, strict=True)
-        ]
-        return free if name == HOLE_MASK else [*free, 3]
+        )
+        return self.library.shape_of(name, (batch, height, width))
 
-    def get_tensor_profile_shape(self, name: str, index: int) -> list[list[int]]:
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
         profile = self.library.profiles[index]
-        shapes = [list(shape) for shape in (profile.min, profile.opt, profile.max)]
-        return shapes if name == HOLE_MASK else [[*shape, 3] for shape in shapes]
+        return [self.library.shape_of(name, s) for s in (profile.min, profile.opt, profile.max)]
 
     def create_execution_context(self, strategy: _Strategy) -> "FakeContext | None":
         assert strategy == _Strategy.USER_MANAGED
@@ -147,7 +157,7 @@ class FakeContext:
         self.library = engine.library
         self.library.contexts.add(self)
         self.active_optimization_profile = 0
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._shape = (0, 0, 0)
         self._addresses: dict[str, int] = {}
         self._memory = (0, 0)
         self._settled = self._captured = False
@@ -165,15 +175,16 @@ class FakeContext:
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
         self._change()
         self.active_optimization_profile = index
-        self._shapes.clear()
+        self._shape = (0, 0, 0)
         self.library.cuda.give(stream, lambda: None)
         return 0 <= index < len(self.library.profiles)
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._change()
-        self._shapes[name] = shape
-        profile = self.library.profiles[self.active_optimization_profile]
-        return profile.takes((shape[0], shape[1], shape[2]))
+        if name == HOLE_MASK:
+            self._shape = (shape[0], shape[-2], shape[-1])
+            return self.library.profiles[self.active_optimization_profile].takes(self._shape)
+        return True
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._change()
@@ -181,7 +192,7 @@ class FakeContext:
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (*self._shapes[HOLE_MASK], 3) if name == FILLED else self._shapes[name]
+        return self.library.shape_of(name, self._shape)
 
     def execute_async_v3(self, stream: int) -> bool:
         cuda, library = self.library.cuda, self.library
@@ -203,18 +214,33 @@ class FakeContext:
         cuda.give(stream, self._work())
         return True
 
-    def _work(self) -> Any:
-        mine, cuda = weakref.ref(self), self.library.cuda
-        shape, places, (memory, size) = self._shapes[IMAGE], dict(self._addresses), self._memory
+    def _work(self) -> Callable[[], None]:
+        mine, cuda, library = weakref.ref(self), self.library.cuda, self.library
+        shape, places, (memory, size) = self._shape, dict(self._addresses), self._memory
+        most, dtype = (np.float32(1), np.float32) if library.floats else (np.uint8(255), np.uint8)
+
+        def read(name: str) -> NDArray[Any]:
+            wanted = library.shape_of(name, shape)
+            count = int(np.prod(wanted)) * np.dtype(dtype).itemsize
+            return cuda.read(places[name], count).view(dtype).reshape(wanted)
 
         def compute() -> None:
             if mine() is None:
                 cuda.violations.append("a context was destroyed before its work was done")
             if size < ARENA or cuda.read(memory, size).size != size:
                 cuda.violations.append("a context has not the memory it needs")
-            n = int(np.prod(shape))
-            image = cuda.read(places[IMAGE], n).reshape(shape)
-            mask = cuda.read(places[HOLE_MASK], n // 3).reshape(shape[:3])
-            cuda.write(places[FILLED], filled(image, mask))
+            image, mask = read(IMAGE), read(HOLE_MASK)
+            composite = np.where(
+                (mask if library.floats else mask[..., None]) != 0, most - image, image
+            )
+            for name in (FILLED, OUTPUT):
+                if name in library.tensors:
+                    cuda.write(places[name], composite)
+            if RAW_OUTPUT in library.tensors:
+                cuda.write(places[RAW_OUTPUT], raw(image))
 
         return compute
+
+
+def raw(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return ((255 - image) / np.float32(255)).transpose(0, 3, 1, 2).astype(np.float32)

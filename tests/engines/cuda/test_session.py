@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
+from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, OUTPUT, RAW_OUTPUT
 from pconv_deploy.engines.base import RunOptions
 from pconv_deploy.engines.tensorrt.options import Profile
 from pconv_deploy.engines.tensorrt.session import TensorRtSession
@@ -20,8 +20,10 @@ from tests.engines.cuda.fake_tensorrt import (
     SMALL,
     FakeRuntime,
     FakeTensorRt,
+    Type,
     filled,
     images,
+    raw,
 )
 
 Open = Callable[..., TensorRtSession]
@@ -288,10 +290,10 @@ def test_a_plan_that_tensorrt_refuses(gpu: FakeCuda, opened: Open) -> None:
 
 
 def test_a_plan_of_somebody_else(library: FakeTensorRt, opened: Open) -> None:
-    library.tensors = {"x": 7, "y": 7}  # type: ignore[dict-item]
+    library.tensors = {"x": Type.UINT8, "y": Type.UINT8}
     with pytest.raises(EngineError, match=r"tensors \['x', 'y'\]; it was not built by us"):
         opened()
-    library.tensors = {IMAGE: 2, HOLE_MASK: 2, FILLED: 2}  # type: ignore[dict-item]
+    library.tensors = {IMAGE: Type.INT8, HOLE_MASK: Type.INT8, FILLED: Type.INT8}
     with pytest.raises(EngineError, match="whose image is of 2; it was not built by us"):
         opened()
 
@@ -332,3 +334,32 @@ def test_a_version_compatible_plan_may_bring_code_only_if_told(
     opened()
     opened(host_code=True)
     assert [each.engine_host_code_allowed for each in made] == [False, True]
+
+
+def test_a_session_that_shows_the_networks_own_output(
+    gpu: FakeCuda, library: FakeTensorRt, opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    library.tensors[RAW_OUTPUT] = Type.FLOAT
+    session = opened()
+    for seed in range(3):
+        inputs = images((2, 32, 48), seed)
+        outputs = session.run(inputs)
+        assert set(outputs) == {FILLED, RAW_OUTPUT}
+        np.testing.assert_array_equal(outputs[RAW_OUTPUT], raw(inputs[IMAGE]))
+    assert caplog.text == ""
+    assert gpu.left()["executables"] == 1
+
+
+def test_plans_of_float_tensors(library: FakeTensorRt, opened: Open) -> None:
+    library.tensors = {HOLE_MASK: Type.FLOAT, IMAGE: Type.FLOAT, OUTPUT: Type.FLOAT}
+    session = opened()
+    rng = np.random.default_rng(0)
+    image = rng.random((2, 3, 32, 48), np.float32)
+    hole_mask = rng.integers(0, 2, (2, 1, 32, 48)).astype(np.float32)
+    for _ in range(3):
+        outputs = session.run({IMAGE: image, HOLE_MASK: hole_mask})
+        np.testing.assert_array_equal(outputs[OUTPUT], np.where(hole_mask != 0, 1 - image, image))
+    with pytest.raises(InputError, match=r"hole_mask of shape \[2, 32, 48\]; needed \(NCHW\)"):
+        session.run({IMAGE: image, HOLE_MASK: hole_mask[:, 0]})
+    with pytest.raises(InputError, match=r"\[2, 3, 32, 48\]; needed \[2, 1, 32, 48\]"):
+        session.run({IMAGE: image, HOLE_MASK: image})
