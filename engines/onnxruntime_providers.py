@@ -70,10 +70,11 @@ def plugin_devices(onnxruntime: ModuleType, plugin: str, provider: str) -> list[
         raise EngineError(f"the package {plugin} is not installed")
     try:
         package = importlib.import_module(plugin)
-        if not any(device.ep_name == provider for device in onnxruntime.get_ep_devices()):
-            onnxruntime.register_execution_provider_library(provider, package.get_library_path())
+        onnxruntime.register_execution_provider_library(provider, package.get_library_path())
     except Exception as error:  # of the package, or one of ONNX Runtime's, which share no base
-        raise EngineError(f"{provider} does not load: {error}") from error
+        # It can be registered once in a process, and says nowhere that it is.
+        if "already registered" not in str(error):
+            raise EngineError(f"{provider} does not load: {error}") from error
     return [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider]
 
 

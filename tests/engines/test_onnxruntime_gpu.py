@@ -4,9 +4,12 @@ On a GPU none of it ever ran.
 """
 
 import dataclasses
+import importlib.util
 import json
 import os
+import re
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +110,8 @@ class StandIn:
         return [SimpleNamespace(ep_name=name) for name, _ in self.registered * self.gpus]
 
     def register_execution_provider_library(self, name: str, path: str) -> None:
+        if self.registered:
+            raise RuntimeError(f"EP library is already registered under {name}")
         self.registered.append((name, path))
 
     def preload_dlls(self) -> None:
@@ -351,3 +356,48 @@ def test_arrays_stay_on_the_gpu_or_it_says_why(pretend: Pretend, kept: Path) -> 
     fake: Any = SimpleNamespace(OrtValue=values)
     OnnxRuntimeGpuSession(kept, lambda _path: real, fake).resident(feed())()
     assert done == ["image", "hole_mask", "filled on cuda", "ran", "waited"]
+
+
+# What the plugin's libraries want of the driver: here each function says that there is no device.
+DRIVER = {"libcuda.so.1": (" U cu[A-Z]", 100), "libnvidia-ml.so.1": (" U nvml", 9)}
+ASK_THE_PLUGIN = """
+from pconv_deploy.engines.backends import onnxruntime_gpu
+onnxruntime_gpu.why_no_gpu = lambda: None
+rtx = onnxruntime_gpu.ONNXRUNTIME_TENSORRT_RTX
+print(rtx.runtime().package)
+print(rtx.why_not_run())
+print(rtx.why_not_run())
+"""
+
+
+def ask_the_plugin(driver: Path) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_THE_PLUGIN],
+        env=os.environ | {"LD_LIBRARY_PATH": str(driver)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_the_genuine_plugin_registers_and_has_no_gpu_to_offer(tmp_path: Path) -> None:
+    package, *without_driver = ask_the_plugin(tmp_path)
+    assert package == "onnxruntime+onnxruntime-ep-nv-tensorrt-rtx-cu13"
+    assert all("libcuda.so.1: cannot open shared" in line for line in without_driver)
+    spec = importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx")
+    assert spec is not None
+    library = Path(spec.origin or "").parent / "libonnxruntime_providers_nv_tensorrt_rtx.so"
+    wanted = subprocess.run(["nm", "-D", str(library)], capture_output=True, text=True, check=True)
+    for name, (pattern, status) in DRIVER.items():
+        # The runtime of CUDA comes along, with its version behind each name.
+        functions = re.findall(rf"{pattern[:3]}({pattern[3:]}\w*)$", wanted.stdout, re.MULTILINE)
+        assert functions
+        source = tmp_path / f"{name}.c"
+        source.write_text("".join(f"int {f}(void) {{ return {status}; }}\n" for f in functions))
+        options = ["-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(tmp_path / name)]
+        subprocess.run(["gcc", *options, str(source)], check=True)
+    answers = ask_the_plugin(tmp_path)[1:]
+    assert answers == [answers[0]] * 2  # it registers once, and is asked twice
+    assert "NvTensorRTRTXExecutionProvider does not take an unknown GPU" in answers[0]
