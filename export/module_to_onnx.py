@@ -1,11 +1,11 @@
 """`pconv-deploy export --module`: a user's own network becomes a verified ONNX file."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pconv_deploy.contract import MAX_LEVELS, Family, Normalisation, Source, UserModule
-from pconv_deploy.errors import UsageError
+from pconv_deploy.errors import ModuleError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import (
     ExportOptions,
     ExportResult,
@@ -13,11 +13,13 @@ from pconv_deploy.export.checkpoint_to_onnx import (
     refuse_existing,
 )
 from pconv_deploy.export.modules.factory import importable_from_here, make_module
+from pconv_deploy.export.modules.factory_name import parse_factory
 from pconv_deploy.export.modules.partial_convolutions import with_operators
 from pconv_deploy.export.modules.trial import Called, Size, tried_out
 from pconv_deploy.export.modules.weights import load_weights, require_finite, sha256_of_state
 from pconv_deploy.export.rewrites.pipeline import chosen
 from pconv_deploy.export.subject import Subject
+from pconv_deploy.export.untraceable import UnfollowedSizesError
 from pconv_deploy.files import sha256_of
 
 FAMILY = Family(name="module", mask_convention=None, mask_scaling=None)
@@ -67,11 +69,41 @@ def export_module(
         )
     refuse_existing(output, overwrite)
     chosen(options.level, options.without)  # before anything is read
+    parse_factory(request.factory)
     with importable_from_here():
         subject = _subject(request, options.size, progress)
-        return export_subject(
-            subject, output, options, overwrite=overwrite, explain=explain, progress=progress
-        )
+        while True:
+            try:
+                return export_subject(
+                    subject,
+                    output,
+                    options,
+                    overwrite=overwrite,
+                    explain=explain,
+                    progress=progress,
+                )
+            except UnfollowedSizesError as error:
+                subject = _with_larger_multiple(subject, error, request, progress)
+
+
+def _with_larger_multiple(
+    subject: Subject,
+    error: UnfollowedSizesError,
+    request: ModuleRequest,
+    progress: Callable[[str], None],
+) -> Subject:
+    """Unless the user chose the multiple; then, or if no multiple would do, the error says more."""
+    multiple = subject.size_multiple
+    larger = multiple * (error.growth or 1)
+    if error.growth is None:
+        raise ModuleError(f"{error}. Pass --size HxW, and --batch N too") from error
+    if request.size_multiple or larger > 1 << MAX_LEVELS:
+        raise ModuleError(
+            f"{error}, multiples being {multiple}. Pass --size-multiple {larger}, or more; or fix "
+            "--size HxW"
+        ) from error
+    progress(f"{error}, multiples being {multiple}; trying multiples of {larger}")
+    return replace(subject, size_multiple=larger)
 
 
 def _subject(request: ModuleRequest, size: Size | None, progress: Callable[[str], None]) -> Subject:

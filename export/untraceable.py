@@ -1,24 +1,42 @@
 """Where in a module torch.export, or the translation to ONNX, could not go on: one error each."""
 
+import io
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
 from pconv_deploy.errors import ModuleError
+from pconv_deploy.export.modules.factory import place_of
 
 # See `graphs`; a user's network is wrapped once more.
 _AROUND = re.compile(r"(?:inner\.)?network(?:\.network)?(?:\.|$)")
 _LONGEST = 300
 _SIZES = "\n  If not every size suits it, try a larger --size-multiple, or --size HxW --batch N"
+_AXES = {"batch": "batch", "rows": "height", "columns": "width"}  # of a graph's inputs, in order
+_DIMENSION = r"(?:\d+\*)?(batch|rows|columns)"
+
+
+class UnfollowedSizesError(ModuleError):
+    """torch.export follows a module at some of the sizes only that were to be free.
+
+    growth  how many times as large a multiple of sides may do; None: no multiple would
+    """
+
+    def __init__(self, message: str, growth: int | None) -> None:
+        super().__init__(message)
+        self.growth = growth
 
 
 @contextmanager
 def following(module: nn.Module) -> Iterator[None]:
-    """Turn what torch.export raises into a ModuleError that names the submodule it was in."""
+    """Turn what torch.export raises into a ModuleError that names the submodule it was in.
+
+    What it prints to stderr, such as all that it had traced so far, is dropped.
+    """
     inside: list[str] = []
     with ExitStack() as hooks:
         for path, part in module.named_modules():
@@ -28,14 +46,10 @@ def following(module: nn.Module) -> Iterator[None]:
             hooks.callback(entered.remove)
             hooks.callback(left.remove)
         try:
-            yield
+            with redirect_stderr(io.StringIO()):
+                yield
         except Exception as error:  # of any kind: torch.export runs the module
-            said = _first_line(error)
-            place = _named(inside[-1] if inside else "")
-            hint = _SIZES if "onstraint" in said or "size" in said else ""
-            raise ModuleError(
-                f"torch.export cannot follow {place}: {type(error).__name__}: {said}{hint}"
-            ) from error
+            raise _not_followed(error, _named(inside[-1] if inside else "")) from error
 
 
 @contextmanager
@@ -60,6 +74,47 @@ def path_in_network(path: str) -> str:
     """The path of a submodule without what is wrapped around the network."""
     around = _AROUND.match(path)
     return path[around.end() :] if around else ""
+
+
+def _not_followed(error: Exception, place: str) -> ModuleError:
+    said, where = str(error), place_of(error)
+    if "Constraints violated" in said:
+        return _sizes(said)
+    if "data-dependent" in said.lower():
+        return ModuleError(
+            f"{place} decides by the values of a tensor{where}: a graph computes the same for all "
+            "images. Compute both and choose with torch.where, or decide by shapes alone"
+        )
+    hint = _SIZES if "size" in _first_line(error) else ""
+    name = type(error).__name__
+    return ModuleError(
+        f"torch.export cannot follow {place}{where}: {name}: {_first_line(error)}{hint}"
+    )
+
+
+def _sizes(said: str) -> UnfollowedSizesError:
+    fixed = re.findall(rf"marked {_DIMENSION} as dynamic .*? constant \((\d+)\)", said)
+    least = re.findall(r"^\s+(rows|columns) = Dim\('\w+', min=(\d+)", said, re.MULTILINE)
+    times = re.findall(r"^\s+(rows|columns) = (\d+)\*_\w+$", said, re.MULTILINE)
+    needs = [
+        *(f"{_AXES[axis]} {size}" for axis, size in fixed),
+        *(f"{_AXES[axis]} of at least {count} multiples" for axis, count in least),
+        *(f"{_AXES[axis]} of {count} multiples" for axis, count in times),
+    ]
+    growth = None if fixed else max((int(count) for _, count in times), default=2)
+    return UnfollowedSizesError(
+        "torch.export cannot follow the module at every size; "
+        f"needed {', '.join(dict.fromkeys(needs) or _guards(said))}",
+        growth,
+    )
+
+
+def _guards(said: str) -> list[str]:
+    """The conditions themselves, in the words of the graph's inputs."""
+    found = re.findall(r"satisfy the generated guard (.+?)\.?$", said, re.MULTILINE)
+    axes = tuple(_AXES.values())
+    side = re.compile(r"L\['\w+'\]\.size\(\)\[([012])\]")
+    return [side.sub(lambda at: axes[int(at[1])], guard) for guard in found[:2]] or ["other sizes"]
 
 
 def _path_of(exported: ExportedProgram, operator: str) -> str:

@@ -2,10 +2,11 @@
 
 import copy
 import importlib
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from pconv_deploy.errors import ModuleError, UsageError
+import pconv_deploy
+from pconv_deploy.errors import ModuleError
+from pconv_deploy.export.modules.factory_name import parse_factory
 from pconv_deploy.foreign.weights import shown
 
 # What code of others may raise; a script without a guard around its main part exits.
@@ -45,13 +48,12 @@ def make_module(factory: str) -> nn.Module:
         ModuleError: there is no such module or name, it fails, or what it gives is no
             torch.nn.Module of ordinary parameters.
     """
-    place, _, name = factory.partition(":")
-    if not all(part.isidentifier() for part in (*place.split("."), *name.split("."))):
-        raise UsageError(f"found --module {factory!r}; needed package.module:factory")
+    place, name = parse_factory(factory)
     made = _named(_imported(place), name)
     if not isinstance(made, nn.Module):
         if not callable(made):
             raise ModuleError(f"{factory} is {_kind(made)}; needed a callable, or a {_NEEDED}")
+        _require_no_arguments(made, factory)
         try:
             made = made()
         except ANY_FAILURE as error:
@@ -96,6 +98,20 @@ def _named(module: ModuleType, name: str) -> Any:
     return found
 
 
+def _require_no_arguments(made: Callable[..., object], factory: str) -> None:
+    try:
+        signature = inspect.signature(made)
+    except (TypeError, ValueError):
+        return  # some callables of C have none
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise ModuleError(
+            f"{factory} takes {signature}; needed a callable without arguments. Write one that "
+            "calls it with yours"
+        ) from error
+
+
 def _kind(value: object) -> str:
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
@@ -104,9 +120,13 @@ def _kind(value: object) -> str:
 def reason(error: BaseException) -> str:
     """What was raised, its first line, and where: for messages."""
     said = next((line for line in str(error).splitlines() if line.strip()), "")[:300]
-    frames = traceback.extract_tb(error.__traceback__)
-    # The last frame outside of PyTorch is the user's, or ours that called.
-    own = [f for f in frames if not f.filename.startswith((*torch.__path__, "<"))]
-    where = f" ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else ""
-    text = f"{type(error).__name__}: {said}{where}"
+    text = f"{type(error).__name__}: {said}{place_of(error)}"
     return text if text.isprintable() else ascii(text)
+
+
+def place_of(error: BaseException) -> str:
+    """The last line of the user's own code: " (nets.py, line 7)", or nothing if there is none."""
+    others = (*torch.__path__, *pconv_deploy.__path__, "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(others)]
+    return f" ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else ""

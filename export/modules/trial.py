@@ -3,7 +3,7 @@
 import copy
 import inspect
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,11 +11,16 @@ from torch import Tensor, nn
 
 from pconv_deploy.contract import MAX_LEVELS
 from pconv_deploy.errors import ModuleError
+from pconv_deploy.export.modules.enlargements import whole_multiple
 from pconv_deploy.export.modules.factory import ANY_FAILURE, reason
 
 Size = tuple[int, int]
 MaskChannels = Literal[1, 3]
 _MASK_CHANNELS: tuple[MaskChannels, ...] = (1, 3)
+
+
+class WrongOutputError(ModuleError):
+    """A module ran, but what it returned is no image, whatever its size."""
 
 
 class Called(nn.Module):
@@ -42,7 +47,8 @@ class Called(nn.Module):
             raise ModuleError(f"the module fails at {height}x{width}: {reason(error)}") from error
         if not isinstance(output, Tensor) or output.shape != image.shape:
             found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ModuleError(
+            resized = isinstance(output, Tensor) and output.shape[:-2] == image.shape[:-2]
+            raise (ModuleError if resized else WrongOutputError)(
                 f"the module makes {found} of an image of {list(image.shape)}; needed a tensor of "
                 "that shape, alone or before its mask"
             )
@@ -65,9 +71,10 @@ def tried_out(
     Args:
         network: its forward takes (image, mask).
         multiple: of which heights and widths are to be multiples. None: the smallest power of two
-            for which sides of once and twice as much run, or 1 if there is a size.
+            for which sides of once and twice as much run, or 1 if there is a size; larger where
+            only then all enlargements are by whole factors.
         size: height and width, if they are to be fixed.
-        progress: told what is tried.
+        progress: told what is tried, and what was found.
 
     Returns:
         The channels of its mask, and the multiple.
@@ -76,14 +83,29 @@ def tried_out(
         ModuleError: nothing works; with what was raised.
     """
     _require_two_inputs(network)
-    if size is not None:
-        multiples = [multiple or 1]
-    else:
-        multiples = [multiple] if multiple else [1 << level for level in range(MAX_LEVELS + 1)]
+    multiples = [multiple or 1]
+    if size is None and multiple is None:
+        multiples = [1 << level for level in range(MAX_LEVELS + 1)]
+    progress("trying which masks and sizes the module takes")
+    channels, side = _first_that_runs(network, multiples, size)
+    if multiple is None and size is None:
+        whole = whole_multiple(lambda: Called(copy.deepcopy(network), channels), side)
+        if whole > side:
+            progress(
+                f"it takes sides of multiples of {side}; at multiples of {whole} all that it "
+                "enlarges is enlarged by whole factors, which the rewrites need: taking these, "
+                "unless --size-multiple says otherwise"
+            )
+        side = whole
+    return channels, side
+
+
+def _first_that_runs(
+    network: nn.Module, multiples: Sequence[int], size: Size | None
+) -> tuple[MaskChannels, int]:
     complaints: dict[MaskChannels, ModuleError] = {}
-    for channels, side in itertools.product(_MASK_CHANNELS, multiples):
+    for side, channels in itertools.product(multiples, _MASK_CHANNELS):
         sizes = [size] if size else [(side, side), (side, 2 * side), (2 * side, 2 * side)]
-        progress(f"trying the module at {sizes[0][0]}x{sizes[0][1]}, mask of {channels} channels")
         try:
             for height, width in sizes:
                 _run(Called(copy.deepcopy(network), channels), height, width)
@@ -91,6 +113,9 @@ def tried_out(
             complaints[channels] = error
         else:
             return channels, side
+        wrong = [e for e in complaints.values() if isinstance(e, WrongOutputError)]
+        if wrong and len(complaints) == len(_MASK_CHANNELS):
+            raise wrong[0]  # another size would not help
     raise ModuleError(
         "the module's forward(image, mask) worked neither with a mask of 1 channel nor of 3, at "
         + (f"{size[0]}x{size[1]}" if size else f"sides of {multiples[0]} to {2 * multiples[-1]}")

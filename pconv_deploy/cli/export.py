@@ -11,6 +11,7 @@ from rich.table import Table
 from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT, parse_size, steps
 from pconv_deploy.cli.normalisation import Normalised, parse_normalisation
 from pconv_deploy.errors import needs
+from pconv_deploy.export.modules.factory_name import parse_factory
 
 if TYPE_CHECKING:
     from pconv_deploy.export.checkpoint_to_onnx import ExportResult
@@ -103,6 +104,17 @@ def export(
     partial convolutions are NVIDIA's PartialConv2d or ours. It is compared with itself, untouched,
     in double precision.
     """
+    # What is written wrongly is said before anything heavy is imported.
+    of_a_module = (weights, normalisation, mean, std, size_multiple)
+    if bool(checkpoint) == bool(module) or (checkpoint and of_a_module != (None,) * 5):
+        raise typer.BadParameter(
+            "needed either a checkpoint alone, or --module; --weights, --normalisation, "
+            "--mean, --std and --size-multiple go with --module"
+        )
+    if module:
+        parse_factory(module)
+    normalised = parse_normalisation(normalisation, mean, std)
+    fixed = parse_size(size) if size else None
     with needs("pconv-deploy[export]"):
         from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
         from pconv_deploy.export.module_to_onnx import ModuleRequest, export_module
@@ -110,31 +122,26 @@ def export(
     options = ExportOptions(
         kind="tensor" if tensor_level else "deployment",
         batch=batch,
-        size=parse_size(size) if size else None,
+        size=fixed,
         precision=precision,
         level=level,
         without=tuple(without or ()),
     )
-    of_a_module = (weights, normalisation, mean, std, size_multiple)
     with steps() as progress:
-        if checkpoint and not module and of_a_module == (None,) * 5:
+        if checkpoint:
             result = export_checkpoint(
                 checkpoint, output, options, overwrite=overwrite, explain=explain, progress=progress
             )
-        elif module and not checkpoint:
+        else:
+            assert module is not None
             request = ModuleRequest(
                 factory=module,
                 weights=weights,
-                normalisation=parse_normalisation(normalisation, mean, std),
+                normalisation=normalised,
                 size_multiple=size_multiple,
             )
             result = export_module(
                 request, output, options, overwrite=overwrite, explain=explain, progress=progress
-            )
-        else:
-            raise typer.BadParameter(
-                "needed either a checkpoint alone, or --module; --weights, --normalisation, "
-                "--mean, --std and --size-multiple go with --module"
             )
     if explain:
         OUT.print(_table(result))

@@ -14,6 +14,8 @@ from pconv_deploy import layers
 from pconv_deploy.contract import Normalisation, UserModule
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, ExportResult
 from pconv_deploy.export.module_to_onnx import ModuleRequest, export_module
+from pconv_deploy.export.modules.enlargements import whole_multiple
+from pconv_deploy.export.modules.trial import Called
 from pconv_deploy.onnx_file import read_graph
 from tests.export.modules.conftest import Offer
 from tests.export.modules.networks import (
@@ -69,12 +71,39 @@ def test_a_unet_that_enlarges_to_a_size(
 ) -> None:
     path = tmp_path / "sizes.onnx"
     factory = offer(lambda: randomised(UNetBySize()))
-    # Every size suits it, which torch.export cannot show: multiples of 4 it can.
-    request = ModuleRequest(factory=factory, size_multiple=None if size else 4)
-    assert not export_module(request, path, size).parity.failures()
+    # Every size suits it, but of 4 n alone is it known that it enlarges by 2.
+    assert exported(factory, path, size).contract.size_multiple == (1 if size else 4)
     nodes = nodes_of(path)
     assert nodes["Renormalise"] == collapsed
     assert nodes["PartialConv2d"] == nodes["BatchNormalization"] == 4 - collapsed
+
+
+def test_sizes_that_torch_export_can_follow_are_found(offer: Offer, tmp_path: Path) -> None:
+    class LargeInFours(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = PartialConv2d(3, 3, 3, padding=1)
+
+        def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+            output: Tensor = self.layer(image, mask)
+            return output * 2 if image.shape[2] % 4 == 0 or image.shape[2] < 4 else output
+
+    said: list[str] = []
+    request = ModuleRequest(factory=offer(LargeInFours))
+    result = export_module(request, tmp_path / "fours.onnx", progress=said.append)
+    assert result.contract.size_multiple == 4
+    (tried,) = (step for step in said if "trying multiples" in step)
+    assert tried.endswith("height of 4 multiples, multiples being 1; trying multiples of 4")
+
+
+def test_whole_factors() -> None:
+    class ByValues(UNetBySize):
+        def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+            return super().forward(image if float(image.sum()) >= 0 else -image, mask)
+
+    for module, found in ((UNetBySize(), 4), (UNet(), 1), (Padding(), 1), (ByValues(), 1)):
+        assert whole_multiple(lambda module=module: Called(module, 3), 1) == found  # type: ignore[misc]
+    assert whole_multiple(lambda: Called(UNetBySize(), 3), 3) == 12
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pconv_deploy.export.checkpoint_to_onnx import ExportOptions
 from pconv_deploy.export.module_to_onnx import ModuleRequest, export_module
 from pconv_deploy.export.modules.weights import load_weights
 from tests.export.modules.conftest import Offer
-from tests.export.modules.networks import PartialConv2d, UNet, make_unet
+from tests.export.modules.networks import PartialConv2d, UNet, UNetBySize, make_unet
 
 SMALL = ExportOptions(batch=1, size=(16, 16))
 
@@ -118,7 +118,12 @@ class With(nn.Module):
 @pytest.mark.parametrize(
     ("part", "options", "message"),
     [
-        (BranchOnValues(), SMALL, r"cannot follow the submodule rest\.1: GuardOnDataDep"),
+        (
+            BranchOnValues(),
+            SMALL,
+            r"submodule rest\.1 decides by the values of a tensor \(test_refusals\.py, line \d+\):"
+            r".*torch\.where",
+        ),
         (
             NoOnnxOperator(),
             SMALL,
@@ -127,7 +132,7 @@ class With(nn.Module):
         (
             FixedSize(),
             ExportOptions(),
-            r"cannot follow the (.|\n)*not every size suits it, try a lar",
+            r"at every size; needed height 64, width 96\. Pass --size HxW, and --batch N too$",
         ),
         (
             OddInDouble(),
@@ -137,11 +142,27 @@ class With(nn.Module):
     ],
 )
 def test_what_export_cannot_follow(
-    offer: Offer, tmp_path: Path, part: nn.Module, options: ExportOptions, message: str
+    offer: Offer,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    part: nn.Module,
+    options: ExportOptions,
+    message: str,
 ) -> None:
     with pytest.raises(ModuleError, match=message):
         export_module(ModuleRequest(factory=offer(With(part))), tmp_path / "x.onnx", options)
     assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")  # torch would print all that it had traced
+
+
+def test_a_multiple_at_which_no_size_can_be_followed(offer: Offer, tmp_path: Path) -> None:
+    request = ModuleRequest(factory=offer(UNetBySize), size_multiple=1)
+    message = (
+        r"needed height of at least 3 multiples, width of at least \d multiples, multiples being 1"
+        r"\. Pass --size-multiple 2, or more; or fix --size HxW$"
+    )
+    with pytest.raises(ModuleError, match=message):
+        export_module(request, tmp_path / "x.onnx")
 
 
 def test_a_module_that_differs_from_itself_is_rejected(offer: Offer, tmp_path: Path) -> None:
@@ -153,6 +174,16 @@ def test_a_module_that_differs_from_itself_is_rejected(offer: Offer, tmp_path: P
 class OneInput(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return image
+
+
+class MoreColours(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = PartialConv2d(3, 5, 3, padding=1)
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        output: Tensor = self.layer(image, mask)
+        return output
 
 
 class Answers(nn.Module):
@@ -169,6 +200,10 @@ class Answers(nn.Module):
     [
         (OneInput(), r"forward takes \(image: .*Tensor\) -> .*; needed \(image, mask\)"),
         (Answers(lambda image: {"output": image}), "the module makes dict of an image"),
+        (
+            MoreColours(),
+            r"^the module makes \[1, 5, 1, 1\] of an image of \[1, 3, .*before its mask$",
+        ),
         (Answers(lambda image: image[:, :1]), r"makes \[1, 1, .*\] of an image of \[1, 3, "),
         (
             Answers(lambda _: 1 / 0),
