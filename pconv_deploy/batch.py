@@ -36,11 +36,16 @@ from pconv_deploy.jobs import Job
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job; `error` is None if its output is on disk."""
+    """What became of a job; `error` is None if its output is on disk.
+
+    had_hole       false: the output is the image as it was
+    hole_in_alpha  it had none as its mask was read, but some of the mask's pixels are transparent
+    """
 
     job: Job
     error: PConvError | None = None
     had_hole: bool = True
+    hole_in_alpha: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +153,22 @@ def _finish_batch(
         except InputError as error:
             yield Outcome(job, error=error)
         else:
-            yield Outcome(job, had_hole=bool(loaded[job].prepared.hole.any()))
+            had_hole = bool(loaded[job].prepared.hole.any())
+            yield Outcome(
+                job,
+                had_hole=had_hole,
+                hole_in_alpha=not had_hole and _partly_transparent(job, options),
+            )
+
+
+def _partly_transparent(job: Job, options: FillOptions) -> bool:
+    """Whether the mask of a job has a hole where alpha says so: read once more, it is rare."""
+    assert job.mask is not None
+    try:
+        hole = read_hole_mask(job.mask, "alpha", options.max_pixels)
+    except HoleMaskError:
+        return False
+    return bool(hole.any()) and not bool(hole.all())
 
 
 def _fill(

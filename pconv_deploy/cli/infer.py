@@ -152,15 +152,18 @@ def _fill_with_progress(
                 if outcome.error is not None and len(jobs) > 1:
                     progress.console.print(f"[red]failed:[/red] {escape(str(outcome.error))}")
                 elif outcome.error is None and not outcome.had_hole:
-                    progress.console.print(
-                        f"[yellow]note:[/yellow] {escape(str(outcome.job.mask))} has no hole; "
-                        f"{escape(str(outcome.job.image))} is unchanged"
-                    )
+                    progress.console.print(f"[yellow]note:[/yellow] {escape(_unchanged(outcome))}")
         except KeyboardInterrupt:
             done = sum(o.error is None for o in outcomes)
             progress.console.print(f"{done} of {len(jobs)} done; run it again with {again}")
             raise
     return outcomes
+
+
+def _unchanged(outcome: "Outcome") -> str:
+    alpha = ". Are its transparent pixels the hole? --mask-convention alpha"
+    said = f"{outcome.job.mask} has no hole; {outcome.job.image} is unchanged"
+    return said + alpha * outcome.hole_in_alpha
 
 
 def _summarise(jobs: "Sequence[Job]", outcomes: "Sequence[Outcome]", output: Path) -> None:
@@ -176,5 +179,7 @@ def _summarise(jobs: "Sequence[Job]", outcomes: "Sequence[Outcome]", output: Pat
             + (f"; the others are in {output}" if failed < len(jobs) else "")
         )
     target = jobs[0].output if len(jobs) == 1 else output
-    note = f", {kept} kept from before" if kept else ""
-    OUT.print(f"[bold]{escape(str(target))}[/bold]  {len(outcomes)} filled{note}")
+    filled = sum(outcome.had_hole for outcome in outcomes)
+    note = f", {len(outcomes) - filled} unchanged" if filled < len(outcomes) else ""
+    note += f", {kept} kept from before" if kept else ""
+    OUT.print(f"[bold]{escape(str(target))}[/bold]  {filled} filled{note}")

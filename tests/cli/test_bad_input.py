@@ -131,6 +131,8 @@ def test_masks_all_empty_and_all_full(run: Run, engine: Path, files: Path) -> No
     empty = run("infer", engine, files / "in/a.png", files / "none.png", "-o", output)
     assert empty.code == 0
     assert "has no hole" in empty.err
+    assert "--mask-convention" not in empty.err
+    assert f"{output}  0 filled, 1 unchanged" in empty.out
     full = run("infer", engine, files / "in/a.png", files / "all.png", "-o", output, "--overwrite")
     assert full.code == 3
     assert "covers the whole image" in full.err
@@ -140,6 +142,24 @@ def test_masks_all_empty_and_all_full(run: Run, engine: Path, files: Path) -> No
         "--mask-convention", "hole-black",
     )  # fmt: skip
     assert inverted.code == 0
+
+
+def test_a_hole_in_alpha_is_pointed_out(run: Run, engine: Path, files: Path, photo: Photo) -> None:
+    rgba = photo(channels=4)
+    rgba[:, :, :3], rgba[:, :, 3] = 0, 255
+    Image.fromarray(rgba).save(files / "opaque.png")
+    rgba[5:9, 5:9, 3] = 0
+    Image.fromarray(rgba).save(files / "holed.png")
+    for name, hinted in (("opaque", False), ("holed", True)):
+        mask, output = files / f"{name}.png", files / f"{name}.out.png"
+        result = run("infer", engine, files / "in/a.png", mask, "-o", output)
+        assert (result.code, "0 filled, 1 unchanged" in result.out) == (0, True)
+        assert ("--mask-convention alpha" in result.err) is hinted
+    result = run(
+        "infer", engine, files / "in/a.png", files / "holed.png", "-o", output, "--overwrite",
+        "--mask-convention", "alpha",
+    )  # fmt: skip
+    assert (result.out.endswith("1 filled\n"), result.err) == (True, "")
 
 
 def test_some_bad_files_exit_8_and_the_rest_is_done(run: Run, engine: Path, files: Path) -> None:
