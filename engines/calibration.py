@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.errors import InputError, UsageError
+from pconv_deploy.errors import InputError
 from pconv_deploy.hole_masks.reading import picture_paths, read_mask_set
 from pconv_deploy.holes import AREA_BUCKETS, irregular_hole
 from pconv_deploy.image_files import read_hole_mask, read_rgb
@@ -33,11 +33,14 @@ class CalibrationFiles:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Inputs of the graph, single images or its fixed batch; unusable: photos passed over."""
+    """Inputs of the graph, single images or its fixed batch.
+
+    unusable  of each photo that was passed over, its name and why
+    """
 
     calibrate: tuple[Arrays, ...]
     held_back: tuple[Arrays, ...]
-    unusable: int
+    unusable: tuple[str, ...]
 
 
 def read_calibration(files: CalibrationFiles, contract: GraphContract) -> CalibrationSet:
@@ -47,13 +50,12 @@ def read_calibration(files: CalibrationFiles, contract: GraphContract) -> Calibr
     until it covers the size, and its middle is taken; a mask is stretched.
 
     Raises:
-        InputError: fewer than twelve photos are left, or a folder holds none.
+        InputError: fewer than twelve photos are left, or a folder is missing or holds none.
         HoleMaskError: masks that cannot be read, or all of them unusable.
-        UsageError: a path is no folder.
     """
-    for folder in (files.photos, files.holes):
-        if folder is not None and not folder.is_dir():
-            raise UsageError(f"{folder} is no folder")
+    _require_folder(files.photos, "--calibration-photos", "photos")
+    if files.holes:
+        _require_folder(files.holes, "--calibration-holes", "masks")
     rng = np.random.default_rng(_SEED)
     side = contract.size_multiple * math.ceil(_SIDE / contract.size_multiple)
     size = contract.size or (side, side)
@@ -81,8 +83,14 @@ def read_calibration(files: CalibrationFiles, contract: GraphContract) -> Calibr
     return CalibrationSet(
         calibrate=tuple(one for i, one in enumerate(inputs) if i % _HELD_BACK),
         held_back=tuple(inputs[::_HELD_BACK]),
-        unusable=len(failures),
+        unusable=tuple(failures),
     )
+
+
+def _require_folder(folder: Path, option: str, of: str) -> None:
+    if not folder.is_dir():
+        what = "is no folder" if folder.exists() else "does not exist"
+        raise InputError(f"{folder} {what}; {option} needs a folder of {of}")
 
 
 def _fitted(path: Path, size: tuple[int, int]) -> Bytes:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _RANKED_BY = 4  # photos: the order of the layers needs no more
 _MOST_KEPT = 0.5  # of the layers: with fewer in eight bits the engine is not what was asked for
+_MOST_NAMED = 5  # unusable photos
 _BEST_PSNR = 99.0  # of equal images
 
 
@@ -47,6 +48,7 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How an int8 engine came about, and how near it is to the graph.
 
     calibrated_on, held_back, unusable  photos
+    passed_over                         the first few unusable ones, each with its reason
     psnr, worst_psnr                    dB in the holes of the held-back photos, against the
                                         graph's composite: of all together, of the worst one
     kept                                layers left in single precision, by their weights' names
@@ -58,6 +60,7 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     psnr: float
     worst_psnr: float
     kept: tuple[str, ...]
+    passed_over: tuple[str, ...] = ()
 
 
 def quantise(
@@ -128,7 +131,8 @@ def quantise(
     facts = Quantisation(
         calibrated_on=len(photos.calibrate),
         held_back=len(photos.held_back),
-        unusable=photos.unusable,
+        unusable=len(photos.unusable),
+        passed_over=photos.unusable[:_MOST_NAMED],
         psnr=round(found, 2),
         worst_psnr=round(worst, 2),
         kept=names,

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from pconv_deploy.cli import tensorrt_options as trt
 from pconv_deploy.cli.build_progress import building
-from pconv_deploy.cli.console import OUT, parse_size
+from pconv_deploy.cli.console import ERR, OUT, parse_size
 from pconv_deploy.errors import UsageError, needs
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ def build_engine(
         OUT.print(f"built in {plan.build_seconds:.0f} s; takes {profiles}", markup=False)
     if facts := manifest.quantisation:
         kept = escape(", ".join(facts.kept)) or "none"
+        for why in facts.passed_over:
+            ERR.print(f"note: passed over: {why}", markup=False)
         OUT.print(
             f"int8: calibrated on {facts.calibrated_on} photos ({facts.unusable} unusable); "
             f"{facts.psnr:.1f} dB in the holes of {facts.held_back} others "

@@ -1,3 +1,4 @@
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -182,8 +183,13 @@ def test_photos_that_cannot_be_used_are_passed_over(
     trained: Path, crops: Path, tmp_path: Path
 ) -> None:
     contract = read_graph(trained).contract
-    with pytest.raises(UsageError, match="none is no folder"):
-        read_calibration(CalibrationFiles(photos=tmp_path / "none"), contract)
+    nowhere = tmp_path / "none"
+    with pytest.raises(InputError, match="none does not exist; --calibration-photos needs a fol"):
+        read_calibration(CalibrationFiles(photos=nowhere), contract)
+    with pytest.raises(InputError, match="none does not exist; --calibration-holes needs a folder"):
+        read_calibration(CalibrationFiles(photos=crops, holes=nowhere), contract)
+    with pytest.raises(InputError, match="onnx is no folder; --calibration-photos needs a folder"):
+        read_calibration(CalibrationFiles(photos=trained), contract)
     with pytest.raises(InputError, match="no pictures"):
         read_calibration(CalibrationFiles(photos=tmp_path), contract)
     (tmp_path / "broken.png").write_text("no picture")
@@ -194,7 +200,11 @@ def test_photos_that_cannot_be_used_are_passed_over(
         read_calibration(CalibrationFiles(photos=tmp_path), contract)
     Image.new("L", (SIDE // 2, SIDE)).save(tmp_path / "just large enough.png")
     found = read_calibration(CalibrationFiles(photos=tmp_path), contract)
-    assert (len(found.calibrate), len(found.held_back), found.unusable) == (9, 3, 2)
+    assert (len(found.calibrate), len(found.held_back)) == (9, 3)
+    assert sorted(re.sub(r".*/(\w+\.png).*", r"\1", why) for why in found.unusable) == [
+        "broken.png",
+        "small.png",
+    ]
     images = [one["image"].tobytes() for one in (*found.calibrate, *found.held_back)]
     assert len(set(images)) == 12  # nothing it is judged by was calibrated on
 
