@@ -97,6 +97,13 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     meaning: str
 
 
+_SCALING = {
+    "touching": "so that all they touch is hole",
+    "nearest": "to the nearest pixels",
+    "bilinear": "bilinearly",
+}
+
+
 class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The project a checkpoint comes from, and what mask files mean there.
 
@@ -113,10 +120,11 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def describe(self) -> str:
         """One line for people."""
-        if self.mask_convention is None:
+        if self.mask_convention is None or self == Family():
             return self.name
-        scaling = f", scaled {self.mask_scaling}" if self.mask_scaling else ""
-        return f"{self.name} (mask files there: {self.mask_convention}{scaling})"
+        colour = self.mask_convention.removeprefix("hole-")
+        scaling = f"; it scales them {_SCALING[self.mask_scaling]}" if self.mask_scaling else ""
+        return f"{self.name} (in its own mask files {colour} is the hole{scaling})"
 
 
 class UserModule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

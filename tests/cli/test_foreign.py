@@ -13,7 +13,7 @@ def test_from_anothers_checkpoint_to_a_filled_photo(run: Run, tmp_path: Path) ->
     torch.save({"n_iter": 5, "model": naoto_state((4, 5), (5, 3))}, path)
     result = run("export", path, "-o", graph)
     assert result.code == 0, result.err
-    said = "naoto0804 (mask files there: hole-black, scaled bilinear)"
+    said = "naoto0804 (in its own mask files black is the hole; it scales them bilinearly)"
     assert f"checkpoint: {said}; U-Net of partial convolutions, 2 levels" in result.out
     for file in (path, graph):
         assert said in run("inspect", file).out
@@ -35,7 +35,7 @@ def test_convert(run: Run, tmp_path: Path) -> None:
     ours = tmp_path / "ours.safetensors"
     result = run("convert", tmp_path / "a.h5", "-o", ours)
     assert result.code == 0, result.err
-    assert "from pconv-keras (mask files there: hole-black)" in result.out
+    assert "from pconv-keras (in its own mask files black is the hole)" in result.out
     assert "sigmoid head" in run("inspect", ours).out
     assert run("convert", tmp_path / "a.h5", "-o", ours).code == 2
     assert run("convert", tmp_path / "a.h5", "-o", ours, "--overwrite").code == 0
