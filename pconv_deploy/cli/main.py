@@ -4,6 +4,7 @@ import errno
 import re
 import signal
 import sys
+from inspect import cleandoc
 from typing import Annotated
 
 import typer
@@ -64,6 +65,19 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(masks)
+
+
+def _flowing(commands: typer.Typer) -> None:
+    """Let help texts wrap at the terminal's width: rich keeps the line ends of docstrings."""
+    for command in commands.registered_commands:
+        text = cleandoc(command.help or getattr(command.callback, "__doc__", None) or "")
+        command.help = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            _flowing(group.typer_instance)
+
+
+_flowing(app)
 
 
 def _version(value: bool) -> None:

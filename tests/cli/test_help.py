@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -23,6 +24,20 @@ def test_help_names_every_option(run: Run, command: tuple[str, ...]) -> None:
     for parameter in shown.params:
         longest = max(parameter.opts, key=len)
         assert (longest if longest.startswith("-") else parameter.name) in result.out
+
+
+@pytest.mark.parametrize("command", [*((name,) for name in COMMANDS), ("masks", "make")], ids=str)
+def test_paragraphs_of_help_wrap_where_the_terminal_does(
+    run: Run, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    above_options = run(*command, "--help").out.partition("╭")[0]
+    lines = [line.strip() for line in above_options.splitlines()]
+    usage = next(number for number, line in enumerate(lines) if line.startswith("Usage:"))
+    for line, following in pairwise(lines[usage + 1 :]):
+        if line and following:  # the next word had no room
+            assert len(line) + 1 + len(following.split()[0]) > 78
 
 
 def test_the_top_help_lists_commands_and_exit_codes(run: Run) -> None:
