@@ -36,7 +36,11 @@ def steps() -> Iterator[Callable[[str], None]]:
 
 
 def progress_bar(doing: str, *, transient: bool = True, disable: bool = False) -> Progress:
-    """Show on stderr how many of so many are done, and how long the rest will take."""
+    """Show on stderr how many of so many are done, and how long the rest will take.
+
+    Nothing is shown where stderr is no terminal: there rich would write an empty line at the end.
+    """
+    disable = disable or not ERR.is_terminal
     columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=ERR, transient=transient, disable=disable)
 

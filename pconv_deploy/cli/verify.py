@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from pconv_deploy.verification.sides import SideFacts
 
 
+# Three lines, so that each stands alone and all fit into 80 columns; in and out of the hole.
+_TITLES = (
+    "n",
+    "raw\nerror\ninside",
+    "raw\nerror\noutside",
+    "raw\nPSNR\ninside",
+    "raw\nPSNR\noutside",
+    "filled\nlevels\nof 255",
+    "filled\nPSNR",
+    "known\nsame",
+)
+
+
 class Dtype(StrEnum):
     """Of a checkpoint's computation."""
 
@@ -168,12 +181,10 @@ def show(verification: "Verification") -> None:
         f"(height x width): {pictures}; holes {holes}; seed {verification.seed}"
     )
     table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("holes", no_wrap=True)
-    for title in ("n", "raw\nerror in", "error\nout", "PSNR\nin", "PSNR\nout"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for title in ("filled\nlevels", "PSNR", "known\nsame"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("\n\nholes", no_wrap=True)
+    for title in _TITLES:
+        table.add_column("\n" * (2 - title.count("\n")) + title, justify="right", no_wrap=True)
+    table.add_column("\n\nverdict", no_wrap=True)
     for row in verification.classes:
         table.add_row(row.hole_class, str(row.cases), *_cells(row), _verdict(row))
     OUT.print(table)

@@ -16,6 +16,7 @@ SMALL = ("--size", "32x48", "--count", "1")
 def test_two_that_agree(run: Run, checkpoint: Path, engine: Path, files: Path) -> None:
     result = run("verify", checkpoint, engine, *SMALL, "--picture", files / "worst.png")
     assert result.code == 0, result.err
+    assert result.err == ""
     assert f"A  {checkpoint}: checkpoint, literal network, PyTorch" in result.out
     assert f"B  {engine}: engine, onnxruntime" in result.out
     assert "Raw outputs were not compared: of B there is the composite alone." in result.out
@@ -47,6 +48,11 @@ def test_a_doctored_weight_exits_4(
     table = [line for line in narrow.splitlines() if line.rstrip().endswith(("FAIL", "ok"))]
     assert len(table) == 10
     assert all(len(line) <= 80 for line in table)
+    header = [line for line in narrow.splitlines() if "PSNR" in line or "verdict" in line]
+    assert [line.split() for line in header] == [
+        ["error", "error", "PSNR", "PSNR", "levels", "filled", "known"],
+        ["holes", "n", *("inside", "outside") * 2, "of", "255", "PSNR", "same", "verdict"],
+    ]
     assert "…" not in narrow
 
 
