@@ -153,7 +153,6 @@ class Worker:
 
     def settle(self) -> None:
         """After a failure: wait for what was already given to the GPU, whatever became of it."""
-        self._bound = None
         self._cuda.attempt("cudaStreamSynchronize", self.stream)
 
     def close(self) -> None:
@@ -234,7 +233,6 @@ class Worker:
             )
             self._run_directly(binding)
         self._graphs[binding] = captured
-        self._seen.pop(binding, None)
         if len(self._graphs) > _MOST_GRAPHS:
             self.wait()  # a graph that is still running is not to be destroyed
             for dropped in _shorten(self._graphs, _MOST_GRAPHS):

@@ -83,6 +83,7 @@ class FakeTensorRt:
         self.contexts_left: int | None = None  # how many more can be made
         self.runs_left: int | None = None
         self.at_run: Callable[[], None] = lambda: None
+        self.takes_shapes = True
         self.captures = True  # whether its work can be captured
 
     @property
@@ -183,7 +184,8 @@ class FakeContext:
         self._change()
         if name == HOLE_MASK:
             self._shape = (shape[0], shape[-2], shape[-1])
-            return self.library.profiles[self.active_optimization_profile].takes(self._shape)
+            profile = self.library.profiles[self.active_optimization_profile]
+            return self.library.takes_shapes and profile.takes(self._shape)
         return True
 
     def set_tensor_address(self, name: str, address: int) -> bool:

@@ -141,6 +141,14 @@ def test_graphs_are_kept_up_to_a_bound(gpu: FakeCuda, library: FakeTensorRt, ope
     assert gpu.calls["cudaStreamBeginCapture"] == 19
 
 
+def test_graphs_that_are_used_are_kept(gpu: FakeCuda, opened: Open) -> None:
+    session = opened()
+    shapes = [(1, 16, width) for width in range(16, 32)]
+    for shape in (*shapes, shapes[0], (1, 17, 17), shapes[0]):
+        run_right(session, shape)
+    assert gpu.calls["cudaStreamBeginCapture"] == 17
+
+
 def check_fallback(
     gpu: FakeCuda, session: TensorRtSession, caplog: pytest.LogCaptureFixture, why: str
 ) -> None:
@@ -236,6 +244,18 @@ def test_a_run_that_fails_says_what_tensorrt_says(library: FakeTensorRt, opened:
     with pytest.raises(EngineError, match=words):
         session.run(images((1, 32, 32)))
     library.runs_left = None
+    run_right(session, (1, 32, 32))
+
+
+def test_a_shape_that_tensorrt_does_not_take_leaves_no_trace(
+    library: FakeTensorRt, opened: Open
+) -> None:
+    session = opened(graphs=False)
+    run_right(session, (1, 32, 32))
+    library.takes_shapes = False
+    with pytest.raises(EngineError, match=r"does not take .* \(1, 16, 16\) with profile 0"):
+        session.run(images((1, 16, 16)))
+    library.takes_shapes = True
     run_right(session, (1, 32, 32))
 
 

@@ -13,7 +13,7 @@ from pconv_deploy.engines.cuda.arrays import DeviceArray
 from pconv_deploy.engines.tensorrt.session import TensorRtSession
 from pconv_deploy.errors import EngineError, InputError, UsageError
 from tests.engines.cuda.device_arrays import CudaArray, DlpackArray, Foreign, TorchTensor
-from tests.engines.cuda.fake_cuda import FakeCuda
+from tests.engines.cuda.fake_cuda import FakeCuda, Status
 from tests.engines.cuda.fake_tensorrt import LARGE, PLAN, SMALL, FakeTensorRt, filled, images
 
 SHAPE = (1, 32, 32)
@@ -159,6 +159,31 @@ def test_a_graph_is_captured_behind_a_stream_in_flight(
         gpu.cudaStreamSynchronize(stream)
         np.testing.assert_array_equal(out.get(), filled(again[IMAGE], again[HOLE_MASK]))
     assert gpu.left()["executables"] == 1
+
+
+def test_closing_waits_for_work_in_flight(
+    gpu: FakeCuda, session: TensorRtSession, stream: int
+) -> None:
+    out = target(gpu)
+    inputs, expected = on_gpu(gpu, late_on=stream)
+    for _ in range(3):  # the last one a graph, still to be run
+        session.run_on_device(inputs, stream=stream, outputs={FILLED: out})
+    session.close()
+    assert gpu.left() == {"device": 3, "streams": 1}
+    np.testing.assert_array_equal(out.get(), expected)
+
+
+def test_after_an_error_nothing_is_in_flight(
+    gpu: FakeCuda, session: TensorRtSession, stream: int
+) -> None:
+    """The caller, who sees an exception, may let go of the arrays."""
+    inputs, _ = on_gpu(gpu)
+    gpu.fail_in = {"cudaStreamWaitEvent": Status.cudaErrorUnknown}
+    for array in inputs.values():
+        array.more = {"stream": stream}
+    with pytest.raises(EngineError, match="cudaStreamWaitEvent failed"):
+        session.run_on_device({**inputs, IMAGE: images(SHAPE)[IMAGE]})
+    assert all(each.done == len(each.work) for each in gpu.streams.values())
 
 
 def test_arrays_that_do_not_fit_are_refused(gpu: FakeCuda, session: TensorRtSession) -> None:
