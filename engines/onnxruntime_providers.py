@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pconv_deploy.engines.onnxruntime_session import OnnxRuntimeSession
+from pconv_deploy.engines.onnxruntime_session import OnnxRuntimeSession, brief
 from pconv_deploy.errors import EngineError
 from pconv_deploy.onnx_file import inlined
 from pconv_deploy.parity import Arrays, Precision
@@ -74,7 +74,7 @@ def plugin_devices(onnxruntime: ModuleType, plugin: str, provider: str) -> list[
     except Exception as error:  # of the package, or one of ONNX Runtime's, which share no base
         # It can be registered once in a process, and says nowhere that it is.
         if "already registered" not in str(error):
-            raise EngineError(f"{provider} does not load: {error}") from error
+            raise EngineError(f"{provider} does not load: {brief(error)}") from error
     return [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider]
 
 
@@ -95,7 +95,7 @@ def open_alone(model: Path, provider: str, load: Callable[[Path, bool], Any]) ->
     # ONNX Runtime's exceptions share no base class but Exception. It says that there are nodes
     # on the CPU, but not which.
     except Exception as error:  # noqa: BLE001
-        why = _what_went_where(model, provider, load) or str(error)
+        why = _what_went_where(model, provider, load) or brief(error)
     if why is None:
         return session
     raise EngineError(f"{model.parent} does not run on {provider} alone: {why}")
@@ -139,14 +139,16 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
             for output in session.get_outputs():
                 binding.bind_output(output.name, "cuda")
         except Exception as error:
-            raise EngineError(f"ONNX Runtime cannot keep arrays on the GPU: {error}") from error
+            raise EngineError(
+                f"ONNX Runtime cannot keep arrays on the GPU: {brief(error)}"
+            ) from error
 
         def run() -> None:
             try:
                 session.run_with_iobinding(binding)
                 binding.synchronize_outputs()
             except Exception as error:
-                raise EngineError(f"ONNX Runtime failed: {error}") from error
+                raise EngineError(f"ONNX Runtime failed: {brief(error)}") from error
 
         return run
 
@@ -176,7 +178,7 @@ def _what_went_where(model: Path, provider: str, load: Callable[[Path, bool], An
     try:
         return _why_not_alone(load(model, False), provider)
     except Exception as error:  # noqa: BLE001  the lenient way fails too: that is the answer
-        return str(error)
+        return brief(error)
 
 
 def _loads(library: str) -> bool:

@@ -55,7 +55,7 @@ class OnnxRuntimeSession:
             raise
         # ONNX Runtime's exceptions share no base class but Exception.
         except Exception as error:
-            raise EngineError(f"ONNX Runtime cannot load {model}: {error}") from error
+            raise EngineError(f"ONNX Runtime cannot load {model}: {brief(error)}") from error
 
     def run(self, inputs: Arrays) -> Arrays:
         session = self._session  # kept while it runs, whatever `close` does meanwhile
@@ -66,8 +66,13 @@ class OnnxRuntimeSession:
             outputs = session.run(names, dict(inputs))
         except Exception as error:
             shapes = ", ".join(f"{name} {list(a.shape)}" for name, a in inputs.items())
-            raise EngineError(f"ONNX Runtime failed on {shapes}: {error}") from error
+            raise EngineError(f"ONNX Runtime failed on {shapes}: {brief(error)}") from error
         return dict(zip(names, outputs, strict=True))
 
     def close(self) -> None:
         self._session = None
+
+
+def brief(error: Exception) -> str:
+    """ONNX Runtime's message without what follows its first line: state of libraries, traces."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

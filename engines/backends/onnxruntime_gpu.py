@@ -61,7 +61,7 @@ class OnnxRuntimeGpuBackend:
     options: tuple[tuple[str, str], ...]
     refused: tuple[tuple[Precision, str], ...]
     obeys_tf32: bool
-    graphs: str
+    graphs: tuple[str, str]
     library: str = ""
     plugin: str = ""
     typed: bool = True
@@ -73,7 +73,7 @@ class OnnxRuntimeGpuBackend:
 
     def with_cuda_graphs(self) -> Self:
         """Return one that replays CUDA graphs: for sessions that are given `resident` arrays."""
-        return dataclasses.replace(self, options=(*self.options, (self.graphs, "1")))
+        return dataclasses.replace(self, options=(*self.options, self.graphs))
 
     def runtime(self) -> Runtime:
         onnxruntime = self._import()
@@ -232,11 +232,11 @@ ONNXRUNTIME_CUDA = OnnxRuntimeGpuBackend(
         ("do_copy_in_default_stream", "1"),
     ),
     refused=(
-        ("bf16", "ONNX Runtime has no transposed convolution in bf16 for CUDA"),
+        ("bf16", "ONNX Runtime has no transposed convolution and no resize in bf16 for CUDA"),
         ("int8", _NO_INT8),
     ),
     obeys_tf32=True,
-    graphs="enable_cuda_graph",
+    graphs=("enable_cuda_graph", "1"),
     library="libonnxruntime_providers_cuda.so",
 )
 # Without its flags of precisions the graph's types alone decide. No engine cache: an engine's
@@ -246,15 +246,15 @@ ONNXRUNTIME_TENSORRT = OnnxRuntimeGpuBackend(
     provider="TensorrtExecutionProvider",
     options=(
         _DEVICE,
-        ("trt_fp16_enable", "0"),
-        ("trt_bf16_enable", "0"),
-        ("trt_int8_enable", "0"),
-        ("trt_engine_cache_enable", "0"),
-        ("trt_timing_cache_enable", "0"),
+        ("trt_fp16_enable", "False"),
+        ("trt_bf16_enable", "False"),
+        ("trt_int8_enable", "False"),
+        ("trt_engine_cache_enable", "False"),
+        ("trt_timing_cache_enable", "False"),
     ),
     refused=(("int8", _NO_INT8),),
     obeys_tf32=False,
-    graphs="trt_cuda_graph_enable",
+    graphs=("trt_cuda_graph_enable", "True"),
     library="libonnxruntime_providers_tensorrt.so",
 )
 ONNXRUNTIME_TENSORRT_RTX = OnnxRuntimeGpuBackend(
@@ -263,6 +263,6 @@ ONNXRUNTIME_TENSORRT_RTX = OnnxRuntimeGpuBackend(
     options=(("nv_runtime_cache_path", ""),),
     refused=(("int8", _NO_INT8),),
     obeys_tf32=False,
-    graphs="enable_cuda_graph",
+    graphs=("enable_cuda_graph", "1"),
     plugin="onnxruntime_ep_nv_tensorrt_rtx",
 )

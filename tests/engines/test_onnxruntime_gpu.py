@@ -71,7 +71,7 @@ class StandIn:
                 stand_in.told.append({"given": given, "strict": strict, **settings.entries})
                 assert enable_fallback == 0
                 if strict and (stand_in.left or not stand_in.starts):
-                    raise RuntimeError("nodes are assigned to the default CPU EP")
+                    raise RuntimeError("nodes are assigned to the default CPU EP\nand a trace")
                 self.real = onnxruntime.InferenceSession(model, providers=[CPU])
 
             def get_providers(self) -> list[str]:
@@ -169,7 +169,7 @@ def test_built_where_it_cannot_run_it_is_kept_and_not_opened(kept: Path) -> None
 @pytest.mark.parametrize(
     ("backend", "precision", "why"),
     [
-        ("onnxruntime-cuda", "bf16", "no transposed convolution in bf16"),
+        ("onnxruntime-cuda", "bf16", "no transposed convolution and no resize in bf16"),
         ("onnxruntime-cuda", "int8", "built by the tensorrt backend"),
         ("onnxruntime-tensorrt", "fp32", "set NVIDIA_TF32_OVERRIDE=0 in the env.*fp16, bf16"),
         ("onnxruntime-tensorrt-rtx", "fp32", "NvTensorRTRTXExecutionProvider may round fp32"),
@@ -316,6 +316,10 @@ def test_cuda_graphs_are_for_those_who_ask(pretend: Pretend, kept: Path) -> None
         backend.open(kept, "fp16", RunOptions()).close()
     usual, graphs = (dict(told["given"][0][1]) for told in stand_in.told)
     assert graphs == {**usual, "enable_cuda_graph": "1"}
+    # Each provider has words of its own for yes and no, and refuses all others.
+    tensorrt = dict(ONNXRUNTIME_TENSORRT.with_cuda_graphs().options)
+    assert tensorrt.pop("device_id") == "0"
+    assert set(tensorrt.values()) == {"True", "False"}
 
 
 def test_which_engines_open_here(pretend: Pretend) -> None:
