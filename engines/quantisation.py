@@ -1,8 +1,10 @@
 """A graph whose convolutions compute in eight bits, those that bear it.
 
 NNCF finds the ranges and puts pairs of QuantizeLinear and DequantizeLinear before the
-convolutions, which both ONNX Runtime and OpenVINO turn into arithmetic of eight bits. Everything
-else stays in single precision: the masks, the renormalisation, the ends of the graph.
+convolutions, which ONNX Runtime, OpenVINO and TensorRT turn into arithmetic of eight bits.
+Everything else stays in single precision: the masks, the renormalisation, the ends of the graph.
+TensorRT has signed codes around zero only, for features as well: half of them are never used
+behind a ReLU.
 
 Behind a window that sees one known pixel of many, features are larger by that factor; a layer
 that reads them needs more than 256 levels. Layers are given back their single precision, the
@@ -16,7 +18,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
@@ -29,10 +31,12 @@ from pconv_deploy.engines.quantised_graph import (
     feature_convolutions,
     with_layers_exact,
     with_results_rounded,
+    with_signed_codes,
 )
 from pconv_deploy.engines.telemetry import without_telemetry
 from pconv_deploy.errors import GraphError, MissingRuntimeError, ParityError
 from pconv_deploy.onnx_file import inlined
+from pconv_deploy.onnx_run import graph_run
 from pconv_deploy.parity import TOLERANCES, Arrays, Run
 
 if TYPE_CHECKING:
@@ -52,6 +56,9 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     psnr, worst_psnr                    dB in the holes of the held-back photos, against the
                                         graph's composite: of all together, of the worst one
     kept                                layers left in single precision, by their weights' names
+    judged_by                           what filled the photos: the "engine" itself or, where the
+                                        machine cannot run it, the quantised "graph", by ONNX
+                                        Runtime node by node
     """
 
     calibrated_on: int
@@ -61,6 +68,7 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     worst_psnr: float
     kept: tuple[str, ...]
     passed_over: tuple[str, ...] = ()
+    judged_by: Literal["engine", "graph"] = "engine"
 
 
 def quantise(
@@ -78,7 +86,7 @@ def quantise(
         contract: the graph's.
         photos: to calibrate on, and to judge by.
         reference: the graph as it was exported.
-        backend: is to run it, and is asked for every try.
+        backend: is to run it, and is asked for every try, if this machine can.
         progress: is told each step.
 
     Returns:
@@ -89,21 +97,13 @@ def quantise(
         ParityError: with half of the layers in single precision it still differs too much.
         GraphError: it has no convolutions to quantise, or NNCF cannot.
     """
-    import onnx
-
-    model = onnx.load_from_string(inlined(content))
-    layers = feature_convolutions(model)
-    if not layers:
-        raise GraphError("this graph has no convolutions with fixed weights to compute in int8")
     progress(f"calibrating on {len(photos.calibrate)} photos")
-    quantised = _with_ranges(model, layers, photos.calibrate)
-    if backend.rounds_results:
-        quantised = with_results_rounded(quantised, layers, photos.calibrate)
+    model, layers, quantised = _in_eight_bits(content, photos.calibrate, backend)
     wanted = [reference(inputs) for inputs in photos.held_back]
 
     def psnr(kept: Sequence[str], count: int | None = None) -> tuple[float, float]:
         tried = with_layers_exact(quantised, model, kept)
-        with _tried(backend, tried.SerializeToString(), contract) as run:
+        with _tried(backend, tried, contract) as run:
             return _hole_psnr(
                 [(i, w, run(i)) for i, w in zip(photos.held_back[:count], wanted, strict=False)],
                 contract,
@@ -136,21 +136,57 @@ def quantise(
         psnr=round(found, 2),
         worst_psnr=round(worst, 2),
         kept=names,
+        judged_by="graph" if backend.why_not_run() else "engine",
     )
     return with_layers_exact(quantised, model, kept), facts
 
 
+def in_eight_bits(content: bytes, photos: Sequence[Arrays], backend: Backend) -> "onnx.ModelProto":
+    """Quantise every layer of a graph for a backend, and judge nothing.
+
+    Raises:
+        MissingRuntimeError, GraphError: as `quantise`.
+    """
+    return _in_eight_bits(content, photos, backend)[2]
+
+
+def _in_eight_bits(
+    content: bytes, photos: Sequence[Arrays], backend: Backend
+) -> tuple["onnx.ModelProto", dict[str, str], "onnx.ModelProto"]:
+    """The graph without functions, its layers, and the same with all of them in eight bits."""
+    import onnx
+
+    model = onnx.load_from_string(inlined(content))
+    layers = feature_convolutions(model)
+    if not layers:
+        raise GraphError("this graph has no convolutions with fixed weights to compute in int8")
+    quantised = _with_ranges(model, layers, photos, symmetric=backend.typed)
+    if backend.typed:
+        quantised = with_signed_codes(quantised)
+    if backend.rounds_results:
+        quantised = with_results_rounded(quantised, layers, photos)
+    return model, layers, quantised
+
+
 @contextlib.contextmanager
-def _tried(backend: Backend, content: bytes, contract: GraphContract) -> Iterator[Run]:
-    """Build an engine in passing, and run it."""
+def _tried(backend: Backend, model: "onnx.ModelProto", contract: GraphContract) -> Iterator[Run]:
+    """Build an engine in passing, and run it; or the graph, where there is nothing to run it."""
+    if backend.why_not_run():
+        # Unfused, it rounds where it says so and computes exactly in between.
+        yield graph_run(model, contract, optimised=False)
+        return
     with tempfile.TemporaryDirectory() as work:
-        backend.build(content, contract, "int8", Path(work))
+        backend.build(model.SerializeToString(), contract, "int8", Path(work))
         with contextlib.closing(backend.open(Path(work), "int8", RunOptions())) as session:
             yield session.run
 
 
 def _with_ranges(
-    model: "onnx.ModelProto", layers: dict[str, str], photos: Sequence[Arrays]
+    model: "onnx.ModelProto",
+    layers: dict[str, str],
+    photos: Sequence[Arrays],
+    *,
+    symmetric: bool,
 ) -> "onnx.ModelProto":
     try:
         with without_telemetry():
@@ -163,6 +199,7 @@ def _with_ranges(
         ) from error
     nncf.set_log_level(logging.ERROR)
     others = [node.name for node in model.graph.node if node.name not in layers]
+    around_zero = advanced.QuantizationParameters(mode=advanced.QuantizationMode.SYMMETRIC)
     try:
         with without_telemetry(), contextlib.redirect_stdout(io.StringIO()):  # it draws bars
             quantised: onnx.ModelProto = nncf.quantize(
@@ -173,7 +210,10 @@ def _with_ranges(
                 ignored_scope=nncf.IgnoredScope(names=others, validate=False),
                 advanced_parameters=advanced.AdvancedQuantizationParameters(
                     # Processors without VNNI overflow where weights use all eight bits.
-                    overflow_fix=advanced.OverflowFix.ENABLE,
+                    overflow_fix=(
+                        advanced.OverflowFix.DISABLE if symmetric else advanced.OverflowFix.ENABLE
+                    ),
+                    activations_quantization_params=around_zero if symmetric else None,
                     # The extremes of the median photo: one odd photo stretches no range.
                     activations_range_estimator_params=(
                         range_estimator.RangeEstimatorParametersSet.MEDIAN_MINMAX

@@ -96,6 +96,39 @@ def _result_ranges(
     }
 
 
+def with_signed_codes(quantised: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Return a copy whose codes 0 to 255 are 0 to 127, and twice as coarse.
+
+    All zero points are 0 already, and what is below 0 has signed codes.
+    """
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(quantised)
+    tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
+    grids = {
+        tuple(node.input[1:3])
+        for node in copy.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        and tensors[node.input[2]].data_type == onnx.TensorProto.UINT8
+    }
+    for scale, zero in grids:
+        values = onnx.numpy_helper.to_array(tensors[zero])
+        assert not values.any(), "codes around another zero"
+        coarser = onnx.numpy_helper.to_array(tensors[scale]) * np.float32(255 / 127)
+        for name, changed in ((scale, coarser), (zero, values.astype(np.int8))):
+            tensors[name].CopyFrom(onnx.numpy_helper.from_array(changed, name))
+    for value in [v for v in copy.graph.value_info if _is_bytes(v)]:
+        copy.graph.value_info.remove(value)
+    return copy
+
+
+def _is_bytes(value: "onnx.ValueInfoProto") -> bool:
+    import onnx
+
+    return bool(value.type.tensor_type.elem_type == onnx.TensorProto.UINT8)
+
+
 def with_layers_exact(
     quantised: "onnx.ModelProto", model: "onnx.ModelProto", exact: Collection[str]
 ) -> "onnx.ModelProto":

@@ -2,6 +2,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ from pconv_deploy.engines.quantised_graph import (
     feature_convolutions,
     with_layers_exact,
     with_results_rounded,
+    with_signed_codes,
 )
 from pconv_deploy.errors import InputError, MissingRuntimeError, ParityError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.onnx_file import inlined, read_graph
+from pconv_deploy.onnx_run import graph_run
 from pconv_deploy.parity import TOLERANCES, Arrays, Tolerance
 
 SIDE = 64
@@ -68,6 +71,7 @@ def test_an_int8_engine_looks_like_its_graph(
     assert (facts.calibrated_on, facts.held_back, facts.unusable) == (9, 3, 0)
     assert facts.psnr >= 38
     assert facts.psnr >= facts.worst_psnr
+    assert facts.judged_by == "engine"
     # As the runtime says; what it gains nothing by it may leave in single precision.
     assert manifest.executed["int8"] > manifest.executed["fp32"] >= len(facts.kept)
     assert f"--precision int8 --calibration-photos {crops}" in manifest.command
@@ -114,6 +118,65 @@ def test_layers_are_given_back_whole(trained: Path, crops: Path) -> None:
     half = with_layers_exact(rounded, model, list(layers)[::2])
     kinds = Counter(node.op_type for node in half.graph.node)
     assert kinds["QuantizeLinear"] == 2 * (len(layers) - len(list(layers)[::2]))
+
+
+def test_a_typed_backend_has_signed_codes_around_zero(
+    trained: Path, crops: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = read_graph(trained)
+    found = read_calibration(CalibrationFiles(photos=crops), exported.contract)
+    coarse = Tolerance(relative=1.0, levels=64, hole_psnr=25.0)
+    monkeypatch.setattr(quantisation, "TOLERANCES", {**TOLERANCES, "int8": coarse})
+    reference = graph_run(exported.model, exported.contract, optimised=True)
+    backend: Any = SimpleNamespace(
+        typed=True, rounds_results=False, why_not_run=lambda: "there is no GPU"
+    )
+    model, facts = quantisation.quantise(
+        exported.content, exported.contract, found, reference, backend, lambda _step: None
+    )
+    assert facts.judged_by == "graph"  # there is nothing here to run an engine
+    assert 25 <= facts.psnr < 60
+    tensors = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    layers = feature_convolutions(onnx.load_from_string(inlined(exported.content)))
+    weights = 0
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            codes = tensors[node.input[2]]
+            assert codes.dtype == np.int8
+            assert not codes.any()
+            weights += node.input[0] in tensors
+    assert weights == len(layers) - len(facts.kept)
+    widest = [np.abs(t.astype(int)).max() for t in tensors.values() if t.dtype == np.int8]
+    assert max(widest) >= 127  # nothing is kept back for processors that overflow
+
+
+def test_codes_from_zero_up_become_signed() -> None:
+    model = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+                helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+            ],
+            "g",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1001,))],
+            [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, (1001,))],
+            [
+                numpy_helper.from_array(np.array(0.02, np.float32), "s"),
+                numpy_helper.from_array(np.array(0, np.uint8), "z"),
+            ],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    x = np.linspace(0, 0.02 * 255, 1001, dtype=np.float32)
+    signed = with_signed_codes(model)
+    session = onnxruntime.InferenceSession(
+        signed.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    y = session.run(["y"], {"x": x})[0]
+    step = 0.02 * 255 / 127
+    assert step / 4 < np.abs(y - x).max() <= step / 2 * 1.001
+    assert {t.name: t.data_type for t in signed.graph.initializer}["z"] == onnx.TensorProto.INT8
 
 
 def quantised_by_hand(model: onnx.ModelProto, layers: dict[str, str]) -> onnx.ModelProto:

@@ -1,0 +1,81 @@
+"""Graphs in eight bits, built by NVIDIA's builder; none of these engines has run."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
+from pconv_deploy.engines.quantisation import in_eight_bits
+from pconv_deploy.engines.quantised_graph import feature_convolutions
+from pconv_deploy.engines.tensorrt.inspection import convolution_types
+from pconv_deploy.engines.tensorrt.options import TensorRtOptions
+from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.export.rewrites.arrangement import arranged
+from pconv_deploy.export.rewrites.forms import Arrangement, Upsampling
+from pconv_deploy.holes import irregular_hole
+from pconv_deploy.onnx_file import ExportedGraph, inlined, read_graph
+from pconv_deploy.parity import Arrays, ParityInput, graph_inputs
+from tests.engines.tensorrt.conftest import SMALL
+
+BACKEND = TensorRtBackend(options=TensorRtOptions(profiles=(SMALL,)))
+
+pytestmark = pytest.mark.usefixtures("tensorrt")
+
+
+def some_photo(exported: ExportedGraph) -> Arrays:
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (64, 64, 3), np.uint8)
+    case = ParityInput("noise", photo, irregular_hole(rng, 64, 64, (0.1, 0.2)))
+    return graph_inputs([case], exported.contract)
+
+
+def builds(quantised: onnx.ModelProto, exported: ExportedGraph, folder: Path) -> bool:
+    BACKEND.build(quantised.SerializeToString(), exported.contract, "int8", folder)
+    return (folder / "engine.plan").stat().st_size > 0
+
+
+def axes(quantised: onnx.ModelProto) -> Counter[Any]:
+    """Of the scales of weights, by the convolutions that read them."""
+    producers = {name: node for node in quantised.graph.node for name in node.output}
+    found = Counter[Any]()
+    for node in quantised.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in producers:
+            weights = producers[node.input[1]]
+            found[node.op_type, next(a.i for a in weights.attribute if a.name == "axis")] += 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("upsampling", "expected"),
+    [
+        ("transposed", {("Conv", 0), ("ConvTranspose", 1)}),
+        ("interleaved", {("Conv", 0)}),
+        ("enlarged", {("Conv", 0)}),
+    ],
+)
+def test_every_form_builds(
+    graph: Path, tmp_path: Path, upsampling: Upsampling, expected: set[Any]
+) -> None:
+    exported = read_graph(graph)
+    form = Arrangement(upsampling=(upsampling,), fused_epilogue=True)
+    content = arranged(exported.model, form, exported.contract).SerializeToString()
+    quantised = in_eight_bits(content, [some_photo(exported)], BACKEND)
+    layers = feature_convolutions(onnx.load_from_string(inlined(content)))
+    assert axes(quantised).keys() == expected  # the output channels
+    assert axes(quantised).total() == len(layers)
+    assert convolution_types(quantised)["int8"] == len(layers)
+    assert builds(quantised, exported, tmp_path)
+
+
+@pytest.mark.parametrize("level", [1, 3])
+def test_other_levels_build(checkpoint: Path, tmp_path: Path, level: int) -> None:
+    options = ExportOptions(kind="tensor", level=level)
+    export_checkpoint(checkpoint, tmp_path / "x.onnx", options)
+    exported = read_graph(tmp_path / "x.onnx")
+    quantised = in_eight_bits(exported.content, [some_photo(exported)], BACKEND)
+    assert convolution_types(quantised)["int8"] > 0
+    assert builds(quantised, exported, tmp_path)
