@@ -5,15 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
+
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.base import Gpu, Progress, RunOptions, Runtime, Session, silent
+from pconv_deploy.engines.manifest import MANIFEST, read_manifest
 from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX, Flavour, load
 from pconv_deploy.engines.tensorrt.options import PlanFacts, TensorRtOptions
-from pconv_deploy.errors import EngineError, MissingRuntimeError
+from pconv_deploy.errors import MissingRuntimeError
 from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.parity import Precision
 
 PLAN = "engine.plan"
+LAYERS = "layers.json"
 # What TensorRT for RTX compiles for unless told otherwise, and whatever came later.
 _RTX_FROM = (8, 0)
 _AMPERE = (8, 0)
@@ -24,7 +28,8 @@ _USUAL = TensorRtOptions()
 class TensorRtBackend:
     """Compiles the graph, whose types decide the precision, to a plan for one kind of GPU.
 
-    The plan is TensorRT's own file and nothing else: trtexec opens it.
+    engine.plan is TensorRT's own file and nothing else: trtexec opens it. layers.json is what the
+    engine's layers compute in.
     """
 
     flavour: Flavour = TENSORRT
@@ -85,34 +90,57 @@ class TensorRtBackend:
         self,
         graph: bytes,
         contract: GraphContract,
-        precision: Precision,  # noqa: ARG002  it is the graph's own
+        precision: Precision,
         folder: Path,
         progress: Progress = silent,
     ) -> PlanFacts:
         from pconv_deploy.engines.tensorrt.builder import PlanRequest, build_plan
+        from pconv_deploy.engines.tensorrt.inspection import complaints
 
         request = PlanRequest(graph=graph, contract=contract, options=self.options)
-        plan, facts = build_plan(self.flavour, self._import(), request, self.why_not_run, progress)
-        (folder / PLAN).write_bytes(plan)
-        return facts
+        built = build_plan(self.flavour, self._import(), request, self.why_not_run(), progress)
+        (folder / PLAN).write_bytes(built.plan)
+        (folder / LAYERS).write_bytes(msgspec.json.encode(built.evidence))
+        if built.facts.layers:
+            for complaint in complaints(built.facts.layers, precision):
+                progress(f"note: {complaint}")
+        return built.facts
 
-    def open(self, folder: Path, precision: Precision, options: RunOptions) -> Session:  # noqa: ARG002
-        from pconv_deploy.engines.tensorrt.session import (  # type: ignore[import-not-found, unused-ignore]
-            TensorRtSession,
+    def open(
+        self,
+        folder: Path,
+        precision: Precision,  # noqa: ARG002  it is the plan's own
+        options: RunOptions,
+    ) -> Session:
+        from pconv_deploy.engines.tensorrt.session import TensorRtSession
+
+        return TensorRtSession(
+            self._import(),
+            (folder / PLAN).read_bytes(),
+            options,
+            host_code=self.options.version_compatible or _is_version_compatible(folder),
         )
 
-        if why := self.why_not_run():
-            raise EngineError(f"{folder} cannot run on this machine: {why}")
-        session: Session = TensorRtSession(self._import(), (folder / PLAN).read_bytes(), options)
-        return session
-
     def executed(
-        self, folder: Path, contract: GraphContract, precision: Precision
+        self,
+        folder: Path,
+        contract: GraphContract,  # noqa: ARG002
+        precision: Precision,  # noqa: ARG002
     ) -> Mapping[Precision, int]:
-        raise NotImplementedError
+        from pconv_deploy.engines.tensorrt.builder import Evidence
+
+        return msgspec.json.decode((folder / LAYERS).read_bytes(), type=Evidence).executed()
 
     def _import(self) -> ModuleType:
         return load(self.flavour)
+
+
+def _is_version_compatible(folder: Path) -> bool:
+    """Whether the plan brings along the code of its release, which its manifest tells."""
+    if not (folder / MANIFEST).exists():
+        return False  # it is being built
+    plan = read_manifest(folder).plan
+    return plan is not None and plan.options.version_compatible
 
 
 def _gpu() -> Gpu | None:

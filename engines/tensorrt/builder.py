@@ -2,24 +2,58 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
+
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.base import Progress
 from pconv_deploy.engines.tensorrt.config import configure
+from pconv_deploy.engines.tensorrt.inspection import executed_by, layers_of
 from pconv_deploy.engines.tensorrt.library import Flavour, new_log, words_of
 from pconv_deploy.engines.tensorrt.network import parse
-from pconv_deploy.engines.tensorrt.options import PlanFacts, Profile, TensorRtOptions
+from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts, Profile, TensorRtOptions
 from pconv_deploy.engines.tensorrt.profiles import profiles_for, tensor_shape
 from pconv_deploy.engines.tensorrt.progress import new_monitor, stoppable
 from pconv_deploy.engines.tensorrt.timing_cache import TimingCache
 from pconv_deploy.errors import EngineError, UsageError
+from pconv_deploy.parity import Precision
 
 _LOG = logging.getLogger(__name__)
+_NULL = msgspec.Raw(b"null")
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is known of the precision an engine computes in.
+
+    graph   convolutions of its graph, by the types of what they multiply
+    engine  what TensorRT's engine inspector told, as it told it; null: no GPU to ask it on
+    """
+
+    graph: Mapping[Precision, int]
+    engine: msgspec.Raw = _NULL
+
+    def layers(self) -> Layers | None:
+        """The inspector's report, counted."""
+        told = bytes(self.engine)
+        return None if told == bytes(_NULL) else layers_of(told.decode())
+
+    def executed(self) -> Mapping[Precision, int]:
+        """Convolutions by the precision they compute in."""
+        return executed_by(self.layers(), self.graph)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltPlan:
+    """A plan, which is TensorRT's own file, and what is recorded of it."""
+
+    plan: bytes
+    facts: PlanFacts
+    evidence: Evidence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +69,16 @@ def build_plan(
     flavour: Flavour,
     library: ModuleType,
     request: PlanRequest,
-    why_no_gpu: Callable[[], str | None],
+    no_gpu: str | None,
     progress: Progress,
-) -> tuple[bytes, PlanFacts]:
-    """Build a plan; what is recorded of it does not yet tell of its layers.
+) -> BuiltPlan:
+    """Build a plan, and inspect it where there is a GPU.
 
     Args:
         flavour: of TensorRT, for messages.
         library: what is installed of it.
         request: what to build.
-        why_no_gpu: for the message, if it fails.
+        no_gpu: why there is none here, if so.
         progress: is told each percent; if it raises, the build is cancelled.
 
     Raises:
@@ -60,23 +94,29 @@ def build_plan(
     try:
         builder = library.Builder(log)
     except (TypeError, RuntimeError) as error:
-        raise _failure(flavour, log.errors or [str(error)], why_no_gpu()) from error
+        raise _failure(flavour, log.errors or [str(error)], no_gpu) from error
     config = builder.create_builder_config()
     configure(flavour, library, config, options)
     parsed = parse(library, builder, log, request.graph)
     _add_profiles(builder, config, request.contract, profiles)
-    cache = _timing_cache(config, log, options, why_no_gpu())
+    cache = _timing_cache(config, log, options, no_gpu)
     monitor = new_monitor(library, flavour.title, progress)
     config.progress_monitor = monitor
     started = time.perf_counter()
     with stoppable(monitor):
         plan = builder.build_serialized_network(parsed.network, config)
+    seconds = round(time.perf_counter() - started, 3)
     if plan is None:
-        raise _failure(flavour, log.errors, why_no_gpu())
+        raise _failure(flavour, log.errors, no_gpu)
     if cache:
         cache.save()
-    seconds = round(time.perf_counter() - started, 3)
-    return bytes(plan), PlanFacts(options=options, profiles=profiles, build_seconds=seconds)
+    content = bytes(plan)
+    told = _NULL if no_gpu else msgspec.Raw(_inspected(library, log, content).encode())
+    evidence = Evidence(graph=parsed.convolutions, engine=told)
+    facts = PlanFacts(
+        options=options, profiles=profiles, build_seconds=seconds, layers=evidence.layers()
+    )
+    return BuiltPlan(plan=content, facts=facts, evidence=evidence)
 
 
 def _add_profiles(
@@ -104,6 +144,19 @@ def _timing_cache(
         _LOG.warning("the timing cache %s is left as it is: %s", options.timing_cache, no_gpu)
         return None
     return TimingCache(config, log, Path(options.timing_cache))
+
+
+def _inspected(library: ModuleType, log: Any, plan: bytes) -> str:
+    """What the engine inspector tells, in JSON. Without a GPU it must not be asked."""
+    runtime = library.Runtime(log)
+    # It is our own, and just built: whatever code it brings along is TensorRT's.
+    runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineError(f"TensorRT does not load what it has built: {words_of(log.errors)}")
+    inspector = engine.create_engine_inspector()
+    told: str = inspector.get_engine_information(library.LayerInformationFormat.JSON)
+    return told
 
 
 def _failure(flavour: Flavour, errors: list[str], no_gpu: str | None) -> EngineError:

@@ -11,6 +11,8 @@ from typing import Any
 from pconv_deploy.errors import MissingRuntimeError
 
 _LOG = logging.getLogger(__name__)
+# Such as "In parse at /_src/parser/x.cpp:12" and "[checkMacros.cpp::catchCudaError::250]".
+_PLACES = re.compile(r"\s*\bIn [\w:~]+(?:\(\))? at /_src/[^\s)]*|\[\w+\.\w+::\w+::\d+\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,5 +122,5 @@ def new_log(library: ModuleType) -> Any:
 
 def words_of(errors: Sequence[str]) -> str:
     """TensorRT's messages in one line, without the places in its own source, none twice."""
-    stripped = (re.sub(r"\s*\bIn \w+ at /_src/\S*?(?=\)|\s|$)", "", e) for e in errors)
-    return "; ".join(dict.fromkeys(text.strip().rstrip(".") for text in stripped))
+    stripped = (" ".join(_PLACES.sub("", error).split()) for error in errors)
+    return "; ".join(dict.fromkeys(text.rstrip(".") for text in stripped))

@@ -1,13 +1,16 @@
 """An ONNX file's content as a TensorRT network whose types are those of the file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from pconv_deploy.engines.tensorrt.inspection import convolution_types
 from pconv_deploy.engines.tensorrt.library import words_of
+from pconv_deploy.engines.tensorrt.lint import lint, refuse
 from pconv_deploy.errors import EngineError
 from pconv_deploy.onnx_file import inlined
+from pconv_deploy.parity import Precision
 
 if TYPE_CHECKING:
     import onnx
@@ -15,10 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ParsedNetwork:
-    """A network and the parser that owns its weights: both must live until it is built."""
+    """A network and the parser that owns its weights: both must live until it is built.
+
+    convolutions  the graph's, by the types of what they multiply
+    """
 
     network: Any
     parser: Any
+    convolutions: Mapping[Precision, int]
 
 
 def parse(library: ModuleType, builder: Any, log: Any, graph: bytes) -> ParsedNetwork:
@@ -29,8 +36,6 @@ def parse(library: ModuleType, builder: Any, log: Any, graph: bytes) -> ParsedNe
         EngineError: the parser refuses it.
     """
     import onnx
-
-    from pconv_deploy.engines.tensorrt.lint import lint, refuse
 
     model = onnx.load_from_string(inlined(graph))
     _name_apart(model)
@@ -43,7 +48,7 @@ def parse(library: ModuleType, builder: Any, log: Any, graph: bytes) -> ParsedNe
     if not parser.parse(model.SerializeToString()):
         refused = "; ".join(_errors(parser)) or words_of(log.errors) or "it gives no reason"
         raise EngineError(f"TensorRT cannot read the graph: {refused}")
-    return ParsedNetwork(network, parser)
+    return ParsedNetwork(network, parser, convolution_types(model))
 
 
 def _name_apart(model: "onnx.ModelProto") -> None:

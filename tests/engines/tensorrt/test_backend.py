@@ -1,0 +1,160 @@
+"""Where a plan may be opened, and what the backend says of itself. No plan has been opened."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pconv_deploy.engines.backends import tensorrt as module
+from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
+from pconv_deploy.engines.base import Gpu, Runtime
+from pconv_deploy.engines.registry import BACKENDS, backend_named
+from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX
+from pconv_deploy.engines.tensorrt.options import PlanFacts, TensorRtOptions
+from pconv_deploy.errors import UsageError
+
+ADA, AMPERE, HOPPER, TURING, VOLTA = "8.9", "8.0", "9.0", "7.5", "7.0"
+
+
+def gpu(capability: str) -> Gpu:
+    return Gpu(
+        name=f"GPU {capability}",
+        compute_capability=capability,
+        memory=1 << 34,
+        driver="580.1",
+        cuda="13.0",
+    )
+
+
+@pytest.fixture
+def here(tensorrt: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A machine with TensorRT 11.4.0.106 and such a GPU."""
+    assert tensorrt.__version__ == "11.4.0.106"
+
+    def be(capability: str | None) -> None:
+        monkeypatch.setattr(module, "_gpu", lambda: gpu(capability) if capability else None)
+
+    return be
+
+
+def built(
+    capability: str | None, version: str = "11.4.0.106", package: str = "tensorrt"
+) -> Runtime:
+    return Runtime(package=package, version=version, gpu=gpu(capability) if capability else None)
+
+
+def plan(**options: Any) -> PlanFacts:
+    return PlanFacts(options=TensorRtOptions(**options), profiles=(), build_seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_with", "facts", "why"),
+    [
+        (HOPPER, built(HOPPER), plan(), None),
+        (HOPPER, built(HOPPER), None, None),
+        (HOPPER, built(ADA), plan(), "for compute capability 8.9, this is 9.0"),
+        (HOPPER, built(ADA), plan(hardware_compatibility="ampere+"), None),
+        (TURING, built(ADA), plan(hardware_compatibility="ampere+"), "this is 7.5"),
+        (ADA, built(ADA), plan(hardware_compatibility="same-compute-capability"), None),
+        (HOPPER, built(None), plan(), "built where there was none"),
+        (HOPPER, built(HOPPER, "11.4.0.105"), plan(), "for the release that built it"),
+        (HOPPER, built(HOPPER, "10.13.0.35"), plan(), "for the release that built it"),
+        (HOPPER, built(HOPPER, "11.2.1.3"), plan(version_compatible=True), None),
+        (HOPPER, built(HOPPER, "11.9.1.3"), plan(version_compatible=True), "that or a later one"),
+        (HOPPER, built(HOPPER, "10.15.0"), plan(version_compatible=True), "same major release"),
+        (HOPPER, built(HOPPER, package="tensorrt_rtx"), plan(), "do not read each other's plans"),
+        (None, built(HOPPER), plan(), None),  # why_not_run says it
+    ],
+)
+def test_where_a_plan_opens(
+    here: Any, capability: str | None, built_with: Runtime, facts: PlanFacts | None, why: str | None
+) -> None:
+    here(capability)
+    found = TensorRtBackend().why_not_open(built_with, facts)
+    assert found is None if why is None else why in (found or "")
+
+
+@pytest.mark.parametrize(
+    ("capability", "targets", "why"),
+    [
+        (ADA, (), None),
+        (AMPERE, (), None),
+        (TURING, (), "it was built for compute capability 8.0 and later"),
+        (TURING, ("7.5",), None),
+        (ADA, ("8.6", "12.0"), "it was built for compute capability 8.6, 12.0 only"),
+    ],
+)
+def test_where_a_plan_for_rtx_opens(
+    here: Any, capability: str, targets: tuple[str, ...], why: str | None
+) -> None:
+    here(capability)
+    backend = TensorRtBackend(TENSORRT_RTX)
+    version = backend.runtime().version
+    found = backend.why_not_open(
+        built(None, version, "tensorrt_rtx"), plan(compute_capabilities=targets)
+    )
+    assert found is None if why is None else why in (found or "")
+
+
+def test_precisions(here: Any) -> None:
+    backend = TensorRtBackend()
+    here(None)
+    assert [backend.why_not(p) for p in ("fp32", "fp16", "bf16")] == [None] * 3
+    here(VOLTA)
+    assert backend.why_not("fp16") is None
+    assert backend.why_not("bf16") == "GPU 7.0 (compute capability 7.0) has no bf16"
+    here(AMPERE)
+    assert backend.why_not("bf16") is None
+
+
+def test_without_tensorrt_it_has_no_precision(uninstalled: Any) -> None:
+    uninstalled("tensorrt")
+    assert "needs TensorRT: pip install" in (TensorRtBackend().why_not("fp16") or "")
+
+
+def test_the_gpu_is_part_of_the_runtime(here: Any) -> None:
+    here(HOPPER)
+    assert TensorRtBackend().runtime().describe() == "tensorrt 11.4.0.106 on GPU 9.0 (9.0)"
+
+
+def test_both_are_registered_and_take_options() -> None:
+    assert [b.flavour for b in BACKENDS if isinstance(b, TensorRtBackend)] == [
+        TENSORRT,
+        TENSORRT_RTX,
+    ]
+    options = TensorRtOptions(refit=True)
+    for name in ("tensorrt", "tensorrt-rtx"):
+        backend = backend_named(name, options)
+        assert isinstance(backend, TensorRtBackend)
+        assert (backend.name, backend.options) == (name, options)
+    with pytest.raises(UsageError, match="the onnxruntime backend has none of TensorRT's options"):
+        backend_named("onnxruntime", options)
+
+
+@pytest.mark.parametrize(
+    ("told", "executed"),
+    [
+        (None, {"fp16": 12}),  # by the types of the graph
+        ({"Layers": ["{ForeignNode[conv1...conv9]}"]}, {"fp16": 12}),
+        (
+            {
+                "Layers": [
+                    {
+                        "Name": "conv",
+                        "LayerType": "CaskConvolution",
+                        "Inputs": [{"Name": "x", "Format/Datatype": "Half"}],
+                    }
+                ]
+            },
+            {"fp16": 1},
+        ),
+    ],
+)
+def test_what_the_inspector_told_is_kept_and_counted(
+    tmp_path: Path, told: Any, executed: Any
+) -> None:
+    (tmp_path / "layers.json").write_text(json.dumps({"graph": {"fp16": 12}, "engine": told}))
+    contract: Any = None
+    assert TensorRtBackend().executed(tmp_path, contract, "fp16") == executed

@@ -1,0 +1,117 @@
+"""Every option reaches TensorRT, or is refused by name."""
+
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pconv_deploy.engines.tensorrt.config import configure
+from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX, new_log
+from pconv_deploy.engines.tensorrt.options import TensorRtOptions
+from pconv_deploy.errors import UsageError
+
+
+@pytest.fixture
+def config(tensorrt: ModuleType) -> Any:
+    return tensorrt.Builder(new_log(tensorrt)).create_builder_config()
+
+
+def test_flags(tensorrt: ModuleType, config: Any) -> None:
+    names = ("TF32", "REFIT", "STRIP_PLAN", "VERSION_COMPATIBLE", "SPARSE_WEIGHTS")
+    flags = [getattr(tensorrt.BuilderFlag, name) for name in names]
+    config.set_flag(tensorrt.BuilderFlag.TF32)  # TensorRT's own default
+    configure(TENSORRT, tensorrt, config, TensorRtOptions())
+    assert [config.get_flag(flag) for flag in flags] == [False] * 5
+    every = TensorRtOptions(
+        tf32=True, refit=True, strip_weights=True, version_compatible=True, sparsity="enable"
+    )
+    configure(TENSORRT, tensorrt, config, every)
+    assert [config.get_flag(flag) for flag in flags] == [True] * 5
+
+
+def test_numbers_and_names(tensorrt: ModuleType, config: Any) -> None:
+    options = TensorRtOptions(
+        workspace=64, optimization_level=5, max_aux_streams=2, profiling_verbosity="layer-names"
+    )
+    configure(TENSORRT, tensorrt, config, options)
+    assert config.get_memory_pool_limit(tensorrt.MemoryPoolType.WORKSPACE) == 64 << 20
+    assert config.builder_optimization_level == 5
+    assert config.max_aux_streams == 2
+    assert config.profiling_verbosity == tensorrt.ProfilingVerbosity.LAYER_NAMES_ONLY
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("ampere+", "AMPERE_PLUS"), ("same-compute-capability", "SAME_COMPUTE_CAPABILITY")],
+)
+def test_hardware_compatibility(tensorrt: ModuleType, option: Any, name: str) -> None:
+    seen = SimpleNamespace(clear_flag=lambda _flag: None)
+    configure(TENSORRT, tensorrt, seen, TensorRtOptions(hardware_compatibility=option))
+    wanted = getattr(tensorrt.HardwareCompatibilityLevel, name)
+    assert seen.hardware_compatibility_level == wanted
+
+
+def test_each_flavour_has_its_own_way_to_several_gpus(tensorrt: ModuleType, config: Any) -> None:
+    targets = TensorRtOptions(compute_capabilities=("8.9",))
+    with pytest.raises(
+        UsageError, match=r"--compute-capabilities goes with --backend tensorrt-rtx"
+    ):
+        configure(TENSORRT, tensorrt, config, targets)
+    levels = TensorRtOptions(hardware_compatibility="ampere+")
+    with pytest.raises(UsageError, match=r"TensorRT for RTX has no --hardware-compatibility-level"):
+        configure(TENSORRT_RTX, tensorrt, config, levels)
+
+
+class Targets:
+    """A config of TensorRT for RTX, which says no without raising."""
+
+    def __init__(self, takes: int) -> None:
+        self.takes, self.num_compute_capabilities, self.chosen = takes, 0, list[str]()
+        self.profiling_verbosity: Any = None
+
+    def clear_flag(self, _flag: Any) -> None:
+        pass
+
+    def set_compute_capability(self, capability: str, index: int) -> bool:
+        assert index == len(self.chosen) < self.num_compute_capabilities
+        self.chosen.append(capability)
+        return len(self.chosen) <= self.takes
+
+
+@pytest.fixture
+def rtx(tensorrt: ModuleType) -> Any:
+    """Its module: what the public Python module lacks is added."""
+    kinds = SimpleNamespace(SM75="sm75", SM89="sm89", SM120="sm120")
+    return SimpleNamespace(**vars(tensorrt) | {"ComputeCapability": kinds, "__version__": "1.7.1"})
+
+
+def test_compute_capabilities(rtx: Any) -> None:
+    config = Targets(takes=2)
+    options = TensorRtOptions(compute_capabilities=("8.9", "12.0"))
+    configure(TENSORRT_RTX, rtx, config, options)
+    assert (config.num_compute_capabilities, config.chosen) == (2, ["sm89", "sm120"])
+    with pytest.raises(UsageError, match=r"TensorRT for RTX refuses compute capability 12\.0"):
+        configure(TENSORRT_RTX, rtx, Targets(takes=1), options)
+
+
+def test_a_compute_capability_that_this_release_does_not_know(rtx: Any) -> None:
+    options = TensorRtOptions(compute_capabilities=("8.9", "13.0"))
+    with pytest.raises(
+        UsageError, match=r"RTX 1\.7\.1 cannot compile for compute capability 13\.0"
+    ):
+        configure(TENSORRT_RTX, rtx, Targets(takes=9), options)
+
+
+@pytest.mark.parametrize(
+    ("missing", "options", "message"),
+    [
+        ("BuilderFlag", {"strip_weights": True}, "has no --strip-weights"),
+        ("HardwareCompatibilityLevel", {"hardware_compatibility": "ampere+"}, "has no --hardware"),
+    ],
+)
+def test_options_that_a_release_lacks(
+    tensorrt: ModuleType, config: Any, missing: str, options: Any, message: str
+) -> None:
+    without = SimpleNamespace(**vars(tensorrt) | {missing: SimpleNamespace()})
+    with pytest.raises(UsageError, match=rf"TensorRT 11\.4\.0\.106 {message}"):
+        configure(TENSORRT, without, config, TensorRtOptions(**options))  # type: ignore[arg-type]
