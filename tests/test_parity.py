@@ -118,7 +118,63 @@ def test_the_report_says_what_the_composite_was_given_for_free() -> None:
     of_half = msgspec.structs.replace(report(case), tolerance=2e-2, level_tolerance=3)
     assert case.level_difference == 3
     assert of_half.failures() == []
-    assert "at most 3 of 255 beyond what a relative error of 2.0e-02 makes" in of_half.describe()
+    assert case.composite_difference == 5
+    assert (
+        "composite at most 5 of 255 off, 3 of 255 beyond what a relative error of 2.0e-02 makes"
+        in of_half.describe()
+    )
+    # Reports of before it was measured are read as well.
+    older = msgspec.json.decode(msgspec.json.encode(of_half).replace(b'"composite_dif', b'"x'))
+    read = msgspec.convert(older, ParityReport)
+    assert "composite 3 of 255 beyond what a relative error of 2.0e-02" in read.describe()
+
+
+def as_int8(*cases: ParityCase) -> ParityReport:
+    row = TOLERANCES["int8"]
+    return ParityReport(
+        reference="A",
+        candidate="B",
+        tolerance=row.relative,
+        level_tolerance=row.levels,
+        psnr_needed=row.pattern_psnr,
+        outside_judged=row.outside,
+        cases=cases,
+    )
+
+
+def test_eight_bits_are_judged_by_a_psnr_that_can_fail() -> None:
+    tolerance = TOLERANCES["int8"].relative
+    near, far = (
+        compare(CASE, expected(), filled=filled(level), raw=None, tolerance=tolerance)
+        for level in (133, 158)
+    )
+    assert (far.level_difference, far.composite_difference) == (0, 30)  # any composite is within
+    assert as_int8(near).failures() == []
+    psnr = 20 * np.log10(255 / 5)
+    assert (
+        f"at most 5 of 255 off, PSNR {psnr:.1f} dB in all holes, needed 28.0"
+        in as_int8(near).describe()
+    )
+    assert as_int8(far).failures() == ["all holes: PSNR 18.6 dB, needed 28.0 dB"]
+    with pytest.raises(ParityError, match=r"x differs from A: all holes: PSNR 18\.6 dB, needed"):
+        as_int8(far).require_success("x")
+    # Pooled, and of raw outputs where there is no composite.
+    assert as_int8(near, near, near, far).hole_psnr == pytest.approx(
+        20 * np.log10(255) - 10 * np.log10((3 * 25 + 900) / 4)
+    )
+    raw = compare(CASE, expected(), filled=None, raw=expected(0.6), tolerance=tolerance)
+    assert as_int8(raw).hole_psnr == pytest.approx(20)
+    assert as_int8(raw).failures() == ["all holes: PSNR 20.0 dB, needed 28.0 dB"]
+    same = compare(CASE, expected(), filled=filled(), raw=None, tolerance=tolerance)
+    assert as_int8(same).failures() == []
+
+
+def test_only_holes_of_the_papers_areas_count_for_the_psnr() -> None:
+    whole = ParityInput("all hole", CASE.image, np.full((8, 8), 255, np.uint8))
+    far = np.full((8, 8, 3), 255, np.uint8)
+    case = compare(whole, expected(), filled=far, raw=None, tolerance=1.0)
+    assert case.hole_square_error is not None
+    assert as_int8(case).hole_psnr is None
 
 
 def test_all_zero_reference_needs_no_scale() -> None:
@@ -197,4 +253,6 @@ def test_the_table_loosens_from_precision_to_precision() -> None:
     assert list(TOLERANCES) == ["fp32", "fp16", "bf16", "int8"]
     for finer, coarser in pairwise(rows):
         assert finer.relative < coarser.relative
-        assert finer.levels < coarser.levels
+    levels = [row.levels for row in rows if row.levels is not None]
+    assert levels == [1, 2, 4]
+    assert rows[-1].pattern_psnr == 28.0

@@ -241,11 +241,10 @@ def _allowances(verification: "Verification") -> list[str]:
         f", up to {most:.1e} where rounding alone does it" if most > verification.tolerance else ""
     )
     where = "" if verification.outside_judged else " in the holes"
-    lines = [
-        f"Allowed: relative error{where} {verification.tolerance:.1e}{more};",
-        f"composites {verification.level_tolerance} of 255 beyond what that error makes; "
-        "known pixels equal.",
-    ]
+    lines = [f"Allowed: relative error{where} {verification.tolerance:.1e}{more};"]
+    levels = verification.level_tolerance
+    beyond = "" if levels is None else f"composites {levels} of 255 beyond what that error makes; "
+    lines.append(f"{beyond}known pixels equal.")
     needed = verification.hole_psnr_needed
     if needed is not None:
         found = "equal" if verification.hole_psnr is None else f"{verification.hole_psnr:.1f} dB"

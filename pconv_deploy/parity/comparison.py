@@ -80,6 +80,7 @@ def compare_runs(
         candidate=names[1],
         tolerance=tolerance.relative,
         level_tolerance=tolerance.levels,
+        psnr_needed=tolerance.pattern_psnr,
         outside_judged=tolerance.outside,
         cases=tuple(cases),
     )
@@ -97,9 +98,10 @@ def compare(
     """Measure a candidate's composite and raw output (H, W, 3) against the expected raw output."""
     assert filled is not None or raw is not None
     hole = case.hole_mask != 0
-    inside = outside = levels = identical = None
+    inside = outside = levels = apart = identical = square_error = None
     finite = bool(np.isfinite(expected).all() and (raw is None or np.isfinite(raw).all()))
     scale = float(np.abs(expected).max()) if finite else 0.0
+    differences: NDArray[Any] | None = None  # in the hole, of 255
     if raw is not None and finite:
         error = np.abs(raw.astype(np.float64) - expected) / (scale or 1.0)
         inside = float(error[hole].max()) if hole.any() else None
@@ -111,13 +113,21 @@ def compare(
         low, high = (_levels(expected[hole] + by) for by in (-slack, slack))
         found = filled[hole].astype(np.int64)
         levels = int(np.maximum(low - found, found - high).max(initial=0))
+        differences = found - _levels(expected[hole])
+        apart = int(np.abs(differences).max(initial=0))
         identical = bool((filled[~hole] == case.image[~hole]).all())
+    elif raw is not None and finite:
+        differences = 255.0 * (raw[hole].clip(0, 1) - expected[hole].clip(0, 1))
+    if differences is not None and differences.size:
+        square_error = float(np.square(differences / 255.0).mean())
     return ParityCase(
         name=case.name,
         hole_share=round(float(hole.mean()), 4),
         error_inside=inside,
         error_outside=outside,
         level_difference=levels,
+        composite_difference=apart,
+        hole_square_error=square_error,
         known_identical=identical,
         finite=finite,
         reference_error=reference_error,

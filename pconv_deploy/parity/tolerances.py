@@ -11,29 +11,33 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 class Tolerance:
     """How far a result may be from its reference.
 
-    relative   |difference| of the raw output, over the largest |value| of the reference
-    outside    whether the raw output is judged outside of the holes too
-    levels     steps of 0..255 by which the composite may leave what the reference rounds to
-               anywhere within the relative error
-    hole_psnr  dB, at least: in the holes of photographs, against the composite of the graph
+    relative      |difference| of the raw output, over the largest |value| of the reference
+    outside       whether the raw output is judged outside of the holes too
+    levels        steps of 0..255 by which the composite may leave what the reference rounds to
+                  anywhere within the relative error; None: it is judged by PSNR
+    hole_psnr     dB, at least: in the holes of photographs, against the composite of the graph
+    pattern_psnr  dB, at least: likewise, in holes of 1 to 60 % of drawn patterns together
     """
 
     relative: float
-    levels: int
+    levels: int | None
     outside: bool = False
     hole_psnr: float | None = None
+    pattern_psnr: float | None = None
 
 
 # The finest first. Nothing but rounding separates two fp32 results; a value on the edge may round
 # either way. Half precisions are judged in the holes only: what a network says of known pixels
 # was never trained and is dropped, and the demo's network magnifies rounding there to half of its
 # range. In the holes it errs by 1e-3 (fp16) and 6e-3 (bf16), an untrained one of full size by
-# 4e-3 and 3e-2. Eight bits are judged by what is seen: the rest only tells noise from garbage.
+# 4e-3 and 3e-2. Eight bits are judged by what is seen; their relative error only tells numbers of
+# another size. In the patterns' holes int8 engines that kept 38 dB on photographs came out at 40 to
+# 44 dB, holes filled with the mean colour or grey at 17, with noise at 10, with black at 6.
 TOLERANCES: Mapping[Precision, Tolerance] = {
     "fp32": Tolerance(relative=1e-5, levels=1, outside=True),
     "fp16": Tolerance(relative=1e-2, levels=2),
     "bf16": Tolerance(relative=5e-2, levels=4),
-    "int8": Tolerance(relative=1.0, levels=64, hole_psnr=38.0),
+    "int8": Tolerance(relative=1.0, levels=None, hole_psnr=38.0, pattern_psnr=28.0),
 }
 # A trained network may magnify rounding. Where the reference itself, computed in the candidate's
 # precision, errs by more than the tolerance, the candidate may err by this many times as much.

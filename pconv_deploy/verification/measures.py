@@ -109,11 +109,13 @@ def judge(
         judged = [compare(case, colours, filled=b.composite, raw=None, tolerance=tolerance)]
     inside, outside = ([getattr(j, f"error_{where}") for j in judged] for where in _WHERE)
     levels = [j.level_difference for j in judged if j.level_difference is not None]
+    apart = [j.composite_difference for j in judged if j.composite_difference is not None]
     return msgspec.structs.replace(
         judged[0],
         error_inside=next((e for e in inside if e is not None), None),
         error_outside=next((e for e in outside if e is not None), None),
         level_difference=max(levels, default=None),
+        composite_difference=max(apart, default=None),
         known_identical=_all({_known_identical(a, case), _known_identical(b, case)}),
         finite=all(j.finite for j in judged),
         reference_error=reference_error,

@@ -68,10 +68,10 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     tolerance         relative error of the raw output
     outside_judged    whether the raw output is judged outside of the holes too
     level_tolerance   steps of 0..255 by which a composite may leave what the other rounds to
-                      anywhere within the relative error
+                      anywhere within the relative error; None: they are judged by PSNR
     hole_psnr         dB, of the composites in all holes of 1 to 60 % together; None where nothing
                       differs
-    hole_psnr_needed  None where it is not judged: of finer precisions, and of drawn patterns
+    hole_psnr_needed  of photographs, or less of drawn patterns; None of finer precisions
     failures          of everything, in words
     classes, cases    in the order of the holes' area
     """
@@ -86,7 +86,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     tolerance: float
     outside_judged: bool
-    level_tolerance: int
+    level_tolerance: int | None
     hole_psnr: float | None
     hole_psnr_needed: float | None
     raw_output_compared: bool
@@ -232,9 +232,12 @@ def _severity(compared: Compared, strictness: ParityReport) -> float:
     judged = compared.judged
     if not judged.finite or judged.known_identical is False:
         return math.inf
+    beyond, inside = judged.level_difference or 0, compared.result.composite_inside
     return max(
         (compared.error or 0.0) / (compared.result.allowed or math.ulp(0.0)),
-        (judged.level_difference or 0) / strictness.level_tolerance,
+        beyond / strictness.level_tolerance
+        if strictness.level_tolerance
+        else (inside.relative_error if inside else 0.0),
     )
 
 
@@ -247,8 +250,9 @@ def _verification(
 ) -> Verification:
     pictures = request.pictures
     in_holes = pooled(c.composite_inside for c in results if c.hole_class in BUCKETS)
-    needed = tolerance_of(*sides).hole_psnr
-    if pictures.photos is None or request.tolerance is not None:
+    allowed = tolerance_of(*sides)
+    needed = allowed.hole_psnr if pictures.photos else allowed.pattern_psnr
+    if request.tolerance is not None:
         needed = None
     failures = [f"{case.name}: {why}" for case in results for why in case.failures]
     failures += _psnr_complaint(in_holes, needed)
@@ -279,7 +283,7 @@ def _verification(
 
 
 def _psnr_complaint(in_holes: Difference | None, needed: float | None) -> list[str]:
-    """Eight bits are judged by what is seen, of all photographs together."""
+    """Eight bits are judged by what is seen, of all pictures together."""
     if needed is None or in_holes is None or in_holes.psnr is None or in_holes.psnr >= needed:
         return []
     return [f"all holes: PSNR {in_holes.psnr:.1f} dB, needed {needed:.1f} dB"]

@@ -75,6 +75,11 @@ def test_an_int8_engine_looks_like_its_graph(
     # As the runtime says; what it gains nothing by it may leave in single precision.
     assert manifest.executed["int8"] > manifest.executed["fp32"] >= len(facts.kept)
     assert f"--precision int8 --calibration-photos {crops}" in manifest.command
+    parity = manifest.engine_parity
+    assert parity is not None
+    assert (parity.psnr_needed, parity.level_tolerance) == (TOLERANCES["int8"].pattern_psnr, None)
+    assert parity.hole_psnr is not None
+    assert 28 < parity.hole_psnr < 60
 
     _, session = open_engine(tmp_path / "x.engine")
     exact = onnxruntime.InferenceSession(trained, providers=["CPUExecutionProvider"])

@@ -258,7 +258,16 @@ def test_eight_bits_are_judged_by_the_psnr_of_photographs(
     assert found.failures[-1] == complaint
     with pytest.raises(ParityError):
         found.require_success()
-    assert compare(engine, other).verification.hole_psnr_needed is None  # drawn patterns
+    drawn = compare(engine, other).verification
+    assert drawn.hole_psnr_needed == 28
+    assert drawn.level_tolerance is None
+    assert drawn.hole_psnr is not None
+    assert drawn.passed is (drawn.hole_psnr >= 28)
+    garbage = doctored_graph(graph, tmp_path / "garbage.onnx", 1000.0)
+    as_if(garbage, "int8")
+    failed = compare(engine, garbage).verification
+    assert failed.failures[-1].startswith("all holes: PSNR ")
+    assert compare(engine, garbage, tolerance=1.0).verification.hole_psnr_needed is None
     squares = []
     for case in found.cases:
         if case.hole_class in BUCKETS and case.composite_inside:
