@@ -180,7 +180,7 @@ def show(verification: "Verification") -> None:
         f"{len(verification.cases)} pictures of {verification.height}x{verification.width} "
         f"(height x width): {pictures}; holes {holes}; seed {verification.seed}"
     )
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=0)
     table.add_column("\n\nholes", no_wrap=True)
     for title in _TITLES:
         table.add_column("\n" * (2 - title.count("\n")) + title, justify="right", no_wrap=True)
