@@ -131,6 +131,7 @@ def export_subject(
     parity = reference.compare(model, contract.precision)
     embed(model, contract, parity)
     try:
+        _require_numbers(parity, contract.precision)
         parity.require_success("the exported graph")
     except ParityError as error:
         rejected = output.with_suffix(".rejected.onnx")
@@ -141,6 +142,21 @@ def export_subject(
     refuse_existing(output, overwrite)  # it may have appeared meanwhile
     _write(model, output)
     return ExportResult(contract, parity, tuple(explained))
+
+
+def _require_numbers(parity: ParityReport, precision: GraphPrecision) -> None:
+    """What is wrong beside NaN and infinity follows from them."""
+    bad = [case.name for case in parity.cases if not case.finite]
+    if bad:
+        advice = {
+            "fp32": "The network itself may overflow: try its weights in PyTorch",
+            "fp16": "Features may overflow, beyond 65504: export --precision bf16 or fp32",
+            "bf16": "Export --precision fp32",
+        }
+        raise ParityError(
+            f"the exported graph in {precision} returns NaN or infinity in {len(bad)} of "
+            f"{len(parity.cases)} cases, such as: {bad[0]}. {advice[precision]}"
+        )
 
 
 def refuse_existing(output: Path, overwrite: bool) -> None:

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import onnx
 
+from pconv_deploy.contract import GraphContract
 from pconv_deploy.export.rewrites.pipeline import Step
 from pconv_deploy.export.rewrites.work import multiply_adds
 from pconv_deploy.export.verify import Reference
+from pconv_deploy.parity import allowed_error
 
 _SIDE = 512
 
@@ -16,18 +18,31 @@ class ExplainedStep:
     """A graph behind one rewrite.
 
     step           None: as it was traced
-    multiply_adds  of its convolutions, for one image of 512x512 or of the graph's own size
-    error          relative, against the literal network in double precision
+    multiply_adds  of its convolutions alone, for one image of `counted_size`
+    error          relative, in single precision, against the reference in double precision
+    allowed        of that error: more where rounding alone does more to the reference itself
     """
 
     step: Step | None
     multiply_adds: int
     error: float
+    allowed: float
 
 
 def explain_step(step: Step | None, model: onnx.ModelProto, reference: Reference) -> ExplainedStep:
     """Count a graph's work and compare it."""
-    height, width = reference.contract.size or (_SIDE, _SIDE)
-    worst = reference.compare(model).worst_error
-    assert worst is not None
-    return ExplainedStep(step, multiply_adds(model, height, width), worst)
+    report = reference.compare(model)
+    assert report.worst_error is not None
+    return ExplainedStep(
+        step,
+        multiply_adds(model, *counted_size(reference.contract)),
+        report.worst_error,
+        max(allowed_error(report.tolerance, case.reference_error) for case in report.cases),
+    )
+
+
+def counted_size(contract: GraphContract) -> tuple[int, int]:
+    """Height and width for which work is counted: the graph's own, or what is nearest to 512."""
+    multiple = contract.size_multiple
+    side = max(1, round(_SIDE / multiple)) * multiple
+    return contract.size or (side, side)

@@ -57,7 +57,7 @@ def collapse_masks(model: ir.Model) -> Sequence[Site]:
 def _collapse(node: ir.Node, groups: Groups, facts: MaskFacts) -> None:
     x, mask, weight, bias = node.inputs
     window: dict[str, Any] = {name: ints(node, name) for name in _WINDOW}
-    masked = emit(node, "Mul", x, mask)
+    masked = emit(node, "Mul", x, mask, name=f"{place(node)}.masked")
     masked.shape, masked.type = x.shape, x.type  # type: ignore[union-attr]
     convolved = emit(
         node,

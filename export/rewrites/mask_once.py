@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from pconv_deploy.export.functions import DOMAIN
 from pconv_deploy.export.rewrites.editing import (
     channels_of,
     does,
@@ -25,7 +26,7 @@ from pconv_deploy.export.rewrites.editing import (
     supersede,
 )
 from pconv_deploy.export.rewrites.facts import MaskFacts
-from pconv_deploy.export.rewrites.mask_groups import Group, Groups, repeated_over
+from pconv_deploy.export.rewrites.mask_groups import Group, Groups, all_ones, repeated_over
 from pconv_deploy.export.rewrites.site import Site
 
 
@@ -40,7 +41,9 @@ def mask_once(model: ir.Model) -> Sequence[Site]:
                 assert x is not None
                 where = place(node)  # an output's name goes with it
                 refused = _simplify(node, x, repeated_over(groups, channels), facts)
-                sites.append(Site(where, refused))
+                # The entrance, where an image's holes must be masked, is no refusal.
+                if refused is None or all_ones(groups) or _behind_a_layer(x):
+                    sites.append(Site(where, refused))
                 break
     return sites
 
@@ -60,8 +63,22 @@ def _simplify(node: ir.Node, x: ir.Value, groups: Groups, facts: MaskFacts) -> s
         facts.covers[whole] = groups
         supersede(node, whole)
     else:
-        return f"{x.name} is not proved to be 0 in its holes"
+        return "what it masks is not proved to be 0 in its holes"
     return None
+
+
+def _behind_a_layer(x: ir.Value) -> bool:
+    """Whether a convolution, masked or of ones, stands anywhere before a value."""
+    before: list[ir.Value | None] = [x]
+    seen = set(before)
+    while before:
+        node = producer_of(before.pop())
+        if node is not None:
+            if node.domain == DOMAIN or node.op_type in ("Conv", "ConvTranspose"):
+                return True
+            before += [value for value in node.inputs if value not in seen]
+            seen.update(node.inputs)
+    return False
 
 
 def _parts(x: ir.Value, groups: Groups) -> list[tuple[ir.Value, Group]]:

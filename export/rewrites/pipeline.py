@@ -95,6 +95,11 @@ def chosen(level: int, without: Iterable[str] = ()) -> tuple[Rewrite, ...]:
     return tuple(r for r in REWRITES if r.level <= level and r.name not in without)
 
 
+def not_there(level: int, without: Iterable[str]) -> tuple[str, ...]:
+    """Which of the rewrites to leave out belong to a higher level, and so do nothing anyway."""
+    return tuple(r.name for r in REWRITES if r.level > level and r.name in set(without))
+
+
 def rewritten(
     model: onnx.ModelProto, rewrites: Iterable[Rewrite]
 ) -> Iterator[tuple[Step, onnx.ModelProto]]:

@@ -1,5 +1,6 @@
 """`pconv-deploy export`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,7 +15,7 @@ from pconv_deploy.errors import needs
 from pconv_deploy.export.modules.factory_name import parse_factory
 
 if TYPE_CHECKING:
-    from pconv_deploy.export.checkpoint_to_onnx import ExportResult
+    from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, ExportResult
     from pconv_deploy.export.rewrites.pipeline import Step
 
 
@@ -79,7 +80,12 @@ def export(
         ),
     ] = 2,
     without: Annotated[
-        list[str] | None, typer.Option(help="Leave a rewrite out, by its name in --explain.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Leave a rewrite out, by its name in --explain; of several, repeat it or write "
+            "commas between.",
+        ),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show what each rewrite did, refused and cost.")
@@ -125,7 +131,7 @@ def export(
         size=fixed,
         precision=precision,
         level=level,
-        without=tuple(without or ()),
+        without=tuple(name.strip() for names in without or () for name in names.split(",")),
     )
     with steps() as progress:
         if checkpoint:
@@ -144,7 +150,7 @@ def export(
                 request, output, options, overwrite=overwrite, explain=explain, progress=progress
             )
     if explain:
-        OUT.print(_table(result))
+        _print_explanation(result)
     OUT.print(f"[bold]{escape(str(output))}[/bold]  {result.contract.describe_shapes()}")
     source = result.contract.source
     of = f"checkpoint: {source.family.describe()}; " if source.network else ""
@@ -153,22 +159,43 @@ def export(
         facts = result.contract.normalisation
         OUT.print(f"normalisation: mean {facts.mean}, std {facts.std}", markup=False)
     OUT.print(f"verified: {result.parity.describe()}")
+    for note in _notes(result, options):
+        OUT.print(f"note: {note}", markup=False)
+
+
+def _notes(result: "ExportResult", options: "ExportOptions") -> Iterator[str]:
+    """What may surprise."""
+    from pconv_deploy.export.rewrites.pipeline import not_there
+
+    if idle := not_there(options.level, options.without):
+        yield (
+            f"{', '.join(idle)} would run from a higher level than -O{options.level} on; leaving "
+            "it out changed nothing"
+        )
+    module = result.contract.source.module
+    if module and not module.partial_convolutions:
+        yield (
+            "no layer of this module was recognised as a partial convolution (NVIDIA's "
+            "PartialConv2d, or pconv_deploy.layers.PartialConv2d), so the rewrites of masks had "
+            "nothing to do"
+        )
     lost = result.parity.worst_error or 0.0
-    if lost > result.parity.tolerance and precision != "fp32":
-        OUT.print(
-            f"note: in {precision} this network itself errs by up to {lost:.0%} of its range in "
+    if lost > result.parity.tolerance and options.precision != "fp32":
+        yield (
+            f"in {options.precision} this network itself errs by up to {lost:.0%} of its range in "
             "the holes of drawn patterns; on your photos, `pconv-deploy verify` tells"
         )
 
 
-def _table(result: "ExportResult") -> Table:
-    height, width = result.contract.size or (512, 512)
+def _print_explanation(result: "ExportResult") -> None:
+    from pconv_deploy.export.explain import counted_size
+
+    height, width = counted_size(result.contract)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("rewrite")
     table.add_column("fired", justify="right")
-    table.add_column(f"GMAC at {height}x{width}", justify="right")
+    table.add_column("GMAC", justify="right")
     table.add_column("error", justify="right")
-    table.add_column("refused", overflow="fold")
     for explained in result.explained:
         step = explained.step
         table.add_row(
@@ -176,15 +203,23 @@ def _table(result: "ExportResult") -> Table:
             str(step.fired) if step else "",
             f"{explained.multiply_adds / 1e9:.2f}",
             f"{explained.error:.1e}",
-            escape(_refusals(step)) if step else "",
         )
-    return table
+    OUT.print(table)
+    # Below the table, where names of layers need not be broken.
+    for explained in result.explained:
+        for refusal in refusals(explained.step) if explained.step else ():
+            OUT.print(refusal, markup=False)
+    OUT.print(
+        f"GMAC: billions of multiply-adds of the convolutions alone, at {height}x{width}\n"
+        f"error: of the graph in fp32, relative, against {result.parity.reference}; up to "
+        f"{result.explained[-1].allowed:.1e} is allowed here: 1e-5, or twice what rounding to fp32 "
+        "does to the network itself\n",
+        markup=False,
+    )
 
 
-def _refusals(step: "Step") -> str:
+def refusals(step: "Step") -> Iterator[str]:
     """At most two places of each reason; a deep network would repeat itself."""
-    lines = []
     for reason, places in step.refusals().items():
         more = f" and {len(places) - 2} more" if len(places) > 2 else ""
-        lines.append(f"{', '.join(places[:2])}{more}: {reason}")
-    return "\n".join(lines)
+        yield f"{step.rewrite} left out {', '.join(places[:2])}{more}: {reason}"

@@ -1,5 +1,6 @@
 """`pconv-deploy export --module`."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pconv_deploy.cli.export import refusals
+from pconv_deploy.export.rewrites.pipeline import Step
+from pconv_deploy.export.rewrites.site import Site
 from pconv_deploy.onnx_file import read_graph
 from tests.cli.conftest import Run
 from tests.export.modules.networks import make_unet
@@ -55,17 +59,44 @@ def test_options_reach_the_graph(run: Run, tmp_path: Path) -> None:
         "--size-multiple",
         "8",
         "-O",
-        "0",
+        "1",
+        "--without",
+        "narrow-input, fold-constants",
+        "--without",
+        "fold-batch-norm",
+        "--explain",
         "--size",
         "16",
     )
     result = run("export", "--module", UNET, *arguments, "-o", tmp_path / "x.onnx")
     assert result.code == 0, result.err
+    assert "note: narrow-input would run from a higher level than -O1 on; leaving it" in result.out
+    assert "multiply-adds of the convolutions alone, at 16x16\n" in result.out
+    assert re.search(r"PyTorch float64; up to \S+e-05 is allowed here: 1e-5, or twice", result.out)
+    assert "left out" not in result.out  # what must be masked, the image, is no refusal
     contract = read_graph(tmp_path / "x.onnx").contract
     assert contract.normalisation.mean == (0.1, 0.2, 0.3)
     assert contract.normalisation.std == (1.0, 1.0, 2.0)
     assert contract.size_multiple == 8
-    assert contract.rewrites == ()
+    assert contract.rewrites == ("collapse-masks", "mask-once")
+
+
+def test_refusals_name_two_places_of_each_reason() -> None:
+    places = [Site(f"decoder.{i}.conv.renormalise", "a reason") for i in range(3)]
+    step = Step("fuse-epilogue", (*places, Site("head", "another"), Site("fired")))
+    assert list(refusals(step)) == [
+        "fuse-epilogue left out decoder.0.conv.renormalise, decoder.1.conv.renormalise and 1 more: "
+        "a reason",
+        "fuse-epilogue left out head: another",
+    ]
+
+
+def test_a_module_without_partial_convolutions_is_told(run: Run, tmp_path: Path) -> None:
+    factory = "tests.export.modules.networks:make_plain"
+    arguments = ("--size", "16", "--batch", "1", "-o", tmp_path / "x.onnx")
+    result = run("export", "--module", factory, *arguments)
+    assert result.code == 0, result.err
+    assert "note: no layer of this module was recognised as a partial convolution" in result.out
 
 
 @pytest.mark.parametrize(

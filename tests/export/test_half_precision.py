@@ -12,7 +12,7 @@ from torch import nn
 
 from pconv_deploy.checkpoint import save_checkpoint
 from pconv_deploy.contract import GraphPrecision, UNetConfig
-from pconv_deploy.errors import CheckpointError, UsageError
+from pconv_deploy.errors import CheckpointError, ParityError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.rewrites.arrangement import arranged
 from pconv_deploy.export.rewrites.forms import Arrangement
@@ -135,6 +135,23 @@ def test_weights_that_overflow_are_named(tmp_path: Path) -> None:
     fp16 = ExportOptions(precision="fp16")
     with pytest.raises(CheckpointError, match=r"encoder\.1\.conv: its weights reach .*fp16 holds"):
         export_checkpoint(tmp_path / "c.safetensors", tmp_path / "x.onnx", fp16)
+
+
+def test_features_that_overflow_are_told_with_what_to_do(tmp_path: Path) -> None:
+    network = random_network(SMALL)
+    with torch.no_grad():
+        for level in network.encoder:
+            for parameter in level.parameters():
+                parameter.mul_(1e2)  # fp16 holds each, but not what they make of each other
+    save_checkpoint(tmp_path / "c.safetensors", network)
+    message = (
+        r"^the exported graph in fp16 returns NaN or infinity in \d+ of \d+ cases, such as: "
+        r"[^.]*\. Features may overflow, beyond 65504: export --precision bf16 or fp32\n[^\n]*$"
+    )
+    with pytest.raises(ParityError, match=message):
+        export_checkpoint(
+            tmp_path / "c.safetensors", tmp_path / "x.onnx", ExportOptions(precision="fp16")
+        )
 
 
 @pytest.mark.parametrize("level", [1, 3])

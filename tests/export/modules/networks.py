@@ -156,3 +156,19 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
 
 def make_unet() -> nn.Module:
     return randomised(UNet())
+
+
+class Plain(nn.Module):
+    """Convolves, but not partially."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        output: Tensor = self.conv(torch.cat([image, mask], 1))
+        return output
+
+
+def make_plain() -> nn.Module:
+    return Plain()
