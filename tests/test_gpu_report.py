@@ -17,7 +17,14 @@ import torch
 
 from pconv_deploy.contract import FILLED, IMAGE
 from pconv_deploy.demo import gpu_report
-from pconv_deploy.demo.gpu_contenders import Contender, EngineReady, contenders, profiles, timed
+from pconv_deploy.demo.gpu_contenders import (
+    CompiledReady,
+    Contender,
+    EngineReady,
+    contenders,
+    profiles,
+    timed,
+)
 from pconv_deploy.demo.gpu_measuring import (
     GpuReportOptions,
     Recorder,
@@ -304,6 +311,27 @@ def test_an_engine_runs_as_its_session_can(monkeypatch: pytest.MonkeyPatch) -> N
     assert opened == [True, False]
     ready.close()
     assert done[2:] == ["closed", "closed"]
+
+
+def test_torch_compile_forgets_the_shapes_before(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def compiled(graph: Any, mode: str, **options: Any) -> Any:
+        assert options == {"dynamic": False, "fullgraph": True}
+        done.append(mode)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: done.append("reset"))
+    ready: Any = object.__new__(CompiledReady)
+    ready._graph, ready._compiled = lambda image, _hole: (image, None), None
+    for setting in GpuReportOptions(batches=(1,), sides=(256,)).settings():
+        assert ready._compute(setting)(7, 8) == 7
+    assert done == ["reset", "max-autotune", "reset", "max-autotune-no-cudagraphs"]
+    with pytest.raises(EngineError, match="on GPUs only"):
+        CompiledReady(checkpoint, "cpu", torch.float16)
 
 
 def test_the_json_is_for_programs(tmp_path: Path) -> None:

@@ -172,11 +172,17 @@ class CompiledReady(TorchReady):
         super().__init__(checkpoint, device, dtype)
         if device == "cpu":
             raise EngineError("max-autotune is measured on GPUs only")
+        self._compiled: tuple[tuple[int, int, bool], Callable[..., Tensor]] | None = None
 
     def _compute(self, setting: Setting) -> Callable[..., Tensor]:
-        mode = "max-autotune" if setting.cuda_graph else "max-autotune-no-cudagraphs"
-        compiled = torch.compile(self._graph, mode=mode, dynamic=False)
-        return lambda image, hole_mask: compiled(image, hole_mask)[0]
+        shape = (setting.batch, setting.side, setting.cuda_graph)
+        if self._compiled is None or self._compiled[0] != shape:
+            # After a few shapes it would give up, and run the rest uncompiled.
+            torch.compiler.reset()
+            mode = "max-autotune" if setting.cuda_graph else "max-autotune-no-cudagraphs"
+            compiled = torch.compile(self._graph, mode=mode, dynamic=False, fullgraph=True)
+            self._compiled = (shape, lambda image, hole_mask: compiled(image, hole_mask)[0])
+        return self._compiled[1]
 
     def _replayed(
         self,

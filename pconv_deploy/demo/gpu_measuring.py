@@ -51,8 +51,8 @@ class GpuReportOptions:
         """Everything that is measured of one contender."""
         return [
             Setting(batch=batch, side=side, transfers=transfers, cuda_graph=graph)
-            for batch, side, transfers, graph in itertools.product(
-                self.batches, self.sides, (False, True), (True, False)
+            for batch, side, graph, transfers in itertools.product(
+                self.batches, self.sides, (True, False), (False, True)
             )
         ]
 
