@@ -1,5 +1,8 @@
 """A TensorRT plan, loaded: what it takes and returns, and contexts to run it in."""
 
+import functools
+import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -21,6 +24,7 @@ from pconv_deploy.engines.tensorrt.profiles import tensor_shape
 from pconv_deploy.errors import EngineError
 
 _DTYPES = {"UINT8": "uint8", "FLOAT": "float32", "HALF": "float16"}
+_MOST_WORDS = 32
 _RAW = TensorSpec(RAW_OUTPUT, "float32", "NCHW", ("batch", 3, "height", "width"), "uncomposited")
 
 
@@ -37,11 +41,15 @@ class Tensor:
 
     def shape(self, shape: Shape) -> tuple[int, ...]:
         """Its own shape at (batch, height, width)."""
-        return tensor_shape(self.spec, shape)
+        return _shape(self.spec, shape)
 
     def size(self, shape: Shape) -> int:
         """Its bytes at (batch, height, width)."""
-        return int(np.prod(self.shape(shape))) * self.dtype.itemsize
+        return math.prod(self.shape(shape)) * self.dtype.itemsize
+
+
+# Asked several times in each run, for the few shapes that a program has.
+_shape = functools.lru_cache(maxsize=1024)(tensor_shape)
 
 
 class Plan:
@@ -63,6 +71,8 @@ class Plan:
         self._library = library
         self._cuda = cuda
         self._log = new_log(library)
+        # A server runs for months: what nobody asks for is forgotten.
+        self._log.errors, self._log.warnings = deque(maxlen=_MOST_WORDS), deque(maxlen=0)
         self._runtime = library.Runtime(self._log)
         if host_code:
             self._runtime.engine_host_code_allowed = True
@@ -92,7 +102,7 @@ class Plan:
 
     def words(self) -> str:
         """What TensorRT said of its failures since the last time."""
-        errors = self._log.errors[:]
+        errors = list(self._log.errors)
         self._log.errors.clear()
         return words_of(errors) or "it does not say why"
 
