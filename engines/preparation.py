@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.base import Backend
-from pconv_deploy.engines.calibration import CalibrationFiles, read_calibration
-from pconv_deploy.engines.quantisation import Quantisation, quantise
+from pconv_deploy.engines.calibration import CalibrationFiles, CalibrationSet, read_calibration
+from pconv_deploy.engines.quantisation import Quantisation, in_eight_bits, quantise
 from pconv_deploy.engines.tuning import TuneOptions, Tuner, Tuning
 from pconv_deploy.errors import MissingRuntimeError, UsageError
 from pconv_deploy.export.rewrites.forms import Arrangement
@@ -42,17 +43,22 @@ def prepare(
 ) -> Prepared:
     """Choose among the equal forms of a graph, by measurement if asked, and quantise it.
 
+    For int8, each form is tried as quantised on one photo; only the chosen one is judged.
+
     Raises:
         MissingRuntimeError: what edits graphs is not installed.
-        UsageError: a graph whose form is chosen already is to be tuned.
+        UsageError: a graph whose form is chosen already is to be tuned, or one for a backend that
+            cannot run on this machine.
         InputError, GraphError, ParityError: as `read_calibration` and `quantise`.
     """
-    prepared = _chosen_form(backend, exported, precision, tune, progress)
-    if calibration is None:
-        return prepared
     contract = exported.contract
-    progress("reading the calibration photos")
-    photos = read_calibration(calibration, contract)
+    photos = None
+    if calibration is not None:
+        progress("reading the calibration photos")
+        photos = read_calibration(calibration, contract)
+    prepared = _chosen_form(backend, exported, precision, tune, photos, progress)
+    if photos is None:
+        return prepared
     reference = graph_run(exported.model, contract, optimised=True)
     content = prepared.model.SerializeToString()
     model, facts = quantise(content, contract, photos, reference, backend, progress)
@@ -64,6 +70,7 @@ def _chosen_form(
     exported: ExportedGraph,
     precision: Precision,
     tune: TuneOptions | None,
+    photos: CalibrationSet | None,
     progress: Callable[[str], None],
 ) -> Prepared:
     try:
@@ -88,12 +95,22 @@ def _chosen_form(
     if tune is None:
         usual = backend.usual_form(precision)
         return Prepared(arranged(model, usual, contract), usual)
+    if why := backend.why_not_run():
+        raise UsageError(f"--tune measures what is fastest, but no engine runs here: {why}")
+
+    @lru_cache(maxsize=2)  # the best one takes part in every comparison
+    def candidate(arrangement: Arrangement) -> "onnx.ModelProto":
+        form = arranged(model, arrangement, contract)
+        if photos is None:
+            return form
+        return in_eight_bits(form.SerializeToString(), photos.calibrate[:1], backend)
+
     tuner = Tuner(
-        model=lambda arrangement: arranged(model, arrangement, contract),
+        model=candidate,
         sites=upsampling_sites(model),
         backend=backend,
         contract=contract,
-        precision="fp32" if precision == "int8" else precision,
+        precision=precision,
         options=tune,
         progress=progress,
     )

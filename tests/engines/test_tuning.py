@@ -4,12 +4,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 from typer.testing import CliRunner
 
 from pconv_deploy.cli.main import app
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines import tuning
+from pconv_deploy.engines import preparation, tuning
+from pconv_deploy.engines.calibration import CalibrationFiles
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.engines.tuning import TuneOptions, Tuner
@@ -133,6 +135,67 @@ def test_a_tuned_engine_records_what_was_tried(graph: Path, tmp_path: Path) -> N
     assert "--tune --tune-size 16x16 --tune-threads 1" in manifest.command
     _, session = open_engine(tmp_path / "e")
     session.close()
+
+
+def test_int8_is_tuned_as_quantised_on_one_photo(
+    graph: Path, clock: PretendClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos: Any = SimpleNamespace(calibrate=("first", "second"))
+    quantised: list[Sequence[str]] = []
+
+    def in_eight_bits(content: bytes, seen: Sequence[str], _backend: Any) -> Any:
+        quantised.append(seen)
+        return SimpleNamespace(SerializeToString=lambda: b"8" + content)
+
+    def quantise(content: bytes, _contract: Any, seen: Any, *_rest: Any) -> Any:
+        assert seen is photos
+        return onnx.load_from_string(content), None
+
+    @dataclass
+    class Eights(PretendBackend):
+        """Is fast at enlarging in eight bits, and must not be asked for anything else."""
+
+        typed: bool = False
+        rounds_results: bool = False
+
+        def why_not_run(self) -> None:
+            return None
+
+        def open(self, folder: Path, precision: Any, _options: Any) -> Any:
+            content = (folder / "graph").read_bytes()
+            assert (precision, content[:1]) == ("int8", b"8")
+            enlarges = content.count(b"Resize")
+
+            def run(_inputs: Any) -> None:
+                clock.now += 10 - enlarges
+
+            return SimpleNamespace(run=run, close=lambda: None)
+
+    monkeypatch.setattr(preparation, "read_calibration", lambda *_: photos)
+    monkeypatch.setattr(preparation, "in_eight_bits", in_eight_bits)
+    monkeypatch.setattr(preparation, "quantise", quantise)
+    backend: Any = Eights(clock, None)
+    options = TuneOptions(size=(16, 16))
+    calibration = CalibrationFiles(photos=graph)
+    found = preparation.prepare(
+        backend, read_graph(graph), "int8", options, calibration, lambda _step: None
+    )
+    assert found.tuning is not None
+    assert found.arrangement is not None
+    assert found.arrangement.of_site(0) == "enlarged"
+    assert set(map(tuple, quantised)) == {("first",)}
+    # The best so far is not quantised again for every comparison.
+    assert len(quantised) < 1.5 * len(found.tuning.trials)
+
+
+def test_what_cannot_run_here_is_not_tuned(graph: Path) -> None:
+    backend: Any = SimpleNamespace(typed=False, why_not_run=lambda: "there is no GPU")
+    with pytest.raises(
+        UsageError, match=r"--tune measures .* no engine runs here: there is no GPU"
+    ):
+        preparation.prepare(
+            backend, read_graph(graph), "fp32", TuneOptions(), None, lambda _step: None
+        )
 
 
 def test_a_graph_in_a_form_of_its_own_is_not_tuned(checkpoint: Path, tmp_path: Path) -> None:
