@@ -35,5 +35,5 @@ def test_the_backend_says_why_it_cannot(
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRt(gpu, LARGE))
     (tmp_path / PLAN_FILE).write_bytes(PLAN)
     gpu.fail_in = {"cudaGetDeviceCount": Status.cudaErrorInsufficientDriver}
-    with pytest.raises(EngineError, match="cannot run on this machine: the NVIDIA driver is too"):
+    with pytest.raises(EngineError, match="the NVIDIA driver is too old: found one for"):
         TensorRtBackend().open(tmp_path, "fp16", RunOptions())
