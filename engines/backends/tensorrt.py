@@ -22,6 +22,7 @@ LAYERS = "layers.json"
 _RTX_FROM = (8, 0)
 _AMPERE = (8, 0)
 _USUAL = TensorRtOptions()
+_STRIPPED = "its weights were left out, and must first be put back with TensorRT's refitter"
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class TensorRtBackend:
             self._import()
         except MissingRuntimeError as error:
             return str(error)
-        if precision == "int8":
-            return "graphs are not quantised as TensorRT needs it"
+        if precision == "int8" and self.flavour == TENSORRT_RTX:
+            return "NVIDIA lists matrix products alone for it, no convolutions"
         gpu = _gpu()
         if precision == "bf16" and gpu and _numbers(gpu.compute_capability) < _AMPERE:
             return f"{gpu.name} (compute capability {gpu.compute_capability}) has no bf16"
@@ -65,13 +66,15 @@ class TensorRtBackend:
     def why_not_run(self) -> str | None:
         from pconv_deploy.engines.cuda.devices import why_no_gpu
 
-        return why_no_gpu()
+        return _STRIPPED if self.options.strip_weights else why_no_gpu()
 
     def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:
         installed = self.runtime()
         options = plan.options if plan else _USUAL
         if why := _another_release(installed, built_with, options.version_compatible):
             return why
+        if options.strip_weights:
+            return _STRIPPED
         if installed.gpu is None:
             return None  # `why_not_run` says so, whatever the engine
         found = installed.gpu.compute_capability
@@ -94,11 +97,12 @@ class TensorRtBackend:
         folder: Path,
         progress: Progress = silent,
     ) -> PlanFacts:
+        from pconv_deploy.engines.cuda.devices import why_no_gpu
         from pconv_deploy.engines.tensorrt.builder import PlanRequest, build_plan
         from pconv_deploy.engines.tensorrt.inspection import complaints
 
         request = PlanRequest(graph=graph, contract=contract, options=self.options)
-        built = build_plan(self.flavour, self._import(), request, self.why_not_run(), progress)
+        built = build_plan(self.flavour, self._import(), request, why_no_gpu(), progress)
         (folder / PLAN).write_bytes(built.plan)
         (folder / LAYERS).write_bytes(msgspec.json.encode(built.evidence))
         if built.facts.layers:

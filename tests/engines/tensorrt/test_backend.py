@@ -14,6 +14,7 @@ from pconv_deploy.engines.registry import BACKENDS, backend_named
 from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX
 from pconv_deploy.engines.tensorrt.options import PlanFacts, TensorRtOptions
 from pconv_deploy.errors import UsageError
+from pconv_deploy.parity import TOLERANCES
 
 ADA, AMPERE, HOPPER, TURING, VOLTA = "8.9", "8.0", "9.0", "7.5", "7.0"
 
@@ -66,6 +67,7 @@ def plan(**options: Any) -> PlanFacts:
         (HOPPER, built(HOPPER, "10.15.0"), plan(version_compatible=True), "same major release"),
         (HOPPER, built(HOPPER, package="tensorrt_rtx"), plan(), "do not read each other's plans"),
         (None, built(HOPPER), plan(), None),  # why_not_run says it
+        (HOPPER, built(HOPPER), plan(strip_weights=True), "its weights were left out"),
     ],
 )
 def test_where_a_plan_opens(
@@ -101,12 +103,19 @@ def test_where_a_plan_for_rtx_opens(
 def test_precisions(here: Any) -> None:
     backend = TensorRtBackend()
     here(None)
-    assert [backend.why_not(p) for p in ("fp32", "fp16", "bf16")] == [None] * 3
+    assert [backend.why_not(p) for p in TOLERANCES] == [None] * 4
+    assert "no convolutions" in (TensorRtBackend(TENSORRT_RTX).why_not("int8") or "")
     here(VOLTA)
     assert backend.why_not("fp16") is None
     assert backend.why_not("bf16") == "GPU 7.0 (compute capability 7.0) has no bf16"
     here(AMPERE)
     assert backend.why_not("bf16") is None
+
+
+def test_an_engine_without_weights_does_not_run() -> None:
+    stripped = TensorRtBackend(options=TensorRtOptions(strip_weights=True))
+    assert "its weights were left out" in (stripped.why_not_run() or "")
+    assert "no NVIDIA driver" in (TensorRtBackend().why_not_run() or "")
 
 
 def test_without_tensorrt_it_has_no_precision(uninstalled: Any) -> None:

@@ -1,15 +1,23 @@
 """Whole engines, built by NVIDIA's builder; none of them has run."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from pconv_deploy.engines.calibration import CalibrationFiles
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 from pconv_deploy.errors import EngineError
 from tests.engines.tensorrt.conftest import SMALL
+from tests.engines.test_int8 import crops as crops  # fixtures
+from tests.engines.test_int8 import trained as trained
+from tests.processes import WIDE
 
 ONE_PROFILE = TensorRtOptions(profiles=(SMALL,))
 
@@ -52,3 +60,78 @@ def test_an_engine_that_was_built_and_never_ran(engine: Path, graph: Path) -> No
 def test_where_there_is_no_gpu_it_does_not_open(engine: Path) -> None:
     with pytest.raises(EngineError, match="cannot run on this machine: no NVIDIA driver"):
         open_engine(engine)
+
+
+def test_int8_is_calibrated_and_judged_by_the_quantised_graph(
+    trained: Path, crops: Path, tmp_path: Path
+) -> None:
+    options = BuildOptions(
+        backend="tensorrt", precision="int8", calibration=CalibrationFiles(photos=crops)
+    )
+    manifest = build_engine(trained, tmp_path / "x.engine", options)
+    assert manifest.quantisation is not None
+    assert manifest.quantisation.judged_by == "graph"
+    assert manifest.quantisation.psnr >= 38
+    assert manifest.engine_parity is None
+    counted = json.loads((tmp_path / "x.engine" / "layers.json").read_text())["graph"]
+    assert counted["int8"] > len(manifest.quantisation.kept)
+    assert manifest.plan is not None
+    assert [profile.describe() for profile in manifest.plan.profiles] == ["1x64x64"]
+
+
+_LAUNCHER = """
+import sys
+from pathlib import Path
+from tests.engines.tensorrt.forwarding import install
+install(Path(sys.argv.pop(1)))
+sys.argv[0] = "pconv-deploy"
+from pconv_deploy.cli.main import main
+main()
+"""
+
+
+def command(tmp_path: Path, *arguments: object) -> subprocess.Popen[str]:
+    """`pconv-deploy ARGUMENTS`, in a process of its own that has TensorRT."""
+    work = tmp_path / "forwarding"
+    work.mkdir(exist_ok=True)
+    words = [sys.executable, "-c", _LAUNCHER, str(work), *map(str, arguments)]
+    root = Path(__file__).parents[3]
+    return subprocess.Popen(
+        words,
+        cwd=root,
+        env=os.environ | WIDE | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_command_shows_how_far_it_is_and_what_was_built(graph: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.engine"
+    options = ("--backend", "tensorrt-rtx", "--precision", "fp16", "--optShapes", "1x64x64")
+    process = command(tmp_path, "build-engine", graph, "-o", output, *options)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "tensorrt_rtx 1.7.1 on cuda, fp16" in out
+    assert "takes 1x64x64" in out
+    assert "NOT compared with its graph: the machine that built it cannot run it" in out
+    steps = err.splitlines()
+    assert steps[0] == "reading the graph"
+    assert 5 < sum(step.startswith("TensorRT for RTX: ") for step in steps) <= 11
+    assert read_manifest(output).plan is not None
+
+
+def test_ctrl_c_stops_the_command_and_leaves_nothing(graph: Path, tmp_path: Path) -> None:
+    output = tmp_path / "engines" / "x.engine"
+    process = command(tmp_path, "build-engine", graph, "-o", output, "--backend", "tensorrt")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("TensorRT: "):
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert list(output.parent.iterdir()) == []
