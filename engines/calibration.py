@@ -43,6 +43,22 @@ class CalibrationSet:
     unusable: tuple[str, ...]
 
 
+def require_folders(files: CalibrationFiles) -> None:
+    """Look for both folders, before anything else takes time.
+
+    Raises:
+        InputError: one is missing, or is no folder.
+    """
+    wanted = (
+        (files.photos, "--calibration-photos", "photos"),
+        (files.holes, "--calibration-holes", "masks"),
+    )
+    for folder, option, of in wanted:
+        if folder is not None and not folder.is_dir():
+            what = "is no folder" if folder.exists() else "does not exist"
+            raise InputError(f"{folder} {what}; {option} needs a folder of {of}")
+
+
 def read_calibration(files: CalibrationFiles, contract: GraphContract) -> CalibrationSet:
     """Read the photos, each with a hole, in the size the graph takes.
 
@@ -53,9 +69,7 @@ def read_calibration(files: CalibrationFiles, contract: GraphContract) -> Calibr
         InputError: fewer than twelve photos are left, or a folder is missing or holds none.
         HoleMaskError: masks that cannot be read, or all of them unusable.
     """
-    _require_folder(files.photos, "--calibration-photos", "photos")
-    if files.holes:
-        _require_folder(files.holes, "--calibration-holes", "masks")
+    require_folders(files)
     rng = np.random.default_rng(_SEED)
     side = contract.size_multiple * math.ceil(_SIDE / contract.size_multiple)
     size = contract.size or (side, side)
@@ -85,12 +99,6 @@ def read_calibration(files: CalibrationFiles, contract: GraphContract) -> Calibr
         held_back=tuple(inputs[::_HELD_BACK]),
         unusable=tuple(failures),
     )
-
-
-def _require_folder(folder: Path, option: str, of: str) -> None:
-    if not folder.is_dir():
-        what = "is no folder" if folder.exists() else "does not exist"
-        raise InputError(f"{folder} {what}; {option} needs a folder of {of}")
 
 
 def _fitted(path: Path, size: tuple[int, int]) -> Bytes:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pconv_deploy.engines.acceptance import compare_with_graph, require_precision
 from pconv_deploy.engines.base import Backend, RunOptions, Session
-from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles
+from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles, require_folders
 from pconv_deploy.engines.locks import locked
 from pconv_deploy.engines.manifest import (
     MANIFEST,
@@ -79,7 +79,7 @@ def build_engine(
 
     Raises:
         GraphError: `graph` is not ours, damaged, or was rejected by its export.
-        InputError: too few photos to calibrate on.
+        InputError: no photos, or too few, to calibrate on.
         MissingRuntimeError: the backend's runtime is not installed.
         ParityError: the engine does not compute what the graph computes; nothing is left.
         UsageError: unknown backend, a precision it does not have here, int8 without photos,
@@ -90,6 +90,8 @@ def build_engine(
     graph, output, options = Path(graph), Path(output), options or BuildOptions()
     backend = backend_named(options.backend, options.tensorrt)
     installed = backend.runtime()
+    if options.calibration:
+        require_folders(options.calibration)
     progress("reading the graph")
     exported = read_graph(graph)
     if exported.parity is None or exported.parity.failures():

@@ -144,7 +144,9 @@ def _description(candidates: Mapping[str, Mapping[str, Tensor]]) -> str:
     largest = max(candidates.values(), key=len)
     network = _resembles(largest)
     seems = f"seems to be {network}" if network else "is of no project we know"
-    return f"{seems}; its {len(largest)} tensors are {shown(largest.keys())}"
+    names = shown(largest.keys())
+    its = "its only tensor is" if len(largest) == 1 else f"its {len(largest)} tensors are"
+    return f"{seems}; {its} {names}"
 
 
 def _progress(content: Any) -> dict[str, JsonScalar]:

@@ -256,6 +256,8 @@ def test_photos_that_cannot_be_used_are_passed_over(
         read_calibration(CalibrationFiles(photos=nowhere), contract)
     with pytest.raises(InputError, match="none does not exist; --calibration-holes needs a folder"):
         read_calibration(CalibrationFiles(photos=crops, holes=nowhere), contract)
+    with pytest.raises(InputError, match="none does not exist"):  # before the graph is looked at
+        build_engine(tmp_path / "gone.onnx", tmp_path / "x", options("onnxruntime", nowhere))
     with pytest.raises(InputError, match="onnx is no folder; --calibration-photos needs a folder"):
         read_calibration(CalibrationFiles(photos=trained), contract)
     with pytest.raises(InputError, match="no pictures"):

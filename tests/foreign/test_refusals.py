@@ -225,7 +225,7 @@ def test_our_own_weights_without_their_metadata(tmp_path: Path) -> None:
     [
         (
             {"w": torch.ones(1)},
-            r"is of no project we know; its 1 tensors are w\. Checkpoints are read .*"
+            r"is of no project we know; its only tensor is w\. Checkpoints are read .*"
             "export --module PACKAGE.MODULE:FACTORY --weights FILE",
         ),
         ({"epoch": 3}, "holds no state dict"),
