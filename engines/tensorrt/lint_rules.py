@@ -63,9 +63,10 @@ def _bytes(node: "onnx.NodeProto", _: Mapping[str, Any], around: Surroundings) -
         return
     converts = node.op_type in ("Cast", "Identity")
     read = [n for n in node.input if n not in around.constants]
-    for name in (n for n in read if around.types.get(n) == TensorProto.UINT8):
-        if not converts:
-            yield f"it reads the bytes {name!r}; TensorRT only casts bytes. Cast them to float"
+    found = [n for n in read if around.types.get(n) == TensorProto.UINT8]
+    if found and not converts:
+        yield f"it reads the bytes {found[0]!r}; TensorRT only casts bytes. Cast them to float"
+        return  # what it gives follows from it
     for name in (n for n in node.output if around.types.get(n) == TensorProto.UINT8):
         if not converts or name not in around.outputs:
             yield (
