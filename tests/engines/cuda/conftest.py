@@ -1,10 +1,15 @@
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from pconv_deploy.engines.base import RunOptions
 from pconv_deploy.engines.cuda.calls import Cuda
+from pconv_deploy.engines.tensorrt.session import TensorRtSession
 from tests.engines.cuda.fake_cuda import FakeCuda
+from tests.engines.cuda.fake_tensorrt import LARGE, PLAN, SMALL, FakeTensorRt
+from tests.engines.cuda.sessions import Open
 
 
 @pytest.fixture
@@ -20,3 +25,16 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
 def cuda(gpu: FakeCuda) -> Cuda:
     assert gpu is not None
     return Cuda.load()
+
+
+@pytest.fixture
+def library(gpu: FakeCuda) -> FakeTensorRt:
+    return FakeTensorRt(gpu, SMALL, LARGE)
+
+
+@pytest.fixture
+def opened(library: FakeTensorRt) -> Open:
+    def open_session(plan: bytes = PLAN, streams: int = 1, **more: Any) -> TensorRtSession:
+        return TensorRtSession(library, plan, RunOptions(streams=streams), **more)  # type: ignore[arg-type]
+
+    return open_session

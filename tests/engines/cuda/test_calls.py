@@ -5,7 +5,8 @@ import pytest
 from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.cuda.calls import Cuda
 from pconv_deploy.errors import EngineError, MissingRuntimeError
-from tests.engines.cuda.fake_cuda import FakeCuda, Status
+from tests.engines.cuda.cuda_names import Status
+from tests.engines.cuda.fake_cuda import FakeCuda
 
 
 def test_results_come_as_one_or_as_several(cuda: Cuda) -> None:

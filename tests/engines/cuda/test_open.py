@@ -11,7 +11,8 @@ from pconv_deploy.engines.backends.tensorrt import PLAN as PLAN_FILE
 from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
 from pconv_deploy.engines.base import RunOptions
 from pconv_deploy.errors import EngineError
-from tests.engines.cuda.fake_cuda import FakeCuda, Status
+from tests.engines.cuda.cuda_names import Status
+from tests.engines.cuda.fake_cuda import FakeCuda
 from tests.engines.cuda.fake_tensorrt import LARGE, PLAN, FakeTensorRt, filled, images
 
 

@@ -12,8 +12,9 @@ from pconv_deploy.engines.base import RunOptions
 from pconv_deploy.engines.cuda.arrays import DeviceArray
 from pconv_deploy.engines.tensorrt.session import TensorRtSession
 from pconv_deploy.errors import EngineError, InputError, UsageError
+from tests.engines.cuda.cuda_names import Status
 from tests.engines.cuda.device_arrays import CudaArray, DlpackArray, Foreign, TorchTensor
-from tests.engines.cuda.fake_cuda import FakeCuda, Status
+from tests.engines.cuda.fake_cuda import FakeCuda
 from tests.engines.cuda.fake_tensorrt import LARGE, PLAN, SMALL, FakeTensorRt, filled, images
 
 SHAPE = (1, 32, 32)

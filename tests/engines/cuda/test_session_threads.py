@@ -10,18 +10,13 @@ from pconv_deploy.engines.base import RunOptions
 from pconv_deploy.engines.tensorrt.session import TensorRtSession
 from pconv_deploy.errors import EngineError
 from tests.engines.cuda.fake_cuda import FakeCuda
-from tests.engines.cuda.fake_tensorrt import LARGE, PLAN, SMALL, FakeTensorRt, filled, images
+from tests.engines.cuda.fake_tensorrt import PLAN, FakeTensorRt, filled, images
 
 SHAPES = [(1, 32, 32), (2, 48, 48), (1, 16, 16)]
 
 
 def opened(library: FakeTensorRt, streams: int) -> TensorRtSession:
     return TensorRtSession(library, PLAN, RunOptions(streams=streams))  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def library(gpu: FakeCuda) -> FakeTensorRt:
-    return FakeTensorRt(gpu, SMALL, LARGE)
 
 
 def test_many_threads_share_few_workers_and_none_sees_anothers_result(

@@ -17,7 +17,8 @@ from pconv_deploy.engines.cuda.streams import (
     stream_handle,
 )
 from pconv_deploy.errors import EngineError, UsageError
-from tests.engines.cuda.fake_cuda import FakeCuda, Status
+from tests.engines.cuda.cuda_names import Status
+from tests.engines.cuda.fake_cuda import FakeCuda
 
 
 def test_memory_is_freed_once(gpu: FakeCuda, cuda: Cuda) -> None:
