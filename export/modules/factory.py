@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,11 +16,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-import pconv_deploy
 from pconv_deploy.errors import ModuleError
 from pconv_deploy.export.modules.factory_name import parse_factory
 from pconv_deploy.foreign.weights import shown
 
+_OURS = Path(__file__).parents[2]  # the package
 # What code of others may raise; a script without a guard around its main part exits.
 ANY_FAILURE = (Exception, SystemExit)
 
@@ -126,7 +127,7 @@ def reason(error: BaseException) -> str:
 
 def place_of(error: BaseException) -> str:
     """The last line of the user's own code: " (nets.py, line 7)", or nothing if there is none."""
-    others = (*torch.__path__, *pconv_deploy.__path__, "<")
+    others = (*torch.__path__, str(_OURS), "<")
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(others)]
     return f" ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else ""
