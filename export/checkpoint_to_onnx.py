@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import onnx
 import torch
 from torch.export import Dim
@@ -26,12 +27,17 @@ from pconv_deploy.export.half_precision import in_half_precision
 from pconv_deploy.export.rewrites.pipeline import Level, chosen, rewritten
 from pconv_deploy.export.subject import Subject, subject_of
 from pconv_deploy.export.to_onnx import onnx_from_module
-from pconv_deploy.export.verify import Reference
+from pconv_deploy.export.verify import Reference, compare_at_odd_multiples
 from pconv_deploy.files import atomic_file
 from pconv_deploy.onnx_file import embed
 from pconv_deploy.parity import ParityReport
 
 _LEAST_UNIT = 32  # pixels; a network that takes any size may still halve it
+
+_AT_ODD_MULTIPLES = (
+    "the exported graph differs only at other sizes than the traced one, as of code that decides "
+    "by its height or width; pass a larger --size-multiple, or --size HxW. It"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +135,14 @@ def export_subject(
     model = _finish(model, contract)
     progress("comparing with PyTorch")
     parity = reference.compare(model, contract.precision)
+    odd = compare_at_odd_multiples(subject, contract, model)
+    if odd:
+        parity = msgspec.structs.replace(parity, cases=parity.cases + odd.cases)
     embed(model, contract, parity)
     try:
         _require_numbers(parity, contract.precision)
+        if odd and len(odd.failures()) == len(parity.failures()):
+            odd.require_success(_AT_ODD_MULTIPLES)
         parity.require_success("the exported graph")
     except ParityError as error:
         rejected = output.with_suffix(".rejected.onnx")

@@ -27,6 +27,8 @@ from pconv_deploy.contract import (
     GraphContract,
     GraphPrecision,
     Normalisation,
+    deployment_specs,
+    tensor_specs,
 )
 from pconv_deploy.export.subject import Subject
 from pconv_deploy.networks import literal_network
@@ -100,6 +102,25 @@ class Reference:
             return {RAW_OUTPUT: fill(colours, hole_mask[:, None] == 0)}
 
         return run
+
+
+def compare_at_odd_multiples(
+    subject: Subject, contract: GraphContract, model: onnx.ModelProto
+) -> ParityReport | None:
+    """Compare a user's module at sides of 3 and 5 multiples too; None where that shows nothing.
+
+    Its code may decide by its sides (`if height % 16`), and where these are multiples, torch.export
+    may take for granted that all decide as those traced. The usual cases would not show it:
+    their sides, 64 and 128 of small multiples, are like those traced.
+    """
+    multiple = contract.size_multiple
+    if subject.source.module is None or contract.size is not None or multiple >= 64:
+        return None
+    size = (3 * multiple, 5 * multiple)
+    specs = tensor_specs if contract.kind == "tensor" else deployment_specs
+    inputs, outputs = specs(contract.batch, size)
+    fixed = msgspec.structs.replace(contract, size=size, inputs=inputs, outputs=outputs)
+    return Reference(subject, fixed).compare(model, contract.precision)
 
 
 def _rounded(value: Any, dtype: torch.dtype) -> Any:

@@ -171,6 +171,21 @@ def test_a_module_that_differs_from_itself_is_rejected(offer: Offer, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["x.rejected.onnx"]
 
 
+class BySixteens(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.shape[2] % 16 == 0 else x
+
+
+def test_code_that_decides_by_sizes_is_caught_at_sizes_that_were_not_traced(
+    offer: Offer, tmp_path: Path
+) -> None:
+    request = ModuleRequest(factory=offer(With(BySixteens())), size_multiple=4)
+    message = r"differs only at other sizes .*larger --size-multiple.* in 8 of 9 cases: .*, 20x12: "
+    with pytest.raises(ParityError, match=message):
+        export_module(request, tmp_path / "x.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.rejected.onnx"]
+
+
 class OneInput(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return image
