@@ -1,6 +1,7 @@
 """Building an engine folder from an exported graph, and opening one."""
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import platform
@@ -29,7 +30,8 @@ from pconv_deploy.engines.manifest import (
 )
 from pconv_deploy.engines.preparation import prepare
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions, words
+from pconv_deploy.engines.tensorrt.options import PlanFacts, TensorRtOptions, words
+from pconv_deploy.engines.tensorrt.profiles import judged_within
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.errors import EngineError, GraphError, UsageError
 from pconv_deploy.files import atomic_folder, writing
@@ -118,7 +120,7 @@ def build_engine(
             progress(f"not compared with the graph: {why}")
         else:
             progress("comparing the engine with the graph")
-            parity, executed = _accept(backend, folder, exported, prepared.model, precision)
+            parity, executed = _accept(backend, folder, exported, prepared.model, precision, plan)
             parity.require_success(str(output))
             require_precision(executed, precision, str(output))
         manifest = Manifest(
@@ -182,9 +184,14 @@ def _accept(
     exported: ExportedGraph,
     model: "onnx.ModelProto",
     precision: Precision,
+    plan: PlanFacts | None,
 ) -> tuple[ParityReport, Mapping[Precision, int]]:
     """Run the engine in `folder`, made of `model`, beside the graph as it was exported."""
     installed = backend.runtime()
+    judged = exported
+    if plan:
+        contract = judged_within(plan.profiles, exported.contract)
+        judged = dataclasses.replace(exported, contract=contract)
     with contextlib.ExitStack() as stack:
         session = backend.open(folder, precision, RunOptions())
         stack.callback(session.close)
@@ -196,7 +203,7 @@ def _accept(
             witness = backend.open(shown, precision, RunOptions())
             stack.callback(witness.close)
         name = f"{installed.package} {installed.version}, {precision}"
-        parity = compare_with_graph(session, witness, exported, name, precision)
+        parity = compare_with_graph(session, witness, judged, name, precision)
     return parity, backend.executed(folder, exported.contract, precision)
 
 

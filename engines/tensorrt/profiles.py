@@ -6,9 +6,12 @@ its own, and a request goes to the smallest that takes it.
 
 from collections.abc import Sequence
 
-from pconv_deploy.contract import GraphContract, TensorSpec
+import msgspec
+
+from pconv_deploy.contract import GraphContract, TensorSpec, deployment_specs, tensor_specs
 from pconv_deploy.engines.tensorrt.options import Profile, Shape
 from pconv_deploy.errors import EngineError, UsageError
+from pconv_deploy.parity import parity_batches
 
 # Largest batch and side of each, which are also what it is fastest at.
 _LADDER = ((1, 512), (1, 1024), (8, 512), (8, 1024), (32, 512))
@@ -67,6 +70,26 @@ def choose(profiles: Sequence[Profile], shape: Shape) -> int:
             f"this engine takes (batch x height x width):\n  {known}"
         )
     return min(able, key=lambda index: (_volume(profiles[index].max), index))
+
+
+def judged_within(profiles: Sequence[Profile], contract: GraphContract) -> GraphContract:
+    """The contract by which an engine is compared with its graph.
+
+    The usual cases are batches of three, of small images. Where no profile takes those, they have
+    the least shape of the first profile instead.
+    """
+    usual = {
+        (contract.batch or len(batch), *batch[0].hole_mask.shape)
+        for batch in parity_batches(contract)
+    }
+    if all(any(profile.takes((n, h, w)) for profile in profiles) for n, h, w in usual):
+        return contract
+    batch, height, width = profiles[0].min
+    specs = deployment_specs if contract.kind == "deployment" else tensor_specs
+    inputs, outputs = specs(batch, (height, width))
+    return msgspec.structs.replace(
+        contract, batch=batch, size=(height, width), inputs=inputs, outputs=outputs
+    )
 
 
 def tensor_shape(spec: TensorSpec, shape: Shape) -> tuple[int, ...]:

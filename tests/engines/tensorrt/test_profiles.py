@@ -4,7 +4,12 @@ import pytest
 
 from pconv_deploy.contract import GraphContract, Normalisation, Source, UNetConfig, deployment_specs
 from pconv_deploy.engines.tensorrt.options import Profile, Shape
-from pconv_deploy.engines.tensorrt.profiles import choose, profiles_for, tensor_shape
+from pconv_deploy.engines.tensorrt.profiles import (
+    choose,
+    judged_within,
+    profiles_for,
+    tensor_shape,
+)
 from pconv_deploy.errors import EngineError, UsageError
 
 
@@ -114,3 +119,14 @@ def test_shapes_of_the_tensors() -> None:
     assert tensor_shape(hole_mask, (2, 256, 512)) == (2, 256, 512)
     (fixed, _) = contract(batch=1, size=(256, 256)).inputs
     assert tensor_shape(fixed, (1, 256, 256)) == (1, 256, 256, 3)
+
+
+def test_engines_are_judged_in_shapes_that_they_take() -> None:
+    free = contract()
+    assert judged_within(profiles_for(free), free) is free
+    fixed = contract(batch=2, size=(256, 512))
+    assert judged_within(profiles_for(fixed), fixed) is fixed
+    narrow = Profile(min=(1, 512, 256), opt=(1, 512, 512), max=(2, 512, 512))
+    judged = judged_within([narrow, only(3, 256, 256)], free)
+    assert (judged.batch, judged.size) == (1, (512, 256))
+    assert judged.inputs[0].shape == (1, 512, 256, 3)

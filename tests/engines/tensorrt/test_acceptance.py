@@ -1,0 +1,171 @@
+"""What happens to an engine where there is a GPU, with all that needs one stood in for.
+
+The builder is NVIDIA's. What loads the plan, tells of its layers and runs it is made up: the graph
+itself runs, in ONNX Runtime. The same with a GPU is in tests/gpu.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pconv_deploy.engines.backends import tensorrt as module
+from pconv_deploy.engines.base import Gpu, RunOptions
+from pconv_deploy.engines.cuda import devices
+from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.engines.tensorrt import session
+from pconv_deploy.engines.tensorrt.options import TensorRtOptions
+from pconv_deploy.engines.tensorrt.profiles import choose
+from pconv_deploy.errors import EngineError, ParityError
+from pconv_deploy.onnx_file import read_graph, with_raw_output
+from pconv_deploy.onnx_run import model_run
+from pconv_deploy.parity import Arrays
+from tests.engines.tensorrt.conftest import SMALL
+
+HOPPER = Gpu(
+    name="NVIDIA H200", compute_capability="9.0", memory=1 << 37, driver="580.1", cuda="13.0"
+)
+OPTIONS = BuildOptions(
+    backend="tensorrt", precision="fp16", tensorrt=TensorRtOptions(profiles=(SMALL,))
+)
+
+
+def layer(kind: str, dtype: str) -> dict[str, Any]:
+    tensor = {"Name": "x", "Dimensions": [1, 8, 16, 16], "Format/Datatype": dtype}
+    return {
+        "Name": f"{kind} of {dtype}",
+        "LayerType": kind,
+        "Inputs": [tensor],
+        "Outputs": [tensor],
+        "Weights": {"Type": dtype, "Count": 72},
+    }
+
+
+class FakeSession:
+    """Runs the exported graph, whatever the plan, in the shapes of the profile."""
+
+    def __init__(self, graph: Path) -> None:
+        self._run = model_run(with_raw_output(read_graph(graph).model), optimised=True)
+
+    def run(self, inputs: Arrays) -> Arrays:
+        batch, height, width = inputs["hole_mask"].shape
+        choose([SMALL], (batch, height, width))
+        return self._run(inputs)
+
+    def close(self) -> None:
+        pass
+
+
+Machine = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def machine(tensorrt: ModuleType, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine with an H200 whose inspector tells of these layers."""
+
+    def make(*layers: dict[str, Any], loads: bool = True) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        told = json.dumps({"Layers": layers, "Bindings": ["image", "filled"]})
+        inspector = SimpleNamespace(get_engine_information=lambda _format: told)
+        engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
+        runtime = SimpleNamespace(deserialize_cuda_engine=lambda _plan: engine if loads else None)
+
+        def open_session(
+            _library: ModuleType, _plan: bytes, _options: RunOptions, *, host_code: bool
+        ) -> FakeSession:
+            seen["host_code"] = host_code
+            return FakeSession(graph)
+
+        monkeypatch.setattr(devices, "why_no_gpu", lambda: None)
+        monkeypatch.setattr(devices, "current_gpu", lambda: HOPPER)
+        monkeypatch.setattr(tensorrt, "Runtime", lambda _log: runtime)
+        monkeypatch.setattr(session, "TensorRtSession", open_session)
+        return seen
+
+    return make
+
+
+def test_an_engine_is_compared_and_its_layers_are_kept(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    seen = machine(layer("CaskConvolution", "Half"), layer("CaskConvolution", "Half"))
+    steps: list[str] = []
+    manifest = build_engine(graph, tmp_path / "x.engine", OPTIONS, progress=steps.append)
+    assert manifest.built_with.gpu == HOPPER
+    assert manifest.executed == {"fp16": 2}
+    assert manifest.engine_parity is not None
+    assert not manifest.engine_parity.failures()
+    # No profile takes the usual batches of three.
+    names = [case.name for case in manifest.engine_parity.cases]
+    assert len(names) == 9
+    assert "irregular hole 1%-10%, 32x32" in names
+    assert manifest.plan is not None
+    assert manifest.plan.layers is not None
+    assert manifest.plan.layers.convolutions == {"fp16": 2}
+    assert "comparing the engine with the graph" in steps
+    assert not any(step.startswith(("note", "not compared")) for step in steps)
+    kept = json.loads((tmp_path / "x.engine" / "layers.json").read_text())
+    assert kept["engine"]["Layers"][0]["Weights"]["Count"] == 72
+    assert open_engine(tmp_path / "x.engine")[0] == manifest
+    assert seen == {"host_code": False}
+
+
+def test_another_gpu_does_not_open_it(
+    machine: Machine, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(layer("CaskConvolution", "Half"))
+    build_engine(graph, tmp_path / "x.engine", OPTIONS)
+    other = Gpu(name="NVIDIA L4", compute_capability="8.9", memory=1, driver="1", cuda="13.0")
+    monkeypatch.setattr(devices, "current_gpu", lambda: other)
+    with pytest.raises(EngineError) as caught:
+        open_engine(tmp_path / "x.engine")
+    message = str(caught.value)
+    assert "was built with tensorrt 11.4.0.106 on NVIDIA H200 (9.0)" in message
+    assert "this machine has tensorrt 11.4.0.106 on NVIDIA L4 (8.9)" in message
+    assert "it was built for compute capability 9.0, this is 8.9" in message
+    assert f"Rebuild it: pconv-deploy build-engine {graph}" in message
+
+
+def test_an_engine_that_computes_in_another_precision_is_not_kept(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    machine(layer("CaskConvolution", "Float"))
+    with pytest.raises(ParityError, match="was to compute in fp16; found convolutions: 1 in fp32"):
+        build_engine(graph, tmp_path / "x.engine", OPTIONS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_layers_that_only_move_numbers_are_told_of(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    machine(layer("CaskConvolution", "Half"), layer("Reformat", "Half"))
+    steps: list[str] = []
+    build_engine(graph, tmp_path / "x.engine", OPTIONS, progress=steps.append)
+    notes = {step for step in steps if step.startswith("note: ")}
+    assert notes == {"note: 1 of 2 layers, between others, only change how numbers are laid out"}
+
+
+def test_a_plan_that_does_not_load_is_an_error(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    machine(loads=False)
+    with pytest.raises(EngineError, match="TensorRT does not load what it has built"):
+        build_engine(graph, tmp_path / "x.engine", OPTIONS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_code_of_a_version_compatible_plan_may_run(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = machine()
+    (tmp_path / module.PLAN).write_bytes(b"plan")
+    facts: Any = SimpleNamespace(plan=SimpleNamespace(options=TensorRtOptions()))
+    for compatible in (False, True):
+        facts.plan.options = TensorRtOptions(version_compatible=compatible)
+        (tmp_path / "manifest.json").touch()
+        monkeypatch.setattr(module, "read_manifest", lambda _folder: facts)
+        module.TensorRtBackend().open(tmp_path, "fp16", RunOptions())
+        assert seen["host_code"] is compatible
