@@ -15,6 +15,7 @@ from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from pconv_deploy.export.functions import OPSET, attach_functions, translate_partial_conv2d
+from pconv_deploy.export.rewrites.hidden_weights import hidden_weights
 from pconv_deploy.export.untraceable import following, path_in_network, translating
 
 _TALKATIVE = ("torch.onnx", "torch.fx.experimental.symbolic_shapes")
@@ -64,7 +65,8 @@ def onnx_from_module(
     model = program.model
     attach_functions(model)
     _name_after_modules(model.graph)
-    onnxscript.optimizer.optimize_ir(model, inline=False)
+    with hidden_weights(model.graph):
+        onnxscript.optimizer.optimize_ir(model, inline=False)
     # Stack traces with the paths of whoever exported.
     ClearMetadataAndDocStringPass()(model)
     return program.model_proto

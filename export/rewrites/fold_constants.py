@@ -10,14 +10,16 @@ import onnx_ir as ir
 import onnxscript.optimizer
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 
+from pconv_deploy.export.rewrites.hidden_weights import hidden_weights
 from pconv_deploy.export.rewrites.site import Site
 
 
 def fold_constants(model: ir.Model) -> Sequence[Site]:
     """Fold, share and remove, until nothing changes any more."""
     before = len(model.graph)
-    onnxscript.optimizer.optimize_ir(model, inline=False)
-    CommonSubexpressionEliminationPass()(model)
-    RemoveUnusedNodesPass()(model)
+    with hidden_weights(model.graph):
+        onnxscript.optimizer.optimize_ir(model, inline=False)
+        CommonSubexpressionEliminationPass()(model)
+        RemoveUnusedNodesPass()(model)
     gone = before - len(model.graph)
     return [Site(f"{gone} of {before} nodes")] if gone else []

@@ -1,0 +1,144 @@
+"""Networks that differ in nothing but their weights become graphs that differ in nothing else.
+
+That is what lets an engine take other weights: see `pconv-deploy refit`.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+from torch.export import Dim
+
+from pconv_deploy.contract import (
+    RAW_OUTPUT,
+    GraphContract,
+    Normalisation,
+    Source,
+    UNetConfig,
+    deployment_specs,
+)
+from pconv_deploy.export.graphs import DeploymentGraph
+from pconv_deploy.export.half_precision import in_half_precision
+from pconv_deploy.export.rewrites.arrangement import arranged
+from pconv_deploy.export.rewrites.forms import Arrangement
+from pconv_deploy.export.rewrites.pipeline import Level, chosen, rewritten
+from pconv_deploy.export.to_onnx import onnx_from_module
+from pconv_deploy.networks import Network
+from pconv_deploy.onnx_file import inlined
+from tests.conftest import random_network
+
+CONFIGS = {
+    "partial": UNetConfig(channels=(12, 12), kernels=(5, 3)),
+    "ordinary": UNetConfig(channels=(12, 12), kernels=(5, 3), convolution="ordinary"),
+    "sigmoid head": UNetConfig(channels=(12, 12), kernels=(5, 3), head="sigmoid"),
+}
+# Mean and deviation are what weights may be as well.
+UNIT = Normalisation(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+FORMS = (
+    Arrangement(),
+    Arrangement(upsampling=("interleaved",)),
+    Arrangement(upsampling=("enlarged",)),
+    Arrangement(upsampling=("transposed", "enlarged", "interleaved")),
+    Arrangement(narrow_input=True, narrow_output=True),
+    Arrangement(fused_epilogue=True),
+)
+
+
+def zeros(network: Network) -> None:
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.zero_()
+
+
+def fresh(network: Network) -> None:
+    """As before any training: norms are the identity, and equal, and there are no biases."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    for name, parameter in network.named_parameters():
+        if name.endswith(("conv.bias", "head.offset")):
+            nn.init.zeros_(parameter)
+
+
+ADVERSARIES: dict[str, Callable[[Network], None]] = {"zeros": zeros, "fresh": fresh}
+
+
+def traced(network: Network) -> onnx.ModelProto:
+    multiple = network.config.size_multiple
+    free = {0: Dim("batch"), 1: multiple * Dim("rows"), 2: multiple * Dim("columns")}
+    shape = (2, 4 * multiple, 6 * multiple)
+    return onnx_from_module(
+        DeploymentGraph(network, UNIT).eval(),
+        (torch.zeros(*shape, 3, dtype=torch.uint8), torch.zeros(*shape, dtype=torch.uint8)),
+        input_names=["image", "hole_mask"],
+        output_names=["filled", RAW_OUTPUT],
+        dynamic_shapes=(free, free),
+    )
+
+
+def contract(config: UNetConfig) -> GraphContract:
+    inputs, outputs = deployment_specs(None, None)
+    return GraphContract(
+        kind="deployment",
+        inputs=inputs,
+        outputs=outputs,
+        normalisation=UNIT,
+        size_multiple=config.size_multiple,
+        source=Source(file="x", sha256="0" * 64, network=config),
+    )
+
+
+def at(level: int, model: onnx.ModelProto) -> onnx.ModelProto:
+    for _step, rewritten_model in rewritten(model, chosen(level)):
+        model = rewritten_model
+    return model
+
+
+def skeleton(model: onnx.ModelProto) -> list[object]:
+    """All of a graph but the numbers of its floating-point weights; functions written out."""
+    plain = onnx.load_from_string(inlined(model.SerializeToString()))
+    kept: list[object] = [
+        (node.op_type, node.name, *node.input, *node.output, *sorted(map(str, node.attribute)))
+        for node in plain.graph.node
+    ]
+    for tensor in sorted(plain.graph.initializer, key=lambda tensor: tensor.name):
+        values = numpy_helper.to_array(tensor)
+        integers = values.tolist() if np.issubdtype(values.dtype, np.integer) else None
+        kept.append((tensor.name, tensor.data_type, *tensor.dims, integers))
+    return kept
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def networks(request: pytest.FixtureRequest) -> dict[str, onnx.ModelProto]:
+    """The traced graphs of one network with several kinds of weights."""
+    config = CONFIGS[request.param]
+    graphs = {request.param: traced(random_network(config))}
+    for name, change in ADVERSARIES.items():
+        network = random_network(config, seed=1)
+        change(network)
+        graphs[name] = traced(network)
+    return graphs
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_at_every_level(networks: dict[str, onnx.ModelProto], level: int) -> None:
+    first, *others = (skeleton(at(level, model)) for model in networks.values())
+    for name, other in zip(ADVERSARIES, others, strict=True):
+        assert other == first, name
+
+
+@pytest.mark.parametrize("form", FORMS, ids=Arrangement.describe)
+def test_in_every_form_and_precision(
+    networks: dict[str, onnx.ModelProto], form: Arrangement
+) -> None:
+    facts = contract(CONFIGS[next(iter(networks))])
+    models = [at(Level.WORK, model) for model in networks.values()]
+    for precision in ("fp32", "fp16", "bf16"):
+        typed = (m if precision == "fp32" else in_half_precision(m, precision) for m in models)
+        first, *others = (skeleton(arranged(model, form, facts)) for model in typed)
+        for name, other in zip(ADVERSARIES, others, strict=True):
+            assert other == first, (name, precision)
