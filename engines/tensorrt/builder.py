@@ -111,7 +111,7 @@ def build_plan(
     if cache:
         cache.save()
     content = bytes(plan)
-    told = _NULL if no_gpu else msgspec.Raw(_inspected(library, log, content).encode())
+    told = _NULL if no_gpu else _inspected(library, log, content, options.version_compatible)
     evidence = Evidence(graph=parsed.convolutions, engine=told)
     facts = PlanFacts(
         options=options, profiles=profiles, build_seconds=seconds, layers=evidence.layers()
@@ -146,17 +146,17 @@ def _timing_cache(
     return TimingCache(config, log, Path(options.timing_cache))
 
 
-def _inspected(library: ModuleType, log: Any, plan: bytes) -> str:
+def _inspected(library: ModuleType, log: Any, plan: bytes, host_code: bool) -> msgspec.Raw:
     """What the engine inspector tells, in JSON. Without a GPU it must not be asked."""
     runtime = library.Runtime(log)
-    # It is our own, and just built: whatever code it brings along is TensorRT's.
-    runtime.engine_host_code_allowed = True
+    if host_code:  # it is just built: what it brings along is TensorRT's own
+        runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(f"TensorRT does not load what it has built: {words_of(log.errors)}")
     inspector = engine.create_engine_inspector()
     told: str = inspector.get_engine_information(library.LayerInformationFormat.JSON)
-    return told
+    return msgspec.Raw(told.encode())
 
 
 def _failure(flavour: Flavour, errors: list[str], no_gpu: str | None) -> EngineError:
