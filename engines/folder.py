@@ -91,20 +91,18 @@ def build_engine(
     """
     graph, output, options = Path(graph), Path(output), options or BuildOptions()
     backend = backend_named(options.backend, options.tensorrt)
-    installed = backend.runtime()
+    backend.runtime()  # a missing one before any work
     if options.calibration:
         require_folders(options.calibration)
     progress("reading the graph")
-    exported = read_graph(graph)
-    if exported.parity is None or exported.parity.failures():
-        raise GraphError(f"{graph} was not accepted when it was exported. Export it again")
+    exported = read_accepted(graph)
     if graph.resolve() == output.resolve() or output.resolve() in graph.resolve().parents:
         raise UsageError(f"{output} holds or is the graph itself; choose another name")
     precision = options.precision or exported.contract.precision
     _refuse_precision(backend, precision, options)
     with (
-        _alone(output),
-        atomic_folder(output, overwrite=overwrite, replaceable=_is_engine) as folder,
+        alone(output),
+        atomic_folder(output, overwrite=overwrite, replaceable=is_engine) as folder,
     ):
         prepared = prepare(
             backend, exported, precision, options.tune, options.calibration, progress
@@ -120,7 +118,7 @@ def build_engine(
             progress(f"not compared with the graph: {why}")
         else:
             progress("comparing the engine with the graph")
-            parity, executed = _accept(backend, folder, exported, prepared.model, precision, plan)
+            parity, executed = accept(backend, folder, exported, prepared.model, precision, plan)
             parity.require_success(str(output))
             require_precision(executed, precision, str(output))
         manifest = Manifest(
@@ -130,14 +128,7 @@ def build_engine(
             arrangement=prepared.arrangement,
             tuning=prepared.tuning,
             quantisation=prepared.quantisation,
-            built_with=BuiltWith(
-                pconv_deploy=version("pconv-deploy"),
-                package=installed.package,
-                version=installed.version,
-                device=backend.device,
-                machine=platform.machine(),
-                gpu=installed.gpu,
-            ),
+            built_with=built_with(backend),
             contract=exported.contract,
             graph_sha256=hashlib.sha256(exported.content).hexdigest(),
             files=files,
@@ -145,15 +136,46 @@ def build_engine(
             engine_parity=parity,
             plan=plan,
             command=_command(graph, output, options),
-            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            created=now(),
         )
         with writing(output):
             write_manifest(folder, manifest)
     return manifest
 
 
+def read_accepted(graph: Path) -> ExportedGraph:
+    """Read an exported graph that its export found to be right.
+
+    Raises:
+        GraphError: it is not ours, damaged, or was rejected.
+        MissingRuntimeError: the onnx package is not installed.
+    """
+    exported = read_graph(graph)
+    if exported.parity is None or exported.parity.failures():
+        raise GraphError(f"{graph} was not accepted when it was exported. Export it again")
+    return exported
+
+
+def built_with(backend: Backend) -> BuiltWith:
+    """What a manifest says of this machine."""
+    installed = backend.runtime()
+    return BuiltWith(
+        pconv_deploy=version("pconv-deploy"),
+        package=installed.package,
+        version=installed.version,
+        device=backend.device,
+        machine=platform.machine(),
+        gpu=installed.gpu,
+    )
+
+
+def now() -> str:
+    """The time of a manifest."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 @contextlib.contextmanager
-def _alone(output: Path) -> Iterator[None]:
+def alone(output: Path) -> Iterator[None]:
     """Keep two processes from building one engine at once."""
     with contextlib.ExitStack() as stack:
         with writing(output):
@@ -178,15 +200,20 @@ def _refuse_precision(backend: Backend, precision: Precision, options: BuildOpti
         raise UsageError(f"only int8 engines are calibrated; this one computes in {precision}")
 
 
-def _accept(
+def accept(
     backend: Backend,
     folder: Path,
     exported: ExportedGraph,
-    model: "onnx.ModelProto",
+    model: "onnx.ModelProto | None",
     precision: Precision,
     plan: PlanFacts | None,
 ) -> tuple[ParityReport, Mapping[Precision, int]]:
-    """Run the engine in `folder`, made of `model`, beside the graph as it was exported."""
+    """Run the engine in `folder` beside the graph as it was exported.
+
+    model: what it was built from, of which a witness is built that shows the network's own output;
+        None compares only what the engine itself shows.
+    plan: of a TensorRT engine, whose profiles are the shapes it takes.
+    """
     installed = backend.runtime()
     judged = exported
     if plan:
@@ -196,7 +223,7 @@ def _accept(
         session = backend.open(folder, precision, RunOptions())
         stack.callback(session.close)
         witness = None
-        if exported.contract.kind == "deployment":
+        if model and exported.contract.kind == "deployment":
             shown = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             content = with_raw_output(model).SerializeToString()
             backend.build(content, exported.contract, precision, shown)
@@ -231,7 +258,7 @@ def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[
     return manifest, backend.open(folder, manifest.precision, options or RunOptions())
 
 
-def _is_engine(path: Path) -> bool:
+def is_engine(path: Path) -> bool:
     """An engine and nothing beside it, or an empty folder; all else may be an only copy."""
     if not path.is_dir():
         return False

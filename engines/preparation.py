@@ -1,6 +1,7 @@
 """What a runtime is given for an exported graph: one of its equal forms, in eight bits if asked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -65,6 +66,38 @@ def prepare(
     return Prepared(model, prepared.arrangement, prepared.tuning, facts)
 
 
+def prepare_again(
+    backend: Backend,
+    exported: ExportedGraph,
+    precision: Precision,
+    arrangement: Arrangement | None,
+) -> "onnx.ModelProto":
+    """Bring a graph into the form in which another like it was prepared, and its precision.
+
+    arrangement: what was recorded of that one; None: it was exported in a form of its own.
+
+    Raises:
+        MissingRuntimeError: what edits graphs is not installed.
+        CheckpointError: a weight is too large for the precision.
+    """
+    with _editing_graphs(backend):
+        from pconv_deploy.export.rewrites.arrangement import arranged
+    model = exported.model
+    if backend.typed:
+        model = _typed(model, exported.contract, precision)
+    return arranged(model, arrangement, exported.contract) if arrangement else model
+
+
+@contextmanager
+def _editing_graphs(backend: Backend) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingRuntimeError(
+            f"building engines needs {error.name}: pip install 'pconv-deploy[{backend.name}]'"
+        ) from error
+
+
 def _chosen_form(
     backend: Backend,
     exported: ExportedGraph,
@@ -73,16 +106,12 @@ def _chosen_form(
     photos: CalibrationSet | None,
     progress: Callable[[str], None],
 ) -> Prepared:
-    try:
+    with _editing_graphs(backend):
         from pconv_deploy.export.rewrites.arrangement import (
             arranged,
             is_arranged,
             upsampling_sites,
         )
-    except ModuleNotFoundError as error:
-        raise MissingRuntimeError(
-            f"building engines needs {error.name}: pip install 'pconv-deploy[{backend.name}]'"
-        ) from error
     model, contract = exported.model, exported.contract
     if backend.typed:
         model = _typed(model, contract, precision)

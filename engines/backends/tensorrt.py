@@ -22,7 +22,7 @@ LAYERS = "layers.json"
 _RTX_FROM = (8, 0)
 _AMPERE = (8, 0)
 _USUAL = TensorRtOptions()
-_STRIPPED = "its weights were left out, and must first be put back with TensorRT's refitter"
+_STRIPPED = "its weights were left out; `pconv-deploy refit` puts them in"
 
 
 @dataclass(frozen=True)

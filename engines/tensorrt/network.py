@@ -35,20 +35,34 @@ def parse(library: ModuleType, builder: Any, log: Any, graph: bytes) -> ParsedNe
         GraphError: it holds what TensorRT is known not to take; the message names the node.
         EngineError: the parser refuses it.
     """
+    model = as_read(graph)
+    # Required of TensorRT 10; in 11 every network is strongly typed.
+    flag = library.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    network = builder.create_network(1 << int(flag))
+    parser = library.OnnxParser(network, log)
+    if not parser.parse(model.SerializeToString()):
+        raise EngineError(f"TensorRT cannot read the graph: {words_of_parser(parser, log)}")
+    return ParsedNetwork(network, parser, convolution_types(model))
+
+
+def as_read(graph: bytes) -> "onnx.ModelProto":
+    """A graph as TensorRT gets it, for building and for a refit alike.
+
+    Raises:
+        GraphError: it holds what TensorRT is known not to take; the message names the node.
+    """
     import onnx
 
     model = onnx.load_from_string(inlined(graph))
     _name_apart(model)
     if complaints := lint(model):
         raise refuse(complaints)
-    # Required of TensorRT 10; in 11 every network is strongly typed.
-    flag = library.NetworkDefinitionCreationFlag.STRONGLY_TYPED
-    network = builder.create_network(1 << int(flag))
-    parser = library.OnnxParser(network, log)
-    if not parser.parse(model.SerializeToString()):
-        refused = "; ".join(_errors(parser)) or words_of(log.errors) or "it gives no reason"
-        raise EngineError(f"TensorRT cannot read the graph: {refused}")
-    return ParsedNetwork(network, parser, convolution_types(model))
+    return model
+
+
+def words_of_parser(parser: Any, log: Any) -> str:
+    """Why TensorRT's parser, or the one that refits, has refused a graph."""
+    return "; ".join(_errors(parser)) or words_of(log.errors) or "it gives no reason"
 
 
 def _name_apart(model: "onnx.ModelProto") -> None:

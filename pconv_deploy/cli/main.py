@@ -20,6 +20,7 @@ from pconv_deploy.cli.export import export
 from pconv_deploy.cli.infer import infer
 from pconv_deploy.cli.inspect import inspect
 from pconv_deploy.cli.masks import masks
+from pconv_deploy.cli.refit import refit
 from pconv_deploy.cli.train import train
 from pconv_deploy.cli.triton_repo import triton_repo
 from pconv_deploy.cli.verify import verify
@@ -54,6 +55,7 @@ for command in (
     convert,
     export,
     build_engine,
+    refit,
     triton_repo,
     verify,
     infer,

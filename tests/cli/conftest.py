@@ -17,6 +17,8 @@ COMMANDS = (
     "convert",
     "export",
     "build-engine",
+    "refit",
+    "triton-repo",
     "verify",
     "infer",
     "bench",

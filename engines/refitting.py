@@ -1,0 +1,235 @@
+"""Other weights for a TensorRT engine, without building it anew: checked, swapped, accepted."""
+
+import hashlib
+import shlex
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from pconv_deploy.engines.acceptance import require_precision
+from pconv_deploy.engines.backends.tensorrt import PLAN, TensorRtBackend
+from pconv_deploy.engines.base import Progress
+from pconv_deploy.engines.folder import accept, alone, built_with, is_engine, now
+from pconv_deploy.engines.manifest import (
+    Manifest,
+    check_machine,
+    check_unchanged,
+    describe_file,
+    read_manifest,
+    rebuild,
+    write_manifest,
+)
+from pconv_deploy.engines.preparation import prepare_again
+from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.engines.same_graph import differences
+from pconv_deploy.engines.tensorrt.library import load
+from pconv_deploy.engines.tensorrt.options import PlanFacts, words
+from pconv_deploy.engines.tensorrt.refitting import refit_plan
+from pconv_deploy.errors import EngineError, UsageError
+from pconv_deploy.files import atomic_folder, writing
+from pconv_deploy.onnx_file import ExportedGraph
+
+_COMMAND = "pconv-deploy refit "
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefitRequest:
+    """Whose weights are to be swapped.
+
+    engine     stays as it is, unless it is `output`
+    weights    a checkpoint, or an exported graph
+    output     folder to create
+    overwrite  replace `output` if it exists
+    """
+
+    engine: Path
+    weights: Path
+    output: Path
+    overwrite: bool = False
+
+    @property
+    def of_graph(self) -> bool:
+        return self.weights.suffix.lower() == ".onnx"
+
+    @property
+    def command(self) -> str:
+        """What asks for the same."""
+        words = [str(self.engine), str(self.weights)]
+        words += [] if self.in_place else ["-o", str(self.output)]
+        # Names need not be Unicode.
+        return (_COMMAND + shlex.join([*words, "--overwrite"])).encode(errors="replace").decode()
+
+    @property
+    def in_place(self) -> bool:
+        return self.engine.resolve() == self.output.resolve()
+
+
+def require_refittable(request: RefitRequest) -> Manifest:
+    """Refuse what cannot come to a good end, before anything slow; else tell of the engine.
+
+    Raises:
+        EngineError: no engine, changed, of another backend or another machine, or its weights
+            cannot be swapped.
+        MissingRuntimeError: TensorRT is not installed.
+        UsageError: `output` exists and may not be replaced.
+    """
+    engine, output = request.engine, request.output
+    manifest = read_manifest(engine)
+    backend, plan = _backend(request, manifest)
+    if manifest.precision == "int8":
+        raise EngineError(
+            f"{engine} computes in int8, in ranges that were measured with its own weights; other "
+            f"weights need their own.{_build_anew(request, manifest)} --calibration-photos PHOTOS"
+        )
+    options = plan.options
+    if not options.refit and not options.strip_weights:
+        raise EngineError(
+            f"{engine} was built without --refit: its weights cannot be swapped."
+            f"\n  Build one whose weights can: {manifest.command} --refit"
+        )
+    if output.exists() and not request.overwrite:
+        raise UsageError(
+            f"{output} already exists; pass --overwrite to replace it, or -o for a new engine"
+        )
+    backend.runtime()
+    if why := backend.why_not_run():
+        raise EngineError(f"weights are swapped on the GPU that will run the engine, and {why}")
+    check_machine(engine, msgspec.structs.replace(manifest, plan=with_weights(plan)), backend)
+    check_unchanged(engine, manifest)
+    return manifest
+
+
+def require_same(request: RefitRequest, manifest: Manifest, exported: ExportedGraph) -> None:
+    """Refuse a graph that differs in more than its weights, or in them where that is not allowed.
+
+    Raises:
+        EngineError: the message says in what.
+    """
+    if different := differences(exported.contract, manifest.contract):
+        raise does_not_fit(request, manifest, different)
+    plan, own, found = manifest.plan, manifest.contract.source, exported.contract.source
+    assert plan is not None
+    # Stripped alone, TensorRT has optimised for the very weights it left out.
+    if not plan.options.refit and found.sha256 != own.sha256:
+        raise EngineError(
+            f"{request.engine} was built with --strip-weights and without --refit: it takes no "
+            f"weights but those of {own.file} (sha256 {own.sha256[:12]}), found {found.file} "
+            f"(sha256 {found.sha256[:12]}).\n  Build one that takes any: {manifest.command} --refit"
+        )
+
+
+def does_not_fit(request: RefitRequest, manifest: Manifest, different: list[str]) -> EngineError:
+    """The error about weights of another network."""
+    return EngineError(
+        f"{request.weights} does not fit {request.engine}: {'; '.join(different)}."
+        f"{_build_anew(request, manifest)}"
+    )
+
+
+def refit_engine(
+    request: RefitRequest, manifest: Manifest, exported: ExportedGraph, progress: Progress
+) -> Manifest:
+    """Write the engine with a graph's weights, once it computes what the graph computes.
+
+    Args:
+        request: what `require_refittable` has passed.
+        manifest: of the engine.
+        exported: what `require_same` has passed.
+        progress: is told each step as it begins.
+
+    Raises:
+        EngineError: TensorRT cannot swap them.
+        ParityError: the result does not compute what the graph computes; nothing is left of it.
+        CheckpointError: a weight is too large for the engine's precision.
+        UsageError: another process is writing `output`, or it has appeared meanwhile.
+        OutputError: `output` could not be written.
+    """
+    backend, plan = _backend(request, manifest)
+    output, precision = request.output, manifest.precision
+    with (
+        alone(output),
+        atomic_folder(output, overwrite=request.overwrite, replaceable=is_engine) as folder,
+    ):
+        model = prepare_again(backend, exported, precision, manifest.arrangement)
+        progress("swapping the weights")
+        refitted = refit_plan(
+            backend.flavour,
+            load(backend.flavour),
+            (request.engine / PLAN).read_bytes(),
+            model.SerializeToString(),
+            plan.options,
+        )
+        with writing(output):
+            for name in manifest.files:  # its layers stay as they are
+                shutil.copyfile(request.engine / name, folder / name)
+            (folder / PLAN).write_bytes(refitted.content)
+        progress("comparing the engine with the graph")
+        # A witness would be another engine, which tells nothing of weights that were swapped.
+        parity, executed = accept(backend, folder, exported, None, precision, plan)
+        parity.require_success(str(output))
+        require_precision(executed, precision, str(output))
+        result = msgspec.structs.replace(
+            manifest,
+            executed=executed,
+            built_with=built_with(backend),
+            contract=exported.contract,
+            graph_sha256=hashlib.sha256(exported.content).hexdigest(),
+            files={name: describe_file(folder / name) for name in manifest.files},
+            export_parity=exported.parity,
+            engine_parity=parity,
+            plan=with_weights(plan, refit=refitted.refittable),
+            command=_whole_command(request, manifest),
+            created=now(),
+        )
+        with writing(output):
+            write_manifest(folder, result)
+    return result
+
+
+def _backend(request: RefitRequest, manifest: Manifest) -> tuple[TensorRtBackend, PlanFacts]:
+    engine = request.engine
+    try:
+        backend = backend_named(manifest.backend)
+    except UsageError as error:
+        raise EngineError(f"the weights of {engine} cannot be swapped: {error}") from error
+    if not isinstance(backend, TensorRtBackend):
+        raise EngineError(
+            f"{engine} is an engine for {manifest.backend}, whose weights cannot be swapped."
+            f"{_build_anew(request, manifest)}"
+        )
+    if manifest.plan is None or PLAN not in manifest.files:
+        raise EngineError(f"{engine} has no {PLAN}.{rebuild(manifest)}")
+    options = with_weights(manifest.plan).options
+    return replace(backend, options=options), manifest.plan
+
+
+def with_weights(plan: PlanFacts, *, refit: bool = True) -> PlanFacts:
+    """What is recorded of a plan with its weights inside; `refit`: they can be swapped again."""
+    options = msgspec.structs.replace(
+        plan.options, strip_weights=False, refit=plan.options.refit and refit
+    )
+    return msgspec.structs.replace(plan, options=options)
+
+
+def _build_anew(request: RefitRequest, manifest: Manifest) -> str:
+    """How to come to an engine of other weights where they cannot be swapped."""
+    graph, steps = str(request.weights), ""
+    if not request.of_graph:
+        graph = "new.onnx"
+        steps = shlex.join(["pconv-deploy", "export", str(request.weights), "-o", graph]) + " && "
+    command = ["pconv-deploy", "build-engine", graph, "-o", "new.engine"]
+    command += ["--backend", manifest.backend, "--precision", manifest.precision]
+    command += words(manifest.plan.options) if manifest.plan else []
+    return f"\n  Build one with these weights: {steps}{shlex.join(command)}"
+
+
+def _whole_command(request: RefitRequest, manifest: Manifest) -> str:
+    """What makes the result once more: an engine that it replaces has to be built first.
+
+    An earlier swap in the same place has left nothing that would be needed.
+    """
+    if not request.in_place:
+        return request.command
+    return f"{manifest.command.partition(' && ' + _COMMAND)[0]} && {request.command}"

@@ -1,0 +1,52 @@
+"""`pconv-deploy refit`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from pconv_deploy.cli.console import ERR, OUT, steps
+from pconv_deploy.errors import needs
+
+
+def refit(
+    engine: Annotated[
+        Path, typer.Argument(help="TensorRT engine built with --refit or --strip-weights.")
+    ],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Checkpoint of the same network, or its exported *.onnx.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Engine folder to create. Default: ENGINE itself."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
+    ] = False,
+) -> None:
+    """Swap the weights of a TensorRT engine, without building it anew.
+
+    The checkpoint is exported as the engine's graph was, verified against PyTorch as any export
+    is, and its weights take the place of those in the engine, which is then compared with the
+    graph. That needs the GPU. The checkpoint must be of the same network, seeing its images
+    the same way; from an exported graph the weights come without PyTorch.
+    """
+    with needs("pconv-deploy[onnxruntime]"):
+        from pconv_deploy import refitting
+        from pconv_deploy.engines.manifest import describe_parity
+        from pconv_deploy.engines.refitting import RefitRequest
+
+    request = RefitRequest(
+        engine=engine, weights=checkpoint, output=output or engine, overwrite=overwrite
+    )
+    with steps() as progress:
+        manifest = refitting.refit(request, progress)
+    built, source = manifest.built_with, manifest.contract.source
+    OUT.print(
+        f"[bold]{escape(str(request.output))}[/bold]  {escape(built.runtime().describe())}, "
+        f"{manifest.precision}, weights of {escape(source.file)}"
+    )
+    OUT.print(f"verified: {escape(describe_parity(manifest))}")
+    if manifest.plan and not manifest.plan.options.refit:
+        ERR.print("note: the weights of this engine cannot be swapped again", markup=False)
