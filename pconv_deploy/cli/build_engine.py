@@ -129,7 +129,8 @@ def build_engine(
     )
     if manifest.arrangement:
         OUT.print(f"form of the graph: {manifest.arrangement.describe()}{_gain(manifest.tuning)}")
-    OUT.print(f"verified: {escape(describe_parity(manifest))}")
+    known = escape(describe_parity(manifest))
+    OUT.print(f"verified: {known}" if manifest.engine_parity else known)
     if plan := manifest.plan:
         profiles = "; ".join(profile.describe() for profile in plan.profiles)
         OUT.print(f"built in {plan.build_seconds:.0f} s; takes {profiles}", markup=False)

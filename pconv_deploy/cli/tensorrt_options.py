@@ -32,6 +32,17 @@ def _one_of(*values: str, **aliases: str) -> Callable[[str], str]:
     return parse
 
 
+def _from_to(low: int, high: int) -> Callable[[str], int]:
+    """A parser of whole numbers: typer's own prints the range where the names need the room."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,9}", text) or not low <= int(text) <= high:
+            raise typer.BadParameter(f"found {text!r}; needed a whole number, {low} to {high}")
+        return int(text)
+
+    return parse
+
+
 def _capability(text: str) -> str:
     if not re.fullmatch(r"\d{1,2}\.\d", text):
         raise typer.BadParameter(f"found {text!r}; needed a compute capability such as 8.9")
@@ -57,12 +68,18 @@ MaxShapes = Annotated[
 ]
 Workspace = Annotated[
     int | None,
-    _option("--workspace", min=1, max=1 << 20, metavar="MIB", help="Memory a kernel may take."),
+    _option(
+        "--workspace",
+        metavar="MIB",
+        parser=_from_to(1, 1 << 20),
+        help="Memory a kernel may take.",
+    ),
 ]
 TimingCacheFile = Annotated[
     Path | None,
     _option(
         "--timing-cache-file",
+        metavar="FILE",
         help="What was measured is read from here and added to it; processes may share it.",
     ),
 ]
@@ -70,8 +87,8 @@ OptimizationLevel = Annotated[
     int | None,
     _option(
         "--builder-optimization-level",
-        min=0,
-        max=5,
+        metavar="0-5",
+        parser=_from_to(0, 5),
         help="0 builds fastest, 5 searches longest.",
     ),
 ]
@@ -123,8 +140,8 @@ MaxAuxStreams = Annotated[
     int | None,
     _option(
         "--max-aux-streams",
-        min=0,
-        max=64,
+        metavar="0-64",
+        parser=_from_to(0, 64),
         help="Streams beside the caller's. Default: TensorRT's choice.",
     ),
 ]
@@ -172,7 +189,7 @@ def tensorrt_options(
         # Made by its constructor, it would not be checked.
         return msgspec.convert({"profiles": profiles, **chosen}, TensorRtOptions)
     except msgspec.ValidationError as error:
-        raise UsageError(f"TensorRT's options contradict each other: {error}") from error
+        raise UsageError(f"TensorRT cannot build with these options: {error}") from error
 
 
 def _shape(text: str) -> "Shape":

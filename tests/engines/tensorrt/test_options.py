@@ -114,13 +114,13 @@ def test_the_best_shape_stands_for_the_others(options_of: Callable[..., Any]) ->
         (("--opt-shapes", "1x8x8", "--max-shapes", "1x4x8"), "needed min <= opt <= max"),
         (
             ("--opt-shapes", "9999x8x8"),
-            "TensorRT's options contradict each other: Expected `int` <= 1024",
+            "with these options: Expected `int` <= 1024",
         ),
-        (("--builder-optimization-level", "6"), "less than or equal to 5"),
+        (("--builder-optimization-level", "6"), "found '6'; needed a whole number, 0 to 5"),
         (("--hardware-compatibility-level", "turing+"), "needed none, ampere+, same-compute"),
         (("--profiling-verbosity", "all"), "needed none, layer-names, detailed"),
         (("--compute-capabilities", "sm_89"), "needed a compute capability such as 8.9"),
-        (("--workspace", "0"), "greater than or equal to 1"),
+        (("--workspace", "0"), "found '0'; needed a whole number, 1 to 1048576"),
         (("--fp16",), "No such option"),
     ],
 )
