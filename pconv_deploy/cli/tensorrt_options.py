@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from pconv_deploy.errors import UsageError
@@ -169,6 +168,8 @@ def tensorrt_options(
     Raises:
         UsageError: values out of range, or profiles that are incomplete or contradict themselves.
     """
+    import msgspec
+
     from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 
     low, best, high = ([_shape(text) for text in texts or ()] for texts in shapes)
