@@ -74,7 +74,7 @@ def diagnose() -> Diagnosis:
         pconv_deploy=version("pconv-deploy"),
         python=platform.python_version(),
         system=platform.platform(),
-        packages={name: _version(name) for name in sorted({*names, "numpy", "pillow"})},
+        packages={name: _version(name) for name in sorted({*names, "numpy", "openvino", "pillow"})},
         commands=(
             *(_command(name, *need) for name, need in CAPABILITIES.items()),
             _infer(backends),
