@@ -28,6 +28,7 @@ from pconv_deploy.engines.tensorrt.library import load
 from pconv_deploy.engines.tensorrt.options import PlanFacts, words
 from pconv_deploy.engines.tensorrt.refitting import refit_plan
 from pconv_deploy.errors import EngineError, UsageError
+from pconv_deploy.file_kinds import is_graph
 from pconv_deploy.files import atomic_folder, writing
 from pconv_deploy.onnx_file import ExportedGraph
 
@@ -51,7 +52,7 @@ class RefitRequest:
 
     @property
     def of_graph(self) -> bool:
-        return self.weights.suffix.lower() == ".onnx"
+        return is_graph(self.weights)
 
     @property
     def command(self) -> str:

@@ -24,6 +24,16 @@ def kind_of_file(path: Path) -> Kind:
         return kind_of(stream.read(_SHOWN))
 
 
+def is_graph(path: Path) -> bool:
+    """Whether to read a file as an ONNX graph: by its name, or for what it holds."""
+    if path.suffix.lower() == ".onnx":
+        return True
+    try:
+        return kind_of_file(path) == "onnx"
+    except OSError:  # whoever reads it as something else says why
+        return False
+
+
 def kind_of(start: bytes) -> Kind:
     """Say what starts with these bytes, 16 of them if there are so many.
 

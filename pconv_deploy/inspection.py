@@ -12,6 +12,7 @@ from pconv_deploy.engines.manifest import (
 )
 from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError
+from pconv_deploy.file_kinds import is_graph
 from pconv_deploy.files import sha256_of
 from pconv_deploy.onnx_file import read_graph
 
@@ -30,7 +31,7 @@ def inspect_file(path: Path) -> Facts:
         raise InputError(f"{path} does not exist")
     if path.is_dir() or path.name == MANIFEST:
         return _engine_facts(path if path.is_dir() else path.parent)
-    if path.suffix.lower() == ".onnx":
+    if is_graph(path):
         return _graph_facts(path)
     return _checkpoint_facts(path)
 

@@ -11,6 +11,7 @@ import numpy as np
 from pconv_deploy.contract import NETWORK_FILE, Sha256
 from pconv_deploy.engines.manifest import MANIFEST, read_manifest
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, PConvError, UsageError
+from pconv_deploy.file_kinds import is_graph
 from pconv_deploy.files import sha256_of
 from pconv_deploy.images import Bytes, Hole
 from pconv_deploy.inpainter import Inpainter
@@ -95,7 +96,7 @@ def _parse_method(text: str) -> MethodSpec:
         sha256 = sha256_of(path / MANIFEST)
         return MethodSpec(label=label, kind="engine", source=source, sha256=sha256)
     if path.is_file():
-        if path.suffix == ".onnx":
+        if is_graph(path):
             raise InputError(
                 f"{path} is a graph; build an engine from it: pconv-deploy build-engine"
             )

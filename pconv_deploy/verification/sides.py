@@ -23,7 +23,7 @@ from pconv_deploy.contract import (
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import MANIFEST
 from pconv_deploy.errors import EngineError, InputError, needs
-from pconv_deploy.file_kinds import kind_of_file
+from pconv_deploy.file_kinds import is_graph
 from pconv_deploy.images import Bytes
 from pconv_deploy.onnx_file import read_graph
 from pconv_deploy.onnx_run import graph_run
@@ -108,16 +108,9 @@ def open_side(path: Path, dtype: Dtype = "fp64") -> Side:
         raise InputError(f"{path} is a folder without {MANIFEST}, so no engine; {_NEEDED}")
     if path.is_dir() or path.name == MANIFEST:
         return _engine_side(path if path.is_dir() else path.parent)
-    if path.suffix.lower() == ".onnx" or _is_onnx(path):
+    if is_graph(path):
         return _graph_side(path)
     return _checkpoint_side(path, dtype)
-
-
-def _is_onnx(path: Path) -> bool:
-    try:
-        return kind_of_file(path) == "onnx"
-    except OSError:  # whoever reads it as a checkpoint says why
-        return False
 
 
 def _engine_side(folder: Path) -> Side:
