@@ -227,7 +227,7 @@ def test_a_network_that_magnifies_rounding_may_err_as_its_reference_does(
         reference_error=own_error,
     )
     assert (report(case).failures() == []) is passes
-    assert ("its own in that precision" in report(case).describe()) is ((own_error or 0) > 1e-5)
+    assert ("the reference's own rounding" in report(case).describe()) is ((own_error or 0) > 1e-5)
 
 
 def test_half_precisions_are_judged_where_the_composite_takes_from_them() -> None:

@@ -1,14 +1,15 @@
 """`make bench`: every runtime and precision this machine has, beside PyTorch, in one table.
 
-The paper's network at full size with random weights; each row of the grid is one run in which
-all contenders take turns. How near they come to what the machine can do is told by the fastest
-convolution that ONNX Runtime has to offer here.
+The paper's network at full size, and the demo's; each table is one run in which all contenders
+take turns. How near they come to what the machine can do is told by the fastest convolution that
+ONNX Runtime has to offer here.
 """
 
 import functools
+import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -20,28 +21,54 @@ import typer
 
 from pconv_deploy.bench import BenchOptions, BenchResult, bench
 from pconv_deploy.contract import NETWORK_FILE
-from pconv_deploy.demo.photos import photos
+from pconv_deploy.demo.benchmark_engines import build_engines, write_crops
+from pconv_deploy.demo.network import copy_network
+from pconv_deploy.demo.photos import sample_photo
 from pconv_deploy.demo.untrained import write_untrained
-from pconv_deploy.engines.folder import BuildOptions, build_engine
-from pconv_deploy.engines.registry import BACKENDS
-from pconv_deploy.engines.tuning import TuneOptions
+from pconv_deploy.engines.manifest import read_manifest
+from pconv_deploy.engines.quantisation import Quantisation
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
 from pconv_deploy.export.rewrites.work import multiply_adds
 from pconv_deploy.files import atomic_file
 from pconv_deploy.onnx_file import read_graph
-from pconv_deploy.parity import Precision
 
-# Batch, side, rounds. What is larger is left out for the time the literal formulation takes.
-GRID = ((1, 512, 11), (1, 256, 11), (1, 1024, 5), (4, 256, 7), (4, 512, 5), (16, 256, 5))
-_PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+# Batch, side, rounds.
+Grid = tuple[tuple[int, int, int], ...]
+FULL_SIZE: Grid = (
+    (1, 512, 11),
+    (1, 256, 11),
+    (1, 1024, 5),
+    (4, 256, 7),
+    (4, 512, 5),
+    (4, 1024, 3),
+    (16, 256, 5),
+    (16, 512, 3),
+    (16, 1024, 3),
+)
+COMPACT: Grid = ((1, 512, 11), (4, 256, 7))
+_MIB_PER_PIXEL = 1000 / 512**2  # what the literal formulation of the full-size network takes
+
+
+class NetworkBenchmark(msgspec.Struct, frozen=True, kw_only=True):
+    """All that was measured of one network.
+
+    multiply_adds  of one image of 512x512
+    int8           by contender: what its engine lost; none where it was not judged
+    left_out       what was not measured, and why
+    """
+
+    network: str
+    multiply_adds: int
+    int8: Mapping[str, Quantisation]
+    runs: tuple[BenchResult, ...]
+    left_out: tuple[str, ...]
 
 
 class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured; multiply-adds of one image of 512x512."""
+    """Every network, and GFLOP/s of the fastest convolution."""
 
-    multiply_adds: int
     ceiling_gflops: float
-    runs: tuple[BenchResult, ...]
+    networks: tuple[NetworkBenchmark, ...]
 
 
 def run_benchmark(
@@ -49,43 +76,69 @@ def run_benchmark(
     tune: Annotated[bool, typer.Option("--tune", help="Tune each engine first.")] = False,
 ) -> None:
     """Build every engine this machine can run, and time all of them beside PyTorch."""
-    output.mkdir(parents=True, exist_ok=True)
-    checkpoint, graph = output / NETWORK_FILE, output / "model.onnx"
     progress = functools.partial(print, file=sys.stderr)
-    progress("making the network")
-    write_untrained(checkpoint)
-    export_checkpoint(checkpoint, graph, overwrite=True, progress=progress)
-    tuning = TuneOptions() if tune else None
-    engines = []
-    for backend in BACKENDS:
-        for precision in _PRECISIONS:
-            if why := backend.why_not_run() or backend.why_not(precision):
-                progress(f"no {backend.name} {precision}: {why}")
-                continue
-            build = BuildOptions(backend=backend.name, precision=precision, tune=tuning)
-            engines.append(output / f"{backend.name}-{precision}.engine")
-            build_engine(graph, engines[-1], build, overwrite=True, progress=progress)
-    runs = []
-    for batch, side, rounds in GRID:
-        progress(f"batch {batch}, {side}x{side}")
-        runs.append(_timed(engines, checkpoint, batch, side, rounds))
+    crops = write_crops(output / "calibration")
+
+    def measured(
+        name: str, write: Callable[[Path], object], grid: Grid, *, trained: bool
+    ) -> NetworkBenchmark:
+        folder = output / name.replace(" ", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint, graph = folder / NETWORK_FILE, folder / "model.onnx"
+        progress(f"exporting the {name} network")
+        write(checkpoint)
+        export_checkpoint(checkpoint, graph, overwrite=True, progress=progress)
+        engines = build_engines(graph, crops, folder, judged=trained, tune=tune, progress=progress)
+        fitting = [one for one in grid if _mib(*one[:2]) < _memory_mib()]
+        quantised = {f"{m.backend}, int8": m.quantisation for m in map(read_manifest, engines)}
+        return NetworkBenchmark(
+            network=name,
+            multiply_adds=multiply_adds(read_graph(graph).model, 512, 512),
+            int8={contender: facts for contender, facts in quantised.items() if facts},
+            runs=tuple(_timed(engines, checkpoint, *one, progress) for one in fitting),
+            left_out=tuple(_too_large(*one[:2]) for one in grid if one not in fitting),
+        )
+
     result = Benchmark(
-        multiply_adds=multiply_adds(read_graph(graph).model, 512, 512),
         ceiling_gflops=round(convolution_ceiling(), 1),
-        runs=tuple(runs),
+        networks=(
+            measured("full-size", write_untrained, FULL_SIZE, trained=False),
+            measured("compact", copy_network, COMPACT, trained=True),
+        ),
     )
     _write(output / "results.json", msgspec.json.format(msgspec.json.encode(result)))
-    _write(output / "results.md", "".join(_tables(result)).encode())
+    _write(output / "results.md", "".join(_page(result)).encode())
     progress(f"results in {output / 'results.md'}")
 
 
+def _mib(batch: int, side: int) -> float:
+    """Roughly what the hungriest contender takes."""
+    return batch * side**2 * _MIB_PER_PIXEL
+
+
+def _memory_mib() -> float:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _too_large(batch: int, side: int) -> str:
+    return (
+        f"batch {batch}, {side}x{side}: literal PyTorch takes about {_mib(batch, side):.0f} MiB "
+        f"of this machine's {_memory_mib():.0f}"
+    )
+
+
 def _timed(
-    engines: list[Path], checkpoint: Path, batch: int, side: int, rounds: int
+    engines: list[Path],
+    checkpoint: Path,
+    batch: int,
+    side: int,
+    rounds: int,
+    progress: Callable[[str], None],
 ) -> BenchResult:
+    progress(f"batch {batch}, {side}x{side}")
     memory = (batch, side) == (1, 512)
     options = BenchOptions(batch=batch, size=(side, side), rounds=rounds, warm_up=1, memory=memory)
-    photo = next(iter(photos().values()))
-    return bench(engines, against=checkpoint, photo=photo, options=options)
+    return bench(engines, against=checkpoint, photo=sample_photo(), options=options)
 
 
 def convolution_ceiling(rounds: int = 15) -> float:
@@ -116,28 +169,40 @@ def convolution_ceiling(rounds: int = 15) -> float:
     return 2 * weight.size * side * side / min(seconds) / 1e9
 
 
-def _tables(result: Benchmark) -> Iterable[str]:
-    environment = ", ".join(f"{key} {value}" for key, value in result.runs[0].environment.items())
-    work = 2 * result.multiply_adds / 1e9  # GFLOP
-    yield f"{environment}\n"
-    yield (
-        f"{work:.1f} GFLOP for an image of 512x512 as exported; ONNX Runtime's fastest "
-        f"convolution here: {result.ceiling_gflops:.0f} GFLOP/s. *Of the ceiling* counts the "
-        "convolutions alone.\n"
-    )
-    for run in result.runs:
-        what = f"batch {run.batch}, {run.height}x{run.width}, {run.rounds} rounds"
-        yield f"\n| {what} | p50 ms | p90 | images/s | times faster (p10-p90) "
-        yield "| of the ceiling | peak MiB |\n"
-        yield "|---|---|---|---|---|---|---|\n"
-        engines = {fact.contender for fact in run.engines}
-        floor = 1e3 * work * run.batch * run.height * run.width / 512**2 / result.ceiling_gflops
-        for timing in run.contenders:
-            ratio = f"{timing.ratio:.2f} ({timing.ratio_p10:.2f}-{timing.ratio_p90:.2f})"
-            share = f"{floor / timing.p50:.0%}" if timing.name in engines else ""
-            memory = f"{timing.peak_mib:.0f}" if timing.peak_mib else ""
-            yield f"| {timing.name} | {timing.p50:.0f} | {timing.p90:.0f} "
-            yield f"| {timing.images_per_second:.2f} | {ratio} | {share} | {memory} |\n"
+def _page(result: Benchmark) -> Iterator[str]:
+    ceiling = result.ceiling_gflops
+    environment = result.networks[0].runs[0].environment
+    yield f"{', '.join(f'{key} {value}' for key, value in environment.items())}\n"
+    yield f"ONNX Runtime's fastest convolution here: {ceiling:.0f} GFLOP/s. *Of the ceiling* "
+    yield "counts the convolutions alone, at that speed.\n"
+    for network in result.networks:
+        yield f"\n## The {network.network} network\n\n"
+        yield f"{2 * network.multiply_adds / 1e9:.1f} GFLOP for an image of 512x512 as exported.\n"
+        for contender, facts in network.int8.items():
+            kept = len(facts.kept)
+            yield f"{contender}: {facts.psnr:.1f} dB (the worst photo {facts.worst_psnr:.1f}) in "
+            yield f"the holes of {facts.held_back} photos kept back, {kept} layers in fp32.\n"
+        if not network.int8:
+            yield "int8: all layers in eight bits, what they fill was not judged.\n"
+        for run in network.runs:
+            yield from _table(run, 2 * network.multiply_adds / 1e9, ceiling)
+        yield from (f"\nNot measured: {what}.\n" for what in network.left_out)
+
+
+def _table(run: BenchResult, gflop: float, ceiling_gflops: float) -> Iterable[str]:
+    """Lay out one run; gflop: of one image of 512x512."""
+    what = f"batch {run.batch}, {run.height}x{run.width}, {run.rounds} rounds"
+    yield f"\n| {what} | p50 ms | p90 | images/s | times faster (p10-p90) "
+    yield "| of the ceiling | peak MiB |\n"
+    yield "|---|---|---|---|---|---|---|\n"
+    in_fp32 = {fact.contender for fact in run.engines if fact.precision == "fp32"}
+    floor = 1e3 * gflop * run.batch * run.height * run.width / 512**2 / ceiling_gflops
+    for timing in run.contenders:
+        ratio = f"{timing.ratio:.2f} ({timing.ratio_p10:.2f}-{timing.ratio_p90:.2f})"
+        share = f"{floor / timing.p50:.0%}" if timing.name in in_fp32 else ""
+        memory = f"{timing.peak_mib:.0f}" if timing.peak_mib else ""
+        yield f"| {timing.name} | {timing.p50:.0f} | {timing.p90:.0f} "
+        yield f"| {timing.images_per_second:.2f} | {ratio} | {share} | {memory} |\n"
 
 
 def _write(path: Path, content: bytes) -> None:

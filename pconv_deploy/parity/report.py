@@ -118,7 +118,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
         parts = [f"{len(self.cases)} holes"]
         if self.worst_error is not None:
             own = self.reference_error or 0.0
-            beside = f" (its own in that precision {own:.1e})" if own > self.tolerance else ""
+            beside = f" (the reference's own rounding: {own:.1e})" if own > self.tolerance else ""
             where = "" if self.outside_judged else " in the holes"
             parts.append(f"relative error{where} at most {self.worst_error:.1e}{beside}")
         parts += self._of_composites()

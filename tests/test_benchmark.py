@@ -1,0 +1,77 @@
+"""`make bench`: what it builds and how it says what it measured, on a small network."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from pconv_deploy.demo import benchmark, benchmark_engines
+from pconv_deploy.demo.benchmark import Benchmark, run_benchmark
+from pconv_deploy.demo.photos import sample_photo
+from pconv_deploy.engines.calibration import CalibrationFiles, read_calibration
+from pconv_deploy.engines.manifest import read_manifest
+from pconv_deploy.inpainter import Inpainter
+from pconv_deploy.onnx_file import read_graph
+
+
+def test_measures_every_network_and_says_what_is_too_large(
+    checkpoint: Path,
+    graph: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for write in ("write_untrained", "copy_network"):
+        monkeypatch.setattr(benchmark, write, partial(shutil.copyfile, checkpoint))
+    monkeypatch.setattr(
+        benchmark, "export_checkpoint", lambda _from, to, **_more: shutil.copyfile(graph, to)
+    )
+    monkeypatch.setattr(benchmark, "FULL_SIZE", ((1, 64, 2), (10**6, 1024, 1)))
+    monkeypatch.setattr(benchmark, "COMPACT", ((2, 64, 1),))
+    monkeypatch.setattr(benchmark_engines, "_PRECISIONS", ("fp32",))
+
+    run_benchmark(tmp_path)
+
+    result = msgspec.json.decode((tmp_path / "results.json").read_bytes(), type=Benchmark)
+    full, compact = result.networks
+    assert [(run.batch, run.height, run.rounds) for run in full.runs] == [(1, 64, 2)]
+    assert [(run.batch, run.height, run.rounds) for run in compact.runs] == [(2, 64, 1)]
+    assert full.left_out[0].startswith("batch 1000000, 1024x1024: literal PyTorch takes about 4")
+    page = (tmp_path / "results.md").read_text()
+    for said in (
+        "The full-size network",
+        "The compact network",
+        f"Not measured: {full.left_out[0]}",
+    ):
+        assert said in page
+    rows = [line for line in page.splitlines() if line.startswith("| onnxruntime, fp32 |")]
+    assert len(rows) == 2
+    assert all("% |" in row for row in rows)
+    said = capsys.readouterr().err
+    assert said.count("no tensorrt:") == 2
+
+
+def test_an_unjudged_engine_computes_every_layer_in_eight_bits(graph: Path, tmp_path: Path) -> None:
+    crops = benchmark_engines.write_crops(tmp_path / "crops")
+    contract = read_graph(graph).contract
+    found = read_calibration(CalibrationFiles(photos=crops), contract)
+    assert (len(found.calibrate), len(found.held_back), found.unusable) == (13, 5, ())
+
+    folders = benchmark_engines.build_engines(
+        graph, crops, tmp_path, judged=False, tune=False, progress=lambda _step: None
+    )
+
+    manifests = {folder.name: read_manifest(folder) for folder in folders}
+    assert manifests.keys() == {
+        f"{backend}-{precision}.engine"
+        for backend in ("onnxruntime", "openvino")
+        for precision in ("fp32", "int8")
+    }
+    for name, manifest in manifests.items():
+        assert (manifest.engine_parity is None) == ("int8" in name)
+    with Inpainter.load(tmp_path / "openvino-int8.engine") as inpainter:
+        filled = inpainter(sample_photo().resize((64, 64)), np.full((64, 64), 255, np.uint8))
+    assert filled.size == (64, 64)
