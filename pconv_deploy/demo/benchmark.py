@@ -20,6 +20,7 @@ import onnxruntime
 import typer
 
 from pconv_deploy.bench import BenchOptions, BenchResult, bench
+from pconv_deploy.contenders import REFERENCE
 from pconv_deploy.contract import NETWORK_FILE
 from pconv_deploy.demo.benchmark_engines import build_engines, write_crops
 from pconv_deploy.demo.network import copy_network
@@ -199,6 +200,7 @@ def _table(run: BenchResult, gflop: float, ceiling_gflops: float) -> Iterable[st
     floor = 1e3 * gflop * run.batch * run.height * run.width / 512**2 / ceiling_gflops
     for timing in run.contenders:
         ratio = f"{timing.ratio:.2f} ({timing.ratio_p10:.2f}-{timing.ratio_p90:.2f})"
+        ratio = "1" if timing.name == REFERENCE else ratio
         share = f"{floor / timing.p50:.0%}" if timing.name in in_fp32 else ""
         memory = f"{timing.peak_mib:.0f}" if timing.peak_mib else ""
         yield f"| {timing.name} | {timing.p50:.0f} | {timing.p90:.0f} "
