@@ -66,6 +66,11 @@ class TensorRtSession:
         # In turn, so that as many warm-up runs as there are workers reach all of them.
         self._idle = deque(self._workers)
 
+    @property
+    def runs_by_graph(self) -> int:
+        """How many runs so far were launched as a CUDA graph; the others were executed directly."""
+        return sum(worker.runs_by_graph for worker in self._workers)
+
     def run(self, inputs: Arrays) -> Arrays:
         """Compute host arrays from host arrays, by the names of the contract.
 

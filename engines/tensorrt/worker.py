@@ -65,6 +65,8 @@ class Worker:
     """Runs one request at a time; whoever has it is alone with it.
 
     All its work goes to its one stream, so that each run follows the one before.
+
+    runs_by_graph  how many of its runs were launched as a CUDA graph
     """
 
     def __init__(self, cuda: Cuda, plan: Plan, *, graphs: bool) -> None:
@@ -73,6 +75,7 @@ class Worker:
         self._graphs: OrderedDict[Binding, _Captured | None] = OrderedDict()  # None: not possible
         self._seen: OrderedDict[Binding, None] = OrderedDict()
         self._bound: Binding | None = None  # what the direct context is set to
+        self.runs_by_graph = 0
         with contextlib.ExitStack() as made:
             self._stream = Stream(cuda)
             made.callback(self._stream.close)
@@ -127,6 +130,7 @@ class Worker:
         if captured:
             self._graphs.move_to_end(binding)
             captured.graph.launch(self.stream)
+            self.runs_by_graph += 1
             return
         self._run_directly(binding)
         if not self._wants_graphs or binding in self._graphs:

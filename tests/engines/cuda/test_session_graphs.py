@@ -27,6 +27,17 @@ def test_a_graph_is_captured_once_a_shape(
     assert "graphs" not in gpu.left()
 
 
+def test_a_session_counts_the_runs_that_were_graphs(opened: Open) -> None:
+    session, direct = opened(streams=2), opened(graphs=False)
+    found = []
+    for seed in range(5):
+        run_right(session, (1, 32, 32), seed)
+        run_right(direct, (1, 32, 32), seed)
+        found.append(session.runs_by_graph)
+    assert found == [0, 0, 1, 2, 3]  # of each worker the first captures
+    assert direct.runs_by_graph == 0
+
+
 def test_without_graphs_everything_is_executed_directly(gpu: FakeCuda, opened: Open) -> None:
     session = opened(graphs=False)
     for seed in range(3):
