@@ -163,7 +163,9 @@ def refit_engine(
             plan.options,
         )
         with writing(output):
-            for name in manifest.files:  # its layers stay as they are
+            # A refit changes numbers, neither layers nor what they compute in: what the inspector
+            # told when the engine was built holds for its new weights, and is not asked again.
+            for name in manifest.files:
                 shutil.copyfile(request.engine / name, folder / name)
             (folder / PLAN).write_bytes(refitted.content)
         progress("comparing the engine with the graph")

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,10 +13,16 @@ import msgspec
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.base import Progress
 from pconv_deploy.engines.tensorrt.config import configure
-from pconv_deploy.engines.tensorrt.inspection import executed_by, layers_of
+from pconv_deploy.engines.tensorrt.inspection import executed_by, joined, layers_of
 from pconv_deploy.engines.tensorrt.library import Flavour, new_log, words_of
 from pconv_deploy.engines.tensorrt.network import parse
-from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts, Profile, TensorRtOptions
+from pconv_deploy.engines.tensorrt.options import (
+    Layers,
+    PlanFacts,
+    Profile,
+    Shape,
+    TensorRtOptions,
+)
 from pconv_deploy.engines.tensorrt.profiles import profiles_for, tensor_shape
 from pconv_deploy.engines.tensorrt.progress import new_monitor, stoppable
 from pconv_deploy.engines.tensorrt.timing_cache import TimingCache
@@ -25,13 +31,15 @@ from pconv_deploy.parity import Precision
 
 _LOG = logging.getLogger(__name__)
 _NULL = msgspec.Raw(b"null")
+_DEFAULT_STREAM = 0
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known of the precision an engine computes in.
 
     graph   convolutions of its graph, by the types of what they multiply
-    engine  what TensorRT's engine inspector told, as it told it; null: no GPU to ask it on
+    engine  what TensorRT's engine inspector told, the layers of one profile after the other; null:
+            no GPU to ask it on
     """
 
     graph: Mapping[Precision, int]
@@ -111,7 +119,7 @@ def build_plan(
     if cache:
         cache.save()
     content = bytes(plan)
-    told = _NULL if no_gpu else _inspected(library, log, content, options.version_compatible)
+    told = _NULL if no_gpu else _inspected(library, log, content, request, profiles)
     evidence = Evidence(graph=parsed.convolutions, engine=told)
     facts = PlanFacts(
         options=options, profiles=profiles, build_seconds=seconds, layers=evidence.layers()
@@ -146,17 +154,43 @@ def _timing_cache(
     return TimingCache(config, log, Path(options.timing_cache))
 
 
-def _inspected(library: ModuleType, log: Any, plan: bytes, host_code: bool) -> msgspec.Raw:
+def _inspected(
+    library: ModuleType,
+    log: Any,
+    plan: bytes,
+    request: PlanRequest,
+    profiles: Sequence[Profile],
+) -> msgspec.Raw:
     """What the engine inspector tells, in JSON. Without a GPU it must not be asked."""
     runtime = library.Runtime(log)
-    if host_code:  # it is just built: what it brings along is TensorRT's own
+    if request.options.version_compatible:  # just built: what it brings along is TensorRT's own
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(f"TensorRT does not load what it has built: {words_of(log.errors)}")
-    inspector = engine.create_engine_inspector()
-    told: str = inspector.get_engine_information(library.LayerInformationFormat.JSON)
-    return msgspec.Raw(told.encode())
+    told = []
+    for index in range(engine.num_optimization_profiles):
+        inspector = engine.create_engine_inspector()
+        # Only in a context it tells sizes and formats. One without weights may have none.
+        if context := _context_at(library, engine, request.contract, index, profiles[index].opt):
+            inspector.execution_context = context
+        told.append(inspector.get_engine_information(library.LayerInformationFormat.JSON))
+    return msgspec.Raw(joined(told).encode())
+
+
+def _context_at(
+    library: ModuleType, engine: Any, contract: GraphContract, profile: int, shape: Shape
+) -> Any:
+    """A context that knows its shapes and has no memory to run in; None if there can be none."""
+    context = engine.create_execution_context(
+        library.ExecutionContextAllocationStrategy.USER_MANAGED
+    )
+    if context is None:
+        return None
+    if profile and not context.set_optimization_profile_async(profile, _DEFAULT_STREAM):
+        return None
+    shapes = [(spec.name, tensor_shape(spec, shape)) for spec in contract.inputs]
+    return context if all(context.set_input_shape(*named) for named in shapes) else None
 
 
 def _failure(flavour: Flavour, errors: list[str], no_gpu: str | None) -> EngineError:

@@ -1,8 +1,8 @@
 """What a built engine tells of its layers, through TensorRT's engine inspector.
 
 Written after NVIDIA's description of the inspector ("Engine Inspector" in TensorRT's
-documentation) and the fields published there; an engine must be loaded to be inspected, which
-takes a GPU, so that no inspector has been read here yet.
+documentation), the fields published there and how NVIDIA's engine explorer reads them; an engine
+must be loaded to be inspected, which takes a GPU, so that no inspector has been read here yet.
 
 TensorRT may fuse all of a network into one node, which then tells nothing of the convolutions in
 it: they are "unknown" here. The types in the graph are then the evidence, as networks are strongly
@@ -13,7 +13,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -24,7 +24,10 @@ from pconv_deploy.parity import Precision
 if TYPE_CHECKING:
     import onnx
 
+_T = TypeVar("_T")
 UNKNOWN: Final = "unknown"
+# Each profile of an engine has layers of its own; those after the first profile's are so marked.
+_PROFILE = re.compile(r"\[profile +(\d+)\]")
 _LONGEST = 256 << 20  # characters; some kilobytes for each layer are usual
 # By the words in `Format/Datatype` of tensors and `Type` of weights, the narrower first.
 _PRECISIONS: Sequence[tuple[str, str]] = (
@@ -68,6 +71,35 @@ class _Engine(msgspec.Struct):
     bindings: list[str] = msgspec.field(name="Bindings", default_factory=list)
 
 
+class _Told(msgspec.Struct):
+    """The same, with the layers as they were told."""
+
+    layers: list[msgspec.Raw] = msgspec.field(name="Layers", default_factory=list)
+    bindings: list[str] = msgspec.field(name="Bindings", default_factory=list)
+
+
+def joined(answers: Sequence[str]) -> str:
+    """Make one description out of what was told in a context of each profile.
+
+    Each answer has the layers of all profiles, and sizes only for those of its own context.
+
+    Args:
+        answers: what `get_engine_information` gives in JSON, by profile.
+
+    Raises:
+        EngineError: as `layers_of`.
+    """
+    whole = _Told()
+    for profile, answer in enumerate(answers):
+        told, read = _decoded(answer, _Told), _decoded(answer, _Engine).layers
+        both = zip(told.layers, read, strict=True)
+        own = [layer for layer, known in both if _profile_of(known) == profile]
+        # Should a context tell of its own layers alone, and mark none.
+        whole.layers += own or told.layers
+        whole.bindings += [name for name in told.bindings if name not in whole.bindings]
+    return msgspec.json.encode(whole).decode()
+
+
 def layers_of(information_json: str) -> Layers:
     """Count an engine's layers.
 
@@ -78,15 +110,7 @@ def layers_of(information_json: str) -> Layers:
     Raises:
         EngineError: it is too long, or unlike what NVIDIA documents.
     """
-    if len(information_json) > _LONGEST:
-        raise EngineError(
-            f"TensorRT tells of the layers in {len(information_json)} characters; "
-            f"needed at most {_LONGEST}"
-        )
-    try:
-        engine = msgspec.json.decode(information_json, type=_Engine)
-    except msgspec.DecodeError as error:
-        raise EngineError(f"TensorRT tells of the layers in an unknown form: {error}") from error
+    engine = _decoded(information_json, _Engine)
     described = [layer for layer in engine.layers if isinstance(layer, _Layer)]
     convolutions = Counter[str]()
     work = defaultdict[str, float](float)
@@ -179,6 +203,22 @@ def convolution_types(model: "onnx.ModelProto") -> Mapping[Precision, int]:
     return found
 
 
+def _decoded(text: str, kind: type[_T]) -> _T:
+    if len(text) > _LONGEST:
+        raise EngineError(
+            f"TensorRT tells of the layers in {len(text)} characters; needed at most {_LONGEST}"
+        )
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise EngineError(f"TensorRT tells of the layers in an unknown form: {error}") from error
+
+
+def _profile_of(layer: _Layer | str) -> int:
+    found = _PROFILE.search(layer if isinstance(layer, str) else layer.name)
+    return int(found[1]) if found else 0
+
+
 def _is_convolution(layer: _Layer) -> bool:
     kind = layer.parameters or layer.kind
     return "conv" in kind.lower() and not _is_fused(layer)
@@ -209,7 +249,8 @@ def _named(text: str) -> str | None:
 
 def _multiply_adds(layer: _Layer) -> int:
     """Of one convolution, 0 where a size is free: each weight meets each position once."""
-    transposed = "deconv" in (layer.parameters or layer.kind).lower()
+    # A transposed one may be a "Convolution" by its parameters.
+    transposed = "deconv" in f"{layer.parameters} {layer.kind}".lower()
     positions = layer.inputs[:1] if transposed else layer.outputs[:1]
     sizes = positions[0].dimensions[2:] if positions else []
     known = sizes and min(sizes) > 0

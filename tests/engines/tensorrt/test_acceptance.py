@@ -5,25 +5,28 @@ itself runs, in ONNX Runtime. The same with a GPU is in tests/gpu.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pconv_deploy.contract import RAW_OUTPUT
 from pconv_deploy.engines.backends import tensorrt as module
 from pconv_deploy.engines.base import Gpu, RunOptions
 from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
-from pconv_deploy.engines.tensorrt import session
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions
+from pconv_deploy.engines.tensorrt import builder, session
+from pconv_deploy.engines.tensorrt.builder import build_plan
+from pconv_deploy.engines.tensorrt.options import Profile, TensorRtOptions
 from pconv_deploy.engines.tensorrt.profiles import choose
 from pconv_deploy.errors import EngineError, ParityError
 from pconv_deploy.onnx_file import read_graph, with_raw_output
 from pconv_deploy.onnx_run import model_run
-from pconv_deploy.parity import Arrays
+from pconv_deploy.parity import Arrays, Precision
 from tests.engines.tensorrt.conftest import SMALL
+from tests.engines.tensorrt.fake_inspector import FakeEngine
 
 HOPPER = Gpu(
     name="NVIDIA H200", compute_capability="9.0", memory=1 << 37, driver="580.1", cuda="13.0"
@@ -33,26 +36,29 @@ OPTIONS = BuildOptions(
 )
 
 
-def layer(kind: str, dtype: str) -> dict[str, Any]:
+def layer(kind: str, dtype: str, weights: str | None = None) -> dict[str, Any]:
     tensor = {"Name": "x", "Dimensions": [1, 8, 16, 16], "Format/Datatype": dtype}
     return {
         "Name": f"{kind} of {dtype}",
         "LayerType": kind,
         "Inputs": [tensor],
         "Outputs": [tensor],
-        "Weights": {"Type": dtype, "Count": 72},
+        "Weights": {"Type": dtype if weights is None else weights, "Count": 72},
     }
 
 
 class FakeSession:
-    """Runs the exported graph, whatever the plan, in the shapes of the profile."""
+    """Runs the exported graph in the shapes of the profiles, with the outputs of the plan."""
 
-    def __init__(self, graph: Path) -> None:
-        self._run = model_run(with_raw_output(read_graph(graph).model), optimised=True)
+    def __init__(self, graph: Path, plan: bytes, profiles: Sequence[Profile]) -> None:
+        self._profiles = profiles
+        model = read_graph(graph).model
+        shown = with_raw_output(model) if RAW_OUTPUT.encode() in plan else model
+        self._run = model_run(shown, optimised=True)
 
     def run(self, inputs: Arrays) -> Arrays:
         batch, height, width = inputs["hole_mask"].shape
-        choose([SMALL], (batch, height, width))
+        choose(self._profiles, (batch, height, width))
         return self._run(inputs)
 
     def close(self) -> None:
@@ -66,18 +72,21 @@ Machine = Callable[..., dict[str, Any]]
 def machine(tensorrt: ModuleType, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine with an H200 whose inspector tells of these layers."""
 
-    def make(*layers: dict[str, Any], loads: bool = True) -> dict[str, Any]:
+    def make(
+        *layers: dict[str, Any],
+        loads: bool = True,
+        profiles: Sequence[Profile] = (SMALL,),
+        contexts: bool = True,
+    ) -> dict[str, Any]:
         seen: dict[str, Any] = {}
-        told = json.dumps({"Layers": layers, "Bindings": ["image", "filled"]})
-        inspector = SimpleNamespace(get_engine_information=lambda _format: told)
-        engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
+        engine = FakeEngine(tensorrt, layers, profiles, contexts=contexts)
         runtime = SimpleNamespace(deserialize_cuda_engine=lambda _plan: engine if loads else None)
 
         def open_session(
-            _library: ModuleType, _plan: bytes, _options: RunOptions, *, host_code: bool
+            _library: ModuleType, plan: bytes, _options: RunOptions, *, host_code: bool
         ) -> FakeSession:
             seen["host_code"] = host_code
-            return FakeSession(graph)
+            return FakeSession(graph, plan, profiles)
 
         monkeypatch.setattr(devices, "why_no_gpu", lambda: None)
         monkeypatch.setattr(devices, "current_gpu", lambda: HOPPER)
@@ -105,12 +114,77 @@ def test_an_engine_is_compared_and_its_layers_are_kept(
     assert manifest.plan is not None
     assert manifest.plan.layers is not None
     assert manifest.plan.layers.convolutions == {"fp16": 2}
+    assert manifest.plan.layers.work == {"fp16": 1.0}
     assert "comparing the engine with the graph" in steps
     assert not any(step.startswith(("note", "not compared")) for step in steps)
     kept = json.loads((tmp_path / "x.engine" / "layers.json").read_text())
     assert kept["engine"]["Layers"][0]["Weights"]["Count"] == 72
     assert open_engine(tmp_path / "x.engine")[0] == manifest
     assert seen == {"host_code": False}
+
+
+@pytest.mark.parametrize(
+    ("precision", "tf32", "plans"), [("fp16", False, 1), ("fp32", False, 2), ("fp32", True, 1)]
+)
+def test_a_second_plan_is_built_only_where_it_tells_of_the_first(
+    machine: Machine,
+    graph: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    precision: Precision,
+    tf32: bool,
+    plans: int,
+) -> None:
+    machine(layer("CaskConvolution", {"fp16": "Half", "fp32": "Float"}[precision]))
+    built: list[bytes] = []
+
+    def counted(*arguments: Any) -> Any:
+        built.append(arguments[2].graph)
+        return build_plan(*arguments)
+
+    monkeypatch.setattr(builder, "build_plan", counted)
+    options = TensorRtOptions(profiles=(SMALL,), tf32=tf32)
+    wanted = BuildOptions(backend="tensorrt", precision=precision, tensorrt=options)
+    manifest = build_engine(graph, tmp_path / "x.engine", wanted)
+    assert len(built) == plans
+    assert manifest.engine_parity is not None
+    assert (manifest.engine_parity.worst_error is not None) == (plans == 2)
+    assert manifest.engine_parity.worst_composite_difference == 0
+
+
+def test_each_profile_tells_of_its_own_layers(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    """In a context of its own: elsewhere neither sizes nor formats are told."""
+    larger = Profile(min=(1, 32, 32), opt=(4, 128, 128), max=(4, 128, 128))
+    options = TensorRtOptions(profiles=(SMALL, larger))
+    machine(
+        *[layer("CaskConvolution", "Half", weights=w) for w in ("Half", "Half", "")],
+        layer("CaskConvolution", "Float"),
+        profiles=options.profiles,
+    )
+    wanted = BuildOptions(backend="tensorrt", precision="fp16", tensorrt=options)
+    manifest = build_engine(graph, tmp_path / "x.engine", wanted)
+    assert manifest.plan is not None
+    assert manifest.plan.layers is not None
+    assert manifest.plan.layers.count == 8
+    assert manifest.plan.layers.convolutions == {"fp16": 6, "fp32": 2}
+    assert manifest.plan.layers.work == {"fp16": 0.75, "fp32": 0.25}
+    kept = json.loads((tmp_path / "x.engine" / "layers.json").read_text())["engine"]
+    assert sum("[profile 1]" in told["Name"] for told in kept["Layers"]) == 4
+    assert kept["Bindings"] == ["image", "filled", "image [profile 1]", "filled [profile 1]"]
+
+
+def test_an_engine_without_contexts_tells_what_it_can(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    machine(layer("CaskConvolution", "Half"), contexts=False)
+    manifest = build_engine(graph, tmp_path / "x.engine", OPTIONS)
+    assert manifest.plan is not None
+    assert manifest.plan.layers is not None
+    assert manifest.plan.layers.convolutions == {"fp16": 1}  # its weights tell
+    assert manifest.plan.layers.work == {}
 
 
 def test_another_gpu_does_not_open_it(

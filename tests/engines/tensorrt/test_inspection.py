@@ -1,5 +1,6 @@
 """The inspector's JSON, written after NVIDIA's description: none was read from a GPU yet."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pconv_deploy.engines.tensorrt.inspection import (
     complaints,
     convolution_types,
     executed_by,
+    joined,
     layers_of,
 )
 from pconv_deploy.engines.tensorrt.options import Layers
@@ -104,6 +106,31 @@ def test_work_is_counted_where_sizes_are_known() -> None:
     assert layers.work == {"fp16": 0.9899, "fp32": 0.0101}
     assert complaints(layers, "fp16") == []
     assert told(convolution("Half", "Half", size=(-1, 8, -1, -1))).work == {}
+
+
+def test_a_transposed_convolution_may_have_the_parameters_of_another() -> None:
+    """Its work is counted by its input's size."""
+    transposed = convolution("Half", "Half", count=1) | {"LayerType": "CaskDeconvolutionV2"}
+    layers = told(transposed, convolution("Float", "Float", count=4))
+    assert layers.work == {"fp16": 0.5, "fp32": 0.5}  # 20 * 20 and 4 * 10 * 10
+
+
+def test_one_description_of_several_profiles() -> None:
+    """What was told in each profile's context, without the layers of other profiles."""
+    names = ["a", "b", "a [profile 1]", "b [profile 1]"]
+    both = [
+        [reformat("image", "x") | {"Name": name, "TacticName": str(context)} for name in names]
+        for context in (0, 1)
+    ]
+    answers = [json.dumps({"Layers": layers, "Bindings": ["image"]}) for layers in both]
+    found = json.loads(joined(answers))
+    assert [layer["Name"] for layer in found["Layers"]] == names
+    assert [layer["TacticName"] for layer in found["Layers"]] == ["0", "0", "1", "1"]
+    assert found["Bindings"] == ["image"]
+    alone = json.loads(joined(['{"Layers": ["a", "b"]}', '{"Layers": ["a", "c"]}']))
+    assert alone["Layers"] == ["a", "b", "a", "c"]  # a context that tells of its own alone
+    with pytest.raises(EngineError, match="in an unknown form"):
+        joined(["{"])
 
 
 def test_layers_that_move_numbers_inside_are_counted() -> None:
