@@ -124,33 +124,55 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
         super().__init__(model, load)
         self._onnxruntime = onnxruntime
 
-    def resident(self, inputs: Arrays) -> Callable[[], None]:
-        """Copy inputs to the GPU once; what comes back computes from there, and leaves it there.
+    def resident(self, inputs: Arrays, outputs: Arrays) -> "Resident":
+        """Copy arrays to the GPU, where they stay.
+
+        Of a session that replays CUDA graphs it can be had once: the graph is that of the shapes
+        and addresses of the first runs, and is replayed whatever is bound later.
+
+        Args:
+            inputs: by the names of the contract.
+            outputs: likewise; copies of them are written.
 
         Raises:
             EngineError: ONNX Runtime has no memory on this device.
         """
-        session = self._session
         value = self._onnxruntime.OrtValue.ortvalue_from_numpy
         try:
-            binding = session.io_binding()
+            binding = self._session.io_binding()
             for name, array in inputs.items():
                 binding.bind_ortvalue_input(name, value(array, "cuda", 0))
-            for output in session.get_outputs():
-                binding.bind_output(output.name, "cuda")
+            there = {name: value(array, "cuda", 0) for name, array in outputs.items()}
+            for name, own in there.items():
+                binding.bind_ortvalue_output(name, own)
         except Exception as error:
             raise EngineError(
                 f"ONNX Runtime cannot keep arrays on the GPU: {brief(error)}"
             ) from error
+        return Resident(self._session, binding, there)
 
-        def run() -> None:
-            try:
-                session.run_with_iobinding(binding)
-                binding.synchronize_outputs()
-            except Exception as error:
-                raise EngineError(f"ONNX Runtime failed: {brief(error)}") from error
 
-        return run
+class Resident:
+    """A model with its inputs and outputs on the GPU, at addresses that never change."""
+
+    def __init__(self, session: Any, binding: Any, outputs: Mapping[str, Any]) -> None:
+        self._session, self._binding, self._outputs = session, binding, outputs
+
+    def run(self) -> None:
+        """Compute, and wait until it is done.
+
+        Raises:
+            EngineError: ONNX Runtime failed.
+        """
+        try:
+            self._session.run_with_iobinding(self._binding)
+            self._binding.synchronize_outputs()
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime failed: {brief(error)}") from error
+
+    def read(self) -> Arrays:
+        """Copy what was computed to the host."""
+        return {name: value.numpy() for name, value in self._outputs.items()}
 
 
 def _why_not_alone(session: Any, provider: str) -> str | None:

@@ -18,8 +18,8 @@ from pconv_deploy.parity import Precision
 
 PLAN = "engine.plan"
 LAYERS = "layers.json"
-# What TensorRT for RTX compiles for unless told otherwise, and whatever came later.
-_RTX_FROM = (8, 0)
+# What TensorRT for RTX compiles for unless told otherwise: these, and what came after the last.
+_RTX_USUAL, _RTX_FROM = ("8.0", "8.6", "8.9"), (12, 0)
 _AMPERE = (8, 0)
 _USUAL = TensorRtOptions()
 _STRIPPED = "its weights were left out; `pconv-deploy refit` puts them in"
@@ -64,14 +64,14 @@ class TensorRtBackend:
         return None
 
     def why_not_run(self) -> str | None:
-        from pconv_deploy.engines.cuda.devices import why_no_gpu
-
-        return _STRIPPED if self.options.strip_weights else why_no_gpu()
+        return _STRIPPED if self.options.strip_weights else self._why_not_here()
 
     def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:
         installed = self.runtime()
         options = plan.options if plan else _USUAL
-        if why := _another_release(installed, built_with, options.version_compatible):
+        # One of TensorRT for RTX is for its own release, whatever was asked for.
+        compatible = options.version_compatible and self.flavour != TENSORRT_RTX
+        if why := _another_release(installed, built_with, compatible):
             return why
         if options.strip_weights:
             return _STRIPPED
@@ -85,9 +85,17 @@ class TensorRtBackend:
             return "a plan is for one kind of GPU, and it was built where there was none"
         if options.hardware_compatibility == "ampere+" and _numbers(found) >= _AMPERE:
             return None
-        if built.compute_capability == found:
-            return None
-        return f"it was built for compute capability {built.compute_capability}, this is {found}"
+        if built.compute_capability != found:
+            return (
+                f"it was built for compute capability {built.compute_capability}, this is {found}"
+            )
+        if built.name != installed.gpu.name and options.hardware_compatibility == "none":
+            # TensorRT itself takes it, and warns that it may be slow or fail.
+            return (
+                "a plan is for one model of GPU; --hardware-compatibility-level "
+                f"same-compute-capability makes it one for all of {found}"
+            )
+        return None
 
     def build(
         self,
@@ -97,12 +105,11 @@ class TensorRtBackend:
         folder: Path,
         progress: Progress = silent,
     ) -> PlanFacts:
-        from pconv_deploy.engines.cuda.devices import why_no_gpu
         from pconv_deploy.engines.tensorrt.builder import PlanRequest, build_plan
         from pconv_deploy.engines.tensorrt.inspection import complaints
 
         request = PlanRequest(graph=graph, contract=contract, options=self.options)
-        built = build_plan(self.flavour, self._import(), request, why_no_gpu(), progress)
+        built = build_plan(self.flavour, self._import(), request, self._why_not_here(), progress)
         (folder / PLAN).write_bytes(built.plan)
         (folder / LAYERS).write_bytes(msgspec.json.encode(built.evidence))
         if built.facts.layers:
@@ -135,6 +142,14 @@ class TensorRtBackend:
 
         return msgspec.json.decode((folder / LAYERS).read_bytes(), type=Evidence).executed()
 
+    def _why_not_here(self) -> str | None:
+        """Why nothing that is built with these options is loaded on this machine, if so."""
+        from pconv_deploy.engines.cuda.devices import current_gpu, why_no_gpu
+
+        if (why := why_no_gpu()) or self.flavour != TENSORRT_RTX:
+            return why
+        return _not_targeted(current_gpu().compute_capability, self.options.compute_capabilities)
+
     def _import(self) -> ModuleType:
         return load(self.flavour)
 
@@ -166,12 +181,13 @@ def _another_release(installed: Runtime, built_with: Runtime, compatible: bool) 
 
 
 def _not_targeted(found: str, targets: tuple[str, ...]) -> str | None:
-    if targets:
-        wanted = ", ".join(targets)
-        return None if found in targets else f"it was built for compute capability {wanted} only"
-    if _numbers(found) >= _RTX_FROM:
+    """Why TensorRT for RTX does not run on one compute capability what it compiles for others."""
+    if found in (targets or _RTX_USUAL) or (not targets and _numbers(found) >= _RTX_FROM):
         return None
-    return "without --compute-capabilities it was built for compute capability 8.0 and later"
+    if targets:
+        return f"a plan for compute capability {', '.join(targets)} does not run on {found}"
+    usual = f"{', '.join(_RTX_USUAL)}, {'.'.join(map(str, _RTX_FROM))} and later"
+    return f"without --compute-capabilities a plan is for {usual}, this is {found}"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

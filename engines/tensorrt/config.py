@@ -52,14 +52,33 @@ def configure(flavour: Flavour, library: ModuleType, config: Any, options: Tenso
         level = needed(levels, _HARDWARE[options.hardware_compatibility], option)
         config.hardware_compatibility_level = level
     _target(flavour, library, config, options.compute_capabilities)
+    _allow_capture(library, config)
+
+
+def _allow_capture(library: ModuleType, config: Any) -> None:
+    """Keep TensorRT for RTX from allocating memory while a CUDA graph is captured.
+
+    Its documentation asks for this flag where streams are captured. TensorRT has no such flag.
+    """
+    if hasattr(library.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
 
 def _refuse_foreign(flavour: Flavour, options: TensorRtOptions) -> None:
-    """Each flavour has its own way to reach several kinds of GPU."""
+    """Each flavour has its own way to reach several kinds of GPU; RTX has less to choose."""
     if flavour == TENSORRT_RTX and options.hardware_compatibility != "none":
         raise UsageError(
             f"{flavour.title} has no --hardware-compatibility-level; say for which GPUs with "
             "--compute-capabilities"
+        )
+    if flavour == TENSORRT_RTX and options.version_compatible:
+        raise UsageError(
+            f"{flavour.title} has no --version-compatible: its engines open in the release that "
+            "built them alone"
+        )
+    if flavour == TENSORRT_RTX and options.timing_cache:
+        raise UsageError(
+            f"{flavour.title} has no --timing-cache-file: it measures nothing when it builds"
         )
     if flavour != TENSORRT_RTX and options.compute_capabilities:
         raise UsageError(

@@ -1,7 +1,8 @@
 """What TensorRT's builder has measured, kept in a file that several processes may share.
 
 The file is TensorRT's own, as trtexec writes it. It is read at the beginning of a build, and at
-its end what was learnt is merged with what others have written meanwhile.
+its end what was learnt is merged with what others have written meanwhile. A damaged file is made
+anew; one of another kind of GPU is somebody's work, and stays as it is.
 """
 
 import logging
@@ -37,23 +38,26 @@ class TimingCache:
                 "that exists"
             )
         cache = self._read()
-        if cache is not None and not config.set_timing_cache(cache, False):
-            self._warn()
-            cache = None
-        if cache is None:
+        self._foreign = cache is not None and not config.set_timing_cache(cache, False)
+        if self._foreign:
+            self._warn_of_another_gpu()
+        if cache is None or self._foreign:
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def save(self) -> None:
-        """Add what the build has measured to the file.
+        """Add what the build has measured to the file, unless it is of another kind of GPU.
 
         Raises:
             OutputError: it cannot be written.
         """
+        if self._foreign:
+            return
         learnt = self._config.get_timing_cache()
         with writing(self._path), locked(self._path.resolve(), wait=True):
             written = self._read()  # others may have been at it
-            if written is not None:
-                learnt.combine(written, False)  # one of another GPU it leaves out
+            if written is not None and not learnt.combine(written, False):
+                self._warn_of_another_gpu()
+                return
             content = bytes(learnt.serialize())
             with atomic_file(self._path) as partial:
                 partial.write_bytes(content)
@@ -68,16 +72,20 @@ class TimingCache:
         except OSError as error:
             raise InputError(f"cannot read {self._path}: {error.strerror or error}") from error
         # TensorRT tells of a cache it cannot use in its log alone, and hands out an empty one.
-        said = len(self._log.warnings) + len(self._log.errors)
+        log = self._log
+        warned, failed = len(log.warnings), len(log.errors)
         cache = self._config.create_timing_cache(content) if content else None
-        if cache is None or len(self._log.warnings) + len(self._log.errors) > said:
-            self._warn()
-            del self._log.errors[:]  # they are of this file, not of the build
-            return None
-        return cache
-
-    def _warn(self) -> None:
+        if cache is not None and (len(log.warnings), len(log.errors)) == (warned, failed):
+            return cache
         _LOG.warning(
-            "the timing cache %s is damaged, or of another GPU or release; it is made anew",
+            "the timing cache %s is damaged, or of another release; it is made anew", self._path
+        )
+        del log.errors[failed:]  # they are of this file, not of the build
+        return None
+
+    def _warn_of_another_gpu(self) -> None:
+        _LOG.warning(
+            "the timing cache %s is of another kind of GPU and stays as it is; name another file "
+            "with --timing-cache-file for this one",
             self._path,
         )

@@ -151,7 +151,7 @@ ComputeCapabilities = Annotated[
         metavar="X.Y",
         parser=_capability,
         help="tensorrt-rtx: a GPU to compile for, such as 8.9; repeat it for more. "
-        "Default: 8.0 and later.",
+        "Default: 8.0, 8.6, 8.9, 12.0 and later.",
     ),
 ]
 

@@ -10,6 +10,7 @@ import pytest
 from pconv_deploy.engines.backends import tensorrt as module
 from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
 from pconv_deploy.engines.base import Gpu, Runtime
+from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.registry import BACKENDS, backend_named
 from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX
 from pconv_deploy.engines.tensorrt.options import PlanFacts, TensorRtOptions
@@ -19,9 +20,9 @@ from pconv_deploy.parity import TOLERANCES
 ADA, AMPERE, HOPPER, TURING, VOLTA = "8.9", "8.0", "9.0", "7.5", "7.0"
 
 
-def gpu(capability: str) -> Gpu:
+def gpu(capability: str, model: str = "GPU") -> Gpu:
     return Gpu(
-        name=f"GPU {capability}",
+        name=f"{model} {capability}",
         compute_capability=capability,
         memory=1 << 34,
         driver="580.1",
@@ -46,6 +47,9 @@ def built(
     return Runtime(package=package, version=version, gpu=gpu(capability) if capability else None)
 
 
+OTHER = Runtime(package="tensorrt", version="11.4.0.106", gpu=gpu(ADA, "Other"))
+
+
 def plan(**options: Any) -> PlanFacts:
     return PlanFacts(options=TensorRtOptions(**options), profiles=(), build_seconds=1.0)
 
@@ -59,6 +63,9 @@ def plan(**options: Any) -> PlanFacts:
         (HOPPER, built(ADA), plan(hardware_compatibility="ampere+"), None),
         (TURING, built(ADA), plan(hardware_compatibility="ampere+"), "this is 7.5"),
         (ADA, built(ADA), plan(hardware_compatibility="same-compute-capability"), None),
+        (ADA, OTHER, plan(), "for one model of GPU; --hardware-compatibility-level same-compute"),
+        (ADA, OTHER, plan(hardware_compatibility="same-compute-capability"), None),
+        (ADA, OTHER, plan(hardware_compatibility="ampere+"), None),
         (HOPPER, built(None), plan(), "built where there was none"),
         (HOPPER, built(HOPPER, "11.4.0.105"), plan(), "for the release that built it"),
         (HOPPER, built(HOPPER, "10.13.0.35"), plan(), "for the release that built it"),
@@ -83,13 +90,23 @@ def test_where_a_plan_opens(
     [
         (ADA, (), None),
         (AMPERE, (), None),
-        (TURING, (), "it was built for compute capability 8.0 and later"),
+        ("12.0", (), None),
+        ("12.1", (), None),
+        (TURING, (), "a plan is for 8.0, 8.6, 8.9, 12.0 and later, this is 7.5"),
+        ("8.7", (), "this is 8.7"),
+        (HOPPER, (), "a plan is for 8.0, 8.6, 8.9, 12.0 and later, this is 9.0"),
+        ("10.0", (), "this is 10.0"),
         (TURING, ("7.5",), None),
-        (ADA, ("8.6", "12.0"), "it was built for compute capability 8.6, 12.0 only"),
+        (ADA, ("8.6", "12.0"), "a plan for compute capability 8.6, 12.0 does not run on 8.9"),
+        ("12.1", ("12.0",), "does not run on 12.1"),
     ],
 )
 def test_where_a_plan_for_rtx_opens(
-    here: Any, capability: str, targets: tuple[str, ...], why: str | None
+    here: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str,
+    targets: tuple[str, ...],
+    why: str | None,
 ) -> None:
     here(capability)
     backend = TensorRtBackend(TENSORRT_RTX)
@@ -98,6 +115,20 @@ def test_where_a_plan_for_rtx_opens(
         built(None, version, "tensorrt_rtx"), plan(compute_capabilities=targets)
     )
     assert found is None if why is None else why in (found or "")
+    # Such a machine builds it, and does not try to run it.
+    monkeypatch.setattr(devices, "why_no_gpu", lambda: None)
+    monkeypatch.setattr(devices, "current_gpu", lambda: gpu(capability))
+    options = TensorRtOptions(compute_capabilities=targets)
+    assert TensorRtBackend(TENSORRT_RTX, options).why_not_run() == found
+    assert TensorRtBackend(options=options).why_not_run() is None
+
+
+def test_a_plan_for_rtx_is_for_its_own_release(here: Any) -> None:
+    here(ADA)
+    backend = TensorRtBackend(TENSORRT_RTX)
+    older = built(ADA, "1.2.0", "tensorrt_rtx")
+    why = backend.why_not_open(older, plan(version_compatible=True))
+    assert why == "a plan is for the release that built it"
 
 
 def test_precisions(here: Any) -> None:

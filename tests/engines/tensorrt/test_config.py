@@ -62,6 +62,20 @@ def test_each_flavour_has_its_own_way_to_several_gpus(tensorrt: ModuleType, conf
         configure(TENSORRT_RTX, tensorrt, config, levels)
 
 
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ({"version_compatible": True}, "has no --version-compatible: its engines open in the rel"),
+        ({"timing_cache": "file"}, "has no --timing-cache-file: it measures nothing"),
+    ],
+)
+def test_what_would_have_no_effect_for_rtx_is_refused(
+    tensorrt: ModuleType, config: Any, option: Any, why: str
+) -> None:
+    with pytest.raises(UsageError, match=f"TensorRT for RTX {why}"):
+        configure(TENSORRT_RTX, tensorrt, config, TensorRtOptions(**option))
+
+
 class Targets:
     """A config of TensorRT for RTX, which says no without raising."""
 
@@ -69,8 +83,13 @@ class Targets:
         self.takes, self.num_compute_capabilities, self.chosen = takes, 0, list[str]()
         self.profiling_verbosity: Any = None
 
-    def clear_flag(self, _flag: Any) -> None:
-        pass
+        self.flags: set[Any] = set()
+
+    def set_flag(self, flag: Any) -> None:
+        self.flags.add(flag)
+
+    def clear_flag(self, flag: Any) -> None:
+        self.flags.discard(flag)
 
     def set_compute_capability(self, capability: str, index: int) -> bool:
         assert index == len(self.chosen) < self.num_compute_capabilities
@@ -82,7 +101,15 @@ class Targets:
 def rtx(tensorrt: ModuleType) -> Any:
     """Its module: what the public Python module lacks is added."""
     kinds = SimpleNamespace(SM75="sm75", SM89="sm89", SM120="sm120")
-    return SimpleNamespace(**vars(tensorrt) | {"ComputeCapability": kinds, "__version__": "1.7.1"})
+    flags = SimpleNamespace(REQUIRE_USER_ALLOCATION="user allocation", TF32="tf32")
+    lacking = {"ComputeCapability": kinds, "BuilderFlag": flags, "__version__": "1.7.1"}
+    return SimpleNamespace(**vars(tensorrt) | lacking)
+
+
+def test_engines_for_rtx_can_be_captured(rtx: Any) -> None:
+    config = Targets(takes=0)
+    configure(TENSORRT_RTX, rtx, config, TensorRtOptions())
+    assert config.flags == {"user allocation"}
 
 
 def test_compute_capabilities(rtx: Any) -> None:

@@ -94,19 +94,56 @@ def test_what_another_build_wrote_meanwhile_is_kept(tmp_path: Path) -> None:
     assert [found.name for found in tmp_path.iterdir()] == ["cache"]  # no lock, nothing partial
 
 
-@pytest.mark.parametrize("content", [b"\xff\xff", b"", b"another-gpu x"])
-def test_a_damaged_or_foreign_cache_is_made_anew(
+@pytest.mark.parametrize("content", [b"\xff\xff", b""])
+def test_a_damaged_cache_is_made_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     path = tmp_path / "cache"
     path.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         config, cache = opened(path)
-    assert f"the timing cache {path} is damaged, or of another GPU" in caplog.text
+    assert f"the timing cache {path} is damaged, or of another release" in caplog.text
     assert config.log.errors == []  # none of the build's own
     config.cache.measured = ["new"]
     cache.save()
     assert path.read_bytes() == b"gpu new"
+
+
+def test_what_was_measured_on_another_gpu_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "cache"
+    path.write_bytes(b"another-gpu x")
+    with caplog.at_level(logging.WARNING):
+        config, cache = opened(path)
+    assert f"the timing cache {path} is of another kind of GPU and stays as it is" in caplog.text
+    assert config.cache.measured == []
+    config.cache.measured = ["new"]
+    cache.save()
+    assert path.read_bytes() == b"another-gpu x"
+    assert len(caplog.records) == 1
+
+
+def test_what_another_gpu_wrote_meanwhile_is_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "cache"
+    config, cache = opened(path)
+    path.write_bytes(b"another-gpu x")
+    config.cache.measured = ["new"]
+    cache.save()
+    assert path.read_bytes() == b"another-gpu x"
+    assert "is of another kind of GPU" in caplog.text
+
+
+def test_errors_of_the_build_itself_are_kept(tmp_path: Path) -> None:
+    """Only those of reading the file are no failure of the build."""
+    path = tmp_path / "cache"
+    config, cache = opened(path)
+    config.log.errors.append("no kernel for conv1")
+    path.write_bytes(b"\xff\xff")
+    cache.save()
+    assert config.log.errors == ["no kernel for conv1"]
 
 
 def test_not_a_file(tmp_path: Path) -> None:
