@@ -1,5 +1,6 @@
 """Everyone timed at every setting of a GPU report, and written down at once."""
 
+import contextlib
 import itertools
 import re
 import time
@@ -13,17 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE
-from pconv_deploy.demo.gpu_contenders import (
-    Contender,
-    Progress,
-    Ready,
-    largest_difference,
-    release_memory,
-    timed,
-)
+from pconv_deploy.demo.gpu_contenders import Contender
 from pconv_deploy.demo.gpu_results import GpuReport, Measurement, Participant, Setting, markdown
+from pconv_deploy.demo.gpu_steps import Fills, Progress, Ready, timed
+from pconv_deploy.demo.gpu_torch import release_memory
 from pconv_deploy.demo.photos import sample_photo
-from pconv_deploy.errors import PConvError, UsageError
+from pconv_deploy.errors import EngineError, PConvError, UsageError
 from pconv_deploy.files import atomic_file
 from pconv_deploy.holes import irregular_hole
 from pconv_deploy.parity import Arrays
@@ -31,6 +27,9 @@ from pconv_deploy.parity import Arrays
 BATCHES, SIDES = (1, 8, 32), (256, 512, 1024)
 _HOLE_AREA = (0.2, 0.3)
 _LONGEST = 300  # characters of an exception's first line
+# Fills that are further from the reference's are none of this photo. Half precision is a few
+# levels off; memory that was not written, or the fill of another shape, most of 255.
+_FARTHEST = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,22 +116,21 @@ def measure_all(
     """Time everyone at every setting; who fails is recorded with the reason, and the rest go on.
 
     Args:
-        everyone: the first that gets ready is the reference of the others' fills.
+        everyone: the first that gets ready is the reference of the others' fills, at each setting.
         recorder: is given each result as soon as there is one.
         options: what is measured.
         progress: is told each step as it begins.
     """
     settings = options.settings()
-    reference: NDArray[np.uint8] | None = None
+    fills = Fills()
     for number, contender in enumerate(everyone, 1):
         progress(f"[{number}/{len(everyone)}] {contender.name}: making ready")
-        participant, ready, filled = _made_ready(contender, settings, reference, progress)
+        participant, ready = _made_ready(contender, settings, fills, progress)
         recorder.add(participant=participant)
         if ready is None:
             progress(f"  takes no part: {participant.why}")
             continue
-        reference = filled if reference is None else reference
-        for measurement in _measured(contender.name, ready, settings, options):
+        for measurement in _measured(contender.name, ready, options, fills):
             recorder.add(measurement)
             progress(f"  {measurement.setting.describe()}: {_result(measurement)}")
         ready.close()
@@ -144,38 +142,45 @@ def measure_all(
 def _made_ready(
     contender: Contender,
     settings: Sequence[Setting],
-    reference: NDArray[np.uint8] | None,
+    fills: Fills,
     progress: Progress,
-) -> tuple[Participant, Ready | None, NDArray[np.uint8] | None]:
+) -> tuple[Participant, Ready | None]:
     """Prepare someone, and look at one fill of the smallest shape."""
     batch, side = min((setting.batch, setting.side) for setting in settings)
     look = Setting(batch=batch, side=side, transfers=True, cuda_graph=False)
     begun = time.perf_counter()
+    ready: Ready | None = None
     try:
         ready = contender.prepare(progress)
         seconds = time.perf_counter() - begun
-        filled = ready.step(look, _inputs(look))()
+        step = ready.step(look, _inputs(look))
+        step.run()
+        levels = _compared(fills, step.filled())
     # Whatever a runtime raises is a line of the report, and no reason to lose the rest of it.
     except Exception as error:  # noqa: BLE001
+        if ready is not None:
+            with contextlib.suppress(Exception):  # why it failed is known
+                ready.close()
         release_memory()
-        return Participant(name=contender.name, why=_brief(error)), None, None
+        return Participant(name=contender.name, why=_brief(error)), None
     participant = Participant(
         name=contender.name,
         runs_on=ready.runs_on,
         accepted=ready.accepted,
-        levels=None if reference is None else largest_difference(filled, reference),
+        levels=levels,
         seconds=seconds,
     )
-    return participant, ready, filled
+    return participant, ready
 
 
 def _measured(
-    name: str, ready: Ready, settings: Sequence[Setting], options: GpuReportOptions
+    name: str, ready: Ready, options: GpuReportOptions, fills: Fills
 ) -> Iterator[Measurement]:
-    for setting in settings:
+    for setting in options.settings():
         try:
             step = ready.step(setting, _inputs(setting))
-            seconds = timed(step, options.rounds, options.limit)
+            seconds = timed(step.run, options.rounds, options.limit)
+            levels = _compared(fills, step.filled())
         except Exception as error:  # noqa: BLE001  as above
             yield Measurement(contender=name, setting=setting, why=_brief(error))
             release_memory()
@@ -189,7 +194,16 @@ def _measured(
             p50=p50,
             p99=p99,
             images_per_second=setting.batch / p50 * 1e3,
+            levels=levels,
         )
+
+
+def _compared(fills: Fills, filled: NDArray[np.uint8]) -> int | None:
+    """Refuse what is no fill of the photo: its time would be that of something else."""
+    levels = fills.levels(filled)
+    if levels is not None and levels > _FARTHEST:
+        raise EngineError(f"its fill is {levels} of 255 off the first contender's: it is another")
+    return levels
 
 
 def _inputs(setting: Setting) -> Arrays:

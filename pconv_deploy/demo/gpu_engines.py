@@ -1,0 +1,135 @@
+"""Engines in a GPU report: built, accepted, and opened as they are measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pconv_deploy.contract import FILLED, IMAGE, GraphContract
+from pconv_deploy.demo.gpu_results import Setting
+from pconv_deploy.demo.gpu_steps import Progress, Step
+from pconv_deploy.engines.backends.onnxruntime_gpu import OnnxRuntimeGpuBackend
+from pconv_deploy.engines.base import Backend, RunOptions
+from pconv_deploy.engines.folder import BuildOptions, build_engine
+from pconv_deploy.engines.manifest import Manifest, describe_parity
+from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.engines.tensorrt.options import Profile, Shape, TensorRtOptions
+from pconv_deploy.errors import EngineError
+from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.parity import Arrays, Precision, parity_batches
+
+
+@dataclass(frozen=True)
+class EngineToBuild:
+    """What to build: a graph for a backend in a precision, into a folder of engines.
+
+    shapes  (batch, height, width) that will be measured
+    """
+
+    graph: Path
+    folder: Path
+    shapes: Sequence[Shape]
+    backend: str
+    precision: Precision
+
+    def prepare(self, progress: Progress) -> "EngineReady":
+        """Build it, and accept it.
+
+        Raises:
+            PConvError: this machine cannot run it, or it is not accepted.
+        """
+        backend = backend_named(self.backend)
+        if why := backend.why_not_run() or backend.why_not(self.precision):
+            raise EngineError(why)
+        engine = self.folder / f"{self.backend}-{self.precision}.engine"
+        tensorrt = None
+        if self.backend.startswith("tensorrt"):
+            contract = read_graph(self.graph).contract
+            tensorrt = TensorRtOptions(profiles=profiles(self.shapes, contract))
+        options = BuildOptions(backend=self.backend, precision=self.precision, tensorrt=tensorrt)
+        manifest = build_engine(self.graph, engine, options, overwrite=True, progress=progress)
+        return EngineReady(backend, engine, manifest)
+
+
+def profiles(shapes: Sequence[Shape], contract: GraphContract) -> tuple[Profile, ...]:
+    """One for each shape that is measured, and one for those an engine is accepted on."""
+    accepted = [(len(cases), *cases[0].hole_mask.shape) for cases in parity_batches(contract)]
+    low, high = (tuple(pick(sides) for sides in zip(*accepted, strict=True)) for pick in (min, max))
+    exact = [Profile(min=shape, opt=shape, max=shape) for shape in shapes]
+    return (
+        *exact,
+        Profile(min=cast("Shape", low), opt=cast("Shape", high), max=cast("Shape", high)),
+    )
+
+
+class EngineReady:
+    """An accepted engine, opened with CUDA graphs and without."""
+
+    def __init__(self, backend: Backend, engine: Path, manifest: Manifest) -> None:
+        self.runs_on = backend.runtime().describe()
+        self.accepted: str | None = describe_parity(manifest)
+        self._backend, self._engine, self._precision = backend, engine, manifest.precision
+        self._sessions: dict[bool, Any] = {}
+
+    def step(self, setting: Setting, inputs: Arrays) -> Step:
+        graphs = setting.cuda_graph
+        if isinstance(self._backend, OnnxRuntimeGpuBackend):
+            if graphs and setting.transfers:
+                raise EngineError("ONNX Runtime replays graphs only on arrays that stay on the GPU")
+            # Such a session captures one graph, of the shapes and addresses of its first runs,
+            # and replays it whatever comes later.
+            self._close(graphs=True)
+        if graphs not in self._sessions:
+            self._sessions[graphs] = self._open(graphs=graphs)
+        session = self._sessions[graphs]
+        if setting.transfers:
+            return _from_host_to_host(session, inputs)
+        if isinstance(self._backend, OnnxRuntimeGpuBackend):
+            resident = session.resident(inputs, {FILLED: np.zeros_like(inputs[IMAGE])})
+            return Step(resident.run, lambda: resident.read()[FILLED])
+        return _on_device(session, inputs)
+
+    def close(self) -> None:
+        for graphs in (True, False):
+            self._close(graphs=graphs)
+
+    def _close(self, *, graphs: bool) -> None:
+        if session := self._sessions.pop(graphs, None):
+            session.close()
+
+    def _open(self, *, graphs: bool) -> Any:
+        backend = self._backend
+        if isinstance(backend, OnnxRuntimeGpuBackend):
+            chosen = backend.with_cuda_graphs() if graphs else backend
+            return chosen.open(self._engine, self._precision, RunOptions())
+        from pconv_deploy.engines.backends.tensorrt import PLAN, TensorRtBackend
+        from pconv_deploy.engines.tensorrt.library import load
+        from pconv_deploy.engines.tensorrt.session import TensorRtSession
+
+        assert isinstance(backend, TensorRtBackend)
+        plan = (self._engine / PLAN).read_bytes()
+        return TensorRtSession(load(backend.flavour), plan, RunOptions(), graphs=graphs)
+
+
+def _from_host_to_host(session: Any, inputs: Arrays) -> Step:
+    last: NDArray[np.uint8] = np.zeros_like(inputs[IMAGE])
+
+    def run() -> None:
+        nonlocal last
+        last = session.run(inputs)[FILLED]
+
+    return Step(run, lambda: last)
+
+
+def _on_device(session: Any, inputs: Arrays) -> Step:
+    there = {name: torch.from_numpy(array).cuda() for name, array in inputs.items()}
+    results = {FILLED: torch.zeros_like(there[IMAGE])}
+    torch.cuda.synchronize()
+    return Step(
+        lambda: session.run_on_device(there, outputs=results),
+        lambda: results[FILLED].cpu().numpy(),
+    )

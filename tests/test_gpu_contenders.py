@@ -1,0 +1,146 @@
+"""Those who are measured in a GPU report, without a GPU."""
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from pconv_deploy.contract import FILLED, IMAGE
+from pconv_deploy.demo.gpu_engines import EngineReady, profiles
+from pconv_deploy.demo.gpu_measuring import GpuReportOptions
+from pconv_deploy.demo.gpu_results import Setting
+from pconv_deploy.demo.gpu_steps import timed
+from pconv_deploy.demo.gpu_torch import CompiledReady, pinned_like
+from pconv_deploy.engines.backends.onnxruntime_gpu import ONNXRUNTIME_CUDA
+from pconv_deploy.engines.base import Runtime
+from pconv_deploy.errors import EngineError
+from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.parity import Arrays, parity_batches
+
+
+def test_timing_ends_with_the_rounds_or_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[float] = []
+    assert len(timed(lambda: runs.append(0), rounds=5, limit=60)) == 5
+    assert len(runs) == 5 + 3  # the first are not counted
+    clock = iter(range(1000))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    assert len(timed(lambda: None, rounds=500, limit=9)) == 3  # three looks at the clock a round
+
+
+def test_tensorrt_is_given_a_profile_for_each_shape_and_for_acceptance(graph: Path) -> None:
+    contract = read_graph(graph).contract
+    *exact, last = profiles([(1, 256, 256), (32, 512, 512)], contract)
+    assert [p.min for p in exact] == [p.opt for p in exact] == [p.max for p in exact]
+    assert [p.opt for p in exact] == [(1, 256, 256), (32, 512, 512)]
+    for cases in parity_batches(contract):
+        assert last.takes((len(cases), *cases[0].hole_mask.shape))
+
+
+class OneGraph:
+    """A session of ONNX Runtime with CUDA graphs: what it ran first, it replays for ever."""
+
+    def __init__(self, done: list[str], *, graphs: bool) -> None:
+        self.done, self.graphs = done, graphs
+        self.captured: Arrays | None = None
+        self.closed = False
+
+    def resident(self, inputs: Arrays, outputs: Arrays) -> Any:
+        assert outputs[FILLED].shape == inputs[IMAGE].shape
+
+        def run() -> None:
+            assert not self.closed
+            if self.captured is None or not self.graphs:
+                self.captured = inputs
+            np.copyto(outputs[FILLED], self.captured[IMAGE])
+            self.done.append("resident")
+
+        return SimpleNamespace(run=run, read=lambda: outputs)
+
+    def run(self, inputs: Arrays) -> Arrays:
+        return {FILLED: inputs[IMAGE] + 1}
+
+    def close(self) -> None:
+        self.closed = True
+        self.done.append("closed")
+
+
+def engine_ready(backend: Any, monkeypatch: pytest.MonkeyPatch) -> EngineReady:
+    monkeypatch.setattr(
+        type(backend), "runtime", lambda _self: Runtime(package="a runtime", version="1")
+    )
+    manifest: Any = SimpleNamespace(engine_parity=None, precision="fp16")
+    ready = EngineReady(backend, Path("x"), manifest)
+    assert "NOT compared" in (ready.accepted or "")
+    return ready
+
+
+def test_onnxruntime_has_a_session_for_each_cuda_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[bool] = []
+    done: list[str] = []
+
+    def open_engine(_self: EngineReady, *, graphs: bool) -> Any:
+        opened.append(graphs)
+        return OneGraph(done, graphs=graphs)
+
+    monkeypatch.setattr(EngineReady, "_open", open_engine)
+    ready = engine_ready(ONNXRUNTIME_CUDA, monkeypatch)
+    on_gpu = Setting(batch=1, side=8, transfers=False, cuda_graph=True)
+    for level in (3, 5, 5):
+        inputs = {IMAGE: np.full((1, 8, 8, 3), level, np.uint8)}
+        for graph in (True, False):
+            step = ready.step(msgspec.structs.replace(on_gpu, cuda_graph=graph), inputs)
+            step.run()
+            step.run()
+            assert step.filled().max() == level
+    assert opened == [True, False, True, True]  # one with a graph is never used twice
+    assert done.count("closed") == 3  # each before the next one takes memory
+    back = msgspec.structs.replace(on_gpu, transfers=True)
+    with pytest.raises(EngineError, match="replays graphs only on arrays that stay on the GPU"):
+        ready.step(back, inputs)
+    step = ready.step(msgspec.structs.replace(back, cuda_graph=False), inputs)
+    step.run()
+    assert step.filled().max() == 6
+    ready.close()
+    ready.close()
+    assert done.count("closed") == 4
+
+
+def test_torch_compile_forgets_the_shapes_before(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def compiled(graph: Any, mode: str, **options: Any) -> Any:
+        assert options == {"dynamic": False, "fullgraph": True}
+        done.append(mode)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: done.append("reset"))
+    ready: Any = object.__new__(CompiledReady)
+    ready._graph, ready._compiled = lambda image, _hole: (image, None), None
+    for setting in GpuReportOptions(batches=(1,), sides=(256,)).settings():
+        assert ready._compute(setting)(7, 8) == 7
+    assert done == ["reset", "max-autotune", "reset", "max-autotune-no-cudagraphs"]
+    with pytest.raises(EngineError, match="on GPUs only"):
+        CompiledReady(checkpoint, "cpu", torch.float16)
+
+
+def test_what_comes_back_to_pytorch_comes_to_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does to TensorRT; torch.empty_like of a pinned tensor would give another kind."""
+    pinned: list[bool] = []
+
+    def empty(*shape: Any, dtype: torch.dtype, pin_memory: bool) -> torch.Tensor:
+        pinned.append(pin_memory)
+        return torch.zeros(*shape, dtype=dtype)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    array = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    for device in ("cuda", "cpu"):
+        np.testing.assert_array_equal(pinned_like(array, device).numpy(), array)
+    assert pinned == [True, False]
