@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     why = _why_not() if needy else None
     for item in needy if why else ():
         item.add_marker(pytest.mark.skip(reason=f"not run: {why}"))
+
+
+def wanted(module: str) -> Any:
+    """Import a library that is in no requirement; without it the test says that it did not run."""
+    return pytest.importorskip(module, reason=f"not run: {module} is not installed")
 
 
 def images(shape: tuple[int, int, int], seed: int = 0) -> dict[str, NDArray[np.uint8]]:

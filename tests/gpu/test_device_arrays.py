@@ -10,7 +10,7 @@ import pytest
 from pconv_deploy.contract import HOLE_MASK, IMAGE
 from pconv_deploy.errors import InputError
 from pconv_deploy.inpainter import Inpainter
-from tests.gpu.conftest import images
+from tests.gpu.conftest import images, wanted
 
 pytestmark = pytest.mark.gpu
 SHAPE = (2, 128, 192)
@@ -30,7 +30,7 @@ def expected(inpaint: Inpainter) -> Any:
 
 @pytest.fixture
 def torch() -> Any:
-    module = pytest.importorskip("torch")
+    module = wanted("torch")
     if not module.cuda.is_available():
         pytest.skip("not run: this PyTorch has no CUDA")
     return module
@@ -77,7 +77,7 @@ def test_tensors_that_do_not_fit(inpaint: Inpainter, torch: Any) -> None:
 
 
 def test_arrays_and_streams_of_cupy(inpaint: Inpainter, expected: Any) -> None:
-    cupy = pytest.importorskip("cupy")
+    cupy = wanted("cupy")
     stream = cupy.cuda.Stream(non_blocking=True)
     with stream:
         for _ in range(3):
@@ -89,7 +89,7 @@ def test_arrays_and_streams_of_cupy(inpaint: Inpainter, expected: Any) -> None:
 
 
 def _with_pycuda(inpaint: Inpainter, driver: Any) -> Any:
-    gpuarray = pytest.importorskip("pycuda.gpuarray")
+    gpuarray = wanted("pycuda.gpuarray")
     stream = driver.Stream()
     inputs = {
         name: gpuarray.to_gpu_async(array, stream=stream) for name, array in images(SHAPE).items()
@@ -101,7 +101,7 @@ def _with_pycuda(inpaint: Inpainter, driver: Any) -> Any:
 
 
 def test_pycuda_in_the_primary_context(inpaint: Inpainter, expected: Any) -> None:
-    driver = pytest.importorskip("pycuda.driver")
+    driver = wanted("pycuda.driver")
     driver.init()
     context = driver.Device(0).retain_primary_context()
     context.push()
@@ -113,7 +113,7 @@ def test_pycuda_in_the_primary_context(inpaint: Inpainter, expected: Any) -> Non
 
 def test_pycuda_in_a_context_of_its_own(folder: Path, expected: Any) -> None:
     """The engine is loaded, run and closed where that context is current."""
-    driver = pytest.importorskip("pycuda.driver")
+    driver = wanted("pycuda.driver")
     driver.init()
     context = driver.Device(0).make_context()
     try:
