@@ -36,7 +36,9 @@ def nodes_of(model: onnx.ModelProto) -> Counter[tuple[str, str]]:
 
 
 def test_literally_every_partial_convolution_is_one_node(checkpoint: Path, tmp_path: Path) -> None:
-    result = export_checkpoint(checkpoint, tmp_path / "literal.onnx", ExportOptions(level=0))
+    result = export_checkpoint(
+        checkpoint, tmp_path / "literal.onnx", ExportOptions(level=0, batch=1, size=(32, 48))
+    )
     assert not result.parity.failures()
     assert result.contract.rewrites == ()
     model = read_graph(tmp_path / "literal.onnx").model
@@ -61,7 +63,7 @@ def test_by_default_masks_are_collapsed_and_nothing_is_enlarged(graph: Path) -> 
 
 
 def test_explanations_show_work_falling_and_no_error(checkpoint: Path, tmp_path: Path) -> None:
-    options = ExportOptions(level=3, without=("narrow-input",))
+    options = ExportOptions(level=3, without=("narrow-input",), batch=1, size=(64, 64))
     result = export_checkpoint(checkpoint, tmp_path / "x.onnx", options, explain=True)
     names = [explained.step.rewrite for explained in result.explained if explained.step]
     assert names == list(result.contract.rewrites)
@@ -71,13 +73,13 @@ def test_explanations_show_work_falling_and_no_error(checkpoint: Path, tmp_path:
     layers = []  # outputs, channels, taps, pixels
     widths = (3, *TINY.channels)
     for i, kernel in enumerate(TINY.kernels):
-        pixels = (512 >> (i + 1)) ** 2
+        pixels = (64 >> (i + 1)) ** 2
         layers += [(widths[i + 1], widths[i], kernel**2, pixels)]
         layers += [(widths[i], widths[i + 1] + widths[i], 9, 4 * pixels)]
     features = sum(k * c * taps * pixels for k, c, taps, pixels in layers)
     assert work[""] == 2 * features
     assert work["collapse-masks"] == features
-    saved = sum(20 * widths[i] * widths[i + 1] * (512 >> (i + 1)) ** 2 for i in range(TINY.levels))
+    saved = sum(20 * widths[i] * widths[i + 1] * (64 >> (i + 1)) ** 2 for i in range(TINY.levels))
     assert work["upsample-phases"] == features - saved
 
 
@@ -89,7 +91,9 @@ def test_unknown_rewrites(checkpoint: Path, tmp_path: Path) -> None:
 def test_the_conv_baseline_exports_as_ordinary_convolutions(tmp_path: Path) -> None:
     config = UNetConfig(channels=(6, 8), kernels=(5, 3), convolution="ordinary")
     save_checkpoint(tmp_path / "conv.safetensors", random_network(config))
-    result = export_checkpoint(tmp_path / "conv.safetensors", tmp_path / "conv.onnx")
+    result = export_checkpoint(
+        tmp_path / "conv.safetensors", tmp_path / "conv.onnx", ExportOptions(batch=1, size=(32, 48))
+    )
     assert not result.parity.failures()
     exported = read_graph(tmp_path / "conv.onnx")
     nodes = nodes_of(exported.model)
@@ -170,7 +174,8 @@ def test_batch_of_one_and_free_size(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_tensor_level(checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "tensor.onnx"
-    result = export_checkpoint(checkpoint, path, ExportOptions(kind="tensor"))
+    options = ExportOptions(kind="tensor", batch=1, size=(32, 48))
+    result = export_checkpoint(checkpoint, path, options)
     assert result.parity.worst_level_difference is None
     case = parity_inputs(32, 48)[2]
     image = np.moveaxis(case.image, -1, 0)[None].astype(np.float32) / 255
@@ -217,7 +222,7 @@ def test_a_wrong_graph_never_gets_its_name(
     with pytest.raises(UsageError, match="already exists; pass --overwrite"):
         export_checkpoint(checkpoint, path)
     with pytest.raises(ParityError, match=r"differs from the literal network.*relative error"):
-        export_checkpoint(checkpoint, path, overwrite=True)
+        export_checkpoint(checkpoint, path, ExportOptions(batch=1, size=(32, 48)), overwrite=True)
     assert path.read_text() == "an older file"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["wrong.onnx", "wrong.rejected.onnx"]
 
@@ -231,7 +236,7 @@ def test_wrong_ends_of_the_graph_are_found(
 
     monkeypatch.setattr(TensorGraph, "forward", inverted)
     with pytest.raises(ParityError, match="differs from the literal network"):
-        export_checkpoint(checkpoint, tmp_path / "x.onnx", ExportOptions(batch=3))
+        export_checkpoint(checkpoint, tmp_path / "x.onnx", ExportOptions(batch=3, size=(32, 48)))
 
 
 def test_the_checkpoint_is_not_overwritten(checkpoint: Path, tmp_path: Path) -> None:

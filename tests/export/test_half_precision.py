@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from pconv_deploy.parity import Run, graph_inputs, parity_inputs
 from tests.conftest import random_network
 
 SMALL = UNetConfig(channels=(8, 12), kernels=(5, 3))
+FIXED = ExportOptions(precision="fp16", batch=1, size=(32, 48))  # quicker than any size
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
@@ -117,7 +119,7 @@ def graph_run_in_single(path: Path) -> Run:
 
 
 def test_masks_must_be_collapsed(small: Path, tmp_path: Path) -> None:
-    options = ExportOptions(precision="fp16", level=0)
+    options = replace(FIXED, level=0)
     with pytest.raises(UsageError, match=r"encoder\.0\.conv convolves its mask.*-O1 or higher"):
         export_checkpoint(small, tmp_path / "x.onnx", options)
     assert not list(tmp_path.iterdir())
@@ -132,9 +134,8 @@ def test_weights_that_overflow_are_named(tmp_path: Path) -> None:
         norm.running_var.fill_(1e-9)
         norm.weight.fill_(1e5)
     save_checkpoint(tmp_path / "c.safetensors", network)
-    fp16 = ExportOptions(precision="fp16")
     with pytest.raises(CheckpointError, match=r"encoder\.1\.conv: its weights reach .*fp16 holds"):
-        export_checkpoint(tmp_path / "c.safetensors", tmp_path / "x.onnx", fp16)
+        export_checkpoint(tmp_path / "c.safetensors", tmp_path / "x.onnx", FIXED)
 
 
 def test_features_that_overflow_are_told_with_what_to_do(tmp_path: Path) -> None:
@@ -149,15 +150,13 @@ def test_features_that_overflow_are_told_with_what_to_do(tmp_path: Path) -> None
         r"[^.]*\. Features may overflow, beyond 65504: export --precision bf16 or fp32\n[^\n]*$"
     )
     with pytest.raises(ParityError, match=message):
-        export_checkpoint(
-            tmp_path / "c.safetensors", tmp_path / "x.onnx", ExportOptions(precision="fp16")
-        )
+        export_checkpoint(tmp_path / "c.safetensors", tmp_path / "x.onnx", FIXED)
 
 
 @pytest.mark.parametrize("level", [1, 3])
 def test_every_level_can_be_half(small: Path, tmp_path: Path, level: int) -> None:
     path = tmp_path / "x.onnx"
-    result = export_checkpoint(small, path, ExportOptions(precision="fp16", level=level))
+    result = export_checkpoint(small, path, replace(FIXED, level=level))
     assert not result.parity.failures()
     assert result.parity.worst_error is not None
     assert 0 < result.parity.worst_error < 2e-2

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pconv_deploy.checkpoint import Checkpoint, load_checkpoint
-from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
+from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.graphs import TensorGraph
 from pconv_deploy.export.verify import literal_fill
 from pconv_deploy.networks import for_inference
@@ -110,7 +110,8 @@ def test_fills_as_its_project_does(
 @pytest.mark.parametrize("name", ["mmagic", "pconv-keras"])  # naoto0804: tests/cli/test_foreign.py
 def test_the_way_to_onnx(tmp_path: Path, name: str) -> None:
     path, _ = FAMILIES[name](tmp_path, ((5, 6), (5, 3)))
-    result = export_checkpoint(path, tmp_path / "model.onnx")
+    options = ExportOptions(batch=1, size=(32, 48))
+    result = export_checkpoint(path, tmp_path / "model.onnx", options)
     assert not result.parity.failures()
     source = read_graph(tmp_path / "model.onnx").contract.source
     assert source.family.name == name

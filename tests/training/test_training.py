@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pconv_deploy.checkpoint import load_checkpoint
 from pconv_deploy.errors import InputError, OutputError, TrainingError, UsageError
-from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
+from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.training.config import TrainingConfig
 from pconv_deploy.training.loop import train
 from pconv_deploy.training.losses import inpainting_loss
@@ -27,6 +27,7 @@ from tests.training.conftest import SMALL
 
 Make = Callable[..., TrainingConfig]
 ROOT = Path(__file__).parent.parent.parent
+FIXED_SIZE = ExportOptions(batch=1, size=(32, 48))
 
 
 def state_of(run: Path, step: int) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def test_a_run_leaves_a_network_that_exports(small: Make, photos: Path, tmp_path
     assert [line["step"] for line in history if "validation PSNR (dB)" in line] == [4, 8]
     assert list((run / "tensorboard").glob("events.*"))
     assert (run / "history.png").read_bytes().startswith(b"\x89PNG")
-    result = export_checkpoint(network, tmp_path / "model.onnx")
+    result = export_checkpoint(network, tmp_path / "model.onnx", FIXED_SIZE)
     assert not result.parity.failures()
 
 
@@ -217,7 +218,7 @@ def test_other_ways_to_train(small: Make, tmp_path: Path, override: str) -> None
     network = train(small(override), tmp_path / "run")
     lines = RunFolder(tmp_path / "run").history()
     assert all(0 < line["loss"] < 10 for line in lines)
-    assert not export_checkpoint(network, tmp_path / "model.onnx").parity.failures()
+    assert not export_checkpoint(network, tmp_path / "model.onnx", FIXED_SIZE).parity.failures()
 
 
 def test_the_learning_rate_follows_the_phases(small: Make) -> None:

@@ -6,8 +6,6 @@ builder is that of TensorRT for RTX; none of the engines has run.
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -26,39 +24,13 @@ from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpo
 from pconv_deploy.export.half_precision import in_half_precision
 from pconv_deploy.export.rewrites.arrangement import arranged
 from pconv_deploy.export.rewrites.forms import Arrangement, Upsampling
-from pconv_deploy.export.rewrites.pipeline import chosen, rewritten
 from pconv_deploy.onnx_file import ExportedGraph, read_graph
-from tests.engines.tensorrt.conftest import SMALL
+from tests.engines.tensorrt.conftest import SMALL, Exported, Kind
 from tests.foreign.test_exactness import FAMILIES
 
 HalfPrecision = Literal["fp16", "bf16"]
-Kind = Literal["deployment", "tensor"]
-Exported = Callable[..., ExportedGraph]
 SHALLOW = ((4, 6), (5, 3))
 DEEP = ((4, 6, 6, 7, 7, 6, 6, 5), (7, 5, 5, 3, 3, 3, 3, 3))
-
-
-@pytest.fixture(scope="module")
-def exported(checkpoint: Path, graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Graphs of the tiny network, each exported once."""
-    folder = tmp_path_factory.mktemp("exported")
-
-    def export(kind: Kind = "deployment", static: bool = False, level: int = 2) -> ExportedGraph:
-        if (kind, static, level) == ("deployment", False, 2):
-            return read_graph(graph)
-        path = folder / f"{kind}-{static}.onnx"
-        fixed: dict[str, Any] = {"batch": 1, "size": (32, 64)} if static else {}
-        # Exporting takes much longer than rewriting what is exported.
-        options = ExportOptions(kind=kind, level=0 if static else level, **fixed)
-        if not path.exists():
-            export_checkpoint(checkpoint, path, options)
-        traced = read_graph(path)
-        if options.level == level:
-            return traced
-        *_, (_, model) = rewritten(traced.model, chosen(level))
-        return replace(traced, model=model)
-
-    return export
 
 
 def build(

@@ -11,11 +11,11 @@ from onnx import TensorProto, helper
 from pconv_deploy.engines.tensorrt.lint import Complaint, lint, refuse
 from pconv_deploy.engines.tensorrt.lint_rules import MISSING
 from pconv_deploy.errors import GraphError
-from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.half_precision import in_half_precision
 from pconv_deploy.export.rewrites.arrangement import arranged
 from pconv_deploy.export.rewrites.forms import Arrangement, Upsampling
 from pconv_deploy.onnx_file import read_graph
+from tests.engines.tensorrt.conftest import Exported
 from tests.engines.tensorrt.lint_cases import QUIET, REFUSED, TAKEN, Case
 from tests.engines.tensorrt.small_graphs import other, small, the
 
@@ -109,10 +109,8 @@ def test_our_graphs_are_clean(graph: Path, precision: Any, upsampling: Upsamplin
 
 
 @pytest.mark.parametrize("level", [0, 1, 3])
-def test_graphs_of_every_level_are_clean(checkpoint: Path, tmp_path: Path, level: int) -> None:
-    options = ExportOptions(kind="tensor" if level else "deployment", level=level)
-    export_checkpoint(checkpoint, tmp_path / "x.onnx", options)
-    assert lint(read_graph(tmp_path / "x.onnx").model) == []
+def test_graphs_of_every_level_are_clean(exported: Exported, level: int) -> None:
+    assert lint(exported("tensor", level=level).model) == []
 
 
 def test_many_complaints_are_cut() -> None:

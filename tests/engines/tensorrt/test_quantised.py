@@ -13,13 +13,12 @@ from pconv_deploy.engines.quantisation import in_eight_bits
 from pconv_deploy.engines.quantised_graph import feature_convolutions
 from pconv_deploy.engines.tensorrt.inspection import convolution_types
 from pconv_deploy.engines.tensorrt.options import TensorRtOptions
-from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.rewrites.arrangement import arranged
 from pconv_deploy.export.rewrites.forms import Arrangement, Upsampling
 from pconv_deploy.holes import irregular_hole
 from pconv_deploy.onnx_file import ExportedGraph, inlined, read_graph
 from pconv_deploy.parity import Arrays, ParityInput, graph_inputs
-from tests.engines.tensorrt.conftest import SMALL
+from tests.engines.tensorrt.conftest import SMALL, Exported
 
 BACKEND = TensorRtBackend(options=TensorRtOptions(profiles=(SMALL,)))
 
@@ -28,13 +27,15 @@ pytestmark = pytest.mark.usefixtures("tensorrt")
 
 def some_photo(exported: ExportedGraph) -> Arrays:
     rng = np.random.default_rng(0)
-    photo = rng.integers(0, 256, (64, 64, 3), np.uint8)
-    case = ParityInput("noise", photo, irregular_hole(rng, 64, 64, (0.1, 0.2)))
+    size = exported.contract.size or (64, 64)
+    photo = rng.integers(0, 256, (*size, 3), np.uint8)
+    case = ParityInput("noise", photo, irregular_hole(rng, *size, (0.1, 0.2)))
     return graph_inputs([case], exported.contract)
 
 
 def builds(quantised: onnx.ModelProto, exported: ExportedGraph, folder: Path) -> bool:
-    BACKEND.build(quantised.SerializeToString(), exported.contract, "int8", folder)
+    backend = TensorRtBackend() if exported.contract.size else BACKEND
+    backend.build(quantised.SerializeToString(), exported.contract, "int8", folder)
     return (folder / "engine.plan").stat().st_size > 0
 
 
@@ -72,10 +73,9 @@ def test_every_form_builds(
 
 
 @pytest.mark.parametrize("level", [1, 3])
-def test_other_levels_build(checkpoint: Path, tmp_path: Path, level: int) -> None:
-    options = ExportOptions(kind="tensor", level=level)
-    export_checkpoint(checkpoint, tmp_path / "x.onnx", options)
-    exported = read_graph(tmp_path / "x.onnx")
-    quantised = in_eight_bits(exported.content, [some_photo(exported)], BACKEND)
+def test_other_levels_build(exported: Exported, tmp_path: Path, level: int) -> None:
+    subject = exported("tensor", static=True, level=level)
+    content = subject.model.SerializeToString()
+    quantised = in_eight_bits(content, [some_photo(subject)], BACKEND)
     assert convolution_types(quantised)["int8"] > 0
-    assert builds(quantised, exported, tmp_path)
+    assert builds(quantised, subject, tmp_path)
