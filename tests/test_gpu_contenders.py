@@ -14,9 +14,10 @@ from pconv_deploy.contract import FILLED, IMAGE
 from pconv_deploy.demo.gpu_engines import EngineReady, profiles
 from pconv_deploy.demo.gpu_measuring import GpuReportOptions
 from pconv_deploy.demo.gpu_results import Setting
-from pconv_deploy.demo.gpu_steps import timed
+from pconv_deploy.demo.gpu_steps import Step, timed
 from pconv_deploy.demo.gpu_torch import CompiledReady, pinned_like
 from pconv_deploy.engines.backends.onnxruntime_gpu import ONNXRUNTIME_CUDA
+from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
 from pconv_deploy.engines.base import Runtime
 from pconv_deploy.errors import EngineError
 from pconv_deploy.onnx_file import read_graph
@@ -108,6 +109,60 @@ def test_onnxruntime_has_a_session_for_each_cuda_graph(monkeypatch: pytest.Monke
     ready.close()
     ready.close()
     assert done.count("closed") == 4
+
+
+class CapturesLate:
+    """A session of TensorRT whose runs are graphs from number `first` on, until `lost`."""
+
+    def __init__(self, first: int, lost: int = 1 << 30) -> None:
+        self.first, self.lost = first, lost
+        self.runs = self.runs_by_graph = 0
+
+    def run(self, inputs: Arrays) -> Arrays:
+        self.runs += 1
+        self.runs_by_graph += self.first <= self.runs < self.lost
+        return {FILLED: inputs[IMAGE] + 1}
+
+    def run_on_device(self, inputs: Any, outputs: Any) -> None:
+        outputs[FILLED].copy_(torch.from_numpy(self.run({IMAGE: inputs[IMAGE].numpy()})[FILLED]))
+
+    def close(self) -> None:
+        pass
+
+
+def test_what_is_called_a_cuda_graph_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session goes on without where it cannot capture."""
+    backend = TensorRtBackend()
+    inputs = {IMAGE: np.zeros((1, 8, 8, 3), np.uint8)}
+    with_graph = Setting(batch=1, side=8, transfers=True, cuda_graph=True)
+
+    def step_of(session: CapturesLate, setting: Setting = with_graph) -> Step:
+        monkeypatch.setattr(EngineReady, "_open", lambda _self, *, graphs: session)  # noqa: ARG005
+        return engine_ready(backend, monkeypatch).step(setting, inputs)
+
+    late = CapturesLate(first=5)
+    step = step_of(late)
+    assert late.runs_by_graph == 1  # whatever was before, nobody times
+    step.run()
+    assert step.filled().max() == 1
+    with pytest.raises(EngineError, match="it runs without a CUDA graph; the log says why"):
+        step_of(CapturesLate(first=1000))
+    step = step_of(CapturesLate(first=1, lost=4))
+    step.run()
+    step.run()
+    with pytest.raises(EngineError, match="it runs without a CUDA graph"):
+        step.run()
+    # The GPU's memory stood in for by the host's.
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    step = step_of(CapturesLate(first=2), msgspec.structs.replace(with_graph, transfers=False))
+    step.run()
+    assert step.filled().max() == 1
+    direct = step_of(
+        CapturesLate(first=1000), msgspec.structs.replace(with_graph, cuda_graph=False)
+    )
+    direct.run()
+    assert direct.filled().max() == 1
 
 
 def test_torch_compile_forgets_the_shapes_before(

@@ -22,6 +22,8 @@ from pconv_deploy.errors import EngineError
 from pconv_deploy.onnx_file import read_graph
 from pconv_deploy.parity import Arrays, Precision, parity_batches
 
+_UNTIL_CAPTURED = 8  # runs
+
 
 @dataclass(frozen=True)
 class EngineToBuild:
@@ -86,12 +88,13 @@ class EngineReady:
         if graphs not in self._sessions:
             self._sessions[graphs] = self._open(graphs=graphs)
         session = self._sessions[graphs]
-        if setting.transfers:
-            return _from_host_to_host(session, inputs)
         if isinstance(self._backend, OnnxRuntimeGpuBackend):
+            if setting.transfers:
+                return _from_host_to_host(session, inputs)
             resident = session.resident(inputs, {FILLED: np.zeros_like(inputs[IMAGE])})
             return Step(resident.run, lambda: resident.read()[FILLED])
-        return _on_device(session, inputs)
+        step = (_from_host_to_host if setting.transfers else _on_device)(session, inputs)
+        return _by_graph(session, step) if graphs else step
 
     def close(self) -> None:
         for graphs in (True, False):
@@ -123,6 +126,26 @@ def _from_host_to_host(session: Any, inputs: Arrays) -> Step:
         last = session.run(inputs)[FILLED]
 
     return Step(run, lambda: last)
+
+
+def _by_graph(session: Any, step: Step) -> Step:
+    """Run until there is a CUDA graph; each run from then on has to be one.
+
+    A session goes on without where it cannot capture, and says so in its log alone.
+    """
+
+    def was_graph() -> bool:
+        before = session.runs_by_graph
+        step.run()
+        return bool(session.runs_by_graph > before)
+
+    def run() -> None:
+        if not was_graph():
+            raise EngineError("it runs without a CUDA graph; the log says why")
+
+    if not any(was_graph() for _ in range(_UNTIL_CAPTURED)):
+        run()
+    return Step(run, step.filled)
 
 
 def _on_device(session: Any, inputs: Arrays) -> Step:

@@ -14,7 +14,8 @@ METHOD = (
     "pinned memory, which is part of their times; ONNX Runtime copies as it does.",
     "- On the GPU: arrays that stay at their addresses. Launching from Python is part of the "
     "times, and for TensorRT so is recognising the arrays in every call.",
-    "- CUDA graph: captured for this very shape and these addresses.",
+    "- CUDA graph: captured for this very shape and these addresses. Each of TensorRT's runs is "
+    "known to be one; ONNX Runtime and torch.compile do not tell.",
     "- One photo fills every place of every batch, and nothing empties the GPU's caches between "
     "runs.",
     "- fp32 is nowhere TF32. Whoever searches for kernels, also cuDNN in PyTorch, does so in runs "
