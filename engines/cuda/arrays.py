@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from pconv_deploy.engines.cuda import dlpack
 from pconv_deploy.engines.cuda.calls import Cuda
-from pconv_deploy.engines.cuda.memory import DeviceMemory
-from pconv_deploy.engines.cuda.streams import LEGACY_STREAM, Event, stream_handle
+from pconv_deploy.engines.cuda.memory import ALLOCATION_ALIGNMENT, DeviceMemory
+from pconv_deploy.engines.cuda.streams import LEGACY_STREAM, Event, on_device, stream_handle
 from pconv_deploy.errors import InputError
 
 DeviceArrays = Mapping[str, Any]
@@ -47,75 +47,97 @@ class View:
     readonly: bool
     stream: int | None
 
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
 
 class DeviceArray:
     """An array on the GPU, in C order; PyTorch, CuPy, JAX and others take it without a copy.
 
-    It owns its memory, which is freed with it.
+    It owns its memory, which is freed with it. It may still be being written: then it lets its
+    readers wait, by an event of its own, as whoever's stream it was may be gone by then.
 
     shape, dtype  of its elements
     device        number of its GPU
-    stream        handle of the one on which it is being written; None: it is written
     """
 
     def __init__(
         self, cuda: Cuda, shape: tuple[int, ...], dtype: np.dtype[Any], device: int
     ) -> None:
+        """Allocate it; `device` is the one that is current."""
         self.shape, self.dtype, self.device = shape, dtype, device
-        self.stream: int | None = None
         self._cuda = cuda
-        self._memory = DeviceMemory(cuda, math.prod(shape) * dtype.itemsize)
         # At the interpreter's end the driver frees what is left.
+        self._memory = DeviceMemory(cuda, math.prod(shape) * dtype.itemsize)
         weakref.finalize(self, self._memory.close).atexit = False
+        self._written = Event(cuda)
+        weakref.finalize(self, self._written.close).atexit = False
+        self._in_flight = False
 
     @property
     def address(self) -> int:
         """Of its first element, on the GPU."""
         return self._memory.address
 
+    def written_by(self, stream: int | None) -> None:
+        """Let its readers wait for what a stream has been given so far; None: it is written."""
+        if stream is not None:
+            self._written.record(stream)
+        self._in_flight = stream is not None
+
+    def seen_by(self, reader: int) -> "View":
+        """What `view` says of it; the stream that will read or write it waits."""
+        self._hold_back(reader)
+        return View(self.address, self.shape, self.dtype, None, readonly=False, stream=None)
+
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
+        self._hold_back(LEGACY_STREAM)  # a stream that is never gone
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
             "data": (self.address, False),
             "strides": None,
-            "stream": self.stream,
+            "stream": LEGACY_STREAM if self._in_flight else None,
             "version": 3,
         }
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return dlpack.CUDA, self.device
 
-    def __dlpack__(self, *, stream: int | None = None, **_wishes: Any) -> Any:
-        """Hand it over; the consumer's stream waits until it is written."""
-        reader = LEGACY_STREAM if stream is None else stream
-        if self.stream is not None and reader not in (_NO_WAITING, self.stream):
-            follow(self._cuda, self.stream, stream_handle(reader))
-        return dlpack.capsule(self, self.address, self.shape, self.dtype, self.__dlpack_device__())
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
+        """Hand it over; the consumer's stream waits until it is written.
+
+        Raises:
+            BufferError: a copy is wanted, or memory of another device.
+        """
+        here = self.__dlpack_device__()
+        if copy or (dl_device is not None and tuple(dl_device) != here):
+            raise BufferError(
+                f"an array of an engine is handed over as it is, on GPU {self.device}; it makes no "
+                "copies. Take it, then copy it"
+            )
+        if stream != _NO_WAITING:
+            self._hold_back(LEGACY_STREAM if stream is None else stream_handle(stream))
+        return dlpack.capsule(self, self.address, self.shape, self.dtype, here)
 
     def to_host(self) -> NDArray[Any]:
         """Wait until it is written, and copy it."""
         host = np.empty(self.shape, self.dtype)
-        stream = self.stream or LEGACY_STREAM
-        copy_to_host(self._cuda, host, self.address, stream)
-        self._cuda.call("cudaStreamSynchronize", stream)
+        with on_device(self._cuda, self.device):
+            self._hold_back(LEGACY_STREAM)
+            copy_to_host(self._cuda, host, self.address, LEGACY_STREAM)
+            self._cuda.call("cudaStreamSynchronize", LEGACY_STREAM)
         return host
 
-
-def follow(cuda: Cuda, writer: int, reader: int) -> None:
-    """Let one stream wait for what another has been given so far."""
-    event = Event(cuda)
-    try:
-        event.record(writer)
-        event.hold_back(reader)
-    finally:
-        event.close()  # CUDA keeps what the streams still need of it
+    def _hold_back(self, reader: int) -> None:
+        if self._in_flight:
+            with on_device(self._cuda, self.device):
+                self._written.hold_back(reader)
 
 
 def copy_to_host(cuda: Cuda, host: NDArray[Any], address: int, stream: int) -> None:
@@ -142,6 +164,8 @@ def view(array: Any, name: str, reader: int) -> View:
     Raises:
         InputError: it is not on a GPU, or its library refuses to hand it over.
     """
+    if isinstance(array, DeviceArray):
+        return array.seen_by(reader)
     interface = _offered(array, "__cuda_array_interface__", name)
     # PyTorch tells its stream by DLPack alone.
     if interface is not None and ("stream" in interface or not hasattr(array, "__dlpack__")):
@@ -203,13 +227,14 @@ def _from_interface(interface: Mapping[str, Any], name: str) -> View:
     )
 
 
-def require(
+def check_fits(
     cuda: Cuda, found: View, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], device: int
 ) -> None:
     """Check that an array is what the engine takes.
 
     Raises:
-        InputError: another type, another shape, gaps between its elements, or another device.
+        InputError: another type, another shape, gaps between its elements, an address in the
+            middle of things, or another device.
     """
     if found.dtype != dtype:
         raise InputError(f"found {name} of {found.dtype}; needed {dtype}")
@@ -226,6 +251,12 @@ def require(
         raise InputError(f"found {name} in the host's memory; needed it on GPU {device}")
     if where.device != device:
         raise InputError(f"found {name} on GPU {where.device}; the engine is on GPU {device}")
+    # Kernels read many bytes at once; one that is misaligned ends every later call of the process.
+    if beyond := found.address % ALLOCATION_ALIGNMENT:
+        raise InputError(
+            f"found {name} {beyond} bytes behind a multiple of {ALLOCATION_ALIGNMENT}; needed an "
+            "address as allocations have it. Make a copy of it"
+        )
 
 
 def _in_c_order(strides: tuple[int, ...], shape: tuple[int, ...], itemsize: int) -> bool:

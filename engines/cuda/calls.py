@@ -1,4 +1,4 @@
-"""Calls of the CUDA runtime, every return code of which is looked at."""
+"""Calls of CUDA, every return code of which is looked at."""
 
 import importlib
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from pconv_deploy.errors import EngineError, MissingRuntimeError
 
-_MODULE = "cuda.bindings.runtime"
+_RUNTIME, _DRIVER = "cuda.bindings.runtime", "cuda.bindings.driver"
 _MIB = 1 << 20
 _OTHER_CONTEXT = (
     ". A stream or an array of another CUDA context than the engine's, or of a destroyed one? "
@@ -16,12 +16,14 @@ _OTHER_CONTEXT = (
 
 @dataclass(frozen=True)
 class Cuda:
-    """The CUDA runtime as cuda-python offers it: functions that return (status, results...).
+    """CUDA as cuda-python offers it: functions that return (status, results...).
 
-    runtime  the module cuda.bindings.runtime
+    runtime  the module cuda.bindings.runtime, whose functions are named cuda...
+    driver   the module cuda.bindings.driver, whose functions are named cu...
     """
 
     runtime: Any
+    driver: Any
 
     @classmethod
     def load(cls) -> "Cuda":
@@ -31,7 +33,7 @@ class Cuda:
             MissingRuntimeError: cuda-bindings is not installed, or does not load.
         """
         try:
-            return cls(importlib.import_module(_MODULE))
+            return cls(importlib.import_module(_RUNTIME), importlib.import_module(_DRIVER))
         except ImportError as error:
             raise MissingRuntimeError(
                 f"running on a GPU needs cuda-bindings, which does not load ({error}): "
@@ -40,7 +42,11 @@ class Cuda:
 
     def attempt(self, function: str, *arguments: Any) -> tuple[Any, Any]:
         """Call and return (status, result); the caller looks at the status."""
-        status, *results = getattr(self.runtime, function)(*arguments)
+        of_runtime = function.startswith("cuda")
+        module = self.runtime if of_runtime else self.driver
+        status, *results = getattr(module, function)(*arguments)
+        if not of_runtime:
+            status = self.runtime.cudaError_t(int(status))  # both number their errors alike
         return status, results[0] if len(results) == 1 else tuple(results)
 
     def call(self, function: str, *arguments: Any) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
-_CODES = {"i": 0, "u": 1, "f": 2}
+CUDA, CUDA_MANAGED = 2, 13
+_KINDS = {0: "i", 1: "u", 2: "f"}
 _NAME = b"dltensor"
 
 
@@ -30,12 +30,9 @@ class _Tensor(ctypes.Structure):
     )
 
 
-class _Managed(ctypes.Structure):
-    _fields_ = (
-        ("tensor", _Tensor),
-        ("context", ctypes.c_void_p),
-        ("deleter", ctypes.c_void_p),
-    )
+_get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,6 @@ class Described:
     """
 
     address: int
-    device: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any] | None
     strides: tuple[int, ...] | None
@@ -55,66 +51,42 @@ class Described:
 
 def describe(capsule: Any) -> Described:
     """Read a capsule without consuming it: its memory stays its producer's."""
-    pointer = _get_pointer(capsule, _NAME)
-    tensor = ctypes.cast(pointer, ctypes.POINTER(_Managed)).contents.tensor
-    kind = {code: letter for letter, code in _CODES.items()}.get(tensor.code)
+    tensor = _tensor(capsule)
+    kind = _KINDS.get(tensor.code)
     plain = kind is not None and tensor.lanes == 1 and tensor.bits in (8, 16, 32, 64)
     return Described(
         address=(tensor.data or 0) + tensor.byte_offset,
-        device=tensor.device_id,
         shape=tuple(tensor.shape[: tensor.ndim]),
         dtype=np.dtype(f"{kind}{tensor.bits // 8}") if plain else None,
         strides=tuple(tensor.strides[: tensor.ndim]) if tensor.strides else None,
     )
 
 
+@dataclass(frozen=True)
+class _Lease:
+    """Memory as NumPy takes it without looking at it; lives as long as NumPy's array of it."""
+
+    owner: Any
+    __array_interface__: dict[str, Any]
+
+
 def capsule(
     owner: Any, address: int, shape: tuple[int, ...], dtype: np.dtype[Any], device: tuple[int, int]
 ) -> Any:
-    """Offer memory in C order; `owner` is kept alive until the consumer is done with it."""
-    sizes = (ctypes.c_int64 * len(shape))(*shape)
-    tensor = _Tensor(
-        data=address,
-        device_type=device[0],
-        device_id=device[1],
-        ndim=len(shape),
-        code=_CODES[dtype.kind],
-        bits=dtype.itemsize * 8,
-        lanes=1,
-        shape=ctypes.cast(sizes, ctypes.POINTER(ctypes.c_int64)),
-    )
-    managed = _Managed(tensor=tensor, deleter=ctypes.cast(_deleter, ctypes.c_void_p))
-    _offered[ctypes.addressof(managed)] = (managed, sizes, owner)
-    return _new(ctypes.addressof(managed), _NAME, _destructor)
+    """Offer memory in C order; `owner` is kept alive until the consumer is done with it.
+
+    It is a capsule of NumPy's, told where its memory really lies. What frees it is thereby a C
+    function: consumers call it from any thread, while an exception is on its way, and when the
+    interpreter has ended, none of which a function in Python would survive.
+    """
+    interface = {"shape": shape, "typestr": dtype.str, "data": (address, False), "version": 3}
+    offered = np.asarray(_Lease(owner, interface)).__dlpack__()
+    tensor = _tensor(offered)
+    tensor.device_type, tensor.device_id = device
+    return offered
 
 
-_offered: dict[int, tuple[_Managed, Any, Any]] = {}
-_python = ctypes.pythonapi
-_Destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
-_new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, _Destructor)(
-    ("PyCapsule_New", _python)
-)
-_get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", _python)
-)
-# A capsule that is being destroyed must not be referred to as an object again.
-_dying_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", _python)
-)
-_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
-    ("PyCapsule_IsValid", _python)
-)
-
-
-def _delete(managed: int) -> None:
-    _offered.pop(managed, None)
-
-
-def _destroy(dying: int) -> None:
-    if _is_valid(dying, _NAME):  # else a consumer took it, renamed it, and calls the deleter
-        _delete(_dying_pointer(dying, _NAME))
-
-
-# Consumers may call it from threads that do not hold Python's lock: a C function takes it.
-_deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_delete)
-_destructor = _Destructor(_destroy)
+def _tensor(capsule: Any) -> _Tensor:
+    """The first member of what a capsule points to."""
+    pointer = ctypes.cast(_get_pointer(capsule, _NAME), ctypes.POINTER(_Tensor))
+    return pointer.contents

@@ -18,20 +18,26 @@ from pconv_deploy.engines.cuda.calls import Cuda
 _LOG = logging.getLogger(__name__)
 _thread = threading.local()
 
+# What CUDA promises of the address of whatever it allocates, in bytes.
+ALLOCATION_ALIGNMENT = 256
+
 
 class DeviceMemory:
-    """A block of the GPU's memory, aligned to 256 bytes."""
+    """A block of the GPU's memory.
 
-    def __init__(self, cuda: Cuda, size: int) -> None:
+    address  a multiple of `alignment`; 0 once closed
+    """
+
+    def __init__(self, cuda: Cuda, size: int, alignment: int = ALLOCATION_ALIGNMENT) -> None:
         self._cuda = cuda
-        self.size = size
-        self.address = cuda.allocate("cudaMalloc", max(size, 1))
+        self._block = cuda.allocate("cudaMalloc", max(size, 1) + alignment - ALLOCATION_ALIGNMENT)
+        self.address = -(-self._block // alignment) * alignment
 
     def close(self) -> None:
         """Give it back; a second call does nothing."""
-        address, self.address = self.address, 0
-        if address:
-            release(self._cuda, "cudaFree", address)
+        block, self._block, self.address = self._block, 0, 0
+        if block:
+            release(self._cuda, "cudaFree", block)
 
 
 class PinnedMemory:
@@ -70,7 +76,7 @@ def release(cuda: Cuda, function: str, handle: Any) -> None:
 
 
 @contextmanager
-def nothing_freed() -> Iterator[None]:
+def frees_postponed() -> Iterator[None]:
     """Postpone what this thread frees until the end of the block."""
     _thread.postponed = []
     try:

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from pconv_deploy.engines.cuda.calls import Cuda
-from pconv_deploy.engines.cuda.memory import nothing_freed, release
+from pconv_deploy.engines.cuda.memory import frees_postponed, release
 from pconv_deploy.errors import UsageError
 
-# By these handles everyone names the two streams that need not be created. As a bare 0 means the
-# one or the other, depending on who reads it, it is not passed on.
-LEGACY_STREAM, PER_THREAD_STREAM = 1, 2
+# By this handle everyone names the default stream of a context. As a bare 0 means that one or the
+# default stream of a thread, depending on who reads it, it is not passed on.
+LEGACY_STREAM = 1
 # Where other packages keep the handle of theirs: PyTorch, CuPy, pycuda.
 _HANDLES = ("cuda_stream", "ptr", "handle")
 
@@ -44,10 +44,6 @@ class Event:
     def hold_back(self, stream: int) -> None:
         """Let a stream go on only after what was recorded; nobody waits here."""
         self._cuda.call("cudaStreamWaitEvent", stream, self._event, 0)
-
-    def wait(self) -> None:
-        """Wait here for what was recorded."""
-        self._cuda.call("cudaEventSynchronize", self._event)
 
     def close(self) -> None:
         """Destroy it; a second call does nothing."""
@@ -86,7 +82,7 @@ class Graph:
 def _capture(cuda: Cuda, stream: int, enqueue: Callable[[], None]) -> Any:
     # Thread-local: other threads go on allocating and waiting meanwhile.
     mode = cuda.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-    with nothing_freed():
+    with frees_postponed():
         cuda.call("cudaStreamBeginCapture", stream, mode)
         try:
             enqueue()
@@ -144,14 +140,18 @@ def on_device(cuda: Cuda, device: int) -> Iterator[None]:
     """Let CUDA calls of this thread go to a device for a while.
 
     Where they go there already nothing is touched, so that a caller's own context, as pycuda
-    makes one, stays current.
+    makes one, stays current; elsewhere it is current again afterwards.
     """
     before = cuda.call("cudaGetDevice")
     if before == device:
         yield
         return
+    context = cuda.call("cuCtxGetCurrent")
     cuda.call("cudaSetDevice", device)
     try:
         yield
     finally:
-        cuda.call("cudaSetDevice", before)
+        if int(context):
+            cuda.call("cuCtxSetCurrent", context)
+        else:  # the thread has chosen a device at most, and used none
+            cuda.call("cudaSetDevice", before)

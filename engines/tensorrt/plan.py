@@ -2,6 +2,7 @@
 
 import functools
 import math
+import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from pconv_deploy.engines.tensorrt.profiles import tensor_shape
 from pconv_deploy.errors import EngineError
 
 _DTYPES = {"UINT8": "uint8", "FLOAT": "float32", "HALF": "float16"}
-_MOST_WORDS = 32
+_MOST_MESSAGES = 32
 _RAW = TensorSpec(RAW_OUTPUT, "float32", "NCHW", ("batch", 3, "height", "width"), "uncomposited")
 
 
@@ -52,12 +53,30 @@ class Tensor:
 _shape = functools.lru_cache(maxsize=1024)(tensor_shape)
 
 
+class _Errors(threading.local):
+    """TensorRT's messages of each thread to itself, so that none is told another's."""
+
+    def __init__(self) -> None:
+        # A server runs for months: what nobody asks for is forgotten.
+        self.messages: deque[str] = deque(maxlen=_MOST_MESSAGES)
+
+    def append(self, message: str) -> None:
+        self.messages.append(message)
+
+    def drain(self) -> list[str]:
+        """Return and forget them."""
+        messages = list(self.messages)
+        self.messages.clear()
+        return messages
+
+
 class Plan:
-    """A plan that TensorRT has taken.
+    """A plan that TensorRT has taken; several threads may use it at once.
 
     inputs, outputs  by their names
     profiles         the shapes it takes, in the plan's order
     memory           bytes that its layers need for what they hand each other, at the largest shape
+    alignment        what the address of that memory must be a multiple of
     """
 
     def __init__(
@@ -71,8 +90,9 @@ class Plan:
         self._library = library
         self._cuda = cuda
         self._log = new_log(library)
-        # A server runs for months: what nobody asks for is forgotten.
-        self._log.errors, self._log.warnings = deque(maxlen=_MOST_WORDS), deque(maxlen=0)
+        self._errors = self._log.errors = _Errors()
+        self._log.warnings = deque(maxlen=0)
+        self._making = threading.Lock()  # TensorRT's objects are not for several threads at once
         self._runtime = library.Runtime(self._log)
         if host_code:
             self._runtime.engine_host_code_allowed = True
@@ -82,33 +102,61 @@ class Plan:
         self.inputs, self.outputs = self._tensors()
         self.profiles = tuple(map(self._profile, range(self._engine.num_optimization_profiles)))
         self.memory = int(self._engine.device_memory_size_v2)
+        attribute = cuda.runtime.cudaDeviceAttr.cudaDevAttrTextureAlignment
+        device = cuda.call("cudaGetDevice")
+        self.alignment = int(cuda.call("cudaDeviceGetAttribute", attribute, device))
+        self._cache: Any = None
+        self._how = self._how_contexts_are_made()
 
     def new_context(self, memory: int) -> Any:
         """A new execution context that works in `self.memory` bytes at this address.
 
         Raises:
-            EngineError: TensorRT makes none, usually for want of memory.
+            EngineError: TensorRT makes none, usually for want of memory, or refuses the address.
         """
-        strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
-        context = self._engine.create_execution_context(strategy)
-        if context is None:
-            free, total = self._cuda.call("cudaMemGetInfo")
-            raise EngineError(
-                f"TensorRT makes no execution context: {self.words()}. The GPU has "
-                f"{in_mib(free)} free of {in_mib(total)}"
-            )
-        context.set_device_memory(memory, self.memory)
+        with self._making:
+            self._errors.drain()
+            context = self._engine.create_execution_context(self._how)
+            if context is None:
+                free, total = self._cuda.call("cudaMemGetInfo")
+                raise EngineError(
+                    f"TensorRT makes no execution context: {self.words()}. The GPU has "
+                    f"{in_mib(free)} free of {in_mib(total)}"
+                )
+            # A plan that tells its layers in detail would do so to profilers, too, in every run.
+            if hasattr(context, "nvtx_verbosity"):
+                context.nvtx_verbosity = self._library.ProfilingVerbosity.NONE
+            self._errors.drain()
+            context.set_device_memory(memory, self.memory)  # which returns nothing
+            if errors := self._errors.drain():
+                raise EngineError(f"TensorRT does not take the memory: {words_of(errors)}")
         return context
 
     def words(self) -> str:
-        """What TensorRT said of its failures since the last time."""
-        errors = list(self._log.errors)
-        self._log.errors.clear()
-        return words_of(errors) or "it does not say why"
+        """What TensorRT said of this thread's failures since the last time."""
+        return words_of(self._errors.drain()) or "it does not say why"
 
     def close(self) -> None:
         """Let TensorRT free it; every context must be gone."""
-        self._engine = self._runtime = None
+        self._how = self._cache = self._engine = self._runtime = None
+
+    def _how_contexts_are_made(self) -> Any:
+        """With memory of ours; TensorRT for RTX is told when to compile its kernels, too.
+
+        It compiles them where it runs: by default for each new shape in the background, which
+        changes the kernels, and so perhaps bits, some time after a graph was captured. Eagerly,
+        the first run of a shape settles them, and all contexts share what was compiled.
+        """
+        strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
+        compiling = getattr(self._library, "DynamicShapesKernelSpecializationStrategy", None)
+        if compiling is None:
+            return strategy
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        config.dynamic_shapes_kernel_specialization_strategy = compiling.EAGER
+        self._cache = config.create_runtime_cache()  # must outlive the contexts
+        config.set_runtime_cache(self._cache)
+        return config
 
     def _tensors(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         engine, modes = self._engine, self._library.TensorIOMode

@@ -11,10 +11,15 @@ import numpy as np
 
 from pconv_deploy.contract import HOLE_MASK
 from pconv_deploy.engines.base import RunOptions
-from pconv_deploy.engines.cuda.arrays import DeviceArray, DeviceArrays, View, require, view
+from pconv_deploy.engines.cuda.arrays import DeviceArray, DeviceArrays, View, check_fits, view
 from pconv_deploy.engines.cuda.calls import Cuda
 from pconv_deploy.engines.cuda.devices import current_gpu
-from pconv_deploy.engines.cuda.streams import on_device, refuse_capturing, stream_handle
+from pconv_deploy.engines.cuda.streams import (
+    LEGACY_STREAM,
+    on_device,
+    refuse_capturing,
+    stream_handle,
+)
 from pconv_deploy.engines.tensorrt.plan import Plan, Tensor
 from pconv_deploy.engines.tensorrt.profiles import choose
 from pconv_deploy.engines.tensorrt.worker import Binding, Request, Worker
@@ -95,11 +100,12 @@ class TensorRtSession:
             inputs: by the names of the contract, each on this GPU and contiguous, offering
                 `__cuda_array_interface__` or DLPack; or a NumPy array.
             stream: the caller's. The run follows what it has been given, and it goes on when the
-                run is done; nobody waits here, and the caller leaves inputs and outputs alone
-                until then. None waits here until the run is done.
-            outputs: arrays to write into. Fastest is to give the same ones again and again:
-                inputs and outputs at known addresses run as a CUDA graph from the third time on.
-                None makes new ones.
+                run is done; nobody waits here, unless an input is a host array: then for what
+                the worker was given before. Until the run is done the caller leaves inputs and
+                outputs alone. None follows the legacy default stream and waits until it is done.
+            outputs: arrays to write into. Fastest is to give the same ones again and again: a
+                call without a stream captures a CUDA graph of its batch, size and addresses,
+                which calls with a stream use as well. None makes new ones.
 
         Returns:
             `outputs`, or new arrays that offer both protocols and own their memory.
@@ -108,35 +114,27 @@ class TensorRtSession:
             EngineError: as `run`.
             InputError: an array that is not contiguous, or of another type, shape or device; or
                 an output that overlaps something else.
-            UsageError: `stream` is none, or is being captured.
+            UsageError: `stream` is none; or it, or one that an array comes by, is being captured.
         """
-        self._require_names(inputs)
-        callers = None if stream is None else stream_handle(stream)
+        self._require_names(inputs, outputs)
+        waits = stream is None
+        callers = LEGACY_STREAM if waits else stream_handle(stream)
         with self._worker() as worker:
-            if callers is not None:
-                refuse_capturing(self._cuda, callers)
-                worker.follow(callers)
-            seen = {
-                name: array if isinstance(array, np.ndarray) else view(array, name, worker.stream)
-                for name, array in inputs.items()
-            }
+            worker.start_after(callers)
+            seen = self._look(worker, {**inputs, **(outputs or {})})
             request = self._request(seen[HOLE_MASK].shape)
-            if any(isinstance(array, np.ndarray) for array in seen.values()):
-                worker.wait()  # for whoever still reads the buffers they go through
-            places = {
-                name: self._place_input(worker, request, tensor, seen[name])
-                for name, tensor in self._plan.inputs.items()
-            }
             results = self._outputs(request) if outputs is None else outputs
-            for name, tensor in self._plan.outputs.items():
-                places[name] = self._place_output(worker, request, tensor, results)
-            _refuse_overlap(places, request, self._plan)
-            worker.execute(Binding(request, tuple(places.items())), recurring=False)
-            if callers is None:
+            if outputs is None:
+                seen |= self._look(worker, results)
+            binding = self._place(worker, request, seen)
+            worker.execute(binding, waits=waits)
+            if waits:
                 worker.wait()
             else:
-                worker.hold_back(callers)
-                _written_on(results, callers)
+                worker.finish_before(callers)
+            for array in results.values():
+                if isinstance(array, DeviceArray):
+                    array.written_by(None if waits else worker.stream)
         return results
 
     def close(self) -> None:
@@ -165,16 +163,18 @@ class TensorRtSession:
                 try:
                     yield worker
                 except BaseException:
-                    worker.settle()
+                    worker.drain()
                     raise
         finally:
             with self._free:
                 self._idle.append(worker)
                 self._free.notify_all()
 
-    def _require_names(self, inputs: DeviceArrays) -> None:
+    def _require_names(self, inputs: DeviceArrays, outputs: DeviceArrays | None = None) -> None:
         if set(inputs) != set(self._plan.inputs):
             raise InputError(f"found inputs {list(inputs)}; needed {list(self._plan.inputs)}")
+        if outputs is not None and set(outputs) != set(self._plan.outputs):
+            raise InputError(f"found outputs {list(outputs)}; needed {list(self._plan.outputs)}")
 
     def _request(self, mask_shape: tuple[int, ...]) -> Request:
         spec = self._plan.inputs[HOLE_MASK].spec
@@ -185,27 +185,39 @@ class TensorRtSession:
         shape = (mask_shape[0], mask_shape[-2], mask_shape[-1])
         return Request(choose(self._plan.profiles, shape), shape)
 
-    def _place_input(self, worker: Worker, request: Request, tensor: Tensor, array: Any) -> int:
-        if isinstance(array, View):
-            return self._place(worker, request, tensor, array)
-        _require_host(array, tensor, request)
-        return worker.upload(request, tensor.name, array)
+    def _look(self, worker: Worker, arrays: DeviceArrays) -> dict[str, Any]:
+        """Views of those on the GPU, which the worker's stream now follows; others as they are."""
+        seen: dict[str, Any] = {}
+        for name, array in arrays.items():
+            if isinstance(array, np.ndarray) and name in self._plan.inputs:
+                seen[name] = array
+                continue
+            found = seen[name] = view(array, name, worker.stream)
+            if found.readonly and name in self._plan.outputs:
+                raise InputError(f"found {name} as a read-only array; it is to be written")
+            if found.stream is not None:
+                worker.start_after(found.stream)
+        # A producer that orders its streams itself may have drawn ours into a capture of its.
+        refuse_capturing(self._cuda, worker.stream)
+        return seen
 
-    def _place_output(
-        self, worker: Worker, request: Request, tensor: Tensor, results: DeviceArrays
-    ) -> int:
-        if tensor.name not in results:
-            raise InputError(f"found outputs {list(results)}; needed {list(self._plan.outputs)}")
-        seen = view(results[tensor.name], tensor.name, worker.stream)
-        if seen.readonly:
-            raise InputError(f"found {tensor.name} as a read-only array; it is to be written")
-        return self._place(worker, request, tensor, seen)
+    def _place(self, worker: Worker, request: Request, seen: dict[str, Any]) -> Binding:
+        """Where everything lies, host arrays once they are copied; all are checked."""
+        places = {}
+        if any(isinstance(array, np.ndarray) for array in seen.values()):
+            worker.wait()  # for whoever still reads the buffers they go through
+        for name, tensor in {**self._plan.inputs, **self._plan.outputs}.items():
+            if isinstance(seen[name], View):
+                places[name] = self._checked(seen[name], tensor, request)
+            else:
+                _require_host(seen[name], tensor, request)
+                places[name] = worker.upload(request, name, seen[name])
+        _refuse_overlap(places, request, self._plan)
+        return Binding(request, tuple(places.items()))
 
-    def _place(self, worker: Worker, request: Request, tensor: Tensor, seen: View) -> int:
+    def _checked(self, seen: View, tensor: Tensor, request: Request) -> int:
         shape = tensor.shape(request.shape)
-        require(self._cuda, seen, tensor.name, shape, tensor.dtype, self._device)
-        if seen.stream is not None:
-            worker.follow(seen.stream)
+        check_fits(self._cuda, seen, tensor.name, shape, tensor.dtype, self._device)
         return seen.address
 
     def _outputs(self, request: Request) -> dict[str, DeviceArray]:
@@ -238,9 +250,3 @@ def _refuse_overlap(places: dict[str, int], request: Request, plan: Plan) -> Non
             apart = start + sizes[other] <= places[name] or places[name] + sizes[name] <= start
             if other != name and not apart:
                 raise InputError(f"found {name} in the memory of {other}; needed one of its own")
-
-
-def _written_on(results: DeviceArrays, stream: int) -> None:
-    for array in results.values():
-        if isinstance(array, DeviceArray):
-            array.stream = stream

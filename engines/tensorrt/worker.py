@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +12,14 @@ from numpy.typing import NDArray
 from pconv_deploy.engines.cuda.arrays import copy_to_device, copy_to_host
 from pconv_deploy.engines.cuda.calls import Cuda
 from pconv_deploy.engines.cuda.memory import DeviceMemory, PinnedMemory
-from pconv_deploy.engines.cuda.streams import Event, Graph, Stream
+from pconv_deploy.engines.cuda.streams import Event, Graph, Stream, refuse_capturing
+from pconv_deploy.engines.tensorrt.graphs import Captured, GraphCache
 from pconv_deploy.engines.tensorrt.options import Shape
 from pconv_deploy.engines.tensorrt.plan import Plan, Tensor
 from pconv_deploy.errors import EngineError
 from pconv_deploy.parity import Arrays
 
 _LOG = logging.getLogger(__name__)
-_MOST_GRAPHS = 16
-_MOST_SEEN = 64
 
 
 @dataclass(frozen=True)
@@ -38,14 +36,6 @@ class Binding:
 
     request: Request
     addresses: tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True)
-class _Captured:
-    """A graph and its context, which nothing else may touch: the graph relies on its state."""
-
-    graph: Graph
-    context: Any
 
 
 @dataclass(frozen=True)
@@ -72,8 +62,7 @@ class Worker:
     def __init__(self, cuda: Cuda, plan: Plan, *, graphs: bool) -> None:
         self._cuda, self._plan, self._wants_graphs = cuda, plan, graphs
         self._buffers: dict[int, Mapping[str, _Buffer]] = {}
-        self._graphs: OrderedDict[Binding, _Captured | None] = OrderedDict()  # None: not possible
-        self._seen: OrderedDict[Binding, None] = OrderedDict()
+        self._graphs = GraphCache()
         self._bound: Binding | None = None  # what the direct context is set to
         self.runs_by_graph = 0
         with contextlib.ExitStack() as made:
@@ -81,7 +70,7 @@ class Worker:
             made.callback(self._stream.close)
             self._order = Event(cuda)
             made.callback(self._order.close)
-            self._memory = DeviceMemory(cuda, plan.memory)
+            self._memory = DeviceMemory(cuda, plan.memory, plan.alignment)
             made.callback(self._memory.close)
             self._direct: Any = plan.new_context(self._memory.address)
             made.pop_all()
@@ -99,7 +88,7 @@ class Worker:
             self.upload(request, name, inputs[name])
         everything = (*self._plan.inputs, *self._plan.outputs)
         places = tuple((name, buffers[name].device.address) for name in everything)
-        self.execute(Binding(request, places), recurring=True)
+        self.execute(Binding(request, places), waits=True)
         results = {}
         for name, tensor in self._plan.outputs.items():
             results[name] = buffers[name].host(tensor, request.shape)
@@ -118,35 +107,33 @@ class Worker:
         copy_to_device(self._cuda, buffer.device.address, pinned, self.stream)
         return buffer.device.address
 
-    def execute(self, binding: Binding, *, recurring: bool) -> None:
+    def execute(self, binding: Binding, *, waits: bool) -> None:
         """Give the stream the work, as a graph if there is one.
 
         Args:
             binding: what, and where.
-            recurring: the addresses will come again, so a graph is worth its making at once;
-                otherwise it is made when they come the second time.
+            waits: the caller waits for the result anyway, so a graph may be captured and checked.
         """
-        captured = self._graphs.get(binding)
+        captured = self._graphs.find(binding)
         if captured:
-            self._graphs.move_to_end(binding)
             captured.graph.launch(self.stream)
             self.runs_by_graph += 1
             return
         self._run_directly(binding)
-        if not self._wants_graphs or binding in self._graphs:
-            return
-        if recurring or binding in self._seen:
-            self._adopt_graph(binding)
-        else:
-            self._seen[binding] = None
-            _shorten(self._seen, _MOST_SEEN)
+        if waits and self._wants_graphs and self._graphs.lacks(binding):
+            self._try_to_capture(binding)
 
-    def follow(self, stream: int) -> None:
-        """Go on only after what a stream has been given so far."""
+    def start_after(self, stream: int) -> None:
+        """Go on only after what a stream has been given so far.
+
+        Raises:
+            UsageError: that stream is being captured, and this one would be drawn into it.
+        """
+        refuse_capturing(self._cuda, stream)
         self._order.record(stream)
         self._order.hold_back(self.stream)
 
-    def hold_back(self, stream: int) -> None:
+    def finish_before(self, stream: int) -> None:
         """Let a stream go on only after what this worker has been given so far."""
         self._order.record(self.stream)
         self._order.hold_back(stream)
@@ -155,7 +142,7 @@ class Worker:
         """Wait here until all is done."""
         self._cuda.call("cudaStreamSynchronize", self.stream)
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """After a failure: wait for what was already given to the GPU, whatever became of it."""
         self._cuda.attempt("cudaStreamSynchronize", self.stream)
 
@@ -163,11 +150,8 @@ class Worker:
         """Free everything; a second call does nothing."""
         if self._direct is None:
             return
-        self.settle()
-        for captured in self._graphs.values():
-            if captured:
-                captured.graph.close()
-        self._graphs.clear()
+        self.drain()
+        self._graphs.close()
         self._direct = None
         for buffers in self._buffers.values():
             for buffer in buffers.values():
@@ -224,43 +208,46 @@ class Worker:
                 f"{self._plan.words()}"
             )
 
-    def _adopt_graph(self, binding: Binding) -> None:
+    def _try_to_capture(self, binding: Binding) -> None:
         """Capture what has just been run directly, and keep it if it computes the very same."""
         try:
-            captured = self._checked_graph(binding)
+            self._graphs.keep(binding, self._checked_graph(binding))
         except EngineError as error:
-            captured = None
-            _LOG.warning(
-                "running batch, height, width %s without a CUDA graph: %s",
+            last = self._graphs.fail(binding)
+            _LOG.log(
+                logging.WARNING if last else logging.INFO,
+                "running batch, height, width %s without a CUDA graph%s: %s",
                 binding.request.shape,
+                "" if last else " for now",
                 str(error),  # the exception itself would keep the context, if a log kept it
             )
             self._run_directly(binding)
-        self._graphs[binding] = captured
-        if len(self._graphs) > _MOST_GRAPHS:
-            self.wait()  # a graph that is still running is not to be destroyed
-            for dropped in _shorten(self._graphs, _MOST_GRAPHS):
-                if dropped:
-                    dropped.graph.close()
 
-    def _checked_graph(self, binding: Binding) -> _Captured:
-        expected = self._outputs(binding)
-        context = self._plan.new_context(self._memory.address)
-        with contextlib.ExitStack() as made:
-            made.callback(self.settle)  # what runs may lose neither its context nor its graph
+    def _checked_graph(self, binding: Binding) -> Captured:
+        graph = None
+        try:
+            expected = self._outputs(binding)
+            context = self._plan.new_context(self._memory.address)
             self._bind(context, binding)
             self._enqueue(context, binding)  # in its first run TensorRT settles what is new
             self.wait()
+            self._require_capturable(context)
             graph = Graph(self._cuda, self.stream, lambda: self._enqueue(context, binding))
-            made.callback(graph.close)
-            made.callback(self.settle)
             self._erase_outputs(binding)
             graph.launch(self.stream)
-            for name, found in self._outputs(binding).items():
-                if found.tobytes() != expected[name].tobytes():
-                    raise EngineError(f"its {name} is not that of direct execution")
-            made.pop_all()
-        return _Captured(graph, context)
+            _require_same(self._outputs(binding), expected)
+        except BaseException:
+            self.drain()  # what runs may lose neither its context nor its graph
+            if graph:
+                graph.close()
+            raise
+        return Captured(graph, context)
+
+    def _require_capturable(self, context: Any) -> None:
+        """TensorRT for RTX tells beforehand; of TensorRT, capturing itself does."""
+        ask = getattr(context, "is_stream_capturable", None)
+        if ask is not None and not ask(self.stream):
+            raise EngineError("TensorRT says that this plan cannot be captured")
 
     def _outputs(self, binding: Binding) -> dict[str, NDArray[Any]]:
         addresses = dict(binding.addresses)
@@ -279,6 +266,7 @@ class Worker:
             self._cuda.call("cudaMemsetAsync", addresses[name], 0xA5, size, self.stream)
 
 
-def _shorten(cache: "OrderedDict[Any, Any]", most: int) -> list[Any]:
-    """Drop what was not used for longest, and return it."""
-    return [cache.popitem(last=False)[1] for _ in range(len(cache) - most)]
+def _require_same(found: Arrays, expected: Arrays) -> None:
+    for name, array in found.items():
+        if array.tobytes() != expected[name].tobytes():
+            raise EngineError(f"its {name} is not that of direct execution")

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE
-from pconv_deploy.errors import InputError
+from pconv_deploy.engines.cuda.calls import Cuda
+from pconv_deploy.engines.cuda.streams import Stream, on_device
+from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.inpainter import Inpainter
 from tests.gpu.conftest import images, wanted
 
@@ -43,7 +45,7 @@ def test_tensors_of_pytorch(inpaint: Inpainter, expected: Any, torch: Any) -> No
         assert taken.data_ptr() == found.address
         np.testing.assert_array_equal(taken.cpu().numpy(), expected)
     own = torch.empty_like(inputs[IMAGE])
-    for _ in range(4):  # directly, captured, and as a graph
+    for _ in range(4):  # captured, then as a graph
         own.zero_()
         assert inpaint.fill_on_device(**inputs, filled=own) is own
         np.testing.assert_array_equal(own.cpu().numpy(), expected)
@@ -60,6 +62,22 @@ def test_a_stream_of_pytorch(inpaint: Inpainter, expected: Any, torch: Any) -> N
             brighter = torch.from_dlpack(found).to(torch.int16) + 1
         stream.synchronize()
     np.testing.assert_array_equal(brighter.cpu().numpy(), expected.astype(np.int16) + 1)
+
+
+def test_a_call_with_a_stream_waits_for_nothing(
+    inpaint: Inpainter, expected: Any, torch: Any
+) -> None:
+    inputs = {name: torch.from_numpy(array).cuda() for name, array in images(SHAPE).items()}
+    own, stream = torch.empty_like(inputs[IMAGE]), torch.cuda.Stream()
+    inpaint.fill_on_device(**inputs, filled=own)  # loads kernels, and captures
+    own.zero_()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(2_000_000_000)  # cycles: about a second
+    inpaint.fill_on_device(**inputs, stream=stream, filled=own)
+    assert not stream.query()
+    stream.synchronize()
+    np.testing.assert_array_equal(own.cpu().numpy(), expected)
 
 
 def test_tensors_that_do_not_fit(inpaint: Inpainter, torch: Any) -> None:
@@ -129,3 +147,26 @@ def test_results_outlive_the_engine(folder: Path, expected: Any) -> None:
     with Inpainter.load(folder) as inpaint:
         found = inpaint.fill_on_device(inputs[IMAGE], inputs[HOLE_MASK])
     np.testing.assert_array_equal(found.to_host(), expected)
+
+
+def test_results_outlive_the_stream_they_were_made_on(inpaint: Inpainter, expected: Any) -> None:
+    cuda, inputs = Cuda.load(), images(SHAPE)
+    stream = Stream(cuda)
+    found = inpaint.fill_on_device(inputs[IMAGE], inputs[HOLE_MASK], stream=stream.handle)
+    stream.close()
+    np.testing.assert_array_equal(found.to_host(), expected)
+
+
+def test_an_engine_on_the_second_gpu(folder: Path, expected: Any) -> None:
+    cuda, inputs = Cuda.load(), images(SHAPE)
+    if cuda.call("cudaGetDeviceCount") < 2:
+        pytest.skip("not run: it needs two GPUs, there is one")
+    try:
+        with on_device(cuda, 1):
+            inpaint = Inpainter.load(folder)
+    except EngineError as error:
+        pytest.skip(f"not run: the second GPU is of another kind: {error}")
+    with inpaint:
+        found = inpaint.fill_on_device(inputs[IMAGE], inputs[HOLE_MASK])
+        assert (found.device, cuda.call("cudaGetDevice")) == (1, 0)
+        np.testing.assert_array_equal(found.to_host(), expected)

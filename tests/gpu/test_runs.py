@@ -57,6 +57,7 @@ def test_graphs_change_no_bit(
             found, expected = session.run(inputs)[FILLED], direct.run(inputs)[FILLED]
             np.testing.assert_array_equal(found, expected)
     assert caplog.text == ""  # no graph was refused
+    assert (session.runs_by_graph, direct.runs_by_graph) == (2, 0)  # two workers captured first
 
 
 def test_threads_do_not_disturb_each_other(

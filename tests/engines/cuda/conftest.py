@@ -14,9 +14,10 @@ from tests.engines.cuda.sessions import Open
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    """A fake GPU in the place of cuda-python's runtime; nothing undefined may happen on it."""
+    """A fake GPU in the place of cuda-python's modules; nothing undefined may happen on it."""
     fake = FakeCuda()
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", fake)
     yield fake
     assert fake.violations == []
 

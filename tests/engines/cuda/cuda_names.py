@@ -1,5 +1,5 @@
 # ruff: noqa: N815 - the names are CUDA's
-"""The names and numbers of `cuda.bindings.runtime` that we use."""
+"""The names and numbers of `cuda.bindings` that we use."""
 
 import enum
 
@@ -13,6 +13,7 @@ class Status(enum.IntEnum):
     cudaErrorInvalidResourceHandle = 400
     cudaErrorStreamCaptureUnsupported = 900
     cudaErrorStreamCaptureInvalidated = 901
+    cudaErrorStreamCaptureUnjoined = 904
     cudaErrorUnknown = 999
 
 
@@ -26,11 +27,16 @@ class MemoryType(enum.IntEnum):
 class Capturing(enum.IntEnum):
     cudaStreamCaptureStatusNone = 0
     cudaStreamCaptureStatusActive = 1
+    cudaStreamCaptureStatusInvalidated = 2
 
 
 class Copy(enum.IntEnum):
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
+
+
+class Attribute(enum.IntEnum):
+    cudaDevAttrTextureAlignment = 14
 
 
 class CaptureMode(enum.IntEnum):
@@ -55,6 +61,5 @@ NOT_WHILE_CAPTURING = frozenset(
         "cudaFree",
         "cudaFreeHost",
         "cudaStreamSynchronize",
-        "cudaEventSynchronize",
     ]
 )

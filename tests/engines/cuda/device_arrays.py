@@ -5,8 +5,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pconv_deploy.contract import HOLE_MASK, IMAGE
 from pconv_deploy.engines.cuda import dlpack
 from tests.engines.cuda.fake_cuda import FakeCuda
+from tests.engines.cuda.fake_tensorrt import filled, images
+
+SHAPE = (1, 32, 32)  # of what `on_gpu` makes
 
 
 class Foreign:
@@ -77,3 +81,15 @@ class TorchTensor(DlpackArray):
             "strides": None,
             "version": 2,
         }
+
+
+def on_gpu(
+    gpu: FakeCuda, kind: type[Foreign] = CudaArray, seed: int = 0, **how: Any
+) -> tuple[dict[str, Any], NDArray[np.uint8]]:
+    inputs = images(SHAPE, seed)
+    arrays = {name: kind(gpu, array, **how) for name, array in inputs.items()}
+    return arrays, filled(inputs[IMAGE], inputs[HOLE_MASK])
+
+
+def target(gpu: FakeCuda, kind: type[Foreign] = CudaArray) -> Any:
+    return kind(gpu, np.zeros((*SHAPE, 3), np.uint8))

@@ -1,9 +1,10 @@
 # ruff: noqa: N802, N815 - the names are CUDA's
-"""A GPU made of NumPy arrays, behind the functions of `cuda.bindings.runtime` that we call.
+"""GPUs made of NumPy arrays, behind the functions of `cuda.bindings` that we call.
 
 Streams are as lazy as they may be: what is given to one is done when somebody waits for it, so
-that what is not ordered by streams and events is seen in the wrong order. What would be undefined
-on a real GPU is written down in `violations`.
+that what is not ordered by streams and events is seen in the wrong order. Each thread has its
+current context, and streams and events are of the one they were made in. What would be undefined on
+a real GPU is written down in `violations`.
 """
 
 import ctypes
@@ -16,8 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.engines.cuda.cuda_names import CaptureMode, Capturing, Copy, MemoryType, Status
-from tests.engines.cuda.fake_device import FakeDevice, LazyStream, RefusedError
+from tests.engines.cuda.cuda_names import (
+    Attribute,
+    CaptureMode,
+    Capturing,
+    Copy,
+    MemoryType,
+    Status,
+)
+from tests.engines.cuda.fake_device import Capture, FakeDevice, FakeEvent, LazyStream, RefusedError
 
 _QUIET = ("cudaGetErrorName", "cudaGetErrorString")
 
@@ -42,6 +50,7 @@ def api(function: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
 
 class FakeCuda(FakeDevice):
     cudaError_t = Status
+    cudaDeviceAttr = Attribute
     cudaMemcpyKind = Copy
     cudaMemoryType = MemoryType
     cudaStreamCaptureMode = CaptureMode
@@ -70,6 +79,26 @@ class FakeCuda(FakeDevice):
         self.device = device
 
     @api
+    def cuCtxGetCurrent(self) -> int:
+        return self.context
+
+    @api
+    def cuCtxSetCurrent(self, context: int) -> None:
+        self.context = context
+
+    @api
+    def cudaDeviceGetAttribute(self, attribute: Attribute, _device: int) -> int:
+        assert attribute == Attribute.cudaDevAttrTextureAlignment
+        return 512
+
+    @api
+    def cudaDeviceSynchronize(self) -> None:
+        for capture in self._captures():  # of any thread, in any mode
+            capture.broken = True
+            raise RefusedError(Status.cudaErrorStreamCaptureUnsupported)
+        self._finish_everything()
+
+    @api
     def cudaGetDeviceProperties(self, _device: int) -> Any:
         return SimpleNamespace(name=b"Fake GPU", major=9, minor=0, totalGlobalMem=self.memory)
 
@@ -92,6 +121,8 @@ class FakeCuda(FakeDevice):
         address = self._next
         self._next += (size + 0x1FFF) & ~0xFFF  # a gap after each, which nobody owns
         self.blocks[address] = np.full(size, 0xCD, np.uint8)
+        if self.device:
+            self.devices[address] = self.device
         return address
 
     @api
@@ -128,7 +159,7 @@ class FakeCuda(FakeDevice):
 
         self.give(stream, fetch)
         if not self._is_pinned(to, size):  # CUDA has written pageable memory when it returns
-            self._finish(stream)
+            self._stream(stream).finish()
 
     @api
     def cudaMemsetAsync(self, address: int, value: int, size: int, stream: int) -> None:
@@ -148,22 +179,26 @@ class FakeCuda(FakeDevice):
     @api
     def cudaStreamCreateWithFlags(self, _flags: int) -> int:
         self._next += 0x1000
-        self.streams[self._next] = LazyStream()
+        self.streams[self._next] = LazyStream(self._made_in())
         return self._next
 
     @api
     def cudaStreamDestroy(self, stream: int) -> None:
-        self._finish(stream)
+        self._stream(stream).finish()
         del self.streams[stream]
 
     @api
     def cudaStreamSynchronize(self, stream: int) -> None:
-        self._finish(stream)
+        found = self._stream(stream)
+        if found.capture:
+            found.capture.broken = True
+            raise RefusedError(Status.cudaErrorStreamCaptureUnsupported)
+        found.finish()
 
     @api
     def cudaEventCreateWithFlags(self, _flags: int) -> int:
         self._next += 0x1000
-        self.events[self._next] = None
+        self.events[self._next] = FakeEvent(self._made_in())
         return self._next
 
     @api
@@ -172,37 +207,42 @@ class FakeCuda(FakeDevice):
 
     @api
     def cudaEventRecord(self, event: int, stream: int) -> None:
-        self.events[event] = (stream, len(self._stream(stream).work))
+        found, at = self._stream(stream), self.events[event]
+        if at.context != found.context:
+            raise RefusedError(Status.cudaErrorInvalidResourceHandle)
+        at.point, at.capture = (found, len(found.work)), found.capture
 
     @api
     def cudaStreamWaitEvent(self, stream: int, event: int, _flags: int) -> None:
-        point = self.events[event]
-        if point is not None:
-            self.give(stream, lambda: self._finish(*point))
-
-    @api
-    def cudaEventSynchronize(self, event: int) -> None:
-        point = self.events[event]
-        if point is not None:
-            self._finish(*point)
+        at = self.events[event]
+        if at.capture:  # the stream is drawn into it
+            self._stream(stream).capture = at.capture
+        elif at.point is not None:
+            before, until = at.point
+            self.give(stream, lambda: before.finish(until))
 
     @api
     def cudaStreamIsCapturing(self, stream: int) -> Capturing:
-        return Capturing(self.is_capturing(stream))
+        capture = self._stream(stream).capture
+        return Capturing(0 if capture is None else 1 + capture.broken)
 
     @api
     def cudaStreamBeginCapture(self, stream: int, _mode: CaptureMode) -> None:
         found = self._stream(stream)
-        found.capture, found.captured_by, found.broken = [], threading.get_ident(), False
+        found.capture = Capture(found, threading.get_ident())
 
     @api
     def cudaStreamEndCapture(self, stream: int) -> int:
         found = self._stream(stream)
-        work, found.capture, found.captured_by = found.capture, None, None
-        if work is None or found.broken:
+        capture = found.capture
+        if capture is None or capture.origin is not found:
+            raise RefusedError(Status.cudaErrorInvalidValue)
+        if self._end(capture):
+            raise RefusedError(Status.cudaErrorStreamCaptureUnjoined)
+        if capture.broken:
             raise RefusedError(Status.cudaErrorStreamCaptureInvalidated)
         self._next += 0x1000
-        self.graphs[self._next] = work
+        self.graphs[self._next] = capture.work
         return self._next
 
     @api
@@ -219,13 +259,15 @@ class FakeCuda(FakeDevice):
     def cudaGraphLaunch(self, executable: int, stream: int) -> None:
         for work in () if self.graphs_do_nothing else self.executables[executable]:
             self.give(stream, work)
-        self.launched[executable] = (stream, len(self._stream(stream).work))
+        found = self._stream(stream)
+        self.launched[executable] = (found, len(found.work))
 
     @api
     def cudaGraphExecDestroy(self, executable: int) -> None:
-        stream, until = self.launched.pop(executable, (1, 0))
-        if self._stream(stream).done < until:
-            self.violations.append("a graph was destroyed before its work was done")
+        if executable in self.launched:
+            stream, until = self.launched.pop(executable)
+            if stream.done < until:
+                self.violations.append("a graph was destroyed before its work was done")
         del self.executables[executable]
 
 

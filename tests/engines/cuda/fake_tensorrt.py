@@ -46,9 +46,14 @@ class Type(enum.IntEnum):
     UINT8 = 7
 
 
-class _Strategy(enum.IntEnum):
+class Strategy(enum.IntEnum):
     STATIC = 0
     USER_MANAGED = 2
+
+
+class Verbosity(enum.IntEnum):
+    NONE = 1
+    DETAILED = 2
 
 
 SMALL = Profile(min=(1, 16, 16), opt=(1, 32, 32), max=(1, 32, 32))
@@ -73,7 +78,8 @@ class FakeTensorRt:
     ILogger = _Logger
     TensorIOMode = _Mode
     DataType = Type
-    ExecutionContextAllocationStrategy = _Strategy
+    ExecutionContextAllocationStrategy = Strategy
+    ProfilingVerbosity = Verbosity
 
     def __init__(self, cuda: FakeCuda, *profiles: Profile) -> None:
         self.cuda = cuda
@@ -84,7 +90,9 @@ class FakeTensorRt:
         self.runs_left: int | None = None
         self.at_run: Callable[[], None] = lambda: None
         self.takes_shapes = True
+        self.at_context: Callable[[], None] = lambda: None
         self.captures = True  # whether its work can be captured
+        self.alignment = 512  # of the memory it works in
 
     @property
     def floats(self) -> bool:
@@ -99,6 +107,9 @@ class FakeTensorRt:
     def Runtime(self, log: Any) -> "FakeRuntime":
         return FakeRuntime(self, log)
 
+    def new_engine(self, log: Any) -> "FakeEngine":
+        return FakeEngine(self, log)
+
 
 class FakeRuntime:
     engine_host_code_allowed = False
@@ -110,7 +121,7 @@ class FakeRuntime:
         if content != PLAN:
             self.log.log(_Severity.ERROR, "the plan has another version")
             return None
-        return FakeEngine(self.library, self.log)
+        return self.library.new_engine(self.log)
 
 
 class FakeEngine:
@@ -120,6 +131,7 @@ class FakeEngine:
         self.library, self.log = library, log
         self.num_optimization_profiles = len(library.profiles)
         self.num_io_tensors = len(library.tensors)
+        self._making = False
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.library.tensors)[index]
@@ -142,14 +154,22 @@ class FakeEngine:
         profile = self.library.profiles[index]
         return [self.library.shape_of(name, s) for s in (profile.min, profile.opt, profile.max)]
 
-    def create_execution_context(self, strategy: _Strategy) -> "FakeContext | None":
-        assert strategy == _Strategy.USER_MANAGED
+    def create_execution_context(self, how: Strategy) -> "FakeContext | None":
+        assert how == Strategy.USER_MANAGED
+        return FakeContext(self) if self._has_room() else None
+
+    def _has_room(self) -> bool:
+        if self._making:
+            self.library.cuda.violations.append("two threads made contexts of one engine at once")
+        self._making = True
+        self.library.at_context()
+        self._making = False
         if self.library.contexts_left == 0:
             self.log.log(_Severity.ERROR, "no room for the context")
-            return None
+            return False
         if self.library.contexts_left is not None:
             self.library.contexts_left -= 1
-        return FakeContext(self)
+        return True
 
 
 class FakeContext:
@@ -158,6 +178,7 @@ class FakeContext:
         self.library = engine.library
         self.library.contexts.add(self)
         self.active_optimization_profile = 0
+        self.nvtx_verbosity = Verbosity.DETAILED
         self._shape = (0, 0, 0)
         self._addresses: dict[str, int] = {}
         self._memory = (0, 0)
@@ -171,6 +192,9 @@ class FakeContext:
 
     def set_device_memory(self, memory: int, size: int) -> None:
         self._change()
+        if memory % self.library.alignment:
+            self.engine.log.log(_Severity.ERROR, "memory must be aligned")
+            return
         self._memory = (memory, size)
 
     def set_optimization_profile_async(self, index: int, stream: int) -> bool:
@@ -204,6 +228,8 @@ class FakeContext:
             return False
         if library.runs_left is not None:
             library.runs_left -= 1
+        if cuda.is_foreign(stream):
+            cuda.violations.append("a context ran where another CUDA context was current")
         if self._stream not in (None, stream):
             cuda.violations.append("a context ran on two streams")
         self._stream = stream

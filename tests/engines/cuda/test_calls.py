@@ -45,11 +45,20 @@ def test_bindings_that_do_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
         Cuda.load()
 
 
+def test_the_drivers_failures_are_told_as_the_runtimes(gpu: FakeCuda, cuda: Cuda) -> None:
+    assert cuda.call("cuCtxGetCurrent") == 0
+    gpu.fail_in = {"cuCtxSetCurrent": Status.cudaErrorInvalidValue}
+    with pytest.raises(EngineError, match="cuCtxSetCurrent failed: cudaErrorInvalidValue"):
+        cuda.call("cuCtxSetCurrent", 0)
+
+
 def test_the_real_bindings_have_all_that_is_called() -> None:
-    runtime = Cuda.load().runtime
-    ours = [name for name in vars(FakeCuda) if name.startswith("cuda")]
-    assert [name for name in ours if not hasattr(runtime, name)] == []
-    for enumeration in ("cudaError_t", "cudaMemcpyKind", "cudaMemoryType"):
+    cuda = Cuda.load()
+    runtime = cuda.runtime
+    for module, start in ((runtime, "cuda"), (cuda.driver, "cuCtx")):
+        ours = [name for name in vars(FakeCuda) if name.startswith(start)]
+        assert [name for name in ours if not hasattr(module, name)] == []
+    for enumeration in ("cudaError_t", "cudaMemcpyKind", "cudaMemoryType", "cudaDeviceAttr"):
         theirs = getattr(runtime, enumeration)
         for member in getattr(FakeCuda, enumeration):
             assert int(getattr(theirs, member.name)) == member
@@ -82,7 +91,6 @@ def test_the_real_bindings_take_what_we_pass() -> None:
         "cudaStreamWaitEvent": (stream, event, 0),
         "cudaEventCreateWithFlags": (runtime.cudaEventDisableTiming,),
         "cudaEventRecord": (event, stream),
-        "cudaEventSynchronize": (event,),
         "cudaEventDestroy": (event,),
         "cudaStreamBeginCapture": (stream, runtime.cudaStreamCaptureMode(1)),
         "cudaStreamEndCapture": (stream,),
@@ -91,8 +99,9 @@ def test_the_real_bindings_take_what_we_pass() -> None:
         "cudaGraphDestroy": (graph,),
         "cudaGraphExecDestroy": (executable,),
         "cudaGetDeviceProperties": (0,),
+        "cudaDeviceGetAttribute": (runtime.cudaDeviceAttr.cudaDevAttrTextureAlignment, 0),
     }
-    cuda = Cuda(runtime)
+    cuda = Cuda.load()
     for function, arguments in calls.items():
         status, _ = cuda.attempt(function, *arguments)
         assert cuda.is_error(status, "cudaErrorInsufficientDriver"), (function, status)

@@ -61,10 +61,11 @@ def test_a_warm_run_allocates_nothing_and_does_the_least(gpu: FakeCuda, opened: 
 
 def test_buffers_are_made_once_a_profile_for_its_largest_shape(gpu: FakeCuda, opened: Open) -> None:
     session = opened()
-    assert [block.size for block in gpu.blocks.values()] == [ARENA]
+    arena = ARENA + 256  # so that it can be aligned
+    assert [block.size for block in gpu.blocks.values()] == [arena]
     session.run(images((2, 16, 16)))
     sizes = [block.size for block in gpu.blocks.values()]
-    assert sizes == [ARENA, 4 * 64 * 64 * 3, 4 * 64 * 64, 4 * 64 * 64 * 3]
+    assert sizes == [arena, 4 * 64 * 64 * 3, 4 * 64 * 64, 4 * 64 * 64 * 3]
     assert [len(block) for block in gpu.pinned.values()] == sizes[1:]
     session.run(images((4, 64, 64)))
     assert gpu.calls["cudaMalloc"] == 4
@@ -73,8 +74,8 @@ def test_buffers_are_made_once_a_profile_for_its_largest_shape(gpu: FakeCuda, op
 def test_the_smallest_profile_that_fits_is_used(gpu: FakeCuda, opened: Open) -> None:
     session = opened()
     session.run(images((1, 16, 32)))
-    assert max(block.size for block in gpu.blocks.values()) == ARENA
-    assert sum(block.size for block in gpu.blocks.values()) == ARENA + 7 * 32 * 32
+    sizes = [block.size for block in gpu.blocks.values()]
+    assert sizes[1:] == [3 * 32 * 32, 32 * 32, 3 * 32 * 32]
 
 
 def test_any_call_may_fail_and_nothing_is_lost(

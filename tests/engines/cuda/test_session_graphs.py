@@ -1,9 +1,12 @@
 """CUDA graphs of a session: captured, checked, kept up to a bound, or done without."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pconv_deploy.engines.tensorrt import graphs
+from pconv_deploy.engines.tensorrt.graphs import MOST_ATTEMPTS, MOST_GRAPHS
 from pconv_deploy.engines.tensorrt.session import TensorRtSession
 from tests.engines.cuda.cuda_names import Status
 from tests.engines.cuda.fake_cuda import FakeCuda
@@ -48,31 +51,58 @@ def test_without_graphs_everything_is_executed_directly(gpu: FakeCuda, opened: O
 def test_graphs_are_kept_up_to_a_bound(gpu: FakeCuda, library: FakeTensorRt, opened: Open) -> None:
     session = opened()
     shapes = [(1, 16, width) for width in range(16, 33)] + [(1, 17, 17)]
-    for shape in shapes:
-        run_right(session, shape)
-    assert gpu.left()["executables"] == 16
-    assert len(library.contexts) == 17
-    run_right(session, shapes[0])  # was dropped
-    assert gpu.calls["cudaStreamBeginCapture"] == 19
+    for _ in range(3):
+        for shape in shapes:
+            run_right(session, shape)
+    assert gpu.calls["cudaStreamBeginCapture"] == gpu.left()["executables"] == MOST_GRAPHS
+    assert len(library.contexts) == 1 + MOST_GRAPHS
+    assert session.runs_by_graph == 2 * MOST_GRAPHS
 
 
-def test_graphs_that_are_used_are_kept(gpu: FakeCuda, opened: Open) -> None:
+def test_a_graph_that_was_idle_for_long_makes_room(
+    gpu: FakeCuda, library: FakeTensorRt, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "IDLE_RUNS", MOST_GRAPHS)
     session = opened()
-    shapes = [(1, 16, width) for width in range(16, 32)]
-    for shape in (*shapes, shapes[0], (1, 17, 17), shapes[0]):
-        run_right(session, shape)
-    assert gpu.calls["cudaStreamBeginCapture"] == 17
+    for width in range(16, 16 + 2 * MOST_GRAPHS):
+        run_right(session, (1, 16, width))
+    assert gpu.calls["cudaStreamBeginCapture"] == 2 * MOST_GRAPHS
+    assert gpu.left()["executables"] == len(library.contexts) - 1 == MOST_GRAPHS
 
 
 def check_fallback(
     gpu: FakeCuda, session: TensorRtSession, caplog: pytest.LogCaptureFixture, why: str
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        for seed in range(3):
+    with caplog.at_level(logging.INFO):
+        for seed in range(MOST_ATTEMPTS + 3):
             run_right(session, (1, 32, 32), seed)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]  # said once
-    assert f"running batch, height, width (1, 32, 32) without a CUDA graph: {why}" in caplog.text
+    ours = [record for record in caplog.records if record.name.endswith("worker")]
+    assert [record.levelname for record in ours] == ["INFO"] * (MOST_ATTEMPTS - 1) + ["WARNING"]
+    words = "running batch, height, width (1, 32, 32) without a CUDA graph"
+    assert ours[0].getMessage().startswith(f"{words} for now: {why}")
+    assert ours[-1].getMessage().startswith(f"{words}: {why}")
     assert "executables" not in gpu.left()
+    assert session.runs_by_graph == 0
+
+
+def test_a_capture_that_another_thread_spoils_is_tried_again(
+    gpu: FakeCuda, library: FakeTensorRt, opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever waits for the whole GPU gets an error, too, whatever the mode of the capture."""
+    seen: list[Status] = []
+
+    def meanwhile() -> None:
+        if gpu.is_capturing(next(iter(gpu.streams))) and len(seen) < 2:
+            with ThreadPoolExecutor(1) as threads:
+                seen.append(threads.submit(gpu.cudaDeviceSynchronize).result(10)[0])
+
+    library.at_run = meanwhile
+    session = opened()
+    for seed in range(5):
+        run_right(session, (1, 32, 32), seed)
+    assert seen == [Status.cudaErrorStreamCaptureUnsupported] * 2
+    assert session.runs_by_graph == 2  # the third run captured
+    assert caplog.text == ""
 
 
 def test_what_cannot_be_captured_is_executed_directly(
@@ -86,7 +116,7 @@ def test_what_cannot_be_captured_is_executed_directly(
         caplog,
         "TensorRT failed at batch, height, width (1, 32, 32): this cannot be captured",
     )
-    assert gpu.calls["cudaStreamBeginCapture"] == 1
+    assert gpu.calls["cudaStreamBeginCapture"] == MOST_ATTEMPTS
     assert len(library.contexts) == 1
 
 
@@ -95,7 +125,7 @@ def test_a_graph_that_computes_something_else_is_dropped(
 ) -> None:
     gpu.graphs_do_nothing = True
     check_fallback(gpu, opened(), caplog, "its filled is not that of direct execution")
-    assert gpu.calls["cudaGraphLaunch"] == 1
+    assert gpu.calls["cudaGraphLaunch"] == MOST_ATTEMPTS
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_a_session_stays_on_its_gpu(gpu: FakeCuda, opened: Open) -> None:
     session = opened()
     gpu.device = 0
     run_right(session, (1, 32, 32))
-    assert gpu.calls["cudaSetDevice"] == 2
+    assert gpu.calls["cudaSetDevice"] == 1
     assert gpu.device == 0
 
 

@@ -1,5 +1,6 @@
 import ctypes
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from pconv_deploy.engines.cuda.calls import Cuda
-from pconv_deploy.engines.cuda.memory import DeviceMemory, PinnedMemory, nothing_freed
+from pconv_deploy.engines.cuda.memory import DeviceMemory, PinnedMemory, frees_postponed
 from pconv_deploy.engines.cuda.streams import (
     Event,
     Graph,
@@ -69,6 +70,8 @@ def test_a_failed_capture_leaves_the_stream_usable(gpu: FakeCuda, cuda: Cuda) ->
     with pytest.raises(EngineError, match="cudaErrorStreamCaptureUnsupported"):
         Graph(cuda, stream.handle, lambda: cuda.call("cudaMalloc", 1))
     refuse_capturing(cuda, stream.handle)
+    graph = Graph(cuda, stream.handle, lambda: None)
+    graph.close()
     stream.close()
     assert gpu.left() == {}
 
@@ -89,10 +92,6 @@ def test_events_order_streams(gpu: FakeCuda, cuda: Cuda) -> None:
     gpu.give(second.handle, lambda: seen.append(2))
     cuda.call("cudaStreamSynchronize", second.handle)
     assert seen == [1, 2]
-    gpu.give(first.handle, lambda: seen.append(3))
-    event.record(first.handle)
-    event.wait()
-    assert seen == [1, 2, 3]
 
 
 class Spoken:
@@ -132,11 +131,42 @@ def test_the_device_is_changed_only_where_it_must_be(gpu: FakeCuda, cuda: Cuda) 
     assert gpu.device == 0
 
 
+def test_a_context_of_the_callers_own_is_current_again(gpu: FakeCuda, cuda: Cuda) -> None:
+    own = gpu.make_context(1)
+    with on_device(cuda, 1):
+        assert gpu.context == own
+    with on_device(cuda, 0):
+        assert gpu.device == 0
+    assert gpu.context == own
+
+
+def test_another_thread_that_waits_for_the_gpu_spoils_a_capture(gpu: FakeCuda, cuda: Cuda) -> None:
+    stream = Stream(cuda)
+
+    def meanwhile() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            status, *_ = threads.submit(gpu.cudaDeviceSynchronize).result(10)
+        assert status == Status.cudaErrorStreamCaptureUnsupported
+
+    with pytest.raises(EngineError, match="cudaErrorStreamCaptureInvalidated"):
+        Graph(cuda, stream.handle, meanwhile)
+    Graph(cuda, stream.handle, lambda: None).close()
+
+
+def test_memory_may_be_aligned_to_more_than_cuda_promises(gpu: FakeCuda, cuda: Cuda) -> None:
+    for alignment in (256, 512, 4096):
+        memory = DeviceMemory(cuda, 1000, alignment)
+        assert memory.address % alignment == 0
+        gpu.read(memory.address, 1000)
+        memory.close()
+    assert gpu.left() == {}
+
+
 def test_what_was_postponed_is_freed_after_an_error_too(gpu: FakeCuda, cuda: Cuda) -> None:
     memory = DeviceMemory(cuda, 100)
 
     def fails() -> None:
-        with nothing_freed():
+        with frees_postponed():
             memory.close()
             raise RuntimeError
 
