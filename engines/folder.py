@@ -34,7 +34,7 @@ from pconv_deploy.engines.tensorrt.options import PlanFacts, TensorRtOptions, wo
 from pconv_deploy.engines.tensorrt.profiles import judged_within
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.errors import EngineError, GraphError, UsageError
-from pconv_deploy.files import atomic_folder, writing
+from pconv_deploy.files import atomic_folder, parent_made, writing
 from pconv_deploy.onnx_file import ExportedGraph, read_graph, with_raw_output
 from pconv_deploy.parity import TOLERANCES, ParityReport, Precision
 
@@ -147,11 +147,13 @@ def read_accepted(graph: Path) -> ExportedGraph:
     """Read an exported graph that its export found to be right.
 
     Raises:
-        GraphError: it is not ours, damaged, or was rejected.
+        GraphError: it is not ours, damaged, was rejected, or has been changed.
         MissingRuntimeError: the onnx package is not installed.
     """
     exported = read_graph(graph)
-    if exported.parity is None or exported.parity.failures():
+    if exported.parity is None:
+        raise GraphError(f"{graph} {exported.unproved}. Export it again")
+    if exported.parity.failures():
         raise GraphError(f"{graph} was not accepted when it was exported. Export it again")
     return exported
 
@@ -177,10 +179,10 @@ def now() -> str:
 @contextlib.contextmanager
 def alone(output: Path) -> Iterator[None]:
     """Keep two processes from building one engine at once."""
-    with contextlib.ExitStack() as stack:
+    output = output.resolve()
+    with parent_made(output), contextlib.ExitStack() as stack:
         with writing(output):
-            output.resolve().parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(output.resolve(), wait=False))
+            stack.enter_context(locked(output, wait=False))
         yield
 
 

@@ -1,6 +1,7 @@
 """Files written whole or not at all, hashed, and read within bounds."""
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 from pconv_deploy.errors import InputError, OutputError, UsageError
 
 _MAX_JSON_BYTES = 4 << 20
+_PARTIAL = ".partial"
+_FRESH, _OLD = "new", "old"  # in a workplace: what is being made, and what it replaces
 
 
 @contextlib.contextmanager
@@ -47,6 +50,8 @@ def atomic_folder(
 ) -> Iterator[Path]:
     """Give a temporary folder beside `path`; move it into place when the block succeeds.
 
+    What an earlier process left of its own attempt when it was killed is cleared away.
+
     Args:
         path: of the new folder.
         overwrite: replace what is there, if `replaceable` says that it is one of ours.
@@ -57,18 +62,85 @@ def atomic_folder(
         OutputError: the place is not writable.
     """
     path = path.resolve()
+    _clear_abandoned(path)
     _refuse_to_replace(path, overwrite, replaceable)
-    work = path.with_name(f".{uuid.uuid4().hex}.partial")
-    fresh, old = work / "new", work / "old"
-    try:
+    with parent_made(path), _workplace(path) as work:
+        fresh, old = work / _FRESH, work / _OLD
         with writing(path):
-            fresh.mkdir(parents=True)
+            fresh.mkdir()
         yield fresh
         _refuse_to_replace(path, overwrite, replaceable)  # another process may have been quicker
         with writing(path):
             _swap(fresh, path, old)
+
+
+@contextlib.contextmanager
+def parent_made(path: Path) -> Iterator[None]:
+    """Make the folder `path` is to lie in; if the block fails, what was made goes again.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    with writing(path):
+        missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # somebody has put something there
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _workplace(path: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `path` that is locked for as long as it is in use."""
+    with writing(path):
+        while (claimed := _claimed(path)) is None:
+            pass
+    work, descriptor = claimed
+    try:
+        yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _claimed(path: Path) -> tuple[Path, int] | None:
+    """Make a workplace and lock it; None if somebody was quick enough to clear it meanwhile."""
+    work = path.with_name(f"{_workplaces(path)}{uuid.uuid4().hex[:16]}{_PARTIAL}")
+    work.mkdir()
+    try:
+        descriptor = os.open(work, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    with contextlib.suppress(OSError):  # not every file system can
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if work.exists():
+        return work, descriptor
+    os.close(descriptor)
+    return None
+
+
+def _workplaces(path: Path) -> str:
+    """How the names of all workplaces for `path` begin."""
+    return f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]}"
+
+
+def _clear_abandoned(path: Path) -> None:
+    """Clear workplaces whose lock nobody holds; what was to be replaced there returns."""
+    for work in path.parent.glob(f"{_workplaces(path)}*{_PARTIAL}"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(work, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (work / _OLD).exists() and not path.exists():
+                    (work / _OLD).rename(path)
+                shutil.rmtree(work)
+            finally:
+                os.close(descriptor)
 
 
 def _refuse_to_replace(path: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> None:

@@ -99,7 +99,7 @@ def _graph_facts(path: Path) -> Facts:
         **_contract_facts(graph.contract),
         "operator sets": opsets,
         "nodes": {op: str(nodes.count(op)) for op in sorted(set(nodes))},
-        "export parity": graph.parity.describe() if graph.parity else "none",
+        "export parity": graph.parity.describe() if graph.parity else f"none: it {graph.unproved}",
     }
 
 

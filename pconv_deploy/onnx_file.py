@@ -1,10 +1,12 @@
 """Our facts inside an ONNX file, and reading such a file without trusting it.
 
-The contract and the export's parity report are JSON in the model's metadata properties.
+The contract and the export's parity report are JSON in the model's metadata properties, and beside
+them the hash of the graph that was compared.
 """
 
+import hashlib
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,31 +23,48 @@ if TYPE_CHECKING:
 
 CONTRACT_KEY = "pconv_deploy.contract"
 PARITY_KEY = "pconv_deploy.parity"
+HASH_KEY = "pconv_deploy.graph_sha256"
 _MAX_BYTES = 2 << 30  # what protobuf itself can hold
 
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """An ONNX file with the facts embedded in it; `model` is what `content` decodes to."""
+    """An ONNX file with the facts embedded in it; `model` is what `content` decodes to.
+
+    parity    of this very graph, as its export measured it
+    unproved  why there is none, to follow the file's name
+    """
 
     content: bytes
     model: "onnx.ModelProto"
     contract: GraphContract
     parity: ParityReport | None
+    unproved: str | None = None
 
 
 def embed(
     model: "onnx.ModelProto", contract: GraphContract, parity: ParityReport | None = None
 ) -> None:
     """Write the facts into the model's metadata, replacing ours that were there."""
-    facts = {CONTRACT_KEY: contract, PARITY_KEY: parity}
-    kept = [p for p in model.metadata_props if p.key not in facts]
+    facts = {CONTRACT_KEY: msgspec.json.encode(contract).decode()}
+    if parity is not None:
+        facts |= {PARITY_KEY: msgspec.json.encode(parity).decode(), HASH_KEY: graph_sha256(model)}
+    ours = {CONTRACT_KEY, PARITY_KEY, HASH_KEY}
+    kept = [p for p in model.metadata_props if p.key not in ours]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
     for key, fact in facts.items():
-        if fact is not None:
-            entry = model.metadata_props.add()
-            entry.key, entry.value = key, msgspec.json.encode(fact).decode()
+        model.metadata_props.add(key=key, value=fact)
+
+
+def graph_sha256(model: "onnx.ModelProto") -> str:
+    """Hash what a model computes: graph, functions and operator sets, without its metadata."""
+    digest = hashlib.sha256()
+    for part in (*model.opset_import, *model.functions, model.graph):
+        content = part.SerializeToString(deterministic=True)
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def with_raw_output(model: "onnx.ModelProto") -> "onnx.ModelProto":
@@ -125,7 +144,19 @@ def read_graph(path: Path) -> ExportedGraph:
     except (ValueError, RecursionError, onnx.checker.ValidationError) as error:
         raise GraphError(f"{path} is damaged: {error}") from error
     _compare_tensors(path, model.graph, contract)
-    return ExportedGraph(content, model, contract, parity)
+    unproved = _why_unproved(model, facts)
+    return ExportedGraph(content, model, contract, None if unproved else parity, unproved)
+
+
+def _why_unproved(model: "onnx.ModelProto", facts: Mapping[str, str]) -> str | None:
+    """Whether there is evidence, and of this graph."""
+    if PARITY_KEY not in facts:
+        return "was not compared with anything when it was exported"
+    if HASH_KEY not in facts:
+        return "was exported by an older pconv-deploy, whose evidence does not name its graph"
+    if facts[HASH_KEY] != graph_sha256(model):
+        return "was changed after its export, and nothing is known of what it computes now"
+    return None
 
 
 def _compare_tensors(path: Path, graph: "onnx.GraphProto", contract: GraphContract) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pconv_deploy.errors import GraphError
-from pconv_deploy.onnx_file import CONTRACT_KEY, embed, read_graph
+from pconv_deploy.onnx_file import CONTRACT_KEY, HASH_KEY, embed, read_graph
 
 
 def changed_contract(graph: Path, path: Path, **changes: object) -> Path:
@@ -138,6 +138,40 @@ def test_a_graph_edited_after_its_export(tmp_path: Path, graph: Path, change: st
     onnx.save(model, path)
     with pytest.raises(GraphError, match="is not what its contract says"):
         read_graph(path)
+
+
+def test_the_evidence_is_of_this_graph_alone(tmp_path: Path, graph: Path) -> None:
+    model = onnx.load(graph)
+    path = tmp_path / "x.onnx"
+    model.producer_version, model.doc_string = "9", "kept by somebody's tool"
+    model.metadata_props.add(key="theirs", value="note")
+    onnx.save(model, path)
+    assert read_graph(path).parity == read_graph(graph).parity is not None
+    for change in ("node", "function", "operator set"):
+        changed = onnx.load(path)
+        if change == "node":
+            changed.graph.node[0].doc_string = "x"
+        elif change == "function":
+            changed.functions[0].node[0].doc_string = "x"
+        else:
+            changed.opset_import.add(domain="more", version=1)
+        onnx.save(changed, tmp_path / "changed.onnx")
+        found = read_graph(tmp_path / "changed.onnx")
+        assert found.parity is None, change
+        assert found.unproved is not None
+        assert "was changed after its export" in found.unproved
+
+
+def test_older_evidence_names_no_graph(tmp_path: Path, graph: Path) -> None:
+    model = onnx.load(graph)
+    kept = [entry for entry in model.metadata_props if entry.key != HASH_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    onnx.save(model, tmp_path / "old.onnx")
+    found = read_graph(tmp_path / "old.onnx")
+    assert found.parity is None
+    assert found.unproved is not None
+    assert "exported by an older pconv-deploy" in found.unproved
 
 
 def test_embedding_again_replaces(graph: Path) -> None:

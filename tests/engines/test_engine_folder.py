@@ -229,7 +229,7 @@ def test_an_engine_that_computes_something_else_is_not_kept(
     genuine = OnnxRuntimeBackend.open
     monkeypatch.setattr(OnnxRuntimeBackend, "open", open_tampered)
     with pytest.raises(ParityError, match=message):
-        build_engine(graph, tmp_path / "x.engine")
+        build_engine(graph, tmp_path / "made" / "x.engine")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -298,17 +298,27 @@ def test_what_another_process_made_meanwhile_is_kept(
     assert [p.name for p in tmp_path.iterdir()] == ["x.engine"]
 
 
-def test_a_rejected_graph_is_not_built(graph: Path, tmp_path: Path) -> None:
+def test_a_graph_without_evidence_is_not_built(graph: Path, tmp_path: Path) -> None:
     exported = read_graph(graph)
     assert exported.parity is not None
     bad = msgspec.structs.replace(exported.parity.cases[0], known_identical=False)
-    parity = msgspec.structs.replace(exported.parity, cases=(bad,))
-    for evidence in (None, parity):
-        embed(exported.model, exported.contract, evidence)
-        path = tmp_path / "rejected.onnx"
+    rejected = msgspec.structs.replace(exported.parity, cases=(bad,))
+
+    def complaint() -> str:
+        path = tmp_path / "x.onnx"
         path.write_bytes(exported.model.SerializeToString())
-        with pytest.raises(GraphError, match="was not accepted when it was exported"):
+        with pytest.raises(GraphError) as caught:
             build_engine(path, tmp_path / "x.engine")
+        return str(caught.value)
+
+    embed(exported.model, exported.contract, rejected)
+    assert "was not accepted when it was exported. Export it again" in complaint()
+    embed(exported.model, exported.contract, exported.parity)
+    weights = next(t for t in exported.model.graph.initializer if len(t.dims) == 4)
+    weights.raw_data = weights.raw_data[:-4] + np.float32(0).tobytes()
+    assert "was changed after its export, and nothing is known" in complaint()
+    embed(exported.model, exported.contract, None)
+    assert "was not compared with anything when it was exported" in complaint()
 
 
 def test_an_engine_that_was_not_accepted(own: Path) -> None:

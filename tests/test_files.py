@@ -1,0 +1,105 @@
+"""Folders written whole or not at all, and what is left where a process was killed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pconv_deploy.errors import OutputError, UsageError
+from pconv_deploy.files import atomic_folder, parent_made
+
+# Dies inside of the block, as by kill -9; `swapped` as if between the two moves at its end.
+KILLED = """
+import os, sys
+from pathlib import Path
+from pconv_deploy.files import atomic_folder
+path, swapped = Path(sys.argv[1]), sys.argv[2] == "swapped"
+with atomic_folder(path, overwrite=True, replaceable=lambda _: True) as fresh:
+    (fresh / "half").touch()
+    if swapped:
+        path.rename(fresh.parent / "old")
+    os._exit(9)
+"""
+
+
+def killed(path: Path, when: str = "writing") -> None:
+    command = [sys.executable, "-c", KILLED, str(path), when]
+    assert subprocess.run(command, check=False).returncode == 9
+
+
+def write(path: Path, *, overwrite: bool = False) -> None:
+    with atomic_folder(path, overwrite=overwrite, replaceable=lambda _: True) as fresh:
+        (fresh / "whole").touch()
+
+
+def touched(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path: Path) -> None:
+    killed(tmp_path / "x.engine")
+    killed(tmp_path / "y.engine")
+    assert len(names(tmp_path)) == 2
+    write(tmp_path / "x.engine")
+    assert len(names(tmp_path)) == 2  # another's leavings are not its own
+    write(tmp_path / "y.engine")
+    assert names(tmp_path) == ["x.engine", "y.engine"]
+    assert names(tmp_path / "x.engine") == ["whole"]
+
+
+def test_what_was_about_to_be_replaced_returns(tmp_path: Path) -> None:
+    write(tmp_path / "x.engine")
+    killed(tmp_path / "x.engine", "swapped")
+    assert not (tmp_path / "x.engine").exists()
+    with pytest.raises(UsageError, match="already exists"):
+        write(tmp_path / "x.engine")
+    assert names(tmp_path) == ["x.engine"]
+    assert names(tmp_path / "x.engine") == ["whole"]
+
+
+def test_a_writer_who_lives_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.engine"
+    with atomic_folder(path, overwrite=True, replaceable=lambda _: True) as slower:
+        write(path)
+        assert slower.is_dir()
+        (slower / "slower").touch()
+    assert names(tmp_path) == ["x.engine"]
+    assert names(path) == ["slower"]
+
+
+def test_folders_that_were_made_for_nothing_go_again(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), parent_made(tmp_path / "a" / "b" / "x"):
+        (tmp_path / "none").read_bytes()
+    assert names(tmp_path) == []
+    (tmp_path / "there").mkdir()
+    with pytest.raises(FileExistsError), parent_made(tmp_path / "there" / "x"):
+        (tmp_path / "there").mkdir()
+    assert names(tmp_path) == ["there"]
+
+
+def test_folders_that_were_made_stay_where_something_is_in_them(tmp_path: Path) -> None:
+    with parent_made(tmp_path / "a" / "b" / "x"):
+        pass
+    assert names(tmp_path / "a") == ["b"]
+    theirs = tmp_path / "c" / "somebody's"
+    with pytest.raises(NotADirectoryError), parent_made(tmp_path / "c" / "d" / "x"):
+        touched(theirs).rmdir()
+    assert names(tmp_path / "c") == ["somebody's"]
+    with pytest.raises(OutputError, match="cannot write"), parent_made(theirs / "x"):
+        pass
+
+
+def test_a_write_that_fails_leaves_no_folder(tmp_path: Path) -> None:
+    path = tmp_path / "repo" / "model"
+    with (
+        pytest.raises(IsADirectoryError),
+        atomic_folder(path, overwrite=False, replaceable=lambda _: True) as fresh,
+    ):
+        fresh.write_bytes(b"")
+    assert names(tmp_path) == []
