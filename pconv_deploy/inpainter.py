@@ -14,6 +14,7 @@ from pconv_deploy.engines.base import RunOptions, Session
 from pconv_deploy.engines.cuda.arrays import RunsOnDevice
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import Manifest
+from pconv_deploy.engines.shapes import Size, shapes_of
 from pconv_deploy.errors import EngineError, ImageError, UsageError
 from pconv_deploy.images import (
     AnyImage,
@@ -28,7 +29,6 @@ from pconv_deploy.images import (
 )
 
 ImageLike = Image.Image | NDArray[Any]
-Size = tuple[int, int]  # height, width
 _MAX_THREADS = 1024
 
 
@@ -78,6 +78,7 @@ class Inpainter:
         self.contract = contract
         self.manifest = manifest
         self._session = session
+        self._shapes = shapes_of(contract, manifest.plan if manifest else None)
         self._streams = streams
         self._closed = False
 
@@ -131,7 +132,7 @@ class Inpainter:
             image comes back as RGB or RGBA, a bilevel one as grey.
 
         Raises:
-            ImageError: an image that cannot be filled, or larger than a fixed-size engine.
+            ImageError: an image that cannot be filled, or larger than the engine takes.
             HoleMaskError: of another size, or nothing known left.
             EngineError: the runtime failed, for instance for want of memory.
         """
@@ -156,14 +157,15 @@ class Inpainter:
         """Run once for each size and stream, so that the first real call is as fast as the rest.
 
         Args:
-            sizes: (height, width) of each; the engine's own or 512x512 if not given.
-            batch: images a run.
+            sizes: (height, width) of each; those the engine is fastest at, or 512x512, if not
+                given.
+            batch: images a call.
 
         Raises:
             UsageError: a size or batch that cannot be.
-            ImageError: larger than a fixed-size engine.
+            ImageError: larger than the engine takes.
         """
-        wanted = list(sizes or [self.contract.size or (512, 512)])
+        wanted = list(sizes or self._shapes.usual)
         for size in wanted:
             if not (
                 isinstance(size, tuple | list) and len(size) == 2 and all(map(_is_count, size))
@@ -172,7 +174,7 @@ class Inpainter:
         if not _is_count(batch):
             raise UsageError(f"found batch={batch!r}; needed a whole number from 1")
         for height, width in wanted:
-            padded = self._padded_size(height, width)
+            padded = self._shapes.padded(height, width)
             image, hole_mask = np.zeros((*padded, 3), np.uint8), np.full(padded, 255, np.uint8)
             hole_mask[0, 0] = 0
             blank = np.zeros((height, width, 3), np.uint8)
@@ -229,7 +231,7 @@ class Inpainter:
         return [like(*pair) for pair in zip(images, self.fill(prepared), strict=True)]
 
     def fill(self, prepared: Sequence[Prepared]) -> list[Pixels]:
-        """Fill images of any sizes; those of one padded size share a batch.
+        """Fill images of any sizes; those of one padded size share batches.
 
         Returns:
             Of each image its own pixels (H, W, C) with the hole's colours replaced.
@@ -252,7 +254,7 @@ class Inpainter:
         pixels = to_pixels(image)
         height, width = pixels.shape[:2]
         hole = to_hole(hole_mask, (height, width))
-        padded = self._padded_size(height, width)
+        padded = self._shapes.padded(height, width)
         below, right = padded[0] - height, padded[1] - width
         rgb, mask = to_rgb8(pixels), hole.astype(np.uint8) * np.uint8(255)
         if below or right:
@@ -261,12 +263,17 @@ class Inpainter:
         return Prepared(pixels, hole, rgb, mask)
 
     def run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
-        """Run the engine on images of one padded size; each result (H', W', 3) uint8."""
-        count = self.contract.batch or len(prepared)
+        """Run the engine on images of one padded size; each result (H', W', 3) uint8.
+
+        They are as many runs as the engine needs for them.
+        """
         results: list[Bytes] = []
-        for start in range(0, len(prepared), count):
+        start = 0
+        while start < len(prepared):
+            count = self._shapes.batch(prepared[start].padded_size, len(prepared) - start)
             batch = list(prepared[start : start + count])
-            padded = batch + batch[-1:] * (count - len(batch))  # a fixed batch is filled up
+            start += count
+            padded = batch + batch[-1:] * (count - len(batch))  # where it takes no fewer
             outputs = self._session.run(
                 {
                     IMAGE: np.stack([item.image for item in padded]),
@@ -275,18 +282,6 @@ class Inpainter:
             )
             results.extend(outputs[FILLED][: len(batch)])
         return results
-
-    def _padded_size(self, height: int, width: int) -> Size:
-        if self.contract.size is None:
-            multiple = self.contract.size_multiple
-            return height + -height % multiple, width + -width % multiple
-        fixed = self.contract.size
-        if height > fixed[0] or width > fixed[1]:
-            raise ImageError(
-                f"found an image of {width}x{height}; this engine takes at most "
-                f"{fixed[1]}x{fixed[0]}. Scale it down, or export without --size"
-            )
-        return fixed
 
 
 def _is_count(value: Any, most: int | None = None) -> bool:

@@ -3,6 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from pconv_deploy import Inpainter
 from pconv_deploy.checkpoint import load_checkpoint
 from pconv_deploy.contract import FILLED, GraphContract
 from pconv_deploy.engines.folder import build_engine
+from pconv_deploy.engines.tensorrt.options import PlanFacts, Profile, TensorRtOptions
+from pconv_deploy.engines.tensorrt.profiles import choose
 from pconv_deploy.errors import EngineError, HoleMaskError, ImageError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.verify import literal_fill
@@ -206,6 +209,46 @@ def test_an_engine_of_fixed_shape_takes_what_fits(
             assert (filled[mask != 0] != image[mask != 0]).any()
         with pytest.raises(ImageError, match=r"49x32; this engine takes at most 48x32"):
             inpainter(photo(32, 49), box(32, 49))
+
+
+class ProfileSession:
+    """Takes what these profiles take, as TensorRT does, and fills with 7."""
+
+    def __init__(self, *profiles: Profile) -> None:
+        self.profiles, self.seen = profiles, list[tuple[int, ...]]()
+
+    def run(self, inputs: Any) -> Any:
+        batch, height, width = inputs["hole_mask"].shape
+        choose(self.profiles, (batch, height, width))
+        self.seen.append((batch, height, width))
+        return {FILLED: np.full_like(inputs["image"], 7)}
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_engine_of_a_few_shapes_takes_what_fits(
+    inpainter: Inpainter, photo: Photo, box: Photo
+) -> None:
+    assert inpainter.manifest is not None
+    session = ProfileSession(
+        Profile(min=(1, 32, 64), opt=(1, 32, 64), max=(1, 64, 64)),
+        Profile(min=(2, 32, 64), opt=(3, 32, 64), max=(3, 32, 64)),
+    )
+    plan = PlanFacts(options=TensorRtOptions(), profiles=session.profiles, build_seconds=1.0)
+    manifest = msgspec.structs.replace(inpainter.manifest, plan=plan)
+    limited = Inpainter(inpainter.contract, session, manifest)
+    sizes = [(20, 30), (32, 64), (50, 64), (4, 64), (30, 9)]
+    images, masks = [photo(*size) for size in sizes], [box(*size) for size in sizes]
+    for image, mask, filled in zip(images, masks, limited(images, masks), strict=True):
+        assert (filled[mask != 0] == 7).all()
+        assert (filled[mask == 0] == image[mask == 0]).all()
+    assert session.seen == [(3, 32, 64), (1, 32, 64), (1, 64, 64)]
+    session.seen.clear()
+    limited.warm_up(batch=2)
+    assert session.seen == [(2, 32, 64)]
+    with pytest.raises(ImageError, match=r"65x9; this engine takes at most 64x64. Scale it down"):
+        limited(photo(9, 65), box(9, 65))
 
 
 def test_a_tensor_engine_is_refused(checkpoint: Path, tmp_path: Path) -> None:
