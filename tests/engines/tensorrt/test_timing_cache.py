@@ -94,19 +94,33 @@ def test_what_another_build_wrote_meanwhile_is_kept(tmp_path: Path) -> None:
     assert [found.name for found in tmp_path.iterdir()] == ["cache"]  # no lock, nothing partial
 
 
-@pytest.mark.parametrize("content", [b"\xff\xff", b""])
-def test_a_damaged_cache_is_made_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+def test_a_damaged_cache_is_put_aside_and_made_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "cache"
-    path.write_bytes(content)
+    (tmp_path / "cache.damaged").write_bytes(b"of an earlier time")
+    path.write_bytes(b"\xff\xff")
     with caplog.at_level(logging.WARNING):
         config, cache = opened(path)
-    assert f"the timing cache {path} is damaged, or of another release" in caplog.text
+    assert f"{path} is damaged, or no timing cache of this release" in caplog.text
     assert config.log.errors == []  # none of the build's own
     config.cache.measured = ["new"]
     cache.save()
     assert path.read_bytes() == b"gpu new"
+    assert (tmp_path / "cache.damaged1").read_bytes() == b"\xff\xff"
+    assert (tmp_path / "cache.damaged").read_bytes() == b"of an earlier time"
+    assert f"is in {path}.damaged1 now" in caplog.text
+
+
+def test_an_empty_file_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "cache"
+    path.touch()
+    config, cache = opened(path)
+    config.cache.measured = ["new"]
+    cache.save()
+    assert path.read_bytes() == b"gpu new"
+    assert not caplog.records
+    assert [found.name for found in tmp_path.iterdir()] == ["cache"]
 
 
 def test_what_was_measured_on_another_gpu_is_left_alone(
@@ -194,6 +208,8 @@ def test_tensorrt_itself_says_that_a_cache_is_damaged(
         TimingCache(config, log, path).save()
     assert "is damaged" in caplog.text
     assert path.read_bytes().startswith(b"ptrt")
+    aside = tmp_path / "cache.damaged"
+    assert aside.read_bytes() == b"neither TensorRT's nor anyone's"
 
 
 @pytest.mark.usefixtures("tensorrt")
