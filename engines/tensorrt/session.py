@@ -149,7 +149,7 @@ class TensorRtSession:
             with on_device(self._cuda, self._device):
                 for worker in workers:
                     worker.close()
-            self._plan.close()
+                self._plan.close()
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[Worker]:

@@ -93,6 +93,7 @@ class FakeTensorRt:
         self.at_context: Callable[[], None] = lambda: None
         self.captures = True  # whether its work can be captured
         self.alignment = 512  # of the memory it works in
+        self.freed_on: int | None = None  # the GPU that was current when the engine was freed
 
     @property
     def floats(self) -> bool:
@@ -132,6 +133,9 @@ class FakeEngine:
         self.num_optimization_profiles = len(library.profiles)
         self.num_io_tensors = len(library.tensors)
         self._making = False
+
+    def __del__(self) -> None:
+        self.library.freed_on = self.library.cuda.device
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.library.tensors)[index]

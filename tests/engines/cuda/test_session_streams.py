@@ -146,7 +146,8 @@ def test_a_result_that_is_written_again_by_a_call_that_waits_is_written(
 
 def test_an_engine_on_another_gpu_serves_a_thread_of_this_one(gpu: FakeCuda) -> None:
     gpu.device = 1
-    session = TensorRtSession(FakeTensorRt(gpu, SMALL, LARGE), PLAN)  # type: ignore[arg-type]
+    library = FakeTensorRt(gpu, SMALL, LARGE)
+    session = TensorRtSession(library, PLAN)  # type: ignore[arg-type]
     inputs, expected = on_gpu(gpu)
     _, stream = gpu.cudaStreamCreateWithFlags(1)
     own = gpu.make_context(0)  # of the caller's own, as pycuda makes one
@@ -154,6 +155,7 @@ def test_an_engine_on_another_gpu_serves_a_thread_of_this_one(gpu: FakeCuda) -> 
     found.__dlpack__(stream=None)
     np.testing.assert_array_equal(found.to_host(), expected)
     session.close()
+    assert library.freed_on == 1
     assert gpu.context == own
 
 
