@@ -96,9 +96,10 @@ def _target(
     names = [f"SM{capability.replace('.', '')}" for capability in capabilities]
     missing = [c for c, name in zip(capabilities, names, strict=True) if not hasattr(kinds, name)]
     if missing:
+        named = [name for name in dir(kinds) if name.startswith("SM")]
         raise UsageError(
-            f"{flavour.title} {library.__version__} cannot compile for compute capability "
-            f"{', '.join(missing)}"
+            f"found --compute-capabilities {' '.join(missing)}; the Python module of "
+            f"{flavour.title} {library.__version__} names {', '.join(named) or 'none to choose'}"
         )
     config.num_compute_capabilities = len(names)
     for index, name in enumerate(names):
