@@ -23,7 +23,7 @@ _INSTALL = "run `make install`, which installs what requirements.txt pins"
 
 def load_forwarded(folder: Path) -> ModuleType:
     """Compile the libraries into `folder`, load everything, and import TensorRT's module."""
-    module, rtx = _package("tensorrt_bindings"), _package("onnxruntime_ep_nv_tensorrt_rtx")
+    module, rtx = find_package("tensorrt_bindings"), find_package("onnxruntime_ep_nv_tensorrt_rtx")
     infer, parser = (
         _only(rtx, f"lib{name}_rtx.so.1.*") for name in ("tensorrt", "tensorrt_onnxparser")
     )
@@ -42,7 +42,7 @@ def as_rtx(module: ModuleType) -> ModuleType:
     """The same module as TensorRT for RTX publishes it: by another name and version."""
     renamed = ModuleType("tensorrt_rtx")
     renamed.__dict__.update({k: v for k, v in vars(module).items() if k != "__name__"})
-    found = _only(_package("onnxruntime_ep_nv_tensorrt_rtx"), "libtensorrt_rtx.so.1.*")
+    found = _only(find_package("onnxruntime_ep_nv_tensorrt_rtx"), "libtensorrt_rtx.so.1.*")
     renamed.__version__ = found.name.partition(".so.")[2]  # type: ignore[attr-defined]
     return renamed
 
@@ -53,7 +53,8 @@ def install(folder: Path) -> None:
     sys.modules |= {"tensorrt": module, "tensorrt_rtx": as_rtx(module)}
 
 
-def _package(name: str) -> Path:
+def find_package(name: str) -> Path:
+    """Where an installed package lies."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         pytest.fail(f"the tests of TensorRT need the package {name}: {_INSTALL}", pytrace=False)
