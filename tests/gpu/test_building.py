@@ -110,15 +110,16 @@ def test_a_second_build_takes_its_kernels_from_the_timing_cache(
     np.testing.assert_array_equal(filled(tmp_path / "1.engine"), filled(tmp_path / "2.engine"))
 
 
-def test_a_damaged_timing_cache_is_made_anew(
+def test_a_damaged_timing_cache_is_put_aside(
     graph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache = tmp_path / "cache"
     cache.write_bytes(b"neither TensorRT's nor anyone's")
     with caplog.at_level(logging.WARNING):
         built(graph, tmp_path / "x.engine", timing_cache=str(cache))
-    assert "is damaged, or of another release" in caplog.text
+    assert "is damaged, or no timing cache of this release" in caplog.text
     assert cache.read_bytes().startswith(b"ptrt")
+    assert (tmp_path / "cache.damaged").read_bytes() == b"neither TensorRT's nor anyone's"
 
 
 def test_an_engine_of_another_model_of_gpu_does_not_open(graph: Path, tmp_path: Path) -> None:
