@@ -8,7 +8,7 @@ import msgspec
 
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.engines.registry import BACKENDS
-from pconv_deploy.errors import MissingRuntimeError
+from pconv_deploy.errors import EngineError, MissingRuntimeError
 from pconv_deploy.parity import TOLERANCES
 
 # What each capability needs, and the extra that brings it.
@@ -117,7 +117,7 @@ def _infer(backends: Sequence[Finding]) -> Finding:
 def _backend(backend: Backend) -> Finding:
     try:
         runtime, why = backend.runtime(), backend.why_not_run()
-    except MissingRuntimeError as error:
+    except (EngineError, MissingRuntimeError) as error:  # or a GPU that cannot be reached
         return Finding(name=backend.name, works=False, detail=str(error))
     refused = {precision: backend.why_not(precision) for precision in TOLERANCES}
     able = ", ".join(precision for precision, reason in refused.items() if reason is None)

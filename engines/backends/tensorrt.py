@@ -163,9 +163,9 @@ def _is_version_compatible(folder: Path) -> bool:
 
 
 def _gpu() -> Gpu | None:
-    from pconv_deploy.engines.cuda.devices import current_gpu, why_no_gpu
+    from pconv_deploy.engines.cuda.devices import gpu_here
 
-    return None if why_no_gpu() else current_gpu()
+    return gpu_here()
 
 
 def _another_release(installed: Runtime, built_with: Runtime, compatible: bool) -> str | None:

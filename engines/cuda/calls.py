@@ -37,7 +37,7 @@ class Cuda:
         except ImportError as error:
             raise MissingRuntimeError(
                 f"running on a GPU needs cuda-bindings, which does not load ({error}): "
-                "pip install 'pconv-deploy[tensorrt]'"
+                "pip install 'cuda-bindings>=12.9,<14'"
             ) from error
 
     def attempt(self, function: str, *arguments: Any) -> tuple[Any, Any]:

@@ -21,6 +21,18 @@ def why_no_gpu() -> str | None:
     return _why_not(cuda)
 
 
+def gpu_here() -> Gpu | None:
+    """Describe the GPU, or None on a machine that has none: no driver, or no GPU that it shows.
+
+    A machine for building alone is one thing, one whose GPU cannot be reached another.
+
+    Raises:
+        EngineError: there is a driver, but CUDA cannot use it; it may be too old.
+        MissingRuntimeError: cuda-bindings is not installed, so that nothing is known.
+    """
+    return None if _absent(Cuda.load()) else current_gpu()
+
+
 def current_gpu() -> Gpu:
     """Describe the GPU that CUDA calls of this thread go to: the first, if nobody chose another.
 
@@ -43,23 +55,33 @@ def current_gpu() -> Gpu:
 
 
 def _why_not(cuda: Cuda) -> str | None:
-    driver = cuda.call("cudaDriverGetVersion")  # the newest CUDA it takes; 0: there is no driver
-    if not driver:
-        return "no NVIDIA driver is installed (CUDA finds no libcuda.so.1)"
-    status, count = cuda.attempt("cudaGetDeviceCount")
+    if why := _absent(cuda):
+        return why
+    status, _ = cuda.attempt("cudaGetDeviceCount")
     if cuda.is_error(status, "cudaErrorInsufficientDriver"):
+        driver = cuda.call("cudaDriverGetVersion")
         major = cuda.call("cudaRuntimeGetVersion") // 1000
         return (
             f"the NVIDIA driver is too old: found one for CUDA {_version(driver)}; "
             f"{_bindings()} needs one for CUDA {major}.0 or later. Install a newer driver, or: "
             f"pip install 'cuda-bindings=={driver // 1000}.*'"
         )
-    if cuda.is_error(status, "cudaErrorNoDevice") or count == 0:
+    if status != cuda.runtime.cudaError_t.cudaSuccess:
+        return f"CUDA does not start: {cuda.describe(status)}"
+    return None
+
+
+def _absent(cuda: Cuda) -> str | None:
+    """Say that there is no GPU, or None: there is one, whether or not it can be used."""
+    driver = cuda.call("cudaDriverGetVersion")  # the newest CUDA it takes; 0: there is no driver
+    if not driver:
+        return "no NVIDIA driver is installed (CUDA finds no libcuda.so.1)"
+    status, count = cuda.attempt("cudaGetDeviceCount")
+    none = status == cuda.runtime.cudaError_t.cudaSuccess and count == 0
+    if none or cuda.is_error(status, "cudaErrorNoDevice"):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible!r})"
         return f"CUDA sees no GPU{hidden}"
-    if status != cuda.runtime.cudaError_t.cudaSuccess:
-        return f"CUDA does not start: {cuda.describe(status)}"
     return None
 
 

@@ -79,7 +79,7 @@ def load(flavour: Flavour) -> ModuleType:
     if release[0] not in flavour.majors or release < flavour.oldest:
         raise MissingRuntimeError(
             f"found {flavour.title} {getattr(module, '__version__', 'without a version')}; the "
-            f"{flavour.backend} backend needs {flavour.releases}: {flavour.install} --upgrade"
+            f"{flavour.backend} backend needs {flavour.releases}: {flavour.install}"
         )
     return module
 

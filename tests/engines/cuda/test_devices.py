@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pconv_deploy.engines.cuda import devices
-from pconv_deploy.engines.cuda.devices import current_gpu, why_no_gpu
+from pconv_deploy.engines.cuda.devices import current_gpu, gpu_here, why_no_gpu
 from pconv_deploy.errors import EngineError, MissingRuntimeError
 
 ERRORS = SimpleNamespace(
@@ -65,9 +65,32 @@ def test_a_hidden_gpu_is_told_from_none(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_without_cuda_bindings_the_command_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     put(monkeypatch, None)  # what Python takes for a module that cannot be imported
-    assert "pip install 'pconv-deploy[tensorrt]'" in (why_no_gpu() or "")
-    with pytest.raises(MissingRuntimeError, match="needs cuda-bindings, which does not load"):
-        current_gpu()
+    # No extra of ours: each brings a runtime, and may put one in the place of what is there.
+    assert "pip install 'cuda-bindings>=" in (why_no_gpu() or "")
+    for ask in (current_gpu, gpu_here):
+        with pytest.raises(MissingRuntimeError, match="needs cuda-bindings, which does not load"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("driver", "status", "count"), [(0, 35, None), (13000, 100, None), (13000, 0, 0)]
+)
+def test_a_machine_for_building_has_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, driver: int, status: int, count: int | None
+) -> None:
+    put(monkeypatch, machine(driver, status, count))
+    assert gpu_here() is None
+
+
+@pytest.mark.parametrize(
+    ("driver", "status", "words"), [(12040, 35, "driver is too old"), (13000, 999, "not start")]
+)
+def test_a_gpu_out_of_reach_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, driver: int, status: int, words: str
+) -> None:
+    put(monkeypatch, machine(driver, status, None))
+    with pytest.raises(EngineError, match=words):
+        gpu_here()
 
 
 def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

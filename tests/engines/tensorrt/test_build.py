@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,8 @@ from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 from pconv_deploy.errors import EngineError
+from tests.cli.conftest import Run
+from tests.engines.cuda.test_devices import machine
 from tests.engines.tensorrt.conftest import SMALL
 from tests.engines.test_int8 import crops as crops  # fixtures
 from tests.engines.test_int8 import trained as trained
@@ -60,6 +63,32 @@ def test_an_engine_that_was_built_and_never_ran(engine: Path, graph: Path) -> No
 def test_where_there_is_no_gpu_it_does_not_open(engine: Path) -> None:
     with pytest.raises(EngineError, match="cannot run on this machine: no NVIDIA driver"):
         open_engine(engine)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "code", "words"),
+    [
+        (None, 6, "needs cuda-bindings, which does not load"),
+        (machine(12040, 35, None), 5, "the NVIDIA driver is too old: found one for CUDA 12.4"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_a_gpu_that_may_be_there_must_be_reached_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+    run: Run,
+    graph: Path,
+    tmp_path: Path,
+    cuda: Any,
+    code: int,
+    words: str,
+    backend: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+    result = run("build-engine", graph, "-o", tmp_path / "x.engine", "--backend", backend)
+    assert result.code == code
+    assert words in result.err
+    assert "reading the graph" not in result.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_int8_is_calibrated_and_judged_by_the_quantised_graph(

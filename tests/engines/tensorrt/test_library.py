@@ -49,7 +49,7 @@ def test_releases(
         load(flavour)
     assert str(caught.value) == (
         f"found {flavour.title} {version}; the {flavour.backend} backend needs {flavour.releases}: "
-        f"pip install 'pconv-deploy[{flavour.backend}]' --upgrade"
+        f"pip install 'pconv-deploy[{flavour.backend}]'"
     )
 
 
