@@ -267,7 +267,9 @@ def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[
     if why := backend.why_not_run():
         raise EngineError(f"{folder} cannot run on this machine: {why}")
     if manifest.engine_parity and manifest.engine_parity.failures():
-        raise EngineError(f"{folder} was not accepted when it was built.{rebuild(manifest)}")
+        raise EngineError(
+            f"{folder} was not accepted when it was built.{rebuild(manifest, folder)}"
+        )
     return manifest, backend.open(folder, manifest.precision, options or RunOptions())
 
 

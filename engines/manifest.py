@@ -1,6 +1,7 @@
 """manifest.json: what an engine folder holds, for whom it was built, and how to rebuild it."""
 
 import platform
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -99,15 +100,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        what = "has no manifest.json" if folder.is_dir() else "is no folder"
-        if (folder / NETWORK_FILE).is_file():
-            raise EngineError(
-                f"{folder} is a training run, no engine; its checkpoint is {folder / NETWORK_FILE}"
-            )
-        raise EngineError(
-            f"{folder} {what}, so it is no engine. "
-            "Build one with: pconv-deploy build-engine model.onnx -o model.engine"
-        )
+        raise _no_engine(folder)
     try:
         text = read_json_bytes(path)
         found = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format")
@@ -123,6 +116,22 @@ def read_manifest(folder: Path) -> Manifest:
         raise EngineError(f"{path} is damaged: {error}. Rebuild the engine") from error
 
 
+def _no_engine(path: Path) -> EngineError:
+    if (path / NETWORK_FILE).is_file():
+        return EngineError(
+            f"{path} is a training run, no engine; its checkpoint is {path / NETWORK_FILE}"
+        )
+    if path.is_file() and (path.parent / MANIFEST).is_file():
+        return EngineError(f"{path} is a file of an engine; the engine is the folder {path.parent}")
+    what = "does not exist"
+    if path.exists():
+        missing = "has no manifest.json" if path.is_dir() else "is no folder"
+        what = f"{missing}, so it is no engine"
+    return EngineError(
+        f"{path} {what}. Build one with: pconv-deploy build-engine model.onnx -o model.engine"
+    )
+
+
 def check_unchanged(folder: Path, manifest: Manifest) -> None:
     """Compare every file with its size and hash.
 
@@ -132,37 +141,42 @@ def check_unchanged(folder: Path, manifest: Manifest) -> None:
     strangers = {path.name for path in folder.iterdir()} - manifest.files.keys() - {MANIFEST}
     if strangers or not manifest.files:
         what = f"holds {', '.join(sorted(strangers))}" if strangers else "lists no files"
-        raise EngineError(f"{folder} {what}, unlike when it was built.{rebuild(manifest)}")
+        raise EngineError(f"{folder} {what}, unlike when it was built.{rebuild(manifest, folder)}")
     for name, written in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise EngineError(f"{folder}: {name} is missing.{rebuild(manifest)}")
+            raise EngineError(f"{folder}: {name} is missing.{rebuild(manifest, folder)}")
         size = path.stat().st_size
         if size != written.size:
             raise EngineError(
-                f"{path} has {size} bytes, was built with {written.size}.{rebuild(manifest)}"
+                f"{path} has {size} bytes, was built with {written.size}."
+                f"{rebuild(manifest, folder)}"
             )
         if sha256_of(path) != written.sha256:
-            raise EngineError(f"{path} was changed after it was built.{rebuild(manifest)}")
+            raise EngineError(f"{path} was changed after it was built.{rebuild(manifest, folder)}")
 
 
 def check_machine(folder: Path, manifest: Manifest, backend: Backend) -> None:
     """Compare this machine and its runtime with those the engine was accepted with.
 
     Raises:
-        EngineError: another kind of processor, or a runtime that differs by more than a patch
-            release.
+        EngineError: another kind of processor, a runtime that differs by more than its backend
+            allows, or an engine without weights.
     """
     built = manifest.built_with
+    if manifest.plan and manifest.plan.options.strip_weights:
+        raise EngineError(
+            f"{folder} was built without its weights.{put_weights_in(manifest, folder)}"
+        )
     if built.machine != platform.machine():
         raise EngineError(
             f"{folder} was built on {built.machine}; this machine is {platform.machine()}."
-            f"{rebuild(manifest)}"
+            f"{rebuild(manifest, folder)}"
         )
     if why := backend.why_not_open(built.runtime(), manifest.plan):
         raise EngineError(
             f"{folder} was built with {built.runtime().describe()}; this machine has "
-            f"{backend.runtime().describe()}: {why}.{rebuild(manifest)}"
+            f"{backend.runtime().describe()}: {why}.{rebuild(manifest, folder)}"
         )
 
 
@@ -170,9 +184,40 @@ def describe_parity(manifest: Manifest) -> str:
     """What is known of how near an engine is to its graph, in one line for people."""
     if manifest.engine_parity:
         return manifest.engine_parity.describe()
-    return "NOT compared with its graph: the machine that built it cannot run it"
+    if manifest.plan and manifest.plan.options.strip_weights:
+        why = "its weights were left out"
+    elif manifest.built_with.gpu is None:
+        why = "no GPU was found where it was built"
+    else:
+        why = "the machine that built it cannot run it"
+    return f"NOT compared with its graph: {why}"
 
 
-def rebuild(manifest: Manifest) -> str:
+def rebuild(manifest: Manifest, folder: Path) -> str:
     """The line that ends every message about an engine that cannot be used."""
-    return f"\n  Rebuild it: {manifest.command}"
+    return f"\n  Rebuild it: {rebuild_command(manifest, folder)}"
+
+
+def rebuild_command(manifest: Manifest, folder: Path) -> str:
+    """What builds an engine again where it lies now.
+
+    It may be a copy: where it was built there may be another engine, which --overwrite would cost.
+    """
+    try:
+        steps = [shlex.split(step) for step in manifest.command.split(" && ")]
+        built = steps[0][steps[0].index("-o") + 1]
+    except (ValueError, IndexError):  # a name that has " && " in it, or no command of ours
+        return manifest.command
+    moved = ([str(folder) if word == built else word for word in step] for step in steps)
+    return _printable(" && ".join(shlex.join(step) for step in moved))
+
+
+def put_weights_in(manifest: Manifest, folder: Path) -> str:
+    """The line that ends every message about an engine whose weights were left out."""
+    words = ["pconv-deploy", "refit", str(folder), manifest.contract.source.file]
+    return f"\n  Put them in: {_printable(shlex.join([*words, '-o', 'new.engine']))}"
+
+
+def _printable(command: str) -> str:
+    """Names need not be Unicode."""
+    return command.encode(errors="replace").decode()

@@ -19,6 +19,7 @@ from pconv_deploy.engines.manifest import (
     describe_file,
     read_manifest,
     rebuild,
+    rebuild_command,
     write_manifest,
 )
 from pconv_deploy.engines.preparation import prepare_again
@@ -88,7 +89,7 @@ def require_refittable(request: RefitRequest) -> Manifest:
     if not options.refit and not options.strip_weights:
         raise EngineError(
             f"{engine} was built without --refit: its weights cannot be swapped."
-            f"\n  Build one whose weights can: {manifest.command} --refit"
+            f"\n  Build one whose weights can: {rebuild_command(manifest, engine)} --refit"
         )
     if output.exists() and not request.overwrite:
         raise UsageError(
@@ -117,7 +118,8 @@ def require_same(request: RefitRequest, manifest: Manifest, exported: ExportedGr
         raise EngineError(
             f"{request.engine} was built with --strip-weights and without --refit: it takes no "
             f"weights but those of {own.file} (sha256 {own.sha256[:12]}), found {found.file} "
-            f"(sha256 {found.sha256[:12]}).\n  Build one that takes any: {manifest.command} --refit"
+            f"(sha256 {found.sha256[:12]})."
+            f"\n  Build one that takes any: {rebuild_command(manifest, request.engine)} --refit"
         )
 
 
@@ -203,7 +205,7 @@ def _backend(request: RefitRequest, manifest: Manifest) -> tuple[TensorRtBackend
             f"{_build_anew(request, manifest)}"
         )
     if manifest.plan is None or PLAN not in manifest.files:
-        raise EngineError(f"{engine} has no {PLAN}.{rebuild(manifest)}")
+        raise EngineError(f"{engine} has no {PLAN}.{rebuild(manifest, engine)}")
     options = with_weights(manifest.plan).options
     return replace(backend, options=options), manifest.plan
 

@@ -121,6 +121,9 @@ def _backend(backend: Backend) -> Finding:
         return Finding(name=backend.name, works=False, detail=str(error))
     refused = {precision: backend.why_not(precision) for precision in TOLERANCES}
     able = ", ".join(precision for precision, reason in refused.items() if reason is None)
+    if why and (nowhere := backend.why_not_open(runtime, None)):
+        # What it built here would open nowhere.
+        return Finding(name=backend.name, works=False, detail=f"{why}; {nowhere}")
     if why:
         return Finding(name=backend.name, works=False, builds=True, detail=f"builds {able}; {why}")
     unable = "; ".join(f"no {name}: {reason}" for name, reason in refused.items() if reason)

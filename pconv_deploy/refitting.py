@@ -97,7 +97,7 @@ def export_options(engine: Path, manifest: Manifest) -> "ExportOptions":
     if unknown := [name for name in contract.rewrites if name not in levels]:
         raise EngineError(
             f"{engine} is of a graph that went through {', '.join(unknown)}, which this release "
-            f"has not.{rebuild(manifest)}"
+            f"has not.{rebuild(manifest, engine)}"
         )
     level = max((levels[name] for name in contract.rewrites), default=Level.LITERAL)
     without = tuple(r.name for r in chosen(level) if r.name not in contract.rewrites)

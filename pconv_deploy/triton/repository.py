@@ -15,6 +15,7 @@ from pconv_deploy.engines.manifest import (
     Manifest,
     check_unchanged,
     describe_parity,
+    put_weights_in,
     read_manifest,
     rebuild,
 )
@@ -71,7 +72,9 @@ def write_model(
     platform = _platform(engine, manifest)
     check_unchanged(engine, manifest)
     if manifest.engine_parity and manifest.engine_parity.failures():
-        raise EngineError(f"{engine} was not accepted when it was built.{rebuild(manifest)}")
+        raise EngineError(
+            f"{engine} was not accepted when it was built.{rebuild(manifest, engine)}"
+        )
     if (repository / MANIFEST).exists() or engine.resolve() in repository.resolve().parents:
         raise UsageError(f"{repository} is an engine or lies in one; choose another folder")
     name = _checked_name(engine.resolve().stem if name is None else name)
@@ -93,12 +96,22 @@ def _platform(engine: Path, manifest: Manifest) -> Platform:
             "pconv-deploy build-engine model.onnx -o model.engine --backend onnxruntime"
         )
     if platform.ours not in manifest.files:
-        raise EngineError(f"{engine} has no {platform.ours}.{rebuild(manifest)}")
+        raise EngineError(f"{engine} has no {platform.ours}.{rebuild(manifest, engine)}")
     if manifest.plan and manifest.plan.options.strip_weights:
         raise EngineError(
-            f"{engine} was built without weights, and Triton cannot add them.{rebuild(manifest)}"
+            f"{engine} was built without its weights, and Triton cannot add them."
+            f"{put_weights_in(manifest, engine)}"
         )
+    if why := _opens_nowhere(manifest):
+        raise EngineError(f"{engine} {why}.{rebuild(manifest, engine)}")
     return platform
+
+
+def _opens_nowhere(manifest: Manifest) -> str | None:
+    """A plan is for the kind of GPU it was built on."""
+    if manifest.plan is None or manifest.built_with.gpu:
+        return None
+    return "was built where there was no GPU, and so opens on none"
 
 
 def _checked_name(name: str) -> str:
@@ -126,7 +139,8 @@ def _notes(manifest: Manifest) -> Iterator[str]:
     if manifest.engine_parity is None:
         yield describe_parity(manifest)
     if manifest.plan is None:
-        yield f"built and compared with {built.package} {built.version}; Triton brings its own"
+        compared = " and compared" if manifest.engine_parity else ""
+        yield f"built{compared} with {built.package} {built.version}; Triton brings its own"
     elif manifest.plan.options.version_compatible:
         yield (
             f"built by {built.package} {built.version}; where Triton brings a later one, start it "

@@ -1,5 +1,6 @@
 import json
 import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,6 +10,9 @@ from pconv_deploy.engines.backends.onnxruntime_gpu import ONNXRUNTIME_CUDA, Onnx
 from pconv_deploy.engines.base import Gpu, Runtime
 from pconv_deploy.engines.registry import BACKENDS
 from tests.cli.conftest import Run
+from tests.engines.cuda.test_devices import machine
+from tests.engines.tensorrt.conftest import tensorrt as tensorrt  # fixtures
+from tests.engines.tensorrt.conftest import tensorrt_module as tensorrt_module
 
 WIDTH = 80
 
@@ -39,6 +43,24 @@ def test_a_backend_that_builds_for_other_machines(run: Run) -> None:
     cuda = backends(run)["onnxruntime-cuda"]
     assert (cuda["works"], cuda["builds"]) == (False, True)
     assert cuda["detail"].startswith("builds fp32, fp16; this ONNX Runtime has no CUDAExecution")
+
+
+def test_a_backend_that_builds_only_for_its_own_gpu(run: Run, tensorrt: ModuleType) -> None:
+    found = backends(run)
+    assert tensorrt.__version__
+    assert (found["tensorrt"]["works"], found["tensorrt"]["builds"]) == (False, False)
+    assert found["tensorrt"]["detail"].startswith("no NVIDIA driver is installed")
+    assert "built where there was none" in found["tensorrt"]["detail"]
+    assert found["tensorrt-rtx"]["builds"] is True
+
+
+def test_a_driver_that_is_too_old_is_an_answer(
+    run: Run, tensorrt: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tensorrt.__version__
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", machine(12040, 35, None))
+    detail = backends(run)["tensorrt"]["detail"]
+    assert "the NVIDIA driver is too old: found one for CUDA 12.4" in detail
 
 
 def test_a_gpu_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:

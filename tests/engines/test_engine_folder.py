@@ -154,10 +154,13 @@ def test_a_manifest_of_gigabytes_is_not_read(own: Path) -> None:
 
 
 def test_no_engine(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"is no folder, so it is no engine.*build-engine"):
+    with pytest.raises(EngineError, match=r"does not exist\. Build one with: pconv-deploy build"):
         open_engine(tmp_path / "none.engine")
     with pytest.raises(EngineError, match=r"has no manifest\.json"):
         open_engine(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(EngineError, match="is no folder, so it is no engine"):
+        open_engine(tmp_path / "file")
 
 
 def test_an_engine_for_a_backend_we_do_not_have(own: Path) -> None:

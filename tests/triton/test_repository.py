@@ -119,8 +119,29 @@ def test_a_changed_engine_is_not_copied(plan_engine: MakePlan, tmp_path: Path) -
 
 def test_a_plan_without_weights_is_refused(plan_engine: MakePlan, tmp_path: Path) -> None:
     engine = plan_engine(options=TensorRtOptions(refit=True, strip_weights=True))
-    with pytest.raises(EngineError, match="was built without weights"):
+    with pytest.raises(
+        EngineError, match=r"without its weights[^$]*Put them in: pconv-deploy refit"
+    ):
         write_model(engine, tmp_path / "repo")
+
+
+def test_a_plan_that_opens_nowhere_is_refused(plan_engine: MakePlan, tmp_path: Path) -> None:
+    engine = plan_engine()
+    facts = json.loads((engine / "manifest.json").read_text())
+    facts["built_with"]["gpu"] = None
+    (engine / "manifest.json").write_text(json.dumps(facts))
+    with pytest.raises(EngineError, match="built where there was no GPU, and so opens on none"):
+        write_model(engine, tmp_path / "repo")
+
+
+def test_nothing_is_called_compared_that_was_not(engine: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(engine, tmp_path / "cuda.engine")
+    facts = json.loads((copy / "manifest.json").read_text())
+    facts |= {"backend": "onnxruntime-cuda", "engine_parity": None}
+    (copy / "manifest.json").write_text(json.dumps(facts))
+    notes = write_model(copy, tmp_path / "repo").notes
+    assert notes[0] == "NOT compared with its graph: no GPU was found where it was built"
+    assert notes[1].startswith("built with onnxruntime ")
 
 
 def test_an_engine_that_failed_its_comparison_is_refused(engine: Path, tmp_path: Path) -> None:
@@ -188,7 +209,7 @@ def test_wrong_uses_exit_2_and_write_nothing(
 def test_what_is_no_engine_exits_5(run: Run, tmp_path: Path) -> None:
     result = run("triton-repo", tmp_path / "none.engine", "-o", tmp_path / "repo")
     assert result.code == 5
-    assert "is no folder, so it is no engine" in result.err
+    assert "does not exist" in result.err
     assert not (tmp_path / "repo").exists()
 
 
