@@ -75,15 +75,14 @@ class TensorRtBackend:
             return why
         if options.strip_weights:
             return _STRIPPED
-        gpu, built = installed.gpu, built_with.gpu
+        if installed.gpu is None:
+            return None  # `why_not_run` says so, whatever the engine
+        found = installed.gpu.compute_capability
         if self.flavour == TENSORRT_RTX:
-            targets = options.compute_capabilities
-            return _not_targeted(gpu.compute_capability, targets) if gpu else None
+            return _not_targeted(found, options.compute_capabilities)
+        built = built_with.gpu
         if built is None:
             return "a plan is for one kind of GPU, and it was built where there was none"
-        if gpu is None:
-            return None  # `why_not_run` says so, whatever the engine
-        found = gpu.compute_capability
         if options.hardware_compatibility == "ampere+" and _numbers(found) >= _AMPERE:
             return None
         if built.compute_capability != found:

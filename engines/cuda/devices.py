@@ -30,7 +30,9 @@ def gpu_here() -> Gpu | None:
         EngineError: there is a driver, but CUDA cannot use it; it may be too old.
         MissingRuntimeError: cuda-bindings is not installed, so that nothing is known.
     """
-    return None if _absent(Cuda.load()) else current_gpu()
+    if why_no_gpu() and _absent(Cuda.load()):
+        return None
+    return current_gpu()
 
 
 def current_gpu() -> Gpu:

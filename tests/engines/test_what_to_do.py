@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from pconv_deploy.engines.folder import open_engine
-from pconv_deploy.engines.manifest import read_manifest, rebuild_command
+from pconv_deploy.engines.manifest import check_machine, read_manifest, rebuild_command
 from pconv_deploy.errors import EngineError
 from tests.engines.test_engine_folder import edit_manifest
 from tests.engines.test_engine_folder import own as own  # a fixture
@@ -35,7 +36,7 @@ def test_weights_that_were_left_out_are_put_in_not_rebuilt(own: Path) -> None:
     options = {"strip_weights": True}
     edit_manifest(own, plan={"options": options, "profiles": [], "build_seconds": 1.0})
     with pytest.raises(EngineError) as caught:
-        open_engine(own)
+        check_machine(own, read_manifest(own), OnnxRuntimeBackend())
     assert str(caught.value) == (
         f"{own} was built without its weights.\n"
         f"  Put them in: pconv-deploy refit {own} tiny.safetensors -o new.engine"
