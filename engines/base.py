@@ -28,6 +28,13 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     driver: str
     cuda: str
 
+    def describe(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.name}, compute capability {self.compute_capability}, "
+            f"{self.memory >> 20:,} MiB, driver {self.driver} for CUDA {self.cuda}"
+        )
+
 
 class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The installed package behind a backend, and the GPU it would run on."""

@@ -1,16 +1,22 @@
 """What is installed here, which backends work, and why the others do not."""
 
+import contextlib
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
+from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
 from pconv_deploy.engines.base import Backend
+from pconv_deploy.engines.cuda.devices import current_gpu
 from pconv_deploy.engines.registry import BACKENDS
+from pconv_deploy.engines.tensorrt.library import TENSORRT
 from pconv_deploy.errors import EngineError, MissingRuntimeError
 from pconv_deploy.parity import TOLERANCES
 
+# Of the runtimes; their packages may have the name of a release of CUDA behind their own.
+_RUNTIMES = ("cuda-bindings", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
 # What each capability needs, and the extra that brings it.
 CAPABILITIES: dict[str, tuple[Sequence[str], str]] = {
     "masks": (("matplotlib", "opencv-python-headless"), "pconv-deploy[masks]"),
@@ -35,6 +41,7 @@ CAPABILITIES: dict[str, tuple[Sequence[str], str]] = {
         ("scikit-image", "opencv-python-headless", "PyPatchMatch"),
         "pconv-deploy[evaluate]",
     ),
+    "triton-repo": ((), "pconv-deploy"),
     "demo": (
         ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime", "jinja2"),
         "pconv-deploy[demo]",
@@ -61,6 +68,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     pconv_deploy: str
     python: str
     system: str
+    gpu: str
     packages: dict[str, str | None]
     commands: tuple[Finding, ...]
     backends: tuple[Finding, ...]
@@ -74,20 +82,30 @@ def diagnose() -> Diagnosis:
         pconv_deploy=version("pconv-deploy"),
         python=platform.python_version(),
         system=platform.platform(),
-        packages={name: _version(name) for name in sorted({*names, "numpy", "openvino", "pillow"})},
+        gpu=_gpu(),
+        packages={name: _version(name) for name in sorted({*names, *_RUNTIMES, "numpy", "pillow"})},
         commands=(
             *(_command(name, *need) for name, need in CAPABILITIES.items()),
             _infer(backends),
+            _refit(backends),
         ),
         backends=backends,
     )
 
 
-def _version(package: str) -> str | None:
+def _gpu() -> str:
+    """The first GPU in a line, or why there is none."""
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+        return current_gpu().describe()
+    except (EngineError, MissingRuntimeError) as error:
+        return str(error)
+
+
+def _version(package: str) -> str | None:
+    for name in (package, f"{package}-cu13", f"{package}-cu12"):
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name)
+    return None
 
 
 def _installed(package: str) -> bool:
@@ -114,6 +132,14 @@ def _infer(backends: Sequence[Finding]) -> Finding:
     )
 
 
+def _refit(backends: Sequence[Finding]) -> Finding:
+    """Weights are swapped on the GPU that runs the engine."""
+    working = [b.name for b in backends if b.works and b.name.startswith("tensorrt")]
+    if working:
+        return Finding(name="refit", works=True, detail=f"engines of {', '.join(working)}")
+    return Finding(name="refit", works=False, detail="lacks TensorRT on a GPU, see the backends")
+
+
 def _backend(backend: Backend) -> Finding:
     try:
         runtime, why = backend.runtime(), backend.why_not_run()
@@ -121,9 +147,9 @@ def _backend(backend: Backend) -> Finding:
         return Finding(name=backend.name, works=False, detail=str(error))
     refused = {precision: backend.why_not(precision) for precision in TOLERANCES}
     able = ", ".join(precision for precision, reason in refused.items() if reason is None)
-    if why and (nowhere := backend.why_not_open(runtime, None)):
-        # What it built here would open nowhere.
-        return Finding(name=backend.name, works=False, detail=f"{why}; {nowhere}")
+    if why and isinstance(backend, TensorRtBackend) and backend.flavour == TENSORRT:
+        alone = "its engines are built on the kind of GPU that runs them"
+        return Finding(name=backend.name, works=False, detail=f"{why}; {alone}")
     if why:
         return Finding(name=backend.name, works=False, builds=True, detail=f"builds {able}; {why}")
     unable = "; ".join(f"no {name}: {reason}" for name, reason in refused.items() if reason)

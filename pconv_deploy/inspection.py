@@ -1,21 +1,29 @@
 """What a file of ours is and says of itself: checkpoint, exported graph or engine."""
 
+import shlex
 from pathlib import Path
+
+import msgspec
 
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.manifest import (
     MANIFEST,
+    BuiltWith,
     Manifest,
     check_unchanged,
     describe_parity,
     read_manifest,
 )
+from pconv_deploy.engines.tensorrt.inspection import complaints
+from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts, words
 from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError
 from pconv_deploy.file_kinds import is_graph
 from pconv_deploy.files import sha256_of
 from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.parity import Precision
 
+_JUDGES = {"engine": "the engine", "graph": "its graph: the engine has not run"}
 Facts = dict[str, str | dict[str, str]]
 
 
@@ -33,6 +41,11 @@ def inspect_file(path: Path) -> Facts:
         return _engine_facts(path if path.is_dir() else path.parent)
     if is_graph(path):
         return _graph_facts(path)
+    if (path.parent / MANIFEST).is_file():
+        raise InputError(
+            f"{path} is a file of an engine. See: "
+            f"{shlex.join(['pconv-deploy', 'inspect', str(path.parent)])}"
+        )
     return _checkpoint_facts(path)
 
 
@@ -43,6 +56,7 @@ def _engine_facts(folder: Path) -> Facts:
         "what": f"engine for {manifest.backend}",
         "built with": f"{built.package} {built.version}, pconv-deploy {built.pconv_deploy}",
         "built for": f"{built.device}, {built.machine}",
+        **_gpu_facts(built),
         "computes in": _precisions(manifest),
         "form of graph": manifest.arrangement.describe() if manifest.arrangement else "its own",
         **({"tuning": _trials(manifest.tuning)} if manifest.tuning else {}),
@@ -50,11 +64,43 @@ def _engine_facts(folder: Path) -> Facts:
         "files are": _state(folder, manifest),
         "rebuild": manifest.command,
         **_contract_facts(manifest.contract),
+        **(_plan_facts(manifest.plan, manifest.precision) if manifest.plan else {}),
         "files": {
             name: f"{f.size:,} bytes, sha256 {f.sha256}" for name, f in manifest.files.items()
         },
         "engine parity": describe_parity(manifest),
         "export parity": manifest.export_parity.describe() if manifest.export_parity else "none",
+    }
+
+
+def _gpu_facts(built: BuiltWith) -> Facts:
+    if gpu := built.gpu:
+        return {"GPU": gpu.describe()}
+    return {} if built.device == "cpu" else {"GPU": "none was found where it was built"}
+
+
+def _plan_facts(plan: PlanFacts, precision: Precision) -> Facts:
+    """Of a TensorRT engine; it takes what its profiles take, whatever its graph does."""
+    chosen = words(msgspec.structs.replace(plan.options, profiles=()))
+    profiles = {f"profile {n}": profile.describe() for n, profile in enumerate(plan.profiles)}
+    return {
+        "shapes": profiles,  # batch x height x width
+        "options": shlex.join(chosen) or "TensorRT's usual ones",
+        "build took": f"{plan.build_seconds:.0f} s",
+        "layers": _layers(plan.layers, precision) if plan.layers else "not known: no GPU was found",
+    }
+
+
+def _layers(layers: Layers, precision: Precision) -> dict[str, str]:
+    """What TensorRT's engine inspector told, and what is not as it should be."""
+    convolutions = ", ".join(f"{n} in {name}" for name, n in layers.convolutions.items())
+    work = ", ".join(f"{share:.0%} in {name}" for name, share in layers.work.items())
+    return {
+        "all": str(layers.count),
+        "only moving numbers": str(layers.reformats),
+        "convolutions": convolutions or "not told",
+        "their work": work or "not told",
+        **({"note": "; ".join(found)} if (found := complaints(layers, precision)) else {}),
     }
 
 
@@ -71,12 +117,13 @@ def _trials(tuning: Tuning) -> dict[str, str]:
 def _precisions(manifest: Manifest) -> str:
     """As the runtime said when it was built."""
     counts = ", ".join(f"{n} convolutions in {p}" for p, n in manifest.executed.items())
+    counts = counts or "as its graph says; the runtime was not asked"
     facts = manifest.quantisation
     if facts is None:
         return f"{manifest.precision}: {counts}"
     return (
         f"{manifest.precision}: {counts}; {facts.psnr:.1f} dB in the holes of {facts.held_back} "
-        f"photos, calibrated on {facts.calibrated_on}; "
+        f"photos, filled by {_JUDGES[facts.judged_by]}, calibrated on {facts.calibrated_on}; "
         f"in single precision: {', '.join(facts.kept) or 'none'}"
     )
 

@@ -40,6 +40,7 @@ def doctor(
         for finding in findings:
             table.add_row(_verdict(finding), finding.name, escape(finding.detail))
         OUT.print(table, soft_wrap=False)
+    OUT.print(f"\n[bold]GPU[/bold]\n  {escape(diagnosis.gpu)}")
     OUT.print("\n[bold]packages[/bold]")
     for name, version in diagnosis.packages.items():
         OUT.print(f"  {name:<23} {version or 'not installed'}")

@@ -50,7 +50,7 @@ def test_a_backend_that_builds_only_for_its_own_gpu(run: Run, tensorrt: ModuleTy
     assert tensorrt.__version__
     assert (found["tensorrt"]["works"], found["tensorrt"]["builds"]) == (False, False)
     assert found["tensorrt"]["detail"].startswith("no NVIDIA driver is installed")
-    assert "built where there was none" in found["tensorrt"]["detail"]
+    assert "built on the kind of GPU that runs them" in found["tensorrt"]["detail"]
     assert found["tensorrt-rtx"]["builds"] is True
 
 
@@ -61,6 +61,21 @@ def test_a_driver_that_is_too_old_is_an_answer(
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", machine(12040, 35, None))
     detail = backends(run)["tensorrt"]["detail"]
     assert "the NVIDIA driver is too old: found one for CUDA 12.4" in detail
+
+
+def test_the_gpu_and_what_a_backend_needs_of_nvidia_are_listed(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = json.loads(run("doctor", "--json").out)
+    assert facts["gpu"].startswith("no GPU can be used: no NVIDIA driver")
+    assert {"cuda-bindings", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx"} <= set(
+        facts["packages"]
+    )
+    commands = {command["name"]: command["works"] for command in facts["commands"]}
+    assert (commands["refit"], commands["triton-repo"]) == (False, True)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", machine(13000, 0, 1))
+    gpu = doctor.diagnose().gpu
+    assert gpu.startswith("NVIDIA H200, compute capability 9.0, 143,051 MiB, driver ")
 
 
 def test_a_gpu_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
@@ -77,7 +92,7 @@ def test_at_eighty_columns_every_line_is_whole(run: Run, monkeypatch: pytest.Mon
     monkeypatch.setenv("COLUMNS", str(WIDTH))
     result = run("doctor")
     assert result.code == 0
-    part = result.out.partition("\nbackends\n")[2].partition("\npackages\n")[0]
+    part = result.out.partition("\nbackends\n")[2].partition("\nGPU\n")[0]
     lines = part.strip("\n").splitlines()
     assert max(map(len, lines)) <= WIDTH
     firsts = [line for line in lines if line[2] != " "]  # details go on below themselves
