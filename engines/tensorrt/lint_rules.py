@@ -116,7 +116,8 @@ def _transposed_convolution(
     if max(attributes.get("dilations", [1])) > 1 and max(attributes.get("strides", [1])) > 1:
         yield "TensorRT has no transposed convolution that is strided and dilated at once"
     shape = around.shapes.get(node.input[0])
-    if shape is None or len(shape) < 2 or shape[1] is None:
+    # A rank that is not known follows from something else, of which there is a complaint.
+    if shape is not None and (len(shape) < 2 or shape[1] is None):
         yield "its number of input channels is not fixed; TensorRT needs it fixed here"
 
 

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+MOST_BATCH, MOST_SIDE = 1024, 1 << 14
 Shape = tuple[
-    Annotated[int, Meta(ge=1, le=1024)],
-    Annotated[int, Meta(ge=1, le=1 << 14)],
-    Annotated[int, Meta(ge=1, le=1 << 14)],
+    Annotated[int, Meta(ge=1, le=MOST_BATCH)],
+    Annotated[int, Meta(ge=1, le=MOST_SIDE)],
+    Annotated[int, Meta(ge=1, le=MOST_SIDE)],
 ]
 ComputeCapability = Annotated[str, Meta(pattern=r"^\d{1,2}\.\d$")]
 
@@ -44,9 +45,10 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         for low, best, high in zip(self.min, self.opt, self.max, strict=True):
             if not low <= best <= high:
+                shapes = ("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
                 raise ValueError(
-                    f"found min {self.min}, opt {self.opt}, max {self.max}; "
-                    "needed min <= opt <= max in batch, height and width"
+                    "found min {}, opt {}, max {}; needed min <= opt <= max in batch, height and "
+                    "width".format(*shapes)
                 )
 
     def takes(self, shape: tuple[int, int, int]) -> bool:
@@ -90,6 +92,11 @@ class TensorRtOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     profiling_verbosity: Literal["none", "layer-names", "detailed"] = "detailed"
     max_aux_streams: Annotated[int, Meta(ge=0, le=64)] | None = None
     compute_capabilities: tuple[ComputeCapability, ...] = ()
+
+    def __post_init__(self) -> None:
+        for number, profile in enumerate(self.profiles):
+            if profile in self.profiles[:number]:
+                raise ValueError(f"the profile {profile.describe()} is there twice")
 
 
 def words(options: TensorRtOptions) -> list[str]:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich import box
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
 
-from pconv_deploy.cli.console import ERR, OUT, parse_size
+from pconv_deploy.cli.console import OUT, parse_size, progress_bar
 from pconv_deploy.errors import needs
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def bench(
     ] = 15,
     warm_up: Annotated[int, typer.Option(min=0, help="Rounds before those that count.")] = 2,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of every contender. Default: its own choice.")
+        int | None, typer.Option(min=1, help="Of each on the CPU. Default: its own choice.")
     ] = None,
     memory: Annotated[
         bool,
@@ -69,8 +68,8 @@ def bench(
         memory=memory,
     )
     picture = read_image(photo) if photo else sample_photo()
-    with Progress(console=ERR, transient=True) as progress:
-        task = progress.add_task("measuring")
+    with progress_bar("measuring") as progress:
+        task = progress.add_task("", total=None)
         result = measure(
             engines,
             against=against,

@@ -122,16 +122,16 @@ def build_engine(
             overwrite=overwrite,
             progress=progress,
         )
-    built = manifest.built_with
+    built, plan = manifest.built_with, manifest.plan
     OUT.print(
         f"[bold]{escape(str(output))}[/bold]  {built.package} {built.version} on {built.device}, "
-        f"{manifest.precision}, {manifest.contract.describe_shapes()}"
+        f"{manifest.precision}" + ("" if plan else f", {manifest.contract.describe_shapes()}")
     )
     if manifest.arrangement:
         OUT.print(f"form of the graph: {manifest.arrangement.describe()}{_gain(manifest.tuning)}")
     known = escape(describe_parity(manifest))
     OUT.print(f"verified: {known}" if manifest.engine_parity else known)
-    if plan := manifest.plan:
+    if plan:
         profiles = "; ".join(profile.describe() for profile in plan.profiles)
         OUT.print(f"built in {plan.build_seconds:.0f} s; takes {profiles}", markup=False)
     if facts := manifest.quantisation:
@@ -141,7 +141,8 @@ def build_engine(
         OUT.print(
             f"int8: calibrated on {facts.calibrated_on} photos ({facts.unusable} unusable); "
             f"{facts.psnr:.1f} dB in the holes of {facts.held_back} others "
-            f"(worst {facts.worst_psnr:.1f}); layers in single precision: {kept}"
+            f"(worst {facts.worst_psnr:.1f}), filled by the {facts.judged_by}; "
+            f"layers in single precision: {kept}"
         )
 
 

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from pconv_deploy.cli.console import ERR
 
+_LASTING = ("note: ", "not compared ")  # what a step must not wipe out
 _PARTS = 10  # lines at most for one step, where nobody watches
 
 
@@ -22,6 +23,9 @@ def building() -> Iterator[Callable[[str], None]]:
         task = shown.add_task("starting", total=None)
 
         def show(step: str) -> None:
+            if step.startswith(_LASTING):
+                shown.console.print(step, markup=False)
+                return
             share: float | None = getattr(step, "share", None)
             total = None if share is None else 1.0
             shown.update(task, description=escape(step), total=total, completed=share or 0.0)

@@ -1,5 +1,6 @@
 """What the commands share: consoles, progress and option types."""
 
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,23 @@ CHECKPOINT_HELP = (
     "Checkpoint: ours (*.safetensors), naoto0804/pytorch-inpainting-with-partial-conv or MMagic's "
     "PConv (*.pth), MathiasGruber/PConv-Keras (*.h5)."
 )
+
+
+class _Warnings(logging.Handler):
+    """Prints what our own modules warn of, around a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        ERR.print(f"{record.levelname.lower()}: {record.getMessage()}", markup=False)
+
+
+_WARNINGS = _Warnings(logging.WARNING)
+
+
+def say_warnings() -> None:
+    """Let warnings be seen as such, once each."""
+    logging.getLogger("pconv_deploy").addHandler(_WARNINGS)
+    # It tells in a traceback what an error of ours tells in a line.
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
 
 
 @contextmanager

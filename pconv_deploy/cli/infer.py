@@ -87,7 +87,9 @@ def infer(
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1024, help="Of one inference. Default: all cores, shared by those at once."
+            min=1,
+            max=1024,
+            help="Of one inference on the CPU. Default: all cores, shared by those at once.",
         ),
     ] = None,
     max_megapixels: Annotated[

@@ -1,7 +1,6 @@
 """The `pconv-deploy` command."""
 
 import errno
-import re
 import signal
 import sys
 from inspect import cleandoc
@@ -11,7 +10,7 @@ import typer
 
 from pconv_deploy.cli.bench import bench
 from pconv_deploy.cli.build_engine import build_engine
-from pconv_deploy.cli.console import ERR, OUT
+from pconv_deploy.cli.console import ERR, OUT, say_warnings
 from pconv_deploy.cli.convert import convert
 from pconv_deploy.cli.demo import demo
 from pconv_deploy.cli.doctor import doctor
@@ -23,6 +22,7 @@ from pconv_deploy.cli.masks import masks
 from pconv_deploy.cli.refit import refit
 from pconv_deploy.cli.train import train
 from pconv_deploy.cli.triton_repo import triton_repo
+from pconv_deploy.cli.trtexec import BuildCommand, kebab_case
 from pconv_deploy.cli.verify import verify
 from pconv_deploy.errors import InputError, PConvError
 
@@ -35,18 +35,13 @@ _EPILOG = (
 )
 
 
-def _kebab_case(word: str) -> str:
-    """`--minShapes` is `--min-shapes`, for those who come from trtexec."""
-    return re.sub(r"(?<=[a-z])[A-Z]", lambda letter: f"-{letter[0].lower()}", word)
-
-
 app = typer.Typer(
     name="pconv-deploy",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "token_normalize_func": _kebab_case,
+        "token_normalize_func": kebab_case,
     },
     epilog=_EPILOG,
 )
@@ -65,7 +60,7 @@ for command in (
     doctor,
     demo,
 ):
-    app.command()(command)
+    app.command(cls=BuildCommand if command is build_engine else None)(command)
 app.add_typer(masks)
 
 
@@ -106,6 +101,7 @@ def main() -> None:
     """Run the command line; errors a user can cause become one message and an exit code."""
     # Like Ctrl-C, a polite end: what is half done is cleared away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    say_warnings()
     try:
         app(prog_name="pconv-deploy")
     except PConvError as error:
@@ -113,8 +109,8 @@ def main() -> None:
         ERR.print(str(error), markup=False)
         sys.exit(error.exit_code)
     except SystemExit as stop:
-        if stop.code == _INTERRUPTED:
-            ERR.print("interrupted")
+        if stop.code in (_INTERRUPTED, _TERMINATED):
+            ERR.print("interrupted" if stop.code == _INTERRUPTED else "terminated")
         raise
     except OSError as error:
         if error.errno not in _IMPOSSIBLE_PATHS:

@@ -42,8 +42,8 @@ def _from_to(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _capability(text: str) -> str:
-    if not re.fullmatch(r"\d{1,2}\.\d", text):
+def _capabilities(text: str) -> str:
+    if not re.fullmatch(r"\d{1,2}\.\d(,\d{1,2}\.\d)*", text):
         raise typer.BadParameter(f"found {text!r}; needed a compute capability such as 8.9")
     return text
 
@@ -149,7 +149,7 @@ ComputeCapabilities = Annotated[
     _option(
         "--compute-capabilities",
         metavar="X.Y",
-        parser=_capability,
+        parser=_capabilities,
         help="tensorrt-rtx: a GPU to compile for, such as 8.9; repeat it for more. "
         "Default: 8.0, 8.6, 8.9, 12.0 and later.",
     ),
@@ -172,7 +172,11 @@ def tensorrt_options(
 
     from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 
-    low, best, high = ([_shape(text) for text in texts or ()] for texts in shapes)
+    names = ("--min-shapes", "--opt-shapes", "--max-shapes")
+    low, best, high = (
+        [_shape(name, text) for text in texts or ()]
+        for name, texts in zip(names, shapes, strict=True)
+    )
     if any(len(some) not in (0, len(best)) for some in (low, high)):
         raise UsageError(
             f"found {len(low)} --min-shapes, {len(best)} --opt-shapes, {len(high)} --max-shapes; "
@@ -180,6 +184,8 @@ def tensorrt_options(
         )
     # 0 is a choice, and equal to False.
     chosen = {n: value for n, value in given.items() if value is not None and value is not False}
+    if listed := chosen.get("compute_capabilities"):
+        chosen["compute_capabilities"] = list(dict.fromkeys(",".join(listed).split(",")))
     if not best and not chosen:
         return None
     profiles = [
@@ -190,15 +196,37 @@ def tensorrt_options(
         # Made by its constructor, it would not be checked.
         return msgspec.convert({"profiles": profiles, **chosen}, TensorRtOptions)
     except msgspec.ValidationError as error:
-        raise UsageError(f"TensorRT cannot build with these options: {error}") from error
+        what = str(error).partition(" - at `$")[0]  # a place in our own notation
+        raise UsageError(f"TensorRT cannot build with these options: {what}") from error
 
 
-def _shape(text: str) -> "Shape":
-    match = re.fullmatch(r"(\d{1,4})x(\d{1,5})x(\d{1,5})", text.strip())
-    if not match or "0" in match.groups():
+def _shape(option: str, text: str) -> "Shape":
+    """'8x512x512', or as trtexec has it: 'image:8x512x512x3,hole_mask:8x512x512'."""
+    from pconv_deploy.engines.tensorrt.options import MOST_BATCH, MOST_SIDE
+
+    shapes = {_of_tensor(tensor) for tensor in text.strip().split(",")}
+    shape = shapes.pop()
+    if shapes or shape is None:
+        raise UsageError(f"found {option} {text}; needed batch x height x width, such as 8x512x512")
+    largest = (MOST_BATCH, MOST_SIDE, MOST_SIDE)
+    if not all(1 <= n <= most for n, most in zip(shape, largest, strict=True)):
         raise UsageError(
-            f"found {text!r} as the shape of a profile; needed batch x height x width, "
-            "such as 8x512x512"
+            f"found {option} {text}; needed a batch from 1 to {MOST_BATCH} and sides from 1 to "
+            f"{MOST_SIDE}"
         )
-    batch, height, width = map(int, match.groups())
+    return shape
+
+
+def _of_tensor(text: str) -> "Shape | None":
+    """Batch, height and width in the shape of one tensor, whose name may stand before it."""
+    sides = text.rpartition(":")[2]
+    if not re.fullmatch(r"\d{1,5}(x\d{1,5}){2,3}", sides):
+        return None
+    numbers = [int(side) for side in sides.split("x")]
+    if len(numbers) == 4:
+        channels = next((place for place in (3, 1) if numbers[place] in (1, 3)), None)
+        if channels is None:
+            return None
+        del numbers[channels]
+    batch, height, width = numbers
     return batch, height, width

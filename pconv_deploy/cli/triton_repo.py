@@ -62,9 +62,9 @@ def triton_repo(
         max_batch_size=max_batch_size,
         max_queue_delay=max_queue_delay,
         instances=instances,
-        gpus=_numbers(gpus),
+        gpus=_numbers(gpus, "--gpus"),
         threads=threads,
-        profiles=_numbers(profiles),
+        profiles=_numbers(profiles, "--profiles"),
     )
     served = write_model(engine, output, options, name=name, overwrite=overwrite)
     OUT.print(f"[bold]{escape(str(served.folder))}[/bold]  {served.platform}")
@@ -72,11 +72,13 @@ def triton_repo(
         ERR.print(f"note: {note}", markup=False)
 
 
-def _numbers(text: str | None) -> tuple[int, ...]:
+def _numbers(text: str | None, option: str) -> tuple[int, ...]:
     """'0,2' -> 0, 2."""
     if text is None:
         return ()
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and len(word) < 5 for word in words):
-        raise typer.BadParameter(f"found {text!r}; needed numbers from 0, as 0 or 0,2")
+        raise typer.BadParameter(
+            f"found {text!r}; needed numbers from 0, as 0 or 0,2", param_hint=option
+        )
     return tuple(dict.fromkeys(map(int, words)))

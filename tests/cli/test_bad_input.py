@@ -1,5 +1,6 @@
 import errno
 import json
+import logging
 import os
 import shutil
 import sys
@@ -242,3 +243,10 @@ def test_an_impossible_size_exits_2(run: Run, checkpoint: Path, tmp_path: Path) 
     result = run("export", checkpoint, "-o", tmp_path / "x.onnx", "--size", "100")
     assert result.code == 2
     assert "needs multiples of 16" in result.err
+
+
+def test_warnings_are_called_so_and_told_once(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        run("--version")
+    logging.getLogger("pconv_deploy.engines.x").warning("the %s is old", "cache")
+    assert capsys.readouterr().err == "warning: the cache is old\n"

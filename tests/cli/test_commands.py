@@ -177,6 +177,7 @@ def test_bench_refuses_what_cannot_be_compared(run: Run, engine: Path, files: Pa
     result = run("bench", engine, "--against", other)
     assert result.code == 2
     assert "is not the checkpoint this engine was made from" in result.err
+    assert result.err.startswith("error: ")  # no empty line of a bar that nobody sees
     result = run("bench", engine, engine)
     assert (result.code, "found an engine twice" in result.err) == (2, True)
     result = run("bench", engine, "--size", "4")

@@ -189,8 +189,8 @@ def test_the_command(run: Run, plan_engine: MakePlan, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("--max-batch-size", 0), "--max-batch-size"),
-        (("--gpus", "one"), "needed numbers from 0"),
-        (("--profiles", "-1"), "needed numbers from 0"),
+        (("--gpus", "one"), "Invalid value for --gpus: found 'one'; needed numbers from 0"),
+        (("--profiles", "-1"), "Invalid value for --profiles: found '-1'; needed numbers from"),
         (("--profiles", "7"), "found --profiles 7"),
         (("--name", "a/b"), "found the model name 'a/b'"),
         (("--threads", "2"), "this one runs on a GPU"),

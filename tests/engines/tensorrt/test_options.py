@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pconv_deploy.cli.trtexec import in_our_words
 from pconv_deploy.engines import folder
 from pconv_deploy.engines.folder import BuildOptions
 from pconv_deploy.engines.tensorrt.options import Profile, TensorRtOptions, words
@@ -17,6 +18,7 @@ TWO_PROFILES = (
     Profile(min=(1, 256, 256), opt=(1, 512, 512), max=(1, 512, 512)),
     Profile(min=(1, 256, 256), opt=(8, 512, 512), max=(8, 1024, 1024)),
 )
+WIDE_ONES = Profile(min=(2, 64, 96), opt=(2, 64, 96), max=(2, 64, 96))
 EVERYTHING = TensorRtOptions(
     profiles=TWO_PROFILES,
     workspace=4096,
@@ -98,6 +100,30 @@ def test_trtexecs_spelling(options_of: Callable[..., Any]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("--memPoolSize=workspace:1024", {"workspace": 1024}),
+        ("--memPoolSize=workspace:2G", {"workspace": 2048}),
+        ("--memPoolSize=workspace:512MiB", {"workspace": 512}),
+        ("--computeCapabilities=8.9,12.0", {"compute_capabilities": ("8.9", "12.0")}),
+        ("--vc", {"version_compatible": True}),
+        ("--optShapes=image:2x64x96x3", {"profiles": (WIDE_ONES,)}),
+        ("--shapes=image:2x64x96x3,hole_mask:2x64x96", {"profiles": (WIDE_ONES,)}),
+        ("--shapes=image:2x3x64x96,hole_mask:2x1x64x96", {"profiles": (WIDE_ONES,)}),
+    ],
+)
+def test_trtexecs_own_words(
+    options_of: Callable[..., Any], theirs: str, ours: dict[str, Any]
+) -> None:
+    assert options_of(theirs) == TensorRtOptions(**ours)
+
+
+def test_words_that_say_what_is_so_anyway() -> None:
+    assert in_our_words(["x.onnx", "--noTF32", "--stronglyTyped"]) == ["x.onnx"]
+    assert in_our_words(["--fp16"]) == ["--precision=fp16"]
+
+
 def test_the_best_shape_stands_for_the_others(options_of: Callable[..., Any]) -> None:
     only = (4, 256, 512)
     assert options_of("--opt-shapes", "4x256x512").profiles == (
@@ -109,19 +135,28 @@ def test_the_best_shape_stands_for_the_others(options_of: Callable[..., Any]) ->
     ("arguments", "message"),
     [
         (("--min-shapes", "1x8x8"), "found 1 --min-shapes, 0 --opt-shapes, 0 --max-shapes"),
-        (("--opt-shapes", "512"), "found '512' as the shape of a profile; needed batch x height"),
-        (("--opt-shapes", "0x8x8"), "found '0x8x8' as the shape"),
-        (("--opt-shapes", "1x8x8", "--max-shapes", "1x4x8"), "needed min <= opt <= max"),
+        (("--opt-shapes", "512"), "found --opt-shapes 512; needed batch x height x width, such"),
+        (("--opt-shapes", "0x8x8"), "found --opt-shapes 0x8x8; needed a batch from 1 to 1024"),
+        (("--opt-shapes", "9999x8x8"), "needed a batch from 1 to 1024 and sides from 1 to 16384"),
+        (("--opt-shapes", "x:1x8x8,y:1x8x9"), "found --opt-shapes x:1x8x8,y:1x8x9; needed batch"),
+        (("--opt-shapes", "x:1x8x8x8"), "found --opt-shapes x:1x8x8x8; needed batch x height"),
         (
-            ("--opt-shapes", "9999x8x8"),
-            "with these options: Expected `int` <= 1024",
+            ("--opt-shapes", "1x8x8", "--max-shapes", "1x4x8"),
+            "found min 1x8x8, opt 1x8x8, max 1x4x8; needed min <= opt <= max in batch, height and "
+            "width\n",
         ),
+        (2 * ("--opt-shapes", "1x8x8"), "the profile 1x8x8 is there twice\n"),
+        (("--sparsity", "half"), "found 'half'; needed disable, enable"),
         (("--builder-optimization-level", "6"), "found '6'; needed a whole number, 0 to 5"),
         (("--hardware-compatibility-level", "turing+"), "needed none, ampere+, same-compute"),
         (("--profiling-verbosity", "all"), "needed none, layer-names, detailed"),
         (("--compute-capabilities", "sm_89"), "needed a compute capability such as 8.9"),
         (("--workspace", "0"), "found '0'; needed a whole number, 1 to 1048576"),
-        (("--fp16",), "No such option"),
+        (("--int8",), "--int8 is a word of trtexec's; here it is --precision int8, with"),
+        (("--saveEngine=x",), "--saveEngine=x is a word of trtexec's; here it is -o FOLDER"),
+        (("--sparsity=force",), "here it is --sparsity enable; to force it would change the wei"),
+        (("--memPoolSize=dlaSRAM:1",), "here it is --workspace MIB, the only pool"),
+        (("--threads", "2"), "No such option"),
     ],
 )
 def test_unusable_values_are_refused_at_once(

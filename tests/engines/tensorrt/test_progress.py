@@ -1,5 +1,6 @@
 """How far a build is, and how it is stopped."""
 
+import io
 import os
 import signal
 import threading
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from rich.console import Console
 
 from pconv_deploy.cli import build_progress
 from pconv_deploy.engines.folder import BuildOptions, build_engine
@@ -111,6 +113,24 @@ def test_in_another_thread_signals_are_left_alone(graph: Path, tmp_path: Path) -
     thread.join()
     assert (tmp_path / "x.engine" / "engine.plan").is_file()
     assert set(seen) == {signal.getsignal(signal.SIGINT)}
+
+
+def test_on_a_terminal_notes_stay_and_steps_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        build_progress,
+        "ERR",
+        Console(file=screen, force_terminal=True, highlight=False, width=80, soft_wrap=True),
+    )
+    note = "note: 6 % of the convolutions' work is in fp16, needed 90 %; " + "found [17] in fp32"
+    with build_progress.building() as show:
+        show("building")
+        show(note)
+        show("not compared with the graph: no NVIDIA driver is installed")
+        show("finishing")
+    lines = screen.getvalue().splitlines()
+    assert note in "".join(lines)
+    assert any(line.endswith("no NVIDIA driver is installed") for line in lines)
 
 
 def test_where_nobody_watches_a_tenth_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
