@@ -8,10 +8,11 @@ from collections.abc import Mapping
 
 from pconv_deploy.contract import RAW_OUTPUT
 from pconv_deploy.engines.base import Session
+from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.errors import ParityError
 from pconv_deploy.onnx_file import ExportedGraph
 from pconv_deploy.onnx_run import graph_run
-from pconv_deploy.parity import Arrays, ParityReport, Precision, compare_runs
+from pconv_deploy.parity import Arithmetic, Arrays, Judged, ParityReport, Precision, compare_runs
 
 # Convolutions that may be of another precision than their engine, by the engine's precision:
 # what is kept finer on purpose, or is too small to gain anything.
@@ -28,17 +29,17 @@ def compare_with_graph(
     witness: Session | None,
     exported: ExportedGraph,
     engine: str,
-    precision: Precision,
+    judged: Judged,
 ) -> ParityReport:
-    """Fill every parity case on both sides.
+    """Fill the same cases on both sides.
 
     Args:
         session: the engine.
         witness: built like it, from the same graph with the network's own output shown; None
-            where the engine itself shows it.
+            compares what the engine itself shows.
         exported: the graph as it was exported.
         engine: its name in the report.
-        precision: of the engine.
+        judged: on what, in shapes that the engine takes, and how strictly.
 
     Raises:
         GraphError: ONNX Runtime cannot run the graph.
@@ -60,8 +61,13 @@ def compare_with_graph(
         # Both round. How far that carries in this network the export has measured; in which of
         # the cases it carries farthest is chance.
         reference_in_precision=exported.parity.reference_error if exported.parity else None,
-        precision=precision,
+        judged=judged,
     )
+
+
+def arithmetic_of(precision: Precision, plan: PlanFacts | None) -> Arithmetic:
+    """What an engine of this precision is judged by."""
+    return "tf32" if precision == "fp32" and plan and plan.options.tf32 else precision
 
 
 def require_precision(executed: Mapping[Precision, int], wanted: Precision, engine: str) -> None:

@@ -1,7 +1,6 @@
 """Building an engine folder from an exported graph, and opening one."""
 
 import contextlib
-import dataclasses
 import datetime
 import hashlib
 import platform
@@ -13,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pconv_deploy.engines.acceptance import compare_with_graph, require_precision
+from pconv_deploy.engines.acceptance import arithmetic_of, compare_with_graph, require_precision
 from pconv_deploy.engines.base import Backend, RunOptions, Session
 from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles, require_folders
 from pconv_deploy.engines.locks import locked
@@ -31,15 +30,17 @@ from pconv_deploy.engines.manifest import (
 from pconv_deploy.engines.preparation import prepare
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.tensorrt.options import PlanFacts, TensorRtOptions, words
-from pconv_deploy.engines.tensorrt.profiles import judged_within
+from pconv_deploy.engines.tensorrt.profiles import judged_batches
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.errors import EngineError, GraphError, UsageError
 from pconv_deploy.files import atomic_folder, parent_made, writing
 from pconv_deploy.onnx_file import ExportedGraph, read_graph, with_raw_output
-from pconv_deploy.parity import TOLERANCES, ParityReport, Precision
+from pconv_deploy.parity import PRECISIONS, Judged, ParityReport, Precision, parity_batches
 
 if TYPE_CHECKING:
     import onnx
+
+_NOTHING_FOR_TF32: tuple[Precision, ...] = ("fp16", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,10 +189,15 @@ def alone(output: Path) -> Iterator[None]:
 
 def _refuse_precision(backend: Backend, precision: Precision, options: BuildOptions) -> None:
     if why := backend.why_not(precision):
-        possible = [p for p in TOLERANCES if backend.why_not(p) is None]
+        possible = [p for p in PRECISIONS if backend.why_not(p) is None]
         raise UsageError(
             f"the {backend.name} backend cannot build {precision} engines here: {why}. "
             f"It can build: {', '.join(possible)}"
+        )
+    if options.tensorrt and options.tensorrt.tf32 and precision in _NOTHING_FOR_TF32:
+        raise UsageError(
+            f"found --tf32 for an engine that computes in {precision}; needed --precision fp32, "
+            "whose convolutions it lets round, or int8 for the layers that stay in fp32"
         )
     if precision == "int8" and options.calibration is None:
         raise UsageError(
@@ -212,37 +218,29 @@ def accept(
 ) -> tuple[ParityReport, Mapping[Precision, int]]:
     """Run the engine in `folder` beside the graph as it was exported.
 
-    model: what it was built from, of which a witness may be built that shows the network's own
-        output; None compares only what the engine itself shows.
+    model: what it was built from, of which a witness is built that shows the network's own output.
+        None, or a TensorRT engine, compares only what the engine itself shows: TensorRT chooses
+        anew in every build, so that another would prove nothing of this one.
     plan: of a TensorRT engine, whose profiles are the shapes it takes.
     """
-    installed = backend.runtime()
-    judged = exported
-    if plan:
-        contract = judged_within(plan.profiles, exported.contract)
-        judged = dataclasses.replace(exported, contract=contract)
+    contract, installed = exported.contract, backend.runtime()
+    judged = Judged(
+        arithmetic_of(precision, plan),
+        judged_batches(plan.profiles, contract) if plan else parity_batches(contract),
+    )
     with contextlib.ExitStack() as stack:
         session = backend.open(folder, precision, RunOptions())
         stack.callback(session.close)
         witness = None
-        if model and exported.contract.kind == "deployment" and _testifies(precision, plan):
+        if model and plan is None and contract.kind == "deployment":
             shown = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             content = with_raw_output(model).SerializeToString()
-            backend.build(content, exported.contract, precision, shown)
+            backend.build(content, contract, precision, shown)
             witness = backend.open(shown, precision, RunOptions())
             stack.callback(witness.close)
-        name = f"{installed.package} {installed.version}, {precision}"
-        parity = compare_with_graph(session, witness, judged, name, precision)
-    return parity, backend.executed(folder, exported.contract, precision)
-
-
-def _testifies(precision: Precision, plan: PlanFacts | None) -> bool:
-    """Whether a second engine, built like the first to show more, tells anything of the first.
-
-    TensorRT chooses kernels by measuring, for each plan anew, and is long about it. Another plan
-    tells no more than whether fp32 was kept from rounding to TF32, which no byte would show.
-    """
-    return plan is None or (precision == "fp32" and not plan.options.tf32)
+        name = f"{installed.package} {installed.version}, {judged.arithmetic}"
+        parity = compare_with_graph(session, witness, exported, name, judged)
+    return parity, backend.executed(folder, contract, precision)
 
 
 def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[Manifest, Session]:

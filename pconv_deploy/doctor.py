@@ -13,7 +13,7 @@ from pconv_deploy.engines.cuda.devices import current_gpu
 from pconv_deploy.engines.registry import BACKENDS
 from pconv_deploy.engines.tensorrt.library import TENSORRT
 from pconv_deploy.errors import EngineError, MissingRuntimeError
-from pconv_deploy.parity import TOLERANCES
+from pconv_deploy.parity import PRECISIONS
 
 # Of the runtimes; their packages may have the name of a release of CUDA behind their own.
 _RUNTIMES = ("cuda-bindings", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
@@ -145,7 +145,7 @@ def _backend(backend: Backend) -> Finding:
         runtime, why = backend.runtime(), backend.why_not_run()
     except (EngineError, MissingRuntimeError) as error:  # or a GPU that cannot be reached
         return Finding(name=backend.name, works=False, detail=str(error))
-    refused = {precision: backend.why_not(precision) for precision in TOLERANCES}
+    refused = {precision: backend.why_not(precision) for precision in PRECISIONS}
     able = ", ".join(precision for precision, reason in refused.items() if reason is None)
     if why and isinstance(backend, TensorRtBackend) and backend.flavour == TENSORRT:
         alone = "its engines are built on the kind of GPU that runs them"

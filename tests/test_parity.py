@@ -5,14 +5,30 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pconv_deploy.contract import (
+    IMAGE,
+    OUTPUT,
+    GraphContract,
+    Normalisation,
+    Source,
+    UNetConfig,
+    tensor_specs,
+)
 from pconv_deploy.errors import ParityError
 from pconv_deploy.holes import AREA_BUCKETS
 from pconv_deploy.parity import (
+    PRECISIONS,
     TOLERANCES,
+    Arithmetic,
+    Arrays,
+    Judged,
     ParityCase,
     ParityInput,
     ParityReport,
+    Run,
     compare,
+    compare_runs,
+    few_inputs,
     parity_inputs,
 )
 
@@ -250,9 +266,58 @@ def test_half_precisions_are_judged_where_the_composite_takes_from_them() -> Non
 
 def test_the_table_loosens_from_precision_to_precision() -> None:
     rows = list(TOLERANCES.values())
-    assert list(TOLERANCES) == ["fp32", "fp16", "bf16", "int8"]
+    assert list(TOLERANCES) == ["fp32", "fp16", "tf32", "bf16", "int8"]
+    assert [name for name in TOLERANCES if name != "tf32"] == list(PRECISIONS)
     for finer, coarser in pairwise(rows):
         assert finer.relative < coarser.relative
     levels = [row.levels for row in rows if row.levels is not None]
-    assert levels == [1, 2, 4]
+    assert levels == [1, 2, 2, 4]
     assert rows[-1].pattern_psnr == 28.0
+
+
+def contract() -> GraphContract:
+    inputs, outputs = tensor_specs(None, None)
+    return GraphContract(
+        kind="tensor",
+        inputs=inputs,
+        outputs=outputs,
+        normalisation=Normalisation(),
+        size_multiple=8,
+        source=Source(file="x", sha256="0" * 64, network=UNetConfig()),
+    )
+
+
+def test_a_case_that_comes_again_is_computed_once_and_compared_each_time() -> None:
+    asked: list[int] = []
+
+    def reference(inputs: Arrays) -> Arrays:
+        asked.append(len(inputs[IMAGE]))
+        return {OUTPUT: inputs[IMAGE] * 2}
+
+    def candidate(inputs: Arrays) -> Arrays:
+        found = inputs[IMAGE] * 2
+        found[4:, :, 3, 3] += 1  # in the last of a batch of five
+        return {OUTPUT: found}
+
+    one, other = few_inputs(16, 16)[:2]
+    batches = ([one], [other, one, other, one, other])
+    found = compare_runs(
+        reference, candidate, contract(), ("a", "b"), judged=Judged("fp32", batches)
+    )
+    assert asked == [1, 1]
+    assert [bool(list(found.complaints(case))) for case in found.cases] == [False] * 5 + [True]
+    assert [case.name for case in found.cases][1:3] == [other.name, one.name]
+
+
+def test_by_what_it_is_judged_decides_how_strictly() -> None:
+    one = few_inputs(16, 16)[:1]
+
+    def off(by: float) -> Run:
+        return lambda inputs: {OUTPUT: np.ones_like(inputs[IMAGE]) + np.float32(by)}
+
+    def passes(arithmetic: Arithmetic, by: float) -> bool:
+        judged = Judged(arithmetic, [one])
+        return not compare_runs(off(0), off(by), contract(), ("a", "b"), judged=judged).failures()
+
+    assert [passes("fp32", by) for by in (5e-6, 1e-4)] == [True, False]
+    assert [passes("tf32", by) for by in (1.2e-2, 3e-2)] == [True, False]

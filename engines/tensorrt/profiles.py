@@ -6,15 +6,15 @@ its own, and a request goes to the smallest that takes it.
 
 from collections.abc import Sequence
 
-import msgspec
-
-from pconv_deploy.contract import GraphContract, TensorSpec, deployment_specs, tensor_specs
+from pconv_deploy.contract import GraphContract, TensorSpec
 from pconv_deploy.engines.tensorrt.options import Profile, Shape
 from pconv_deploy.errors import EngineError, UsageError
-from pconv_deploy.parity import parity_batches
+from pconv_deploy.parity import Batch, few_inputs, parity_batches, parity_inputs
 
 # Largest batch and side of each, which are also what it is fastest at.
 _LADDER = ((1, 512), (1, 1024), (8, 512), (8, 1024), (32, 512))
+# What is compared with the graph on a processor: pixels of one image, and of all in a batch.
+_MOST_PIXELS, _MOST_IN_A_BATCH = 1 << 22, 1 << 26
 
 
 def profiles_for(contract: GraphContract, wanted: Sequence[Profile] = ()) -> tuple[Profile, ...]:
@@ -72,24 +72,43 @@ def choose(profiles: Sequence[Profile], shape: Shape) -> int:
     return min(able, key=lambda index: (_volume(profiles[index].max), index))
 
 
-def judged_within(profiles: Sequence[Profile], contract: GraphContract) -> GraphContract:
-    """The contract by which an engine is compared with its graph.
+def judged_batches(profiles: Sequence[Profile], contract: GraphContract) -> list[Batch]:
+    """On what an engine is compared with its graph: every kind of hole, and every profile.
 
-    The usual cases are batches of three, of small images. Where no profile takes those, they have
-    the least shape of the first profile instead.
+    The usual cases are batches of three, of small images. Where some profile takes no such, they
+    have the least shape of the first profile instead. Then each profile has a batch of its best
+    shape and one of its largest, as far as the reference can compute them.
     """
-    usual = {
-        (contract.batch or len(batch), *batch[0].hole_mask.shape)
-        for batch in parity_batches(contract)
-    }
-    if all(any(profile.takes((n, h, w)) for profile in profiles) for n, h, w in usual):
-        return contract
-    batch, height, width = profiles[0].min
-    specs = deployment_specs if contract.kind == "deployment" else tensor_specs
-    inputs, outputs = specs(batch, (height, width))
-    return msgspec.structs.replace(
-        contract, batch=batch, size=(height, width), inputs=inputs, outputs=outputs
-    )
+    batches: list[Batch] = [*parity_batches(contract)]
+    shapes = {(contract.batch or len(batch), *batch[0].hole_mask.shape) for batch in batches}
+    if not all(any(profile.takes((n, h, w)) for profile in profiles) for n, h, w in shapes):
+        shapes = {profiles[0].min}
+        count, height, width = profiles[0].min
+        cases = parity_inputs(height, width)
+        groups = (cases[start : start + count] for start in range(0, len(cases), count))
+        batches = [_in_turn(group, count) for group in groups]
+    # The same cases in all shapes of one size, so that the reference computes them once.
+    few: dict[tuple[int, int], Batch] = {}
+    for shape in dict.fromkeys(shape for profile in profiles for shape in _affordable(profile)):
+        if shape not in shapes:
+            size = shape[1:]
+            few[size] = few.get(size) or few_inputs(*size)
+            batches.append(_in_turn(few[size], shape[0]))
+    return batches
+
+
+def _in_turn(cases: Batch, count: int) -> Batch:
+    return [cases[index % len(cases)] for index in range(count)]
+
+
+def _affordable(profile: Profile) -> list[Shape]:
+    """Its best and its largest shape but for those the reference cannot compute, or its least."""
+    able = [
+        shape
+        for shape in (profile.opt, profile.max)
+        if shape[1] * shape[2] <= _MOST_PIXELS and _volume(shape) <= _MOST_IN_A_BATCH
+    ]
+    return able or [profile.min]
 
 
 def tensor_shape(spec: TensorSpec, shape: Shape) -> tuple[int, ...]:

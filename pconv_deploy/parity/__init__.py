@@ -9,19 +9,39 @@ run and measured. `report`: what was found, and what is wrong with it.
 
 from pconv_deploy.parity.cases import (
     Arrays,
+    Batch,
     ParityInput,
+    few_inputs,
     graph_inputs,
     parity_batches,
     parity_inputs,
     pattern,
 )
-from pconv_deploy.parity.comparison import Run, check_outputs, compare, compare_runs, own_error
+from pconv_deploy.parity.comparison import (
+    Judged,
+    Run,
+    check_outputs,
+    compare,
+    compare_runs,
+    own_error,
+)
 from pconv_deploy.parity.report import ParityCase, ParityReport
-from pconv_deploy.parity.tolerances import TOLERANCES, Precision, Tolerance, allowed_error
+from pconv_deploy.parity.tolerances import (
+    PRECISIONS,
+    TOLERANCES,
+    Arithmetic,
+    Precision,
+    Tolerance,
+    allowed_error,
+)
 
 __all__ = [
+    "PRECISIONS",
     "TOLERANCES",
+    "Arithmetic",
     "Arrays",
+    "Batch",
+    "Judged",
     "ParityCase",
     "ParityInput",
     "ParityReport",
@@ -32,6 +52,7 @@ __all__ = [
     "check_outputs",
     "compare",
     "compare_runs",
+    "few_inputs",
     "graph_inputs",
     "own_error",
     "parity_batches",

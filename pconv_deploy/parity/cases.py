@@ -1,7 +1,7 @@
 """What both sides fill: patterns with holes of every kind, and in the form a graph takes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from pconv_deploy.images import Bytes
 
 Arrays = Mapping[str, NDArray[Any]]
 _MIN_PIXELS = 64  # fewer cannot show the area classes
+_LARGE = 1 << 20  # pixels of images of which one must do
 
 
 @dataclass(frozen=True)
@@ -25,30 +26,46 @@ class ParityInput:
     hole_mask: Bytes
 
 
+Batch = Sequence[ParityInput]
+
+
 def parity_inputs(height: int, width: int, seed: int = 0) -> list[ParityInput]:
     """Nine cases: irregular holes of the six area buckets, none, all, all but one pixel.
 
     Fewer than 64 pixels cannot show the buckets; there the last three remain.
     """
     rng = np.random.default_rng(seed)
-    cases = [
-        ParityInput(
-            f"irregular hole {low:.0%}-{high:.0%}, {width}x{height}",
-            pattern(rng, height, width),
-            irregular_hole(rng, height, width, (low, high)),
-        )
-        for low, high in (AREA_BUCKETS if height * width >= _MIN_PIXELS else ())
-    ]
+    buckets = AREA_BUCKETS if height * width >= _MIN_PIXELS else ()
+    cases = [_irregular(rng, height, width, area) for area in buckets]
     full = np.full((height, width), 255, np.uint8)
-    one_known = full.copy()
-    one_known[height // 2, width // 3] = 0
-    for name, hole in (
-        ("no hole", full - full),
-        ("all hole", full),
-        ("one known pixel", one_known),
-    ):
+    for name, hole in (("no hole", full - full), ("all hole", full)):
         cases.append(ParityInput(name, pattern(rng, height, width), hole))
-    return cases
+    return [*cases, _one_known(rng, height, width)]
+
+
+def few_inputs(height: int, width: int) -> list[ParityInput]:
+    """Three cases that take turns in batches of any length, or one of a large size.
+
+    So places in a batch that are a power of two apart have different cases.
+    """
+    rng = np.random.default_rng(height * width)
+    areas = (AREA_BUCKETS[2], AREA_BUCKETS[-1]) if height * width >= _MIN_PIXELS else ()
+    cases = [_irregular(rng, height, width, area) for area in areas]
+    return [*cases, _one_known(rng, height, width)][: 1 if height * width > _LARGE else None]
+
+
+def _irregular(
+    rng: np.random.Generator, height: int, width: int, area: tuple[float, float]
+) -> ParityInput:
+    name = f"irregular hole {area[0]:.0%}-{area[1]:.0%}, {width}x{height}"
+    image = pattern(rng, height, width)
+    return ParityInput(name, image, irregular_hole(rng, height, width, area))
+
+
+def _one_known(rng: np.random.Generator, height: int, width: int) -> ParityInput:
+    hole = np.full((height, width), 255, np.uint8)
+    hole[height // 2, width // 3] = 0
+    return ParityInput("one known pixel", pattern(rng, height, width), hole)
 
 
 def parity_batches(contract: GraphContract) -> list[list[ParityInput]]:
@@ -68,10 +85,10 @@ def parity_batches(contract: GraphContract) -> list[list[ParityInput]]:
     ]
 
 
-def graph_inputs(batch: list[ParityInput], contract: GraphContract) -> Arrays:
+def graph_inputs(batch: Batch, contract: GraphContract) -> Arrays:
     """Stack cases of one size into what a graph of this contract takes."""
     # A fixed batch is filled up with repetitions, whose results are not looked at.
-    padded = batch + batch[-1:] * ((contract.batch or len(batch)) - len(batch))
+    padded = [*batch, *[batch[-1]] * ((contract.batch or len(batch)) - len(batch))]
     image: NDArray[Any] = np.stack([case.image for case in padded])
     hole_mask: NDArray[Any] = np.stack([case.hole_mask for case in padded])
     if contract.kind == "tensor":

@@ -1,6 +1,7 @@
 """Both sides run on the same cases, and measured."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,24 @@ from numpy.typing import NDArray
 from pconv_deploy.contract import FILLED, IMAGE, OUTPUT, RAW_OUTPUT, GraphContract
 from pconv_deploy.errors import ParityError
 from pconv_deploy.images import Bytes
-from pconv_deploy.parity.cases import Arrays, ParityInput, graph_inputs, parity_batches
+from pconv_deploy.parity.cases import Arrays, Batch, ParityInput, graph_inputs, parity_batches
 from pconv_deploy.parity.report import ParityCase, ParityReport
-from pconv_deploy.parity.tolerances import TOLERANCES, Precision, allowed_error
+from pconv_deploy.parity.tolerances import TOLERANCES, Arithmetic, allowed_error
 
 Run = Callable[[Arrays], Arrays]
 
 
+@dataclass(frozen=True)
+class Judged:
+    """By what a candidate is judged: its row of TOLERANCES, and what it fills."""
+
+    arithmetic: Arithmetic
+    batches: Sequence[Batch]
+
+
 def own_error(exact: Run, rounded: Run, contract: GraphContract) -> float:
     """Largest relative error of a reference computed in fewer bits, over all cases."""
-    raw_name = OUTPUT if contract.kind == "tensor" else RAW_OUTPUT
+    raw_name = _raw_name(contract)
     errors = [0.0]
     for batch in parity_batches(contract):
         inputs = graph_inputs(batch, contract)
@@ -33,9 +42,11 @@ def compare_runs(
     contract: GraphContract,
     names: tuple[str, str],
     reference_in_precision: Run | float | None = None,
-    precision: Precision | None = None,
+    judged: Judged | None = None,
 ) -> ParityReport:
     """Fill every case on both sides and compare.
+
+    A case that comes again, as the same object, is computed once by the reference.
 
     Args:
         reference: takes the inputs of the contract, returns the raw output alone: `output` of a
@@ -45,23 +56,29 @@ def compare_runs(
         names: who the reference and the candidate are, for the report.
         reference_in_precision: the reference computed in the candidate's precision: how exact
             an answer can be expected. Or by how much it was found to err in all such cases.
-        precision: of the candidate; its row of TOLERANCES decides. None: the contract's.
+        judged: None takes the precision of the contract, and the usual cases.
 
     Raises:
         ParityError: the candidate's outputs are not those of the contract.
     """
-    raw_name = OUTPUT if contract.kind == "tensor" else RAW_OUTPUT
-    tolerance = TOLERANCES[precision or contract.precision]
+    judged = judged or Judged(contract.precision, parity_batches(contract))
+    tolerance = TOLERANCES[judged.arithmetic]
+    exact = _Answers(reference, contract)
     run_rounded = reference_in_precision if callable(reference_in_precision) else None
+    rounded = _Answers(run_rounded, contract) if run_rounded else None
     found_before = None if callable(reference_in_precision) else reference_in_precision
     cases: list[ParityCase] = []
-    for batch in parity_batches(contract):
+    for batch in judged.batches:
+        expected = exact.of(batch)
+        errors = (
+            [_error(*pair) for pair in zip(rounded.of(batch), expected, strict=True)]
+            if rounded
+            else [found_before] * len(batch)
+        )
         inputs = graph_inputs(batch, contract)
-        expected = reference(inputs)[raw_name]
-        rounded = run_rounded(inputs)[raw_name] if run_rounded else None
         found = candidate(inputs)
         check_outputs(found, contract, inputs[IMAGE])
-        filled, raw = found.get(FILLED), found.get(raw_name)
+        filled, raw = found.get(FILLED), found.get(_raw_name(contract))
         for i, case in enumerate(batch):
             cases.append(
                 compare(
@@ -69,9 +86,7 @@ def compare_runs(
                     expected[i].transpose(1, 2, 0),
                     filled=None if filled is None else filled[i],
                     raw=None if raw is None else raw[i].transpose(1, 2, 0),
-                    reference_error=found_before
-                    if rounded is None
-                    else _error(rounded[i], expected[i]),
+                    reference_error=errors[i],
                     tolerance=tolerance.relative,
                 )
             )
@@ -84,6 +99,21 @@ def compare_runs(
         outside_judged=tolerance.outside,
         cases=tuple(cases),
     )
+
+
+class _Answers:
+    """The raw outputs of one side, (3, H, W) of each case, computed once."""
+
+    def __init__(self, run: Run, contract: GraphContract) -> None:
+        self._run, self._contract = run, contract
+        self._known: dict[int, NDArray[np.floating]] = {}
+
+    def of(self, batch: Batch) -> list[NDArray[np.floating]]:
+        new = list({id(case): case for case in batch if id(case) not in self._known}.values())
+        if new:
+            raw = self._run(graph_inputs(new, self._contract))[_raw_name(self._contract)]
+            self._known |= {id(case): one for case, one in zip(new, raw, strict=False)}
+        return [self._known[id(case)] for case in batch]
 
 
 def compare(
@@ -132,6 +162,10 @@ def compare(
         finite=finite,
         reference_error=reference_error,
     )
+
+
+def _raw_name(contract: GraphContract) -> str:
+    return OUTPUT if contract.kind == "tensor" else RAW_OUTPUT
 
 
 def _error(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float | None:

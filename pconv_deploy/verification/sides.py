@@ -20,6 +20,7 @@ from pconv_deploy.contract import (
     Normalisation,
     Source,
 )
+from pconv_deploy.engines.acceptance import arithmetic_of
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import MANIFEST
 from pconv_deploy.errors import EngineError, InputError, needs
@@ -28,9 +29,9 @@ from pconv_deploy.images import Bytes
 from pconv_deploy.onnx_file import read_graph
 from pconv_deploy.onnx_run import graph_run
 from pconv_deploy.parity import (
+    Arithmetic,
     ParityInput,
     ParityReport,
-    Precision,
     Run,
     check_outputs,
     graph_inputs,
@@ -67,7 +68,7 @@ class SideFacts(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     kind: Literal["checkpoint", "graph", "engine"]
     computed_by: str
-    precision: Precision | Literal["fp64"]
+    precision: Arithmetic | Literal["fp64"]
     gives: tuple[Literal["raw_output", "composite"], ...]
     source: Source
 
@@ -121,7 +122,7 @@ def _engine_side(folder: Path) -> Side:
             path=shown(folder),
             kind="engine",
             computed_by=f"{built.package} {built.version} on {built.device}",
-            precision=manifest.precision,
+            precision=arithmetic_of(manifest.precision, manifest.plan),
             gives=("raw_output",) if contract.kind == "tensor" else ("composite",),
             source=contract.source,
         ),

@@ -21,10 +21,10 @@ from pconv_deploy.engines.tensorrt import builder, session
 from pconv_deploy.engines.tensorrt.builder import build_plan
 from pconv_deploy.engines.tensorrt.options import Profile, TensorRtOptions
 from pconv_deploy.engines.tensorrt.profiles import choose
-from pconv_deploy.errors import EngineError, ParityError
+from pconv_deploy.errors import EngineError, ParityError, UsageError
 from pconv_deploy.onnx_file import read_graph, with_raw_output
 from pconv_deploy.onnx_run import model_run
-from pconv_deploy.parity import Arrays, Precision
+from pconv_deploy.parity import TOLERANCES, Arithmetic, Arrays, Precision
 from tests.engines.tensorrt.conftest import SMALL
 from tests.engines.tensorrt.fake_inspector import FakeEngine
 
@@ -107,10 +107,11 @@ def test_an_engine_is_compared_and_its_layers_are_kept(
     assert manifest.executed == {"fp16": 2}
     assert manifest.engine_parity is not None
     assert not manifest.engine_parity.failures()
-    # No profile takes the usual batches of three.
+    # No profile takes the usual batches of three. One of the best shape, two of the largest.
     names = [case.name for case in manifest.engine_parity.cases]
-    assert len(names) == 9
+    assert len(names) == 9 + 1 + 2
     assert "irregular hole 1%-10%, 32x32" in names
+    assert names.count("irregular hole 20%-30%, 64x64") == 2
     assert manifest.plan is not None
     assert manifest.plan.layers is not None
     assert manifest.plan.layers.convolutions == {"fp16": 2}
@@ -124,9 +125,10 @@ def test_an_engine_is_compared_and_its_layers_are_kept(
 
 
 @pytest.mark.parametrize(
-    ("precision", "tf32", "plans"), [("fp16", False, 1), ("fp32", False, 2), ("fp32", True, 1)]
+    ("precision", "tf32", "judged_as"),
+    [("fp16", False, "fp16"), ("fp32", False, "fp32"), ("fp32", True, "tf32")],
 )
-def test_a_second_plan_is_built_only_where_it_tells_of_the_first(
+def test_one_plan_is_built_and_judged_by_what_it_shows(
     machine: Machine,
     graph: Path,
     tmp_path: Path,
@@ -134,7 +136,7 @@ def test_a_second_plan_is_built_only_where_it_tells_of_the_first(
     *,
     precision: Precision,
     tf32: bool,
-    plans: int,
+    judged_as: Arithmetic,
 ) -> None:
     machine(layer("CaskConvolution", {"fp16": "Half", "fp32": "Float"}[precision]))
     built: list[bytes] = []
@@ -146,11 +148,24 @@ def test_a_second_plan_is_built_only_where_it_tells_of_the_first(
     monkeypatch.setattr(builder, "build_plan", counted)
     options = TensorRtOptions(profiles=(SMALL,), tf32=tf32)
     wanted = BuildOptions(backend="tensorrt", precision=precision, tensorrt=options)
-    manifest = build_engine(graph, tmp_path / "x.engine", wanted)
-    assert len(built) == plans
-    assert manifest.engine_parity is not None
-    assert (manifest.engine_parity.worst_error is not None) == (plans == 2)
-    assert manifest.engine_parity.worst_composite_difference == 0
+    parity = build_engine(graph, tmp_path / "x.engine", wanted).engine_parity
+    assert len(built) == 1
+    assert parity is not None
+    assert parity.candidate.endswith(f", {judged_as}")
+    assert parity.tolerance == TOLERANCES[judged_as].relative
+    assert parity.worst_error is None  # it does not show what its network computes
+    assert parity.worst_composite_difference == 0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_tf32_is_refused_where_nothing_would_use_it(
+    machine: Machine, graph: Path, tmp_path: Path, precision: Precision
+) -> None:
+    machine()
+    options = TensorRtOptions(profiles=(SMALL,), tf32=True)
+    wanted = BuildOptions(backend="tensorrt", precision=precision, tensorrt=options)
+    with pytest.raises(UsageError, match=f"--tf32 for an engine that computes in {precision}"):
+        build_engine(graph, tmp_path / "x.engine", wanted)
 
 
 def test_each_profile_tells_of_its_own_layers(

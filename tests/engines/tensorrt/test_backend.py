@@ -15,7 +15,7 @@ from pconv_deploy.engines.registry import BACKENDS, backend_named
 from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX
 from pconv_deploy.engines.tensorrt.options import PlanFacts, TensorRtOptions
 from pconv_deploy.errors import UsageError
-from pconv_deploy.parity import TOLERANCES
+from pconv_deploy.parity import PRECISIONS
 
 ADA, AMPERE, HOPPER, TURING, VOLTA = "8.9", "8.0", "9.0", "7.5", "7.0"
 
@@ -134,7 +134,7 @@ def test_a_plan_for_rtx_is_for_its_own_release(here: Any) -> None:
 def test_precisions(here: Any) -> None:
     backend = TensorRtBackend()
     here(None)
-    assert [backend.why_not(p) for p in TOLERANCES] == [None] * 4
+    assert [backend.why_not(p) for p in PRECISIONS] == [None] * 4
     assert "no convolutions" in (TensorRtBackend(TENSORRT_RTX).why_not("int8") or "")
     here(VOLTA)
     assert backend.why_not("fp16") is None

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -6,7 +7,7 @@ from pconv_deploy.contract import GraphContract, Normalisation, Source, UNetConf
 from pconv_deploy.engines.tensorrt.options import Profile, Shape
 from pconv_deploy.engines.tensorrt.profiles import (
     choose,
-    judged_within,
+    judged_batches,
     profiles_for,
     tensor_shape,
 )
@@ -121,12 +122,60 @@ def test_shapes_of_the_tensors() -> None:
     assert tensor_shape(fixed, (1, 256, 256)) == (1, 256, 256, 3)
 
 
-def test_engines_are_judged_in_shapes_that_they_take() -> None:
-    free = contract()
-    assert judged_within(profiles_for(free), free) is free
-    fixed = contract(batch=2, size=(256, 512))
-    assert judged_within(profiles_for(fixed), fixed) is fixed
-    narrow = Profile(min=(1, 512, 256), opt=(1, 512, 512), max=(2, 512, 512))
-    judged = judged_within([narrow, only(3, 256, 256)], free)
-    assert (judged.batch, judged.size) == (1, (512, 256))
-    assert judged.inputs[0].shape == (1, 512, 256, 3)
+def judged(profiles: Sequence[Profile], **kind: Any) -> list[Shape]:
+    """The shapes an engine is compared in; each must be taken."""
+    batches = judged_batches(profiles, contract(**kind))
+    for batch in batches:
+        assert len({case.hole_mask.shape for case in batch}) == 1
+    return [(len(batch), *batch[0].hole_mask.shape) for batch in batches]
+
+
+def test_each_profile_is_judged_and_all_kinds_of_holes_are() -> None:
+    ladder = profiles_for(contract(64))
+    shapes = judged(ladder, multiple=64)
+    assert shapes == [(3, 64, 64)] * 3 + [(2, 64, 128)] + [profile.max for profile in ladder]
+    assert {choose(ladder, shape) for shape in shapes} == set(range(len(ladder)))
+
+
+def test_the_best_shape_is_judged_too() -> None:
+    profile = Profile(min=(1, 64, 64), opt=(2, 128, 64), max=(4, 128, 128))
+    assert judged([profile], multiple=64)[4:] == [(2, 128, 64), (4, 128, 128)]
+    assert judged([profile, profile], multiple=64) == judged([profile], multiple=64)
+
+
+def test_what_the_graph_fixes_is_judged_once() -> None:
+    fixed: dict[str, Any] = {"multiple": 64, "batch": 2, "size": (64, 128)}
+    batches = judged_batches(profiles_for(contract(**fixed)), contract(**fixed))
+    assert [len(batch) for batch in batches] == [2, 2, 2, 2, 1]
+    free_batch: dict[str, Any] = {"multiple": 64, "size": (64, 128)}
+    shapes = judged(profiles_for(contract(**free_batch)), **free_batch)
+    assert shapes == [(3, 64, 128)] * 3 + [(n, 64, 128) for n in (1, 8, 32)]
+
+
+def test_where_no_profile_takes_the_usual_cases_the_least_shape_has_them() -> None:
+    narrow = Profile(min=(2, 128, 64), opt=(2, 128, 128), max=(2, 128, 128))
+    batches = judged_batches([narrow, only(3, 64, 64)], contract(64))
+    assert [len(batch) for batch in batches] == [2, 2, 2, 2, 2, 2, 3]
+    nine = {case.name for batch in batches[:5] for case in batch}
+    assert len(nine) == 9
+    assert all(case.hole_mask.shape == (128, 64) for batch in batches[:5] for case in batch)
+
+
+def test_what_is_too_large_for_the_reference_is_not_judged() -> None:
+    huge = Profile(min=(1, 64, 64), opt=(1, 1024, 1024), max=(1, 4096, 4096))
+    assert judged([huge], multiple=64)[-1] == (1, 1024, 1024)
+    many = Profile(min=(1, 64, 64), opt=(512, 1024, 1024), max=(512, 1024, 1024))
+    assert judged([many], multiple=64)[-1] == (1, 64, 64)
+
+
+def test_cases_take_turns_and_are_the_same_in_all_batches_of_a_size() -> None:
+    batches = judged_batches([only(n, 128, 128) for n in (2, 1, 5)], contract(64))
+    small, large = batches[-2:]
+    assert [case.name for case in large] == [
+        "irregular hole 20%-30%, 128x128",
+        "irregular hole 50%-60%, 128x128",
+        "one known pixel",
+        "irregular hole 20%-30%, 128x128",
+        "irregular hole 50%-60%, 128x128",
+    ]
+    assert large[0] is large[3] is small[0]
