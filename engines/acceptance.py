@@ -4,15 +4,32 @@ The reference is the graph itself, run by ONNX Runtime node by node with every o
 off: slow, and none of what a runtime does to a graph to make it fast.
 """
 
+import contextlib
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pconv_deploy.contract import RAW_OUTPUT
-from pconv_deploy.engines.base import Session
-from pconv_deploy.engines.tensorrt.options import PlanFacts
+from pconv_deploy.engines.base import Backend, RunOptions, Session
+from pconv_deploy.engines.tensorrt.inspection import shortfall
+from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts
+from pconv_deploy.engines.tensorrt.profiles import judged_batches
 from pconv_deploy.errors import ParityError
-from pconv_deploy.onnx_file import ExportedGraph
+from pconv_deploy.onnx_file import ExportedGraph, with_raw_output
 from pconv_deploy.onnx_run import graph_run
-from pconv_deploy.parity import Arithmetic, Arrays, Judged, ParityReport, Precision, compare_runs
+from pconv_deploy.parity import (
+    Arithmetic,
+    Arrays,
+    Judged,
+    ParityReport,
+    Precision,
+    compare_runs,
+    parity_batches,
+)
+
+if TYPE_CHECKING:
+    import onnx
 
 # Convolutions that may be of another precision than their engine, by the engine's precision:
 # what is kept finer on purpose, or is too small to gain anything.
@@ -22,6 +39,41 @@ _MAY_RUN_IN: Mapping[Precision, frozenset[Precision]] = {
     "bf16": frozenset({"fp32", "bf16"}),
     "int8": frozenset({"fp32", "int8"}),
 }
+
+
+def accept(
+    backend: Backend,
+    folder: Path,
+    exported: ExportedGraph,
+    model: "onnx.ModelProto | None",
+    precision: Precision,
+    plan: PlanFacts | None,
+) -> tuple[ParityReport, Mapping[Precision, int]]:
+    """Run the engine in `folder` beside the graph as it was exported.
+
+    model: what it was built from, of which a witness is built that shows the network's own output.
+        None, or a TensorRT engine, compares only what the engine itself shows: TensorRT chooses
+        anew in every build, so that another would prove nothing of this one.
+    plan: of a TensorRT engine, whose profiles are the shapes it takes.
+    """
+    contract, installed = exported.contract, backend.runtime()
+    judged = Judged(
+        arithmetic_of(precision, plan),
+        judged_batches(plan.profiles, contract) if plan else parity_batches(contract),
+    )
+    with contextlib.ExitStack() as stack:
+        session = backend.open(folder, precision, RunOptions())
+        stack.callback(session.close)
+        witness = None
+        if model and plan is None and contract.kind == "deployment":
+            shown = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            content = with_raw_output(model).SerializeToString()
+            backend.build(content, contract, precision, shown)
+            witness = backend.open(shown, precision, RunOptions())
+            stack.callback(witness.close)
+        name = f"{installed.package} {installed.version}, {judged.arithmetic}"
+        parity = compare_with_graph(session, witness, exported, name, judged)
+    return parity, backend.executed(folder, contract, precision)
 
 
 def compare_with_graph(
@@ -70,14 +122,29 @@ def arithmetic_of(precision: Precision, plan: PlanFacts | None) -> Arithmetic:
     return "tf32" if precision == "fp32" and plan and plan.options.tf32 else precision
 
 
-def require_precision(executed: Mapping[Precision, int], wanted: Precision, engine: str) -> None:
+def require_precision(
+    executed: Mapping[Precision, int],
+    wanted: Precision,
+    engine: str,
+    layers: Layers | None = None,
+) -> None:
     """Compare what the runtime says it computes in with what was asked for.
 
+    Args:
+        executed: convolutions, by the precision they compute in.
+        wanted: of the engine.
+        engine: its name, for messages.
+        layers: what TensorRT tells of them. Where it tells the work of each, most of it must be in
+            the wanted precision; where it does not, their number says little and decides nothing.
+
     Raises:
-        ParityError: no convolution runs in the wanted precision, or one in a coarser one.
+        ParityError: no convolution runs in the wanted precision, or one in a coarser one, or too
+            little of their work is in it.
     """
     if not executed.get(wanted) or not executed.keys() <= _MAY_RUN_IN[wanted]:
         found = ", ".join(f"{count} in {precision}" for precision, count in executed.items())
         raise ParityError(
             f"{engine} was to compute in {wanted}; found convolutions: {found or 'none'}"
         )
+    if layers and layers.work and (why := shortfall(layers, wanted)):
+        raise ParityError(f"{engine} was to compute in {wanted}; {why}")

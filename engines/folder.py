@@ -5,14 +5,13 @@ import datetime
 import hashlib
 import platform
 import shlex
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pconv_deploy.engines.acceptance import arithmetic_of, compare_with_graph, require_precision
+from pconv_deploy.engines.acceptance import accept, require_precision
 from pconv_deploy.engines.base import Backend, RunOptions, Session
 from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles, require_folders
 from pconv_deploy.engines.locks import locked
@@ -29,16 +28,15 @@ from pconv_deploy.engines.manifest import (
 )
 from pconv_deploy.engines.preparation import prepare
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.engines.tensorrt.options import PlanFacts, TensorRtOptions, words
-from pconv_deploy.engines.tensorrt.profiles import judged_batches
+from pconv_deploy.engines.tensorrt.options import TensorRtOptions, words
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.errors import EngineError, GraphError, UsageError
 from pconv_deploy.files import atomic_folder, parent_made, writing
-from pconv_deploy.onnx_file import ExportedGraph, read_graph, with_raw_output
-from pconv_deploy.parity import PRECISIONS, Judged, ParityReport, Precision, parity_batches
+from pconv_deploy.onnx_file import ExportedGraph, read_graph
+from pconv_deploy.parity import PRECISIONS, ParityReport, Precision
 
 if TYPE_CHECKING:
-    import onnx
+    pass
 
 _NOTHING_FOR_TF32: tuple[Precision, ...] = ("fp16", "bf16")
 
@@ -121,7 +119,8 @@ def build_engine(
             progress("comparing the engine with the graph")
             parity, executed = accept(backend, folder, exported, prepared.model, precision, plan)
             parity.require_success(str(output))
-            require_precision(executed, precision, str(output))
+            layers = plan.layers if plan else None
+            require_precision(executed, precision, str(output), layers)
         manifest = Manifest(
             backend=backend.name,
             precision=precision,
@@ -206,41 +205,6 @@ def _refuse_precision(backend: Backend, precision: Precision, options: BuildOpti
         )
     if precision != "int8" and options.calibration is not None:
         raise UsageError(f"only int8 engines are calibrated; this one computes in {precision}")
-
-
-def accept(
-    backend: Backend,
-    folder: Path,
-    exported: ExportedGraph,
-    model: "onnx.ModelProto | None",
-    precision: Precision,
-    plan: PlanFacts | None,
-) -> tuple[ParityReport, Mapping[Precision, int]]:
-    """Run the engine in `folder` beside the graph as it was exported.
-
-    model: what it was built from, of which a witness is built that shows the network's own output.
-        None, or a TensorRT engine, compares only what the engine itself shows: TensorRT chooses
-        anew in every build, so that another would prove nothing of this one.
-    plan: of a TensorRT engine, whose profiles are the shapes it takes.
-    """
-    contract, installed = exported.contract, backend.runtime()
-    judged = Judged(
-        arithmetic_of(precision, plan),
-        judged_batches(plan.profiles, contract) if plan else parity_batches(contract),
-    )
-    with contextlib.ExitStack() as stack:
-        session = backend.open(folder, precision, RunOptions())
-        stack.callback(session.close)
-        witness = None
-        if model and plan is None and contract.kind == "deployment":
-            shown = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            content = with_raw_output(model).SerializeToString()
-            backend.build(content, contract, precision, shown)
-            witness = backend.open(shown, precision, RunOptions())
-            stack.callback(witness.close)
-        name = f"{installed.package} {installed.version}, {judged.arithmetic}"
-        parity = compare_with_graph(session, witness, exported, name, judged)
-    return parity, backend.executed(folder, contract, precision)
 
 
 def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[Manifest, Session]:

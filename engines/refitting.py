@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from pconv_deploy.engines.acceptance import require_precision
+from pconv_deploy.engines.acceptance import accept, require_precision
 from pconv_deploy.engines.backends.tensorrt import PLAN, TensorRtBackend
 from pconv_deploy.engines.base import Progress
-from pconv_deploy.engines.folder import accept, alone, built_with, is_engine, now
+from pconv_deploy.engines.folder import alone, built_with, is_engine, now
 from pconv_deploy.engines.manifest import (
     Manifest,
     check_machine,

@@ -176,7 +176,7 @@ def test_each_profile_tells_of_its_own_layers(
     options = TensorRtOptions(profiles=(SMALL, larger))
     machine(
         *[layer("CaskConvolution", "Half", weights=w) for w in ("Half", "Half", "")],
-        layer("CaskConvolution", "Float"),
+        layer("CaskConvolution", "Float") | {"Weights": {"Type": "Float", "Count": 8}},
         profiles=options.profiles,
     )
     wanted = BuildOptions(backend="tensorrt", precision="fp16", tensorrt=options)
@@ -185,7 +185,7 @@ def test_each_profile_tells_of_its_own_layers(
     assert manifest.plan.layers is not None
     assert manifest.plan.layers.count == 8
     assert manifest.plan.layers.convolutions == {"fp16": 6, "fp32": 2}
-    assert manifest.plan.layers.work == {"fp16": 0.75, "fp32": 0.25}
+    assert manifest.plan.layers.work == {"fp16": 0.9643, "fp32": 0.0357}
     kept = json.loads((tmp_path / "x.engine" / "layers.json").read_text())["engine"]
     assert sum("[profile 1]" in told["Name"] for told in kept["Layers"]) == 4
     assert kept["Bindings"] == ["image", "filled", "image [profile 1]", "filled [profile 1]"]
@@ -225,6 +225,23 @@ def test_an_engine_that_computes_in_another_precision_is_not_kept(
     with pytest.raises(ParityError, match="was to compute in fp16; found convolutions: 1 in fp32"):
         build_engine(graph, tmp_path / "x.engine", OPTIONS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_most_of_the_work_must_be_in_the_precision(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    """Where the inspector tells of it; of one node that tells nothing, the graph's types do."""
+    layers = [layer("CaskConvolution", form) for form in ("Half", "Float", "Float")]
+    machine(*layers)
+    message = "in fp16; 33 % of the convolutions' work is in fp16, needed 90 %; found 1 in fp16"
+    with pytest.raises(ParityError, match=message):
+        build_engine(graph, tmp_path / "x.engine", OPTIONS)
+    assert list(tmp_path.iterdir()) == []
+    machine(*layers, layer("Myelin", "Half"))
+    steps: list[str] = []
+    manifest = build_engine(graph, tmp_path / "x.engine", OPTIONS, progress=steps.append)
+    assert manifest.executed["fp16"] > manifest.executed.get("fp32", 0)
+    assert [step for step in steps if step.startswith("note: 33 % of the convolutions is in fp16")]
 
 
 def test_layers_that_only_move_numbers_are_told_of(

@@ -50,7 +50,7 @@ def test_the_engine_computes_the_other_checkpoint(engine: Engine, folder: Path) 
     assert manifest.graph_sha256 == sha256_of(folder / "new.onnx")
     assert manifest.export_parity == exported.parity
     assert manifest.engine_parity is not None
-    assert len(manifest.engine_parity.cases) == 9  # of a size that its profile takes
+    assert len(manifest.engine_parity.cases) == 9 + 1 + 2  # in shapes that its profile takes
     assert manifest.executed == {manifest.precision: 6}
     assert content(output)["layers.json"] == before["layers.json"]
     assert manifest.plan is not None
