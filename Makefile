@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 GPU := .venv-gpu
 
+RECENT = $(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) else f"pconv-deploy needs Python 3.11 or later, {sys.executable} is {v[0]}.{v[1]}: run make with PYTHON=/path/to/python3.11")'
+
 .PHONY: demo test bench gpu-report check format install lock clean
 
 demo: install  ## Export, build, fill holes in photos, measure; everything lands in demo/
@@ -30,7 +32,7 @@ format: install  ## Rewrite the sources in the project's format
 install: .venv/installed  ## The virtual environment alone
 
 .venv/installed: pyproject.toml requirements.txt
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v >= (3, 11) else f"pconv-deploy needs Python 3.11 or later, {sys.executable} is {v[0]}.{v[1]}: run make with PYTHON=/path/to/python3.11")'
+	@$(RECENT)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -39,6 +41,8 @@ install: .venv/installed  ## The virtual environment alone
 # ONNX Runtime for GPUs takes the place of the one for CPUs. Its TensorRT provider is made for
 # TensorRT 10, which we build engines with as well.
 $(GPU)/installed: pyproject.toml requirements.txt
+	@$(RECENT)
+	@$(PYTHON) -c 'import ctypes, sys; cuda = ctypes.CDLL("libcuda.so.1"); takes = ctypes.c_int(); cuda.cuDriverGetVersion(ctypes.byref(takes)); sys.exit(bool(cuda.cuInit(0)) or takes.value < 13000)' 2>/dev/null || { echo "make gpu-report needs an NVIDIA GPU with a driver for CUDA 13: found none. Nothing was installed" >&2; exit 1; }
 	$(PYTHON) -m venv $(GPU)
 	sed -e '/^tensorrt_/d' -e 's/^onnxruntime==/onnxruntime-gpu==/' requirements.txt > $(GPU)/requirements.txt
 	$(GPU)/bin/python -m pip install --quiet --disable-pip-version-check -r $(GPU)/requirements.txt

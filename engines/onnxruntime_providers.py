@@ -101,6 +101,14 @@ def open_alone(model: Path, provider: str, load: Callable[[Path, bool], Any]) ->
     raise EngineError(f"{model.parent} does not run on {provider} alone: {why}")
 
 
+def computes_shapes(content: bytes) -> bool:
+    """Whether a graph asks for sizes when it runs, as -O3 makes graphs of free size do."""
+    import onnx
+
+    nodes = onnx.load_from_string(inlined(content)).graph.node
+    return any(node.op_type in ("Shape", "Size") for node in nodes)
+
+
 def typed_convolutions(content: bytes) -> Mapping[Precision, int]:
     """Count an ONNX file's convolutions by the type of their weights."""
     import onnx

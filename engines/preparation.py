@@ -93,8 +93,9 @@ def _editing_graphs(backend: Backend) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
+        extra = "gpu" if backend.name.startswith("onnxruntime-") else backend.name
         raise MissingRuntimeError(
-            f"building engines needs {error.name}: pip install 'pconv-deploy[{backend.name}]'"
+            f"building engines needs {error.name}: pip install 'pconv-deploy[{extra}]'"
         ) from error
 
 

@@ -11,6 +11,7 @@ from pconv_deploy.engines.backends.onnxruntime_gpu import (
 from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
 from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
 from pconv_deploy.engines.base import Backend
+from pconv_deploy.engines.tensorrt.config import refuse_foreign
 from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX
 from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 from pconv_deploy.errors import UsageError
@@ -34,7 +35,8 @@ def backend_named(name: str, tensorrt: TensorRtOptions | None = None) -> Backend
         tensorrt: how TensorRT is to build; None for the usual way, or another backend.
 
     Raises:
-        UsageError: there is none of that name, or `tensorrt` is given to another one.
+        UsageError: there is none of that name, `tensorrt` is given to another one, or has an
+            option that this one does not have.
     """
     for backend in BACKENDS:
         if backend.name != name:
@@ -42,6 +44,7 @@ def backend_named(name: str, tensorrt: TensorRtOptions | None = None) -> Backend
         if tensorrt is None:
             return backend
         if isinstance(backend, TensorRtBackend):
+            refuse_foreign(backend.flavour, tensorrt)
             return replace(backend, options=tensorrt)
         raise UsageError(f"the {name} backend has none of TensorRT's options")
     known = ", ".join(backend.name for backend in BACKENDS)

@@ -93,3 +93,21 @@ def test_the_wheel_alone_fills_a_hole_without_torch(
         assert (after == np.array(cli)).all()
     assert (after[hole == 0] == before[hole == 0]).all()
     assert (after[hole != 0] != before[hole != 0]).mean() > 0.9
+
+
+def test_a_gpu_is_looked_for_before_gigabytes_are_installed(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "requirements.txt"):
+        (tmp_path / name).touch()
+    python, log = tmp_path / "python", tmp_path / "log"
+    # Recent enough, on a machine without libcuda.so.1.
+    python.write_text(f'#!/bin/sh\necho "$2" >> {log}\ncase "$2" in *libcuda*) exit 1;; esac\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["make", "-f", str(ROOT / "Makefile"), "gpu-report", f"PYTHON={python}"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "needs an NVIDIA GPU with a driver for CUDA 13" in done.stderr
+    looked = log.read_text().splitlines()
+    assert len(looked) == 2
+    assert "sys.version_info" in looked[0]

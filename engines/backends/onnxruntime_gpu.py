@@ -16,11 +16,12 @@ from typing import Any, Self
 
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.base import Gpu, Progress, RunOptions, Runtime, silent
-from pconv_deploy.engines.cuda.devices import current_gpu, why_no_gpu
+from pconv_deploy.engines.cuda.devices import current_gpu, gpu_here, why_no_gpu
 from pconv_deploy.engines.onnxruntime_providers import (
     RECORD_ASSIGNMENT,
     REFUSE_CPU,
     OnnxRuntimeGpuSession,
+    computes_shapes,
     find_libraries,
     how_to_install,
     missing_libraries,
@@ -38,6 +39,7 @@ from pconv_deploy.errors import EngineError, MissingRuntimeError
 from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.parity import Precision
 
+_CUDA = "CUDAExecutionProvider"
 # Read by NVIDIA's libraries when they start.
 _TF32 = "NVIDIA_TF32_OVERRIDE"
 _PLUGIN_PACKAGE = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
@@ -81,7 +83,9 @@ class OnnxRuntimeGpuBackend:
         release = onnxruntime.__version__
         if self.plugin and (plugins := packages_distributions().get(self.plugin)):
             package, release = f"{package}+{plugins[0]}", f"{release}+{version(plugins[0])}"
-        return Runtime(package=package, version=release, gpu=_gpu())
+        # Where nothing could run anyway, a GPU that cannot be reached is no obstacle to building.
+        gpu = _gpu() if self._why_no_provider(onnxruntime) else gpu_here()
+        return Runtime(package=package, version=release, gpu=gpu)
 
     def usual_form(self, precision: Precision) -> Arrangement:
         # Nobody has measured them on a GPU. Transposed convolutions exist in no provider in bf16.
@@ -118,9 +122,14 @@ class OnnxRuntimeGpuBackend:
         contract: GraphContract,  # noqa: ARG002
         precision: Precision,  # noqa: ARG002  the graph's types say it
         folder: Path,
-        progress: Progress = silent,  # noqa: ARG002
+        progress: Progress = silent,
     ) -> None:
         (folder / MODEL).write_bytes(graph)
+        if self.provider == _CUDA and computes_shapes(graph):
+            progress(
+                f"note: this graph computes shapes at run time, which {_CUDA} leaves to the CPU: "
+                "the engine will be refused where it is to run. Export at -O2"
+            )
 
     def open(
         self,
@@ -222,7 +231,7 @@ _DEVICE = ("device_id", "0")
 
 ONNXRUNTIME_CUDA = OnnxRuntimeGpuBackend(
     name="onnxruntime-cuda",
-    provider="CUDAExecutionProvider",
+    provider=_CUDA,
     options=(
         _DEVICE,
         ("use_tf32", "0"),

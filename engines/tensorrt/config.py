@@ -29,7 +29,7 @@ def configure(flavour: Flavour, library: ModuleType, config: Any, options: Tenso
         elif hasattr(library.BuilderFlag, name):
             config.clear_flag(getattr(library.BuilderFlag, name))
 
-    _refuse_foreign(flavour, options)
+    refuse_foreign(flavour, options)
     set_flag("TF32", options.tf32, "--tf32")
     set_flag("REFIT", options.refit, "--refit")
     set_flag("STRIP_PLAN", options.strip_weights, "--strip-weights")
@@ -64,8 +64,12 @@ def _allow_capture(library: ModuleType, config: Any) -> None:
         config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
 
-def _refuse_foreign(flavour: Flavour, options: TensorRtOptions) -> None:
-    """Each flavour has its own way to reach several kinds of GPU; RTX has less to choose."""
+def refuse_foreign(flavour: Flavour, options: TensorRtOptions) -> None:
+    """Each flavour has its own way to reach several kinds of GPU; RTX has less to choose.
+
+    Raises:
+        UsageError: an option that this flavour does not have.
+    """
     if flavour == TENSORRT_RTX and options.hardware_compatibility != "none":
         raise UsageError(
             f"{flavour.title} has no --hardware-compatibility-level; say for which GPUs with "

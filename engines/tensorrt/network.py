@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pconv_deploy.engines.tensorrt.inspection import convolution_types
 from pconv_deploy.engines.tensorrt.library import words_of
 from pconv_deploy.engines.tensorrt.lint import lint, refuse
-from pconv_deploy.errors import EngineError
+from pconv_deploy.errors import GraphError
 from pconv_deploy.onnx_file import inlined
 from pconv_deploy.parity import Precision
 
@@ -32,8 +32,8 @@ def parse(library: ModuleType, builder: Any, log: Any, graph: bytes) -> ParsedNe
     """Read a graph into a strongly typed network.
 
     Raises:
-        GraphError: it holds what TensorRT is known not to take; the message names the node.
-        EngineError: the parser refuses it.
+        GraphError: it holds what TensorRT is known not to take, or what its parser refuses; the
+            message names the node.
     """
     model = as_read(graph)
     # Required of TensorRT 10; in 11 every network is strongly typed.
@@ -41,7 +41,7 @@ def parse(library: ModuleType, builder: Any, log: Any, graph: bytes) -> ParsedNe
     network = builder.create_network(1 << int(flag))
     parser = library.OnnxParser(network, log)
     if not parser.parse(model.SerializeToString()):
-        raise EngineError(f"TensorRT cannot read the graph: {words_of_parser(parser, log)}")
+        raise GraphError(f"TensorRT cannot read the graph: {words_of_parser(parser, log)}")
     return ParsedNetwork(network, parser, convolution_types(model))
 
 

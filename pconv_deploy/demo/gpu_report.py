@@ -32,7 +32,12 @@ from pconv_deploy.errors import PConvError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
 from pconv_deploy.onnx_file import read_graph
 
-_PACKAGES = ("pconv-deploy", "torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "cuda-bindings")
+# TensorRT comes under several names: alone, or for one release of CUDA.
+_PACKAGES = (
+    *("pconv-deploy", "torch", "onnxruntime", "onnxruntime-gpu", "cuda-bindings"),
+    *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx", "tensorrt-rtx-cu13"),
+    *("onnxruntime-ep-nv-tensorrt-rtx-cu12", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
+)
 
 
 def _versions() -> dict[str, str]:

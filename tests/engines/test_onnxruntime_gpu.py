@@ -28,9 +28,11 @@ from pconv_deploy.engines.backends.onnxruntime_gpu import (
     OnnxRuntimeGpuBackend,
 )
 from pconv_deploy.engines.base import Gpu, RunOptions, Runtime
+from pconv_deploy.engines.cuda.devices import gpu_here
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.onnxruntime_providers import REFUSE_CPU
-from pconv_deploy.errors import EngineError, UsageError
+from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
+from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.parity import Arrays
 
 CPU = "CPUExecutionProvider"
@@ -127,6 +129,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[OnnxRuntimeGpuBackend]
         monkeypatch.setattr(onnxruntime_gpu, "import_onnxruntime", lambda *_: stand_in)
         monkeypatch.setattr(onnxruntime_gpu, "why_no_gpu", lambda: None)
         monkeypatch.setattr(onnxruntime_gpu, "current_gpu", lambda: GPU)
+        monkeypatch.setattr(onnxruntime_gpu, "gpu_here", lambda: GPU)
         return stand_in
 
     return make
@@ -148,6 +151,28 @@ def feed() -> Arrays:
     hole_mask[:, 5:20, 7:21] = 1
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)
     return {"image": image, "hole_mask": hole_mask}
+
+
+def test_where_its_provider_is_a_gpu_must_be_reached_before_anything_is_built(
+    pretend: Pretend, monkeypatch: pytest.MonkeyPatch, graph: Path, tmp_path: Path
+) -> None:
+    pretend(ONNXRUNTIME_CUDA)
+    monkeypatch.setattr(onnxruntime_gpu, "gpu_here", gpu_here)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    with pytest.raises(MissingRuntimeError, match="pip install 'cuda-bindings"):
+        build_engine(graph, tmp_path / "x.engine", FP16)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_the_cuda_provider_would_refuse_is_noted(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    export_checkpoint(checkpoint, tmp_path / "x.onnx", ExportOptions(level=3))
+    said: list[str] = []
+    build_engine(tmp_path / "x.onnx", tmp_path / "x.engine", FP16, progress=said.append)
+    (note,) = [step for step in said if step.startswith("note: ")]
+    assert "computes shapes at run time" in note
+    assert "Export at -O2" in note
 
 
 def test_built_where_it_cannot_run_it_is_kept_and_not_opened(kept: Path) -> None:

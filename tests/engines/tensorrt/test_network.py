@@ -46,7 +46,7 @@ def test_the_parsers_errors_name_the_node(
         helper.make_node("Reshape", ["r", "shape"], ["y"], name="decoder.reshape"),
         shape=np.array([5, 7], np.int64),
     )
-    with pytest.raises(EngineError) as caught:
+    with pytest.raises(GraphError) as caught:
         parsed(tensorrt, bad)
     assert str(caught.value).startswith("TensorRT cannot read the graph: ")
     assert "node 'decoder.reshape' (Reshape): " in str(caught.value)
