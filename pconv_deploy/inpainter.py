@@ -199,7 +199,7 @@ class Inpainter:
             `filled`, (N, H, W, 3) uint8.
 
         Raises:
-            UsageError: the engine's runtime takes no arrays on the GPU, or `stream` is none.
+            UsageError: the engine's runtime takes no arrays on the GPU, or `stream` is no stream.
             InputError: an array that is not contiguous, or of another type, shape or device.
             EngineError: the runtime failed, takes no such size or batch, or is closed.
         """

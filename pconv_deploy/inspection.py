@@ -14,14 +14,12 @@ from pconv_deploy.engines.manifest import (
     describe_parity,
     read_manifest,
 )
-from pconv_deploy.engines.tensorrt.inspection import complaints
 from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts, words
 from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError
 from pconv_deploy.file_kinds import is_graph
 from pconv_deploy.files import sha256_of
 from pconv_deploy.onnx_file import read_graph
-from pconv_deploy.parity import Precision
 
 _JUDGES = {"engine": "the engine", "graph": "its graph: the engine has not run"}
 Facts = dict[str, str | dict[str, str]]
@@ -64,7 +62,7 @@ def _engine_facts(folder: Path) -> Facts:
         "files are": _state(folder, manifest),
         "rebuild": manifest.command,
         **_contract_facts(manifest.contract),
-        **(_plan_facts(manifest.plan, manifest.precision) if manifest.plan else {}),
+        **(_plan_facts(manifest.plan) if manifest.plan else {}),
         "files": {
             name: f"{f.size:,} bytes, sha256 {f.sha256}" for name, f in manifest.files.items()
         },
@@ -79,7 +77,7 @@ def _gpu_facts(built: BuiltWith) -> Facts:
     return {} if built.device == "cpu" else {"GPU": "none was found where it was built"}
 
 
-def _plan_facts(plan: PlanFacts, precision: Precision) -> Facts:
+def _plan_facts(plan: PlanFacts) -> Facts:
     """Of a TensorRT engine; it takes what its profiles take, whatever its graph does."""
     chosen = words(msgspec.structs.replace(plan.options, profiles=()))
     profiles = {f"profile {n}": profile.describe() for n, profile in enumerate(plan.profiles)}
@@ -87,12 +85,13 @@ def _plan_facts(plan: PlanFacts, precision: Precision) -> Facts:
         "shapes": profiles,  # batch x height x width
         "options": shlex.join(chosen) or "TensorRT's usual ones",
         "build took": f"{plan.build_seconds:.0f} s",
-        "layers": _layers(plan.layers, precision) if plan.layers else "not known: no GPU was found",
+        "layers": _layers(plan.layers) if plan.layers else "not known: no GPU was found",
+        **({"notes": "; ".join(plan.notes)} if plan.notes else {}),
     }
 
 
-def _layers(layers: Layers, precision: Precision) -> dict[str, str]:
-    """What TensorRT's engine inspector told, and what is not as it should be."""
+def _layers(layers: Layers) -> dict[str, str]:
+    """What TensorRT's engine inspector told."""
     convolutions = ", ".join(f"{n} in {name}" for name, n in layers.convolutions.items())
     work = ", ".join(f"{share:.0%} in {name}" for name, share in layers.work.items())
     return {
@@ -100,7 +99,6 @@ def _layers(layers: Layers, precision: Precision) -> dict[str, str]:
         "only moving numbers": str(layers.reformats),
         "convolutions": convolutions or "not told",
         "their work": work or "not told",
-        **({"note": "; ".join(found)} if (found := complaints(layers, precision)) else {}),
     }
 
 

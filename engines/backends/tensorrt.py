@@ -112,10 +112,11 @@ class TensorRtBackend:
         built = build_plan(self.flavour, self._import(), request, self._why_not_here(), progress)
         (folder / PLAN).write_bytes(built.plan)
         (folder / LAYERS).write_bytes(msgspec.json.encode(built.evidence))
-        if built.facts.layers:
-            for complaint in complaints(built.facts.layers, precision):
-                progress(f"note: {complaint}")
-        return built.facts
+        layers = built.facts.layers
+        notes = tuple(complaints(layers, precision)) if layers else ()
+        for note in notes:
+            progress(f"note: {note}")
+        return msgspec.structs.replace(built.facts, notes=notes)
 
     def open(
         self,

@@ -135,9 +135,15 @@ class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class PlanFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is recorded of a TensorRT plan; layers None: there was no GPU to ask it on."""
+    """What is recorded of a TensorRT plan.
+
+    options, profiles  as it was built with
+    layers             None: there was no GPU to ask it on
+    notes              what is not as it should be in them, for people
+    """
 
     options: TensorRtOptions
     profiles: tuple[Profile, ...]
     build_seconds: float
     layers: Layers | None = None
+    notes: tuple[str, ...] = ()

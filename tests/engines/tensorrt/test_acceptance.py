@@ -249,9 +249,11 @@ def test_layers_that_only_move_numbers_are_told_of(
 ) -> None:
     machine(layer("CaskConvolution", "Half"), layer("Reformat", "Half"))
     steps: list[str] = []
-    build_engine(graph, tmp_path / "x.engine", OPTIONS, progress=steps.append)
-    notes = {step for step in steps if step.startswith("note: ")}
-    assert notes == {"note: 1 of 2 layers, between others, only change how numbers are laid out"}
+    manifest = build_engine(graph, tmp_path / "x.engine", OPTIONS, progress=steps.append)
+    note = "1 of 2 layers, between others, only change how numbers are laid out"
+    assert {step for step in steps if step.startswith("note: ")} == {f"note: {note}"}
+    assert manifest.plan is not None
+    assert manifest.plan.notes == (note,)
 
 
 def test_a_plan_that_does_not_load_is_an_error(
