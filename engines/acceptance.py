@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pconv_deploy.contract import RAW_OUTPUT
 from pconv_deploy.engines.base import Backend, RunOptions, Session
 from pconv_deploy.engines.tensorrt.inspection import shortfall
@@ -19,12 +21,14 @@ from pconv_deploy.errors import ParityError
 from pconv_deploy.onnx_file import ExportedGraph, with_raw_output
 from pconv_deploy.onnx_run import graph_run
 from pconv_deploy.parity import (
+    TOLERANCES,
     Arithmetic,
     Arrays,
     Judged,
     ParityReport,
     Precision,
     compare_runs,
+    own_error,
     parity_batches,
 )
 
@@ -72,8 +76,29 @@ def accept(
             witness = backend.open(shown, precision, RunOptions())
             stack.callback(witness.close)
         name = f"{installed.package} {installed.version}, {judged.arithmetic}"
-        parity = compare_with_graph(session, witness, exported, name, judged)
+        own = _own_rounding(backend, exported, precision)
+        parity = compare_with_graph(session, witness, exported, name, judged, own)
     return parity, backend.executed(folder, contract, precision)
+
+
+def _own_rounding(backend: Backend, exported: ExportedGraph, precision: Precision) -> float | None:
+    """How far rounding alone carries in this network; in which of the cases, is chance.
+
+    The export has measured it in the graph's precision. Where an engine is typed as a graph of
+    half precision would be, such a graph tells, computed on the processor.
+    """
+    contract = exported.contract
+    if precision not in ("fp16", "bf16") or contract.precision != "fp32" or not backend.typed:
+        return exported.parity.reference_error if exported.parity else None
+    from pconv_deploy.export.half_precision import in_half_precision
+
+    typed = msgspec.structs.replace(contract, precision=precision)
+    return own_error(
+        graph_run(exported.model, contract, optimised=False),
+        graph_run(in_half_precision(exported.model, precision), typed, optimised=False),
+        contract,
+        outside=TOLERANCES[precision].outside,
+    )
 
 
 def compare_with_graph(
@@ -82,6 +107,7 @@ def compare_with_graph(
     exported: ExportedGraph,
     engine: str,
     judged: Judged,
+    own_rounding: float | None,
 ) -> ParityReport:
     """Fill the same cases on both sides.
 
@@ -92,6 +118,7 @@ def compare_with_graph(
         exported: the graph as it was exported.
         engine: its name in the report.
         judged: on what, in shapes that the engine takes, and how strictly.
+        own_rounding: how far rounding alone carries in this network.
 
     Raises:
         GraphError: ONNX Runtime cannot run the graph.
@@ -110,9 +137,7 @@ def compare_with_graph(
         run_engine,
         exported.contract,
         ("the exported graph, unoptimised", engine),
-        # Both round. How far that carries in this network the export has measured; in which of
-        # the cases it carries farthest is chance.
-        reference_in_precision=exported.parity.reference_error if exported.parity else None,
+        reference_in_precision=own_rounding,
         judged=judged,
     )
 

@@ -6,6 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pconv_deploy.contract import (
+    HOLE_MASK,
     IMAGE,
     OUTPUT,
     GraphContract,
@@ -29,6 +30,7 @@ from pconv_deploy.parity import (
     compare,
     compare_runs,
     few_inputs,
+    own_error,
     parity_inputs,
 )
 
@@ -307,6 +309,19 @@ def test_a_case_that_comes_again_is_computed_once_and_compared_each_time() -> No
     assert asked == [1, 1]
     assert [bool(list(found.complaints(case))) for case in found.cases] == [False] * 5 + [True]
     assert [case.name for case in found.cases][1:3] == [other.name, one.name]
+
+
+def test_rounding_is_measured_where_it_is_judged() -> None:
+    """In the holes alone, or everywhere; the most of any case, against the largest value."""
+
+    def exact(inputs: Arrays) -> Arrays:
+        return {OUTPUT: np.full_like(inputs[IMAGE], 2)}
+
+    def rounded(inputs: Arrays) -> Arrays:
+        return {OUTPUT: np.where(inputs[HOLE_MASK] == 0, 2.5, 2.1)}
+
+    assert own_error(exact, rounded, contract()) == pytest.approx(0.25)
+    assert own_error(exact, rounded, contract(), outside=False) == pytest.approx(0.05)
 
 
 def test_by_what_it_is_judged_decides_how_strictly() -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pconv_deploy.contract import FILLED, IMAGE, OUTPUT, RAW_OUTPUT, GraphContract
 from pconv_deploy.errors import ParityError
-from pconv_deploy.images import Bytes
+from pconv_deploy.images import Bytes, Hole
 from pconv_deploy.parity.cases import Arrays, Batch, ParityInput, graph_inputs, parity_batches
 from pconv_deploy.parity.report import ParityCase, ParityReport
 from pconv_deploy.parity.tolerances import TOLERANCES, Arithmetic, allowed_error
@@ -25,14 +25,22 @@ class Judged:
     batches: Sequence[Batch]
 
 
-def own_error(exact: Run, rounded: Run, contract: GraphContract) -> float:
-    """Largest relative error of a reference computed in fewer bits, over all cases."""
+def own_error(exact: Run, rounded: Run, contract: GraphContract, *, outside: bool = True) -> float:
+    """Largest relative error of a reference computed in fewer bits, over all cases.
+
+    Args:
+        exact: takes the inputs of the contract, returns the raw output.
+        rounded: the same in fewer bits.
+        contract: of both.
+        outside: count what lies outside of the holes too.
+    """
     raw_name = _raw_name(contract)
     errors = [0.0]
     for batch in parity_batches(contract):
         inputs = graph_inputs(batch, contract)
         pairs = zip(rounded(inputs)[raw_name], exact(inputs)[raw_name], strict=True)
-        errors += [error for pair in pairs if (error := _error(*pair)) is not None]
+        for case, pair in zip(batch, pairs, strict=False):  # a fixed batch is filled up
+            errors.append(_error(*pair, None if outside else case.hole_mask != 0) or 0.0)
     return max(errors)
 
 
@@ -168,12 +176,15 @@ def _raw_name(contract: GraphContract) -> str:
     return OUTPUT if contract.kind == "tensor" else RAW_OUTPUT
 
 
-def _error(found: NDArray[np.floating], expected: NDArray[np.floating]) -> float | None:
-    """Largest difference over the largest value; None where either is not finite."""
+def _error(
+    found: NDArray[np.floating], expected: NDArray[np.floating], where: Hole | None = None
+) -> float | None:
+    """Largest difference (of some pixels) over the largest value; None if either is not finite."""
     if not (np.isfinite(expected).all() and np.isfinite(found).all()):
         return None
     scale = float(np.abs(expected).max()) or 1.0
-    return float(np.abs(found.astype(np.float64) - expected).max()) / scale
+    difference = np.abs(found.astype(np.float64) - expected)
+    return float(difference[..., slice(None) if where is None else where].max(initial=0.0)) / scale
 
 
 def _levels(colours: NDArray[np.floating]) -> NDArray[np.int64]:

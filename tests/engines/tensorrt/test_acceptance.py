@@ -154,6 +154,8 @@ def test_one_plan_is_built_and_judged_by_what_it_shows(
     assert parity.candidate.endswith(f", {judged_as}")
     assert parity.tolerance == TOLERANCES[judged_as].relative
     assert parity.worst_error is None  # it does not show what its network computes
+    assert parity.reference_error is not None
+    assert (1e-5 < parity.reference_error < 1e-1) == (precision == "fp16")  # by rounding alone
     assert parity.worst_composite_difference == 0
 
 
