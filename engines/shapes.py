@@ -50,10 +50,11 @@ class Shapes:
     def batch(self, size: Size, count: int) -> int:
         """How many images the next run is to have, of `count` that wait.
 
-        As many of them as one run takes; or more than there are, where none takes so few.
+        As many of them as one run takes; or more than there are, where none takes so few. Of a
+        size that it does not take, all: the engine says what it takes.
 
         Args:
-            size: of all of them, one that `padded` gave.
+            size: of all of them.
             count: from 1.
         """
         batches = [
@@ -62,7 +63,7 @@ class Shapes:
             if low[1] <= size[0] <= high[1] and low[2] <= size[1] <= high[2]
         ]
         able = [min(most, count) for least, most in batches if least <= count]
-        return max(able) if able else min(least for least, _ in batches)
+        return max(able) if able else min((least for least, _ in batches), default=count)
 
     def _largest(self) -> str:
         sizes = {high[1:] for _, high in self.ranges}

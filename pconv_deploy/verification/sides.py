@@ -23,6 +23,7 @@ from pconv_deploy.contract import (
 from pconv_deploy.engines.acceptance import arithmetic_of
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import MANIFEST
+from pconv_deploy.engines.shapes import Shapes, shapes_of
 from pconv_deploy.errors import EngineError, InputError, needs
 from pconv_deploy.file_kinds import is_graph
 from pconv_deploy.images import Bytes
@@ -129,7 +130,7 @@ def _engine_side(folder: Path) -> Side:
         normalisation=contract.normalisation,
         size_multiple=contract.size_multiple,
         size=contract.size,
-        fill=_fill_by(session.run, contract),
+        fill=_fill_by(session.run, contract, shapes_of(contract, manifest.plan)),
         recorded_rounding=_recorded_rounding(manifest.export_parity),
         close=session.close,
     )
@@ -151,7 +152,7 @@ def _graph_side(path: Path) -> Side:
         normalisation=contract.normalisation,
         size_multiple=contract.size_multiple,
         size=contract.size,
-        fill=_fill_by(run, contract),
+        fill=_fill_by(run, contract, shapes_of(contract, None)),
         recorded_rounding=_recorded_rounding(exported.parity),
     )
 
@@ -202,15 +203,16 @@ def _recorded_rounding(export: ParityReport | None) -> float | None:
     return export.reference_error if export else None
 
 
-def _fill_by(run: Run, contract: GraphContract) -> Fill:
+def _fill_by(run: Run, contract: GraphContract, shapes: Shapes) -> Fill:
     raw_name = OUTPUT if contract.kind == "tensor" else RAW_OUTPUT
 
     def fill(batch: Sequence[ParityInput]) -> list[Filled]:
         results: list[Filled] = []
-        count = contract.batch or len(batch)
-        for start in range(0, len(batch), count):
-            part = list(batch[start : start + count])
-            inputs = graph_inputs(part, contract)
+        height, width = batch[0].hole_mask.shape
+        while len(results) < len(batch):
+            count = shapes.batch((height, width), len(batch) - len(results))
+            part = list(batch[len(results) : len(results) + count])
+            inputs = graph_inputs(part + part[-1:] * (count - len(part)), contract)
             outputs = run(inputs)
             check_outputs(outputs, contract, inputs[IMAGE])
             raw, composite = outputs.get(raw_name), outputs.get(FILLED)

@@ -86,6 +86,7 @@ def test_an_image_that_no_size_holds(shapes: Shapes, size: tuple[int, int], mess
         (TWO, (512, 512), 40, [16, 16, 8]),
         (FEW_OR_MANY, (64, 64), 11, [8, 1, 1, 1]),
         (within(((4, 64, 64), (8, 64, 64))), (64, 64), 10, [8, 4]),
+        (EXACT, (64, 64), 3, [3]),  # which it refuses
     ],
 )
 def test_images_go_in_batches_that_it_takes(
