@@ -114,7 +114,8 @@ class TensorRtSession:
             EngineError: as `run`.
             InputError: an array that is not contiguous, or of another type, shape or device; or
                 an output that overlaps something else.
-            UsageError: `stream` is not a stream; or it, or one that an array comes by, is being captured.
+            UsageError: `stream` is no stream; or it, or one that an array comes by, is being
+                captured.
         """
         self._require_names(inputs, outputs)
         waits = stream is None
