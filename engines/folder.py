@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pconv_deploy.engines.acceptance import accept, require_precision
 from pconv_deploy.engines.base import Backend, RunOptions, Session
@@ -34,9 +33,6 @@ from pconv_deploy.errors import EngineError, GraphError, UsageError
 from pconv_deploy.files import atomic_folder, parent_made, writing
 from pconv_deploy.onnx_file import ExportedGraph, read_graph
 from pconv_deploy.parity import PRECISIONS, ParityReport, Precision
-
-if TYPE_CHECKING:
-    pass
 
 _NOTHING_FOR_TF32: tuple[Precision, ...] = ("fp16", "bf16")
 
@@ -113,9 +109,8 @@ def build_engine(
         files = {path.name: describe_file(path) for path in sorted(folder.iterdir())}
         parity: ParityReport | None = None
         executed: Mapping[Precision, int] = {}
-        if why := backend.why_not_run():
-            progress(f"not compared with the graph: {why}")
-        else:
+        why = backend.why_not_run()
+        if why is None:
             progress("comparing the engine with the graph")
             parity, executed = accept(backend, folder, exported, prepared.model, precision, plan)
             parity.require_success(str(output))
@@ -134,6 +129,7 @@ def build_engine(
             files=files,
             export_parity=exported.parity,
             engine_parity=parity,
+            not_compared=why,
             plan=plan,
             command=_command(graph, output, options),
             created=now(),

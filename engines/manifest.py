@@ -56,8 +56,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     quantisation   of an int8 engine: what it was calibrated on, and which layers are finer
     graph_sha256   of the ONNX file it was built from
     export_parity  the exported graph against PyTorch, as the export measured it
-    engine_parity  this engine against the exported graph, measured when it was built; None: the
-                   machine that built it cannot run it, and nothing is known
+    engine_parity  this engine against the exported graph, measured when it was built; None: it
+                   has not run, and nothing is known
+    not_compared   why it has not; None: it has, or an older release did not write down why
     plan           of a TensorRT engine
     command        builds it again
     created        ISO 8601, UTC
@@ -76,6 +77,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: Mapping[FileName, EngineFile]
     export_parity: ParityReport | None
     engine_parity: ParityReport | None
+    not_compared: str | None = None
     plan: PlanFacts | None = None
     command: str
     created: str
@@ -184,13 +186,8 @@ def describe_parity(manifest: Manifest) -> str:
     """What is known of how near an engine is to its graph, in one line for people."""
     if manifest.engine_parity:
         return manifest.engine_parity.describe()
-    if manifest.plan and manifest.plan.options.strip_weights:
-        why = "its weights were left out"
-    elif manifest.built_with.gpu is None:
-        why = "no GPU was found where it was built"
-    else:
-        why = "the machine that built it cannot run it"
-    return f"NOT compared with its graph: {why}"
+    why = manifest.not_compared or "the machine that built it could not run it"
+    return f"NOT compared with its graph when it was built: {why}"
 
 
 def rebuild(manifest: Manifest, folder: Path) -> str:

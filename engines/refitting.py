@@ -184,6 +184,7 @@ def refit_engine(
             files={name: describe_file(folder / name) for name in manifest.files},
             export_parity=exported.parity,
             engine_parity=parity,
+            not_compared=None,
             plan=with_weights(plan, refit=refitted.refittable),
             command=_whole_command(request, manifest),
             created=now(),

@@ -21,7 +21,10 @@ from pconv_deploy.file_kinds import is_graph
 from pconv_deploy.files import sha256_of
 from pconv_deploy.onnx_file import read_graph
 
-_JUDGES = {"engine": "the engine", "graph": "its graph: the engine has not run"}
+_JUDGES = {
+    "engine": "the engine",
+    "graph": "the quantised graph (the engine itself has not run)",
+}
 Facts = dict[str, str | dict[str, str]]
 
 
@@ -85,7 +88,9 @@ def _plan_facts(plan: PlanFacts) -> Facts:
         "shapes": profiles,  # batch x height x width
         "options": shlex.join(chosen) or "TensorRT's usual ones",
         "build took": f"{plan.build_seconds:.0f} s",
-        "layers": _layers(plan.layers) if plan.layers else "not known: no GPU was found",
+        "layers": _layers(plan.layers)
+        if plan.layers
+        else "not known: it was not loaded where it was built",
         **({"notes": "; ".join(plan.notes)} if plan.notes else {}),
     }
 
@@ -115,14 +120,14 @@ def _trials(tuning: Tuning) -> dict[str, str]:
 def _precisions(manifest: Manifest) -> str:
     """As the runtime said when it was built."""
     counts = ", ".join(f"{n} convolutions in {p}" for p, n in manifest.executed.items())
-    counts = counts or "as its graph says; the runtime was not asked"
+    counts = counts or "as the graph it was built from is typed; the runtime was not asked"
     facts = manifest.quantisation
     if facts is None:
         return f"{manifest.precision}: {counts}"
     return (
-        f"{manifest.precision}: {counts}; {facts.psnr:.1f} dB in the holes of {facts.held_back} "
-        f"photos, filled by {_JUDGES[facts.judged_by]}, calibrated on {facts.calibrated_on}; "
-        f"in single precision: {', '.join(facts.kept) or 'none'}"
+        f"{manifest.precision}: {counts}; in single precision: {', '.join(facts.kept) or 'none'}; "
+        f"calibrated on {facts.calibrated_on} photos; {facts.psnr:.1f} dB in the holes of "
+        f"{facts.held_back} others, filled by {_JUDGES[facts.judged_by]}"
     )
 
 

@@ -74,7 +74,7 @@ def engine_ready(backend: Any, monkeypatch: pytest.MonkeyPatch) -> EngineReady:
     monkeypatch.setattr(
         type(backend), "runtime", lambda _self: Runtime(package="a runtime", version="1")
     )
-    manifest: Any = SimpleNamespace(engine_parity=None, precision="fp16")
+    manifest: Any = SimpleNamespace(engine_parity=None, not_compared="why", precision="fp16")
     ready = EngineReady(backend, Path("x"), manifest)
     assert "NOT compared" in (ready.accepted or "")
     return ready

@@ -39,7 +39,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     graph   convolutions of its graph, by the types of what they multiply
     engine  what TensorRT's engine inspector told, the layers of one profile after the other; null:
-            no GPU to ask it on
+            it was not loaded, as where there is no GPU that it is for
     """
 
     graph: Mapping[Precision, int]
@@ -86,7 +86,7 @@ def build_plan(
         flavour: of TensorRT, for messages.
         library: what is installed of it.
         request: what to build.
-        no_gpu: why there is none here, if so.
+        no_gpu: why there is none here that the plan is for, if so.
         progress: is told each percent; if it raises, the build is cancelled.
 
     Raises:

@@ -138,7 +138,7 @@ class PlanFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What is recorded of a TensorRT plan.
 
     options, profiles  as it was built with
-    layers             None: there was no GPU to ask it on
+    layers             None: it was not loaded, as where there is no GPU that it is for
     notes              what is not as it should be in them, for people
     """
 

@@ -44,7 +44,7 @@ def test_a_plan_becomes_a_model(plan_engine: MakePlan, tmp_path: Path) -> None:
     rules.check(config, manifest.contract, manifest.plan.profiles)
     assert config.name == "fill.v2"
     assert served.notes == (
-        "NOT compared with its graph: the machine that built it cannot run it",
+        "NOT compared with its graph when it was built: the machine that built it could not run it",
         "opens only where Triton brings tensorrt 10.13.2 on NVIDIA H200 (9.0)",
     )
 
@@ -137,10 +137,11 @@ def test_a_plan_that_opens_nowhere_is_refused(plan_engine: MakePlan, tmp_path: P
 def test_nothing_is_called_compared_that_was_not(engine: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(engine, tmp_path / "cuda.engine")
     facts = json.loads((copy / "manifest.json").read_text())
-    facts |= {"backend": "onnxruntime-cuda", "engine_parity": None}
+    why = "this ONNX Runtime has no CUDAExecutionProvider"
+    facts |= {"backend": "onnxruntime-cuda", "engine_parity": None, "not_compared": why}
     (copy / "manifest.json").write_text(json.dumps(facts))
     notes = write_model(copy, tmp_path / "repo").notes
-    assert notes[0] == "NOT compared with its graph: no GPU was found where it was built"
+    assert notes[0] == f"NOT compared with its graph when it was built: {why}"
     assert notes[1].startswith("built with onnxruntime ")
 
 

@@ -15,12 +15,15 @@ pytestmark = pytest.mark.usefixtures("tensorrt")
 def test_of_an_engine_that_was_built_and_never_ran(engine: Path) -> None:
     facts = inspect_file(engine)
     assert facts["GPU"] == "none was found where it was built"
-    assert facts["computes in"] == "fp16: as its graph says; the runtime was not asked"
+    assert facts["computes in"] == (
+        "fp16: as the graph it was built from is typed; the runtime was not asked"
+    )
     assert facts["shapes"] == {"profile 0": "1x32x32 .. 2x64x64, fastest at 1x64x64"}
     assert facts["options"] == "TensorRT's usual ones"
-    assert facts["layers"] == "not known: no GPU was found"
+    assert facts["layers"] == "not known: it was not loaded where it was built"
     assert facts["engine parity"] == (
-        "NOT compared with its graph: no GPU was found where it was built"
+        "NOT compared with its graph when it was built: "
+        "no NVIDIA driver is installed (CUDA finds no libcuda.so.1)"
     )
     with pytest.raises(InputError, match=rf"file of an engine. See: pconv-deploy inspect {engine}"):
         inspect_file(engine / "engine.plan")
