@@ -46,6 +46,9 @@ class BuildOptions:
     calibration  photos and holes for int8, which needs them
     tune         measure which form of the graph is fastest here; None takes the backend's usual
     tensorrt     how TensorRT is to build it; None takes its usual options
+
+    Raises:
+        UsageError: one profile is there twice.
     """
 
     backend: str = "onnxruntime"
@@ -53,6 +56,13 @@ class BuildOptions:
     calibration: CalibrationFiles | None = None
     tune: TuneOptions | None = None
     tensorrt: TensorRtOptions | None = None
+
+    def __post_init__(self) -> None:
+        # Asked of the request, not of what manifests hold: such an engine is no damaged one.
+        profiles = self.tensorrt.profiles if self.tensorrt else ()
+        for number, profile in enumerate(profiles):
+            if profile in profiles[:number]:
+                raise UsageError(f"the profile {profile.describe()} is there twice")
 
 
 def build_engine(

@@ -35,7 +35,7 @@ _WORDS = {
 class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Shapes that one optimization profile takes, each (batch, height, width).
 
-    TensorRT is fastest at `opt` and works from `min` to `max`.
+    TensorRT is tuned for `opt` and works from `min` to `max`.
     """
 
     min: Shape
@@ -56,9 +56,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return all(low <= n <= high for low, n, high in zip(self.min, shape, self.max, strict=True))
 
     def describe(self) -> str:
-        """One line for people: `1x256x256 .. 8x512x512, fastest at 1x512x512`."""
+        """One line for people: `1x256x256 .. 8x512x512, tuned for 1x512x512`."""
         low, best, high = ("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
-        return low if low == high else f"{low} .. {high}, fastest at {best}"
+        return low if low == high else f"{low} .. {high}, tuned for {best}"
 
 
 class TensorRtOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,11 +92,6 @@ class TensorRtOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     profiling_verbosity: Literal["none", "layer-names", "detailed"] = "detailed"
     max_aux_streams: Annotated[int, Meta(ge=0, le=64)] | None = None
     compute_capabilities: tuple[ComputeCapability, ...] = ()
-
-    def __post_init__(self) -> None:
-        for number, profile in enumerate(self.profiles):
-            if profile in self.profiles[:number]:
-                raise ValueError(f"the profile {profile.describe()} is there twice")
 
 
 def words(options: TensorRtOptions) -> list[str]:

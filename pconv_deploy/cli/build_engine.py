@@ -132,8 +132,9 @@ def build_engine(
     known = escape(describe_parity(manifest))
     OUT.print(f"verified: {known}" if manifest.engine_parity else known)
     if plan:
-        profiles = "; ".join(profile.describe() for profile in plan.profiles)
-        OUT.print(f"built in {plan.build_seconds:.0f} s; takes {profiles}", markup=False)
+        OUT.print(f"built in {plan.build_seconds:.0f} s; takes, as batch x height x width:")
+        for profile in plan.profiles:
+            OUT.print(f"  {profile.describe()}", markup=False)
     if facts := manifest.quantisation:
         kept = escape(", ".join(facts.kept)) or "none"
         for why in facts.passed_over:

@@ -59,7 +59,7 @@ MinShapes = Annotated[
 ]
 OptShapes = Annotated[
     list[str] | None,
-    _option("--opt-shapes", metavar="BxHxW", help="What it is to be fastest at."),
+    _option("--opt-shapes", metavar="BxHxW", help="What it is to be tuned for."),
 ]
 MaxShapes = Annotated[
     list[str] | None,

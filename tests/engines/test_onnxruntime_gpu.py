@@ -33,6 +33,7 @@ from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.onnxruntime_providers import REFUSE_CPU
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.inspection import inspect_file
 from pconv_deploy.parity import Arrays
 
 CPU = "CPUExecutionProvider"
@@ -178,6 +179,10 @@ def test_a_graph_that_the_cuda_provider_would_refuse_is_noted(
 def test_built_where_it_cannot_run_it_is_kept_and_not_opened(kept: Path) -> None:
     facts = json.loads((kept / "manifest.json").read_text())
     assert facts["engine_parity"] is None
+    assert facts["not_compared"].startswith("this ONNX Runtime has no CUDAExecutionProvider")
+    assert inspect_file(kept)["engine parity"] == (
+        f"NOT compared with its graph when it was built: {facts['not_compared']}"
+    )
     assert facts["executed"] == {}
     assert facts["precision"] == "fp16"
     assert facts["built_with"]["device"] == "gpu (CUDAExecutionProvider)"

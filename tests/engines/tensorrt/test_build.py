@@ -142,7 +142,7 @@ def test_the_command_shows_how_far_it_is_and_what_was_built(graph: Path, tmp_pat
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "tensorrt_rtx 1.7.1 on cuda, fp16" in out
-    assert "takes 1x64x64" in out
+    assert "s; takes, as batch x height x width:\n  1x64x64\n" in out
     assert "NOT compared with its graph when it was built: no NVIDIA driver" in out
     assert "compared" not in err
     steps = err.splitlines()

@@ -36,16 +36,16 @@ def described(**kind: Any) -> list[str]:
 
 def test_a_ladder_of_batches_and_sizes() -> None:
     assert described() == [
-        "1x256x256 .. 1x512x512, fastest at 1x512x512",
-        "1x256x256 .. 1x1024x1024, fastest at 1x1024x1024",
-        "1x256x256 .. 8x512x512, fastest at 8x512x512",
-        "1x256x256 .. 8x1024x1024, fastest at 8x1024x1024",
-        "1x256x256 .. 32x512x512, fastest at 32x512x512",
+        "1x256x256 .. 1x512x512, tuned for 1x512x512",
+        "1x256x256 .. 1x1024x1024, tuned for 1x1024x1024",
+        "1x256x256 .. 8x512x512, tuned for 8x512x512",
+        "1x256x256 .. 8x1024x1024, tuned for 8x1024x1024",
+        "1x256x256 .. 32x512x512, tuned for 32x512x512",
     ]
 
 
 def test_sides_are_multiples_of_what_the_network_halves() -> None:
-    assert described(multiple=48)[1] == "1x48x48 .. 1x1008x1008, fastest at 1x1008x1008"
+    assert described(multiple=48)[1] == "1x48x48 .. 1x1008x1008, tuned for 1x1008x1008"
     assert described(multiple=1024, batch=1) == ["1x1024x1024"]
     assert described(multiple=1)[0].startswith("1x1x1 .. 1x512x512")
 
@@ -54,12 +54,12 @@ def test_what_the_graph_fixes_is_fixed() -> None:
     assert described(batch=2, size=(256, 768)) == ["2x256x768"]
     assert described(size=(256, 768)) == [
         "1x256x768",
-        "1x256x768 .. 8x256x768, fastest at 8x256x768",
-        "1x256x768 .. 32x256x768, fastest at 32x256x768",
+        "1x256x768 .. 8x256x768, tuned for 8x256x768",
+        "1x256x768 .. 32x256x768, tuned for 32x256x768",
     ]
     assert described(batch=4) == [
-        "4x256x256 .. 4x512x512, fastest at 4x512x512",
-        "4x256x256 .. 4x1024x1024, fastest at 4x1024x1024",
+        "4x256x256 .. 4x512x512, tuned for 4x512x512",
+        "4x256x256 .. 4x1024x1024, tuned for 4x1024x1024",
     ]
 
 
