@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.acceptance import accept, require_precision
 from pconv_deploy.engines.base import Backend, RunOptions, Session
 from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles, require_folders
@@ -158,10 +159,32 @@ def read_accepted(graph: Path) -> ExportedGraph:
     """
     exported = read_graph(graph)
     if exported.parity is None:
-        raise GraphError(f"{graph} {exported.unproved}. Export it again")
+        raise GraphError(f"{graph} {exported.unproved}.{_export_again(exported.contract)}")
     if exported.parity.failures():
-        raise GraphError(f"{graph} was not accepted when it was exported. Export it again")
+        raise GraphError(
+            f"{graph} was not accepted when it was exported.{_export_again(exported.contract)}"
+        )
     return exported
+
+
+def _export_again(contract: GraphContract) -> str:
+    """The line that ends a message about a graph without evidence, as far as the contract knows.
+
+    Under a new name: the file may have been changed on purpose. The rewrites' level is left out,
+    as another release may have others.
+    """
+    source = contract.source
+    if source.module:
+        command = ["--module", source.module.factory]
+        command += [] if source.file == source.module.factory else ["--weights", source.file]
+    else:
+        command = [source.file]
+    command += ["-o", "new.onnx", "--precision", contract.precision]
+    command += ["--tensor-level"] if contract.kind == "tensor" else []
+    command += ["--batch", str(contract.batch)] if contract.batch else []
+    command += ["--size", "x".join(map(str, contract.size))] if contract.size else []
+    words = shlex.join(["pconv-deploy", "export", *command])
+    return "\n  Export it again: " + words.encode(errors="replace").decode()
 
 
 def built_with(backend: Backend) -> BuiltWith:

@@ -25,7 +25,7 @@ from pconv_deploy.engines.tensorrt.options import (
 )
 from pconv_deploy.engines.tensorrt.profiles import profiles_for, tensor_shape
 from pconv_deploy.engines.tensorrt.progress import new_monitor, stoppable
-from pconv_deploy.engines.tensorrt.timing_cache import TimingCache
+from pconv_deploy.engines.tensorrt.timing_cache import TimingCache, require_file_name
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.parity import Precision
 
@@ -147,11 +147,13 @@ def _timing_cache(
 ) -> TimingCache | None:
     if options.timing_cache is None:
         return None
+    path = Path(options.timing_cache)
     if no_gpu:
         # Nothing is measured, and TensorRT would take what others have for damaged.
-        _LOG.warning("the timing cache %s is left as it is: %s", options.timing_cache, no_gpu)
+        require_file_name(path)
+        _LOG.warning("the timing cache %s is not used without a GPU: %s", path, no_gpu)
         return None
-    return TimingCache(config, log, Path(options.timing_cache))
+    return TimingCache(config, log, path)
 
 
 def _inspected(

@@ -1,5 +1,7 @@
 """Our options as TensorRT's builder config, each checked to exist in the installed release."""
 
+import re
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -100,13 +102,24 @@ def _target(
     names = [f"SM{capability.replace('.', '')}" for capability in capabilities]
     missing = [c for c, name in zip(capabilities, names, strict=True) if not hasattr(kinds, name)]
     if missing:
-        named = [name for name in dir(kinds) if name.startswith("SM")]
-        raise UsageError(
-            f"found --compute-capabilities {' '.join(missing)}; the Python module of "
-            f"{flavour.title} {library.__version__} names {', '.join(named) or 'none to choose'}"
-        )
+        raise _no_such_target(f"{flavour.title} {library.__version__}", missing, dir(kinds))
     config.num_compute_capabilities = len(names)
     for index, name in enumerate(names):
         # It says no without raising, and would compile for another GPU.
         if not config.set_compute_capability(getattr(kinds, name), index):
             raise UsageError(f"{flavour.title} refuses compute capability {capabilities[index]}")
+
+
+def _no_such_target(release: str, missing: Sequence[str], kinds: Sequence[str]) -> UsageError:
+    """kinds: the names in the module's enumeration, such as SM89; none where it has none."""
+    known = (re.fullmatch(r"SM(\d+)(\d)", kind) for kind in kinds)
+    there = sorted((int(found[1]), int(found[2])) for found in known if found)
+    if not there:
+        return UsageError(
+            f"the Python module of {release} cannot be told which GPUs to compile for. Leave "
+            "--compute-capabilities out: it then compiles for those that --help names"
+        )
+    names = ", ".join(f"{major}.{minor}" for major, minor in there)
+    return UsageError(
+        f"found --compute-capabilities {','.join(missing)}; {release} compiles for {names}"
+    )

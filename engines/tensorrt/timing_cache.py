@@ -19,6 +19,19 @@ _LOG = logging.getLogger(__name__)
 _MAX_BYTES = 1 << 30
 
 
+def require_file_name(path: Path) -> None:
+    """Refuse what can be no timing cache, whether or not one is used here.
+
+    Raises:
+        UsageError: `path` is no regular file, or its folder does not exist.
+    """
+    if (path.exists() and not path.is_file()) or not path.parent.is_dir():
+        raise UsageError(
+            f"found {path} as the timing cache; needed a file, or the name of one in a folder "
+            "that exists"
+        )
+
+
 class TimingCache:
     """The timing cache of one build.
 
@@ -34,11 +47,7 @@ class TimingCache:
 
     def __init__(self, config: Any, log: Any, path: Path) -> None:
         self._config, self._log, self._path = config, log, path
-        if (path.exists() and not path.is_file()) or not path.parent.is_dir():
-            raise UsageError(
-                f"found {path} as the timing cache; needed a file, or the name of one in a folder "
-                "that exists"
-            )
+        require_file_name(path)
         cache, damaged = self._read()
         if damaged:
             _LOG.warning(

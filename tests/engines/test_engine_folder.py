@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from pconv_deploy.contract import UserModule, deployment_specs
 from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from pconv_deploy.engines.base import Runtime
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
@@ -315,13 +316,42 @@ def test_a_graph_without_evidence_is_not_built(graph: Path, tmp_path: Path) -> N
         return str(caught.value)
 
     embed(exported.model, exported.contract, rejected)
-    assert "was not accepted when it was exported. Export it again" in complaint()
+    assert complaint().endswith(
+        "was not accepted when it was exported.\n  Export it again: pconv-deploy export "
+        "tiny.safetensors -o new.onnx --precision fp32"
+    )
     embed(exported.model, exported.contract, exported.parity)
     weights = next(t for t in exported.model.graph.initializer if len(t.dims) == 4)
     weights.raw_data = weights.raw_data[:-4] + np.float32(0).tobytes()
     assert "was changed after its export, and nothing is known" in complaint()
     embed(exported.model, exported.contract, None)
     assert "was not compared with anything when it was exported" in complaint()
+
+
+def test_a_graph_without_evidence_is_exported_again_as_it_was(graph: Path, tmp_path: Path) -> None:
+    exported = read_graph(graph)
+    inputs, outputs = deployment_specs(2, (64, 96))
+    module = UserModule(factory="mine:make", mask_channels=1, partial_convolutions=8)
+    source = msgspec.structs.replace(
+        exported.contract.source, file="my net.pth", network=None, module=module
+    )
+    contract = msgspec.structs.replace(
+        exported.contract,
+        precision="fp16",
+        batch=2,
+        size=(64, 96),
+        inputs=inputs,
+        outputs=outputs,
+        source=source,
+    )
+    embed(exported.model, contract, None)
+    (tmp_path / "x.onnx").write_bytes(exported.model.SerializeToString())
+    with pytest.raises(GraphError) as caught:
+        build_engine(tmp_path / "x.onnx", tmp_path / "x.engine")
+    assert str(caught.value).endswith(
+        "pconv-deploy export --module mine:make --weights 'my net.pth' -o new.onnx "
+        "--precision fp16 --batch 2 --size 64x96"
+    )
 
 
 def test_an_engine_that_was_not_accepted(own: Path) -> None:

@@ -123,9 +123,16 @@ def test_compute_capabilities(rtx: Any) -> None:
 
 def test_a_compute_capability_that_this_release_does_not_know(rtx: Any) -> None:
     options = TensorRtOptions(compute_capabilities=("8.9", "13.0"))
-    message = r"found --compute-capabilities 13\.0; .* RTX 1\.7\.1 names SM120, SM75, SM89$"
+    message = r"capabilities 13\.0; TensorRT for RTX 1\.7\.1 compiles for 7\.5, 8\.9, 12\.0$"
     with pytest.raises(UsageError, match=message):
         configure(TENSORRT_RTX, rtx, Targets(takes=9), options)
+
+
+def test_a_release_that_leaves_no_compute_capability_to_choose(rtx: Any) -> None:
+    del rtx.ComputeCapability
+    message = r"RTX 1\.7\.1 cannot be told which GPUs .* Leave --compute-capabilities out"
+    with pytest.raises(UsageError, match=message):
+        configure(TENSORRT_RTX, rtx, Targets(0), TensorRtOptions(compute_capabilities=("8.9",)))
 
 
 @pytest.mark.parametrize(

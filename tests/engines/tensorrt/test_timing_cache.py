@@ -224,6 +224,18 @@ def test_without_a_gpu_the_file_is_left_alone(
         manifest = build_engine(
             graph, tmp_path / "x.engine", BuildOptions(backend="tensorrt", tensorrt=options)
         )
-    assert f"the timing cache {path} is left as it is: no NVIDIA driver" in caplog.text
+    assert f"the timing cache {path} is not used without a GPU: no NVIDIA driver" in caplog.text
     assert path.read_bytes() == b"measured on many GPUs"
     assert f"--timing-cache-file {path}" in manifest.command
+
+
+@pytest.mark.usefixtures("tensorrt")
+@pytest.mark.parametrize("name", ["nowhere/cache", "."])
+def test_what_can_be_no_file_is_refused_without_a_gpu_too(
+    graph: Path, tmp_path: Path, name: str
+) -> None:
+    options = TensorRtOptions(profiles=(SMALL,), timing_cache=str(tmp_path / name))
+    with pytest.raises(UsageError, match=r"as the timing cache; needed a file, or the name of one"):
+        build_engine(
+            graph, tmp_path / "x.engine", BuildOptions(backend="tensorrt", tensorrt=options)
+        )
