@@ -158,9 +158,9 @@ def read_accepted(graph: Path) -> ExportedGraph:
         MissingRuntimeError: the onnx package is not installed.
     """
     exported = read_graph(graph)
-    if exported.parity is None:
+    if exported.unproved:
         raise GraphError(f"{graph} {exported.unproved}.{_export_again(exported.contract)}")
-    if exported.parity.failures():
+    if exported.parity is None or exported.parity.failures():
         raise GraphError(
             f"{graph} was not accepted when it was exported.{_export_again(exported.contract)}"
         )

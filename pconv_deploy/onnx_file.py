@@ -32,7 +32,7 @@ class ExportedGraph:
     """An ONNX file with the facts embedded in it; `model` is what `content` decodes to.
 
     parity    of this very graph, as its export measured it
-    unproved  why there is none, to follow the file's name
+    unproved  why no engine may be built on that, to follow the file's name
     """
 
     content: bytes
@@ -145,7 +145,9 @@ def read_graph(path: Path) -> ExportedGraph:
         raise GraphError(f"{path} is damaged: {error}") from error
     _compare_tensors(path, model.graph, contract)
     unproved = _why_unproved(model, facts)
-    return ExportedGraph(content, model, contract, None if unproved else parity, unproved)
+    if facts.get(HASH_KEY) not in (None, graph_sha256(model)):
+        parity = None  # of another graph
+    return ExportedGraph(content, model, contract, parity, unproved)
 
 
 def _why_unproved(model: "onnx.ModelProto", facts: Mapping[str, str]) -> str | None:

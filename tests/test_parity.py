@@ -311,6 +311,29 @@ def test_a_case_that_comes_again_is_computed_once_and_compared_each_time() -> No
     assert [case.name for case in found.cases][1:3] == [other.name, one.name]
 
 
+@pytest.mark.parametrize("precision", ["fp16", "tf32", "bf16"])
+def test_a_network_that_magnifies_rounding_may_not_be_off_everywhere(precision: Arithmetic) -> None:
+    """One pixel may be off by as much as its network's rounding makes; all of them may not."""
+
+    def reference(inputs: Arrays) -> Arrays:
+        return {OUTPUT: np.full_like(inputs[IMAGE], 0.5)}
+
+    def failures(off: NDArray[np.bool_]) -> list[str]:
+        def candidate(inputs: Arrays) -> Arrays:
+            return {OUTPUT: np.full_like(inputs[IMAGE], 0.5) + 0.02 * off.astype(np.float32)}
+
+        judged = Judged(precision, [few_inputs(64, 64)])
+        names = ("a", "b")
+        return compare_runs(reference, candidate, contract(), names, 0.12, judged=judged).failures()
+
+    everywhere = np.ones((64, 64), bool)
+    needed = TOLERANCES[precision].pattern_psnr
+    assert failures(everywhere) == [f"all holes: PSNR 34.0 dB, needed {needed:.1f} dB"]
+    somewhere = np.zeros((64, 64), bool)
+    somewhere[::8, ::8] = True
+    assert failures(somewhere) == []
+
+
 def test_rounding_is_measured_where_it_is_judged() -> None:
     """In the holes alone, or everywhere; the most of any case, against the largest value."""
 

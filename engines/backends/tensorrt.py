@@ -23,6 +23,10 @@ _RTX_USUAL, _RTX_FROM = ("8.0", "8.6", "8.9"), (12, 0)
 _AMPERE = (8, 0)
 _USUAL = TensorRtOptions()
 _STRIPPED = "its weights were left out; `pconv-deploy refit` puts them in"
+_NOWHERE = (
+    "a plan is for one kind of GPU, and it was built where there was none: no machine opens it. "
+    "Build it on the GPU that will run it"
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class TensorRtBackend:
             return _not_targeted(found, options.compute_capabilities)
         built = built_with.gpu
         if built is None:
-            return "a plan is for one kind of GPU, and it was built where there was none"
+            return _NOWHERE
         if options.hardware_compatibility == "ampere+" and _numbers(found) >= _AMPERE:
             return None
         if built.compute_capability != found:
@@ -114,6 +118,8 @@ class TensorRtBackend:
         (folder / LAYERS).write_bytes(msgspec.json.encode(built.evidence))
         layers = built.facts.layers
         notes = tuple(complaints(layers, precision)) if layers else ()
+        if self.flavour != TENSORRT_RTX and _gpu() is None:
+            notes += (_NOWHERE,)
         for note in notes:
             progress(f"note: {note}")
         return msgspec.structs.replace(built.facts, notes=notes)

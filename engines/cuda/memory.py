@@ -30,7 +30,8 @@ class DeviceMemory:
 
     def __init__(self, cuda: Cuda, size: int, alignment: int = ALLOCATION_ALIGNMENT) -> None:
         self._cuda = cuda
-        self._block = cuda.allocate("cudaMalloc", max(size, 1) + alignment - ALLOCATION_ALIGNMENT)
+        spare = max(0, alignment - ALLOCATION_ALIGNMENT)
+        self._block = cuda.allocate("cudaMalloc", max(size, 1) + spare)
         self.address = -(-self._block // alignment) * alignment
 
     def close(self) -> None:

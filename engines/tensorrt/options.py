@@ -134,7 +134,7 @@ class PlanFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     options, profiles  as it was built with
     layers             None: it was not loaded, as where there is no GPU that it is for
-    notes              what is not as it should be in them, for people
+    notes              what is not as it should be in them, or in the plan, for people
     """
 
     options: TensorRtOptions

@@ -69,7 +69,8 @@ def choose(profiles: Sequence[Profile], shape: Shape) -> int:
             f"found batch {batch} of {height}x{width}; "
             f"this engine takes (batch x height x width):\n  {known}"
         )
-    return min(able, key=lambda index: (_volume(profiles[index].max), index))
+    # Of two that end alike, the narrower one was made for fewer shapes.
+    return min(able, key=lambda i: (_volume(profiles[i].max), -_volume(profiles[i].min), i))
 
 
 def judged_batches(profiles: Sequence[Profile], contract: GraphContract) -> list[Batch]:
@@ -77,7 +78,8 @@ def judged_batches(profiles: Sequence[Profile], contract: GraphContract) -> list
 
     The usual cases are batches of three, of small images. Where some profile takes no such, they
     have the least shape of the first profile instead. Then each profile has a batch of its best
-    shape and one of its largest, as far as the reference can compute them.
+    shape and one of its largest, as far as the reference can compute them and no other profile
+    takes them; or else one of its least.
     """
     batches: list[Batch] = [*parity_batches(contract)]
     shapes = {(contract.batch or len(batch), *batch[0].hole_mask.shape) for batch in batches}
@@ -89,7 +91,8 @@ def judged_batches(profiles: Sequence[Profile], contract: GraphContract) -> list
         batches = [_in_turn(group, count) for group in groups]
     # The same cases in all shapes of one size, so that the reference computes them once.
     few: dict[tuple[int, int], Batch] = {}
-    for shape in dict.fromkeys(shape for profile in profiles for shape in _affordable(profile)):
+    wanted = [shape for index in range(len(profiles)) for shape in _affordable(profiles, index)]
+    for shape in dict.fromkeys(wanted):
         if shape not in shapes:
             size = shape[1:]
             few[size] = few.get(size) or few_inputs(*size)
@@ -101,14 +104,22 @@ def _in_turn(cases: Batch, count: int) -> Batch:
     return [cases[index % len(cases)] for index in range(count)]
 
 
-def _affordable(profile: Profile) -> list[Shape]:
-    """Its best and its largest shape but for those the reference cannot compute, or its least."""
+def _affordable(profiles: Sequence[Profile], index: int) -> list[Shape]:
+    """A profile's best and largest shape, but for what the reference cannot compute; or its least.
+
+    Only shapes for which it is the one that is chosen: none, if others take all of them.
+    """
+    profile = profiles[index]
     able = [
         shape
         for shape in (profile.opt, profile.max)
         if shape[1] * shape[2] <= _MOST_PIXELS and _volume(shape) <= _MOST_IN_A_BATCH
     ]
-    return able or [profile.min]
+    best, least = (
+        [shape for shape in shapes if choose(profiles, shape) == index]
+        for shapes in (able, [profile.min])
+    )
+    return best or least
 
 
 def tensor_shape(spec: TensorSpec, shape: Shape) -> tuple[int, ...]:

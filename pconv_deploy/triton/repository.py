@@ -111,7 +111,10 @@ def _opens_nowhere(manifest: Manifest) -> str | None:
     """A plan is for the kind of GPU it was built on."""
     if manifest.plan is None or manifest.built_with.gpu:
         return None
-    return "was built where there was no GPU, and so opens on none"
+    return (
+        "was built where there was no GPU, and so opens on none; a rebuild must run on the GPU "
+        "that is to serve it"
+    )
 
 
 def _checked_name(name: str) -> str:

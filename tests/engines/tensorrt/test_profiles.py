@@ -143,6 +143,15 @@ def test_the_best_shape_is_judged_too() -> None:
     assert judged([profile, profile], multiple=64) == judged([profile], multiple=64)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_each_of_two_that_overlap_is_judged(turned: bool) -> None:
+    wide = Profile(min=(1, 256, 256), opt=(1, 512, 512), max=(1, 512, 512))
+    both = [wide, only(1, 512, 512)][:: -1 if turned else 1]
+    assert both[choose(both, (1, 512, 512))] is not wide  # the other was made for just that
+    shapes = judged(both, multiple=64)
+    assert {choose(both, shape) for shape in shapes} == {0, 1}
+
+
 def test_what_the_graph_fixes_is_judged_once() -> None:
     fixed: dict[str, Any] = {"multiple": 64, "batch": 2, "size": (64, 128)}
     batches = judged_batches(profiles_for(contract(**fixed)), contract(**fixed))
