@@ -20,6 +20,8 @@ _SAME: Mapping[str, str | None] = {
 # What has no one meaning here, and what to say instead.
 _INSTEAD: Mapping[str, str] = {
     "--best": "--precision with the one that is wanted",
+    "--device": "CUDA_VISIBLE_DEVICES in the environment",
+    "--export-layer-info": "layers.json in the engine's folder",
     "--fp8": "--precision fp16 or int8",
     "--int4": "--precision fp16 or int8",
     "--int8": "--precision int8, with --calibration-photos",
@@ -28,7 +30,10 @@ _INSTEAD: Mapping[str, str] = {
     "--onnx": "the graph as the first argument",
     "--profile": "--min-shapes, --opt-shapes and --max-shapes once more for each profile",
     "--save-engine": "-o FOLDER",
+    "--skip-inference": "to be left out: nothing is timed, the engine only compared with its graph",
     "--sparsity=force": "--sparsity enable; to force it would change the weights",
+    "--use-cuda-graph": "to be left out: graphs are captured when an engine runs",
+    "--verbose": "to be left out: where a build fails, the message has TensorRT's own words",
 }
 _WORKSPACE = re.compile(r"workspace:(\d{1,9})([KMG]?)(?:iB)?")
 _MIB = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024}

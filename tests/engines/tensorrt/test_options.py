@@ -156,6 +156,11 @@ def test_the_best_shape_stands_for_the_others(options_of: Callable[..., Any]) ->
         (("--saveEngine=x",), "--saveEngine=x is a word of trtexec's; here it is -o FOLDER"),
         (("--sparsity=force",), "here it is --sparsity enable; to force it would change the wei"),
         (("--memPoolSize=dlaSRAM:1",), "here it is --workspace MIB, the only pool"),
+        (("--device=0",), "--device=0 is a word of trtexec's; here it is CUDA_VISIBLE_DEVICES"),
+        (("--skipInference",), "here it is to be left out: nothing is timed"),
+        (("--useCudaGraph",), "here it is to be left out: graphs are captured when an engine r"),
+        (("--verbose",), "here it is to be left out: where a build fails"),
+        (("--exportLayerInfo=x.json",), "here it is layers.json in the engine's folder"),
         (("--threads", "2"), "No such option"),
     ],
 )
