@@ -5,14 +5,14 @@ import datetime
 import hashlib
 import platform
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.acceptance import accept, require_precision
-from pconv_deploy.engines.base import Backend, RunOptions, Session
+from pconv_deploy.engines.accepted_graph import read_accepted
+from pconv_deploy.engines.base import Backend, Progress, RunOptions, Session, silent
 from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles, require_folders
 from pconv_deploy.engines.locks import locked
 from pconv_deploy.engines.manifest import (
@@ -30,9 +30,9 @@ from pconv_deploy.engines.preparation import prepare
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.tensorrt.options import TensorRtOptions, words
 from pconv_deploy.engines.tuning import TuneOptions
-from pconv_deploy.errors import EngineError, GraphError, UsageError
+from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.files import atomic_folder, parent_made, writing
-from pconv_deploy.onnx_file import ExportedGraph, read_graph
+from pconv_deploy.onnx_file import ExportedGraph
 from pconv_deploy.parity import PRECISIONS, ParityReport, Precision
 
 _NOTHING_FOR_TF32: tuple[Precision, ...] = ("fp16", "bf16")
@@ -72,7 +72,7 @@ def build_engine(
     options: BuildOptions | None = None,
     *,
     overwrite: bool = False,
-    progress: Callable[[str], None] = lambda _step: None,
+    progress: Progress = silent,
 ) -> Manifest:
     """Build an engine, run it against the graph it came from, and keep it if they agree.
 
@@ -97,15 +97,7 @@ def build_engine(
     """
     graph, output, options = Path(graph), Path(output), options or BuildOptions()
     backend = backend_named(options.backend, options.tensorrt)
-    backend.runtime()  # a missing one before any work
-    if options.calibration:
-        require_folders(options.calibration)
-    progress("reading the graph")
-    exported = read_accepted(graph)
-    if graph.resolve() == output.resolve() or output.resolve() in graph.resolve().parents:
-        raise UsageError(f"{output} holds or is the graph itself; choose another name")
-    precision = options.precision or exported.contract.precision
-    _refuse_precision(backend, precision, options)
+    exported, precision = _read_what_can_be_built(graph, output, backend, options, progress)
     with (
         alone(output),
         atomic_folder(output, overwrite=overwrite, replaceable=is_engine) as folder,
@@ -150,41 +142,20 @@ def build_engine(
     return manifest
 
 
-def read_accepted(graph: Path) -> ExportedGraph:
-    """Read an exported graph that its export found to be right.
-
-    Raises:
-        GraphError: it is not ours, damaged, was rejected, or has been changed.
-        MissingRuntimeError: the onnx package is not installed.
-    """
-    exported = read_graph(graph)
-    if exported.unproved:
-        raise GraphError(f"{graph} {exported.unproved}.{_export_again(exported.contract)}")
-    if exported.parity is None or exported.parity.failures():
-        raise GraphError(
-            f"{graph} was not accepted when it was exported.{_export_again(exported.contract)}"
-        )
-    return exported
-
-
-def _export_again(contract: GraphContract) -> str:
-    """The line that ends a message about a graph without evidence, as far as the contract knows.
-
-    Under a new name: the file may have been changed on purpose. The rewrites' level is left out,
-    as another release may have others.
-    """
-    source = contract.source
-    if source.module:
-        command = ["--module", source.module.factory]
-        command += [] if source.file == source.module.factory else ["--weights", source.file]
-    else:
-        command = [source.file]
-    command += ["-o", "new.onnx", "--precision", contract.precision]
-    command += ["--tensor-level"] if contract.kind == "tensor" else []
-    command += ["--batch", str(contract.batch)] if contract.batch else []
-    command += ["--size", "x".join(map(str, contract.size))] if contract.size else []
-    words = shlex.join(["pconv-deploy", "export", *command])
-    return "\n  Export it again: " + words.encode(errors="replace").decode()
+def _read_what_can_be_built(
+    graph: Path, output: Path, backend: Backend, options: BuildOptions, progress: Progress
+) -> tuple[ExportedGraph, Precision]:
+    """The graph and the engine's precision; what cannot come to a good end is refused at once."""
+    backend.runtime()  # a missing one before any work
+    if options.calibration:
+        require_folders(options.calibration)
+    progress("reading the graph")
+    exported = read_accepted(graph)
+    if graph.resolve() == output.resolve() or output.resolve() in graph.resolve().parents:
+        raise UsageError(f"{output} holds or is the graph itself; choose another name")
+    precision = options.precision or exported.contract.precision
+    _refuse_precision(backend, precision, options)
+    return exported, precision
 
 
 def built_with(backend: Backend) -> BuiltWith:

@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pconv_deploy.engines.accepted_graph import read_accepted
 from pconv_deploy.engines.base import Progress, silent
-from pconv_deploy.engines.folder import read_accepted
 from pconv_deploy.engines.manifest import Manifest, rebuild
 from pconv_deploy.engines.refitting import (
     RefitRequest,

@@ -63,7 +63,7 @@ def test_a_build_tells_how_far_it_is(graph: Path, tmp_path: Path) -> None:
     assert shares[-1] > 0.7
     assert any(step.startswith("TensorRT: ") and " %, " in step for step in steps)
     assert steps[0] == "reading the graph"
-    assert steps[-1].startswith("TensorRT: ")
+    assert not any("compared" in step for step in steps)  # what was not, its manifest says
     assert (manifest.not_compared or "").startswith("no NVIDIA driver")
 
 
