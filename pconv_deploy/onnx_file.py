@@ -144,19 +144,18 @@ def read_graph(path: Path) -> ExportedGraph:
     except (ValueError, RecursionError, onnx.checker.ValidationError) as error:
         raise GraphError(f"{path} is damaged: {error}") from error
     _compare_tensors(path, model.graph, contract)
-    unproved = _why_unproved(model, facts)
-    if facts.get(HASH_KEY) not in (None, graph_sha256(model)):
-        parity = None  # of another graph
-    return ExportedGraph(content, model, contract, parity, unproved)
+    changed = HASH_KEY in facts and facts[HASH_KEY] != graph_sha256(model)
+    unproved = _why_unproved(facts, changed=changed)
+    return ExportedGraph(content, model, contract, None if changed else parity, unproved)
 
 
-def _why_unproved(model: "onnx.ModelProto", facts: Mapping[str, str]) -> str | None:
+def _why_unproved(facts: Mapping[str, str], *, changed: bool) -> str | None:
     """Whether there is evidence, and of this graph."""
     if PARITY_KEY not in facts:
         return "was not compared with anything when it was exported"
     if HASH_KEY not in facts:
         return "was exported by an older pconv-deploy, whose evidence does not name its graph"
-    if facts[HASH_KEY] != graph_sha256(model):
+    if changed:
         return "was changed after its export, and nothing is known of what it computes now"
     return None
 
