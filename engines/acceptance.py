@@ -5,7 +5,6 @@ off: slow, and none of what a runtime does to a graph to make it fast.
 """
 
 import contextlib
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from pconv_deploy.engines.tensorrt.inspection import shortfall
 from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts
 from pconv_deploy.engines.tensorrt.profiles import judged_batches
 from pconv_deploy.errors import ParityError
+from pconv_deploy.files import scratch_folder
 from pconv_deploy.onnx_file import ExportedGraph, with_raw_output
 from pconv_deploy.onnx_run import graph_run
 from pconv_deploy.parity import (
@@ -70,7 +70,7 @@ def accept(
         stack.callback(session.close)
         witness = None
         if model and plan is None and contract.kind == "deployment":
-            shown = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            shown = stack.enter_context(scratch_folder())
             content = with_raw_output(model).SerializeToString()
             backend.build(content, contract, precision, shown)
             witness = backend.open(shown, precision, RunOptions())

@@ -15,9 +15,7 @@ import contextlib
 import io
 import logging
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -35,6 +33,7 @@ from pconv_deploy.engines.quantised_graph import (
 )
 from pconv_deploy.engines.telemetry import without_telemetry
 from pconv_deploy.errors import GraphError, MissingRuntimeError, ParityError
+from pconv_deploy.files import scratch_folder
 from pconv_deploy.onnx_file import inlined
 from pconv_deploy.onnx_run import graph_run
 from pconv_deploy.parity import TOLERANCES, Arrays, Run
@@ -175,9 +174,9 @@ def _tried(backend: Backend, model: "onnx.ModelProto", contract: GraphContract) 
         # Unfused, it rounds where it says so and computes exactly in between.
         yield graph_run(model, contract, optimised=False)
         return
-    with tempfile.TemporaryDirectory() as work:
-        backend.build(model.SerializeToString(), contract, "int8", Path(work))
-        with contextlib.closing(backend.open(Path(work), "int8", RunOptions())) as session:
+    with scratch_folder() as work:
+        backend.build(model.SerializeToString(), contract, "int8", work)
+        with contextlib.closing(backend.open(work, "int8", RunOptions())) as session:
             yield session.run
 
 

@@ -2,11 +2,9 @@
 
 import contextlib
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ import numpy as np
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.base import Backend, RunOptions
 from pconv_deploy.export.rewrites.forms import Arrangement, Upsampling
+from pconv_deploy.files import scratch_folder
 from pconv_deploy.holes import irregular_hole
 from pconv_deploy.parity import Arrays, ParityInput, Precision, graph_inputs
 
@@ -150,8 +149,7 @@ class Tuner:
     @contextlib.contextmanager
     def _opened(self, arrangement: Arrangement) -> Iterator[Callable[[Arrays], Any]]:
         content = self.model(arrangement).SerializeToString()
-        with tempfile.TemporaryDirectory() as work:
-            folder = Path(work)
+        with scratch_folder() as folder:
             self.backend.build(content, self.contract, self.precision, folder)
             options = RunOptions(threads=self.options.threads)
             with contextlib.closing(self.backend.open(folder, self.precision, options)) as session:

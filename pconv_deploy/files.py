@@ -1,17 +1,21 @@
 """Files written whole or not at all, hashed, and read within bounds."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pconv_deploy.errors import InputError, OutputError, UsageError
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _MAX_JSON_BYTES = 4 << 20
+_ROOM = "Free space there, or set TMPDIR to a folder on another disk"
 _PARTIAL = ".partial"
 _FRESH, _OLD = "new", "old"  # in a workplace: what is being made, and what it replaces
 
@@ -95,6 +99,31 @@ def parent_made(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give a private folder in the system's temporary folder; it is removed at the end.
+
+    Folders that killed processes of this user left behind are removed first.
+
+    Raises:
+        OutputError: there is no temporary folder, or its disk becomes full in the block.
+    """
+    try:
+        place = Path(tempfile.gettempdir()).resolve() / f"pconv-deploy-{os.geteuid()}"
+    except FileNotFoundError as error:  # with the folders that it tried
+        raise OutputError(f"cannot write temporary files: {error.strerror}. {_ROOM}") from error
+    _clear_abandoned(place)
+    with _workplace(place) as work:
+        try:
+            yield work
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            raise OutputError(
+                f"cannot write in {place.parent}: {error.strerror}. {_ROOM}"
+            ) from error
+
+
+@contextlib.contextmanager
 def _workplace(path: Path) -> Iterator[Path]:
     """Give a hidden folder beside `path` that is locked for as long as it is in use."""
     with writing(path):
@@ -111,7 +140,7 @@ def _workplace(path: Path) -> Iterator[Path]:
 def _claimed(path: Path) -> tuple[Path, int] | None:
     """Make a workplace and lock it; None if somebody was quick enough to clear it meanwhile."""
     work = path.with_name(f"{_workplaces(path)}{uuid.uuid4().hex[:16]}{_PARTIAL}")
-    work.mkdir()
+    work.mkdir(0o700)
     try:
         descriptor = os.open(work, os.O_RDONLY)
     except FileNotFoundError:
@@ -133,8 +162,10 @@ def _clear_abandoned(path: Path) -> None:
     """Clear workplaces whose lock nobody holds; what was to be replaced there returns."""
     for work in path.parent.glob(f"{_workplaces(path)}*{_PARTIAL}"):
         with contextlib.suppress(OSError):
-            descriptor = os.open(work, os.O_RDONLY)
+            descriptor = os.open(work, os.O_RDONLY | os.O_NOFOLLOW)
             try:
+                if os.fstat(descriptor).st_uid != os.geteuid():
+                    continue  # the temporary folder is everybody's
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if (work / _OLD).exists() and not path.exists():
                     (work / _OLD).rename(path)

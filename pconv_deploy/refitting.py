@@ -2,7 +2,6 @@
 
 import contextlib
 import shlex
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from pconv_deploy.engines.refitting import (
 )
 from pconv_deploy.engines.same_graph import network_differences, normalisation_differences
 from pconv_deploy.errors import EngineError, ParityError, needs
+from pconv_deploy.files import scratch_folder
 
 if TYPE_CHECKING:
     from pconv_deploy.export.checkpoint_to_onnx import ExportOptions
@@ -42,7 +42,7 @@ def refit(request: RefitRequest, progress: Progress = silent) -> Manifest:
     with contextlib.ExitStack() as stack:
         graph = request.weights
         if not request.of_graph:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folder = stack.enter_context(scratch_folder())
             graph = _exported(request, manifest, folder, progress)
         progress("reading the graph")
         exported = read_accepted(graph)

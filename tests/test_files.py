@@ -1,13 +1,16 @@
 """Folders written whole or not at all, and what is left where a process was killed."""
 
+import errno
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from pconv_deploy.errors import OutputError, UsageError
-from pconv_deploy.files import atomic_folder, parent_made
+from pconv_deploy.files import atomic_folder, parent_made, scratch_folder
 
 # Dies inside of the block, as by kill -9; `swapped` as if between the two moves at its end.
 KILLED = """
@@ -103,3 +106,45 @@ def test_a_write_that_fails_leaves_no_folder(tmp_path: Path) -> None:
     ):
         fresh.write_bytes(b"")
     assert names(tmp_path) == []
+
+
+def test_a_scratch_folder_is_private_and_clears_what_killed_processes_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = (
+        "import os, pconv_deploy.files as files\n"
+        "with files.scratch_folder() as work:\n"
+        "    (work / 'half').touch()\n"
+        "    os._exit(9)"
+    )
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, env=environment, check=False).returncode == 9
+    assert len(names(tmp_path)) == 1
+    with scratch_folder() as first, scratch_folder() as second:
+        assert first.stat().st_mode & 0o077 == 0
+        assert sorted([first.name, second.name]) == names(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_a_scratch_folder_on_a_full_disk_says_what_to_do() -> None:
+    with (
+        pytest.raises(OutputError, match=r"No space left on device.*set TMPDIR"),
+        scratch_folder(),
+    ):
+        Path("/dev/full").write_bytes(b"x")
+
+
+def test_another_error_in_a_scratch_folder_is_passed_on() -> None:
+    with pytest.raises(FileNotFoundError), scratch_folder() as work:
+        (work / "none").read_bytes()
+
+
+def test_no_temporary_folder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/full']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(OutputError, match="No usable temporary directory"), scratch_folder():
+        pass

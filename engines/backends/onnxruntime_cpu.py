@@ -1,6 +1,5 @@
 """ONNX Runtime on the CPU: the engine that works everywhere."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pconv_deploy.engines.onnxruntime_session import (
 )
 from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.export.rewrites.forms import Arrangement
+from pconv_deploy.files import scratch_folder
 from pconv_deploy.parity import Precision
 
 # On every processor measured so far; `--tune` finds out on yours.
@@ -75,8 +75,8 @@ class OnnxRuntimeBackend:
     ) -> Mapping[Precision, int]:
         import onnx
 
-        with tempfile.TemporaryDirectory() as work:
-            optimised = Path(work) / MODEL
+        with scratch_folder() as work:
+            optimised = work / MODEL
             settings = {"optimized_model_filepath": str(optimised)}
             self._session(folder, RunOptions(), settings).close()
             nodes = onnx.load(optimised).graph.node

@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import OUT, parse_size, progress_bar
+from pconv_deploy.cli.console import OUT, parse_size, print_json, progress_bar
 from pconv_deploy.errors import needs
 
 if TYPE_CHECKING:
@@ -52,8 +52,6 @@ def bench(
     uint8 image out. Ratios are taken round by round against the literal PyTorch formulation.
     """
     with needs("pconv-deploy[onnxruntime]"):
-        import msgspec
-
         from pconv_deploy.bench import BenchOptions
         from pconv_deploy.bench import bench as measure
         from pconv_deploy.demo.photos import sample_photo
@@ -78,7 +76,7 @@ def bench(
             progress=lambda done, of: progress.update(task, completed=done, total=of),
         )
     if json_output:
-        print(msgspec.json.format(msgspec.json.encode(result), indent=2).decode())  # noqa: T201
+        print_json(result)
     else:
         show(result)
 

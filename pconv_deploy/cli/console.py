@@ -1,9 +1,11 @@
 """What the commands share: consoles, progress and option types."""
 
+import json
 import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -15,6 +17,9 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from typer.core import TyperGroup
+
+from pconv_deploy.errors import UsageError
 
 OUT = Console(highlight=False, emoji=False, soft_wrap=True)
 # Progress and complaints: stdout stays clean for whoever reads the result.
@@ -36,11 +41,30 @@ class _Warnings(logging.Handler):
 _WARNINGS = _Warnings(logging.WARNING)
 
 
-def say_warnings() -> None:
-    """Let warnings be seen as such, once each."""
+def show_warnings() -> None:
+    """Print the warnings that our modules log."""
     logging.getLogger("pconv_deploy").addHandler(_WARNINGS)
     # It tells in a traceback what an error of ours tells in a line.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+
+
+def print_json(value: object) -> None:
+    """Print `value` as JSON in ASCII, which every standard output can encode."""
+    import msgspec
+
+    print(json.dumps(json.loads(msgspec.json.encode(value)), indent=2))  # noqa: T201
+
+
+class Commands(TyperGroup):
+    """A group that suggests commands that begin with what was typed."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        typed = args[0]
+        meant = [name for name in self.commands if name.startswith(typed) and name != typed]
+        if meant and typed not in self.commands:
+            suggestions = " or ".join(repr(name) for name in meant)
+            raise UsageError(f"no such command {typed!r}. Did you mean {suggestions}?")
+        return super().resolve_command(ctx, args)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import OUT
+from pconv_deploy.cli.console import OUT, print_json
 
 if TYPE_CHECKING:
     from pconv_deploy.doctor import Finding
@@ -20,13 +20,11 @@ def doctor(
     A backend that "builds" makes engines that another machine runs. Exits with 0 whatever it
     finds; programs read --json.
     """
-    import msgspec
-
     from pconv_deploy.doctor import diagnose
 
     diagnosis = diagnose()
     if json_output:
-        print(msgspec.json.format(msgspec.json.encode(diagnosis), indent=2).decode())  # noqa: T201
+        print_json(diagnosis)
         return
     OUT.print(
         f"pconv-deploy {diagnosis.pconv_deploy}, Python {diagnosis.python}, {diagnosis.system}"

@@ -10,7 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import OUT, parse_size, progress_bar
+from pconv_deploy.cli.console import OUT, parse_size, print_json, progress_bar
 from pconv_deploy.cli.infer import Convention
 from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 
@@ -104,8 +104,6 @@ def evaluate(
     if workers > 1 and threads not in (None, 1):
         raise UsageError("several --workers take one thread each: leave --threads out")
     with needs("pconv-deploy[evaluate]"):
-        import msgspec
-
         from pconv_deploy.evaluation.methods import parse_methods
         from pconv_deploy.evaluation.pairs import Protocol
         from pconv_deploy.evaluation.report import write_reports
@@ -137,7 +135,7 @@ def evaluate(
     results = summarise(evaluation)
     write_reports(request, evaluation, results)
     if json_output:
-        print(msgspec.json.format(msgspec.json.encode(results), indent=2).decode())  # noqa: T201
+        print_json(results)
     else:
         show(results)
         kept = f", {evaluation.kept} scores kept from before" if evaluation.kept else ""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import OUT
+from pconv_deploy.cli.console import OUT, print_json
 from pconv_deploy.errors import needs
 
 
@@ -16,13 +16,11 @@ def inspect(
 ) -> None:
     """Say what a file is: network, tensors, shapes, origin, evidence."""
     with needs("pconv-deploy[onnxruntime]"):
-        import msgspec
-
         from pconv_deploy.inspection import inspect_file
 
     facts = inspect_file(file)
     if json_output:
-        print(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())  # noqa: T201
+        print_json(facts)
         return
     for key, fact in facts.items():
         if isinstance(fact, str):

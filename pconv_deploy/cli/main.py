@@ -4,13 +4,13 @@ import errno
 import signal
 import sys
 from inspect import cleandoc
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from pconv_deploy.cli.bench import bench
 from pconv_deploy.cli.build_engine import build_engine
-from pconv_deploy.cli.console import ERR, OUT, say_warnings
+from pconv_deploy.cli.console import ERR, OUT, Commands, show_warnings
 from pconv_deploy.cli.convert import convert
 from pconv_deploy.cli.demo import demo
 from pconv_deploy.cli.doctor import doctor
@@ -20,14 +20,16 @@ from pconv_deploy.cli.infer import infer
 from pconv_deploy.cli.inspect import inspect
 from pconv_deploy.cli.masks import masks
 from pconv_deploy.cli.refit import refit
+from pconv_deploy.cli.streams import guarded_streams
 from pconv_deploy.cli.train import train
 from pconv_deploy.cli.triton_repo import triton_repo
 from pconv_deploy.cli.trtexec import BuildCommand, kebab_case
 from pconv_deploy.cli.verify import verify
-from pconv_deploy.errors import InputError, PConvError
+from pconv_deploy.errors import InputError, OutputError, PConvError
 
 _INTERRUPTED, _TERMINATED = 130, 143
 _IMPOSSIBLE_PATHS = (errno.ENAMETOOLONG, errno.ELOOP)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 unusable input, 4 parity failed, 5 unusable engine, "
     "6 package missing, 7 cannot write, 8 some files of a batch failed, 9 training diverged, "
@@ -37,6 +39,7 @@ _EPILOG = (
 
 app = typer.Typer(
     name="pconv-deploy",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={
@@ -101,19 +104,31 @@ def main() -> None:
     """Run the command line; errors a user can cause become one message and an exit code."""
     # Like Ctrl-C, a polite end: what is half done is cleared away.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
-    say_warnings()
+    show_warnings()
     try:
-        app(prog_name="pconv-deploy")
+        with guarded_streams():
+            app(prog_name="pconv-deploy")
     except PConvError as error:
-        ERR.print("[bold red]error:[/bold red] ", end="")
-        ERR.print(str(error), markup=False)
-        sys.exit(error.exit_code)
+        _exit(str(error), error.exit_code)
     except SystemExit as stop:
         if stop.code in (_INTERRUPTED, _TERMINATED):
-            ERR.print("interrupted" if stop.code == _INTERRUPTED else "terminated")
+            _exit(
+                "interrupted" if stop.code == _INTERRUPTED else "terminated", stop.code, prefix=""
+            )
         raise
     except OSError as error:
-        if error.errno not in _IMPOSSIBLE_PATHS:
-            raise
-        ERR.print(f"error: {error.strerror}: {error.filename}", markup=False)
-        sys.exit(InputError.exit_code)
+        if error.errno in _FULL:
+            _exit(
+                f"cannot write {error.filename or 'a file'}: {error.strerror}",
+                OutputError.exit_code,
+            )
+        if error.errno in _IMPOSSIBLE_PATHS:
+            _exit(f"{error.strerror}: {error.filename}", InputError.exit_code)
+        raise
+
+
+def _exit(message: str, code: int, prefix: str = "[bold red]error:[/bold red] ") -> NoReturn:
+    with guarded_streams():
+        ERR.print(prefix, end="")
+        ERR.print(message, markup=False)
+    sys.exit(code)

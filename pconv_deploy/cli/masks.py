@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from pconv_deploy.cli.console import ERR, OUT, parse_size
+from pconv_deploy.cli.console import ERR, OUT, parse_size, print_json
 from pconv_deploy.cli.infer import Convention
 from pconv_deploy.errors import HoleMaskError, UsageError, needs
 
@@ -124,13 +124,11 @@ def check(
 
     The exit code is 3 if no mask can be used.
     """
-    import msgspec
-
     from pconv_deploy.hole_masks.checking import check_mask_set
 
     report = check_mask_set(folder, mask_convention.value)
     if json_output:
-        print(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())  # noqa: T201
+        print_json(report)
     else:
         _print_report(report)
     if report.complaint:

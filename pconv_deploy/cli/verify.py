@@ -10,7 +10,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import ERR, OUT, parse_size, progress_bar
+from pconv_deploy.cli.console import ERR, OUT, parse_size, print_json, progress_bar
 from pconv_deploy.cli.infer import Convention
 from pconv_deploy.errors import ParityError, UsageError, needs
 
@@ -144,13 +144,12 @@ def _with_progress(request: "Request") -> "Outcome":
 
 
 def _tell(outcome: "Outcome", picture: Path | None, *, json_output: bool) -> None:
-    import msgspec
 
     verification = outcome.verification
     for warning in verification.warnings:
         ERR.print(f"[yellow]warning:[/yellow] {escape(warning)}")
     if json_output:
-        print(msgspec.json.format(msgspec.json.encode(verification), indent=2).decode())  # noqa: T201
+        print_json(verification)
     else:
         show(verification)
     if picture is not None:

@@ -1,6 +1,5 @@
 """Sets of hole masks, so many of each of the paper's classes, made in parallel."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pconv_deploy.errors import InputError, UsageError
-from pconv_deploy.files import atomic_folder, writing
+from pconv_deploy.files import atomic_folder, scratch_folder, writing
 from pconv_deploy.hole_masks.drawing import drawn_hole
 from pconv_deploy.hole_masks.manifest import (
     MANIFEST_NAME,
@@ -79,9 +78,9 @@ def make_mask_set(
     _require_sensible(options)
     with (
         atomic_folder(output, overwrite=overwrite, replaceable=is_mask_set) as folder,
-        tempfile.TemporaryDirectory(prefix="pconv-deploy-") as aside,
+        scratch_folder() as aside,
     ):
-        raw = Path(aside) / "raw.npz" if options.video else None
+        raw = aside / "raw.npz" if options.video else None
         numbers = range(options.per_class * len(CLASSES))
         pairs = planned_pairs(options.video, len(numbers)) if options.video else []
         total = len(pairs) + len(numbers)

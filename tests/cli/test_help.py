@@ -84,3 +84,13 @@ def test_wrong_usage_exits_2_with_a_hint(run: Run, arguments: tuple[str, ...]) -
     assert result.code == 2
     assert result.err
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("build", "'build-engine'"), ("t", "'train' or 'triton-repo'")]
+)
+def test_the_beginning_of_a_command_is_answered_with_its_name(
+    run: Run, typed: str, meant: str
+) -> None:
+    result = run(typed)
+    assert (result.code, f"Did you mean {meant}?" in result.err) == (2, True)
