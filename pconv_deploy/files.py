@@ -3,8 +3,10 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -17,6 +19,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _MAX_JSON_BYTES = 4 << 20
 _ROOM = "Free space there, or set TMPDIR to a folder on another disk"
 _PARTIAL = ".partial"
+_PARTIAL_FILE = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(_PARTIAL)}(\..+)?")
 _FRESH, _OLD = "new", "old"  # in a workplace: what is being made, and what it replaces
 
 
@@ -24,28 +27,67 @@ _FRESH, _OLD = "new", "old"  # in a workplace: what is being made, and what it r
 def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; move it into place when the block succeeds.
 
-    The block writes the file and does nothing else: every OSError in it counts as a failure to
-    write.
+    Temporary files that killed processes left in the folder are cleared away; those of processes
+    that still write are locked and stay. The block writes the file and does nothing else: every
+    OSError in it counts as a failure to write.
 
     Raises:
         OutputError: the folder is not writable, the disk is full, or the like.
     """
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        raise OutputError(f"cannot write {path}: it exists and is no regular file")
-    # The suffix stays last: image libraries choose their format by it.
-    partial = path.with_name(f".{uuid.uuid4().hex}.partial{path.suffix}")
     with writing(path):
+        path = _resolved(path)
+        if path.exists() and not path.is_file():
+            raise OutputError(f"cannot write {path}: it exists and is no regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Some libraries create files for their owner alone; ours get the usual permissions.
-        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        _clear_abandoned_files(path.parent)
+        partial, descriptor = _locked_partial(path)
         try:
-            permissions = partial.stat().st_mode
+            # Some libraries create files for their owner alone; ours get the usual permissions.
+            permissions = os.fstat(descriptor).st_mode
             yield partial
             partial.chmod(permissions)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _locked_partial(path: Path) -> tuple[Path, int]:
+    """Make a temporary file beside `path`, locked until the returned descriptor is closed."""
+    while True:
+        # The suffix stays last: image libraries choose their format by it.
+        partial = path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}{path.suffix}")
+        descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        with contextlib.suppress(OSError):  # not every file system can
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if partial.exists():
+            return partial, descriptor
+        os.close(descriptor)  # another process cleared it before it was locked
+
+
+@functools.lru_cache(maxsize=1024)  # once a process: a folder may hold very many files
+def _clear_abandoned_files(folder: Path) -> None:
+    """Remove temporary files of killed processes: those that nobody holds locked."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if _PARTIAL_FILE.fullmatch(name):
+                _remove_if_abandoned(folder / name)
+
+
+def _remove_if_abandoned(partial: Path) -> None:
+    with contextlib.suppress(OSError):  # locked, a folder, not ours to remove
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not block us
+        descriptor = os.open(partial, flags)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _resolved(path: Path) -> Path:
+    """Follow links; unlike Path.resolve, leave a loop of links to the system's own error."""
+    return Path(os.path.realpath(path))
 
 
 @contextlib.contextmanager
@@ -65,16 +107,18 @@ def atomic_folder(
         UsageError: something is there and must not be replaced.
         OutputError: the place is not writable.
     """
-    path = path.resolve()
+    path = _resolved(path)
     _clear_abandoned(path)
-    _refuse_to_replace(path, overwrite, replaceable)
+    with writing(path):
+        _refuse_to_replace(path, overwrite, replaceable)
     with parent_made(path), _workplace(path) as work:
         fresh, old = work / _FRESH, work / _OLD
         with writing(path):
             fresh.mkdir()
         yield fresh
-        _refuse_to_replace(path, overwrite, replaceable)  # another process may have been quicker
         with writing(path):
+            # Another process may have been quicker.
+            _refuse_to_replace(path, overwrite, replaceable)
             _swap(fresh, path, old)
 
 

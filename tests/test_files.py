@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pconv_deploy.errors import OutputError, UsageError
-from pconv_deploy.files import atomic_folder, parent_made, scratch_folder
+from pconv_deploy.files import atomic_file, atomic_folder, parent_made, scratch_folder
 
 # Dies inside of the block, as by kill -9; `swapped` as if between the two moves at its end.
 KILLED = """
@@ -147,4 +147,59 @@ def test_no_temporary_folder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tempfile, "gettempdir", none)
     with pytest.raises(OutputError, match="No usable temporary directory"), scratch_folder():
+        pass
+
+
+KILLED_FILE = """
+import os, sys
+from pathlib import Path
+from pconv_deploy.files import atomic_file
+with atomic_file(Path(sys.argv[1])) as partial:
+    partial.write_text("half")
+    if sys.argv[2] == "stays":
+        print(partial.name, flush=True)
+        sys.stdin.read()
+    os._exit(9)
+"""
+
+
+def test_files_of_killed_processes_are_cleared_and_those_being_written_stay(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", KILLED_FILE, str(tmp_path / "a.png")]
+    assert subprocess.run([*command, "dies"], check=False).returncode == 9
+    (tmp_path / ".mine.partial.png").touch()  # not named as ours are
+    os.mkfifo(tmp_path / f".{'0' * 32}.partial")
+    assert len(names(tmp_path)) == 3
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, "stays"], stdin=pipe, stdout=pipe, text=True) as writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        being_written = writer.stdout.readline().strip()
+        with atomic_file(tmp_path / "b.txt") as partial:
+            partial.write_text("whole")
+        left = {f".{'0' * 32}.partial", ".mine.partial.png", "b.txt"}
+        assert set(names(tmp_path)) == left | {being_written}
+        writer.stdin.close()
+    assert (tmp_path / "b.txt").read_text() == "whole"
+
+
+def test_a_file_gets_the_usual_permissions_whoever_writes_it(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    with atomic_file(tmp_path / "x") as partial:
+        partial.unlink()
+        os.close(os.open(partial, os.O_CREAT, 0o600))
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    assert names(tmp_path) == ["usual", "x"]
+
+
+def test_a_loop_of_links_is_no_place_to_write(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    inside = tmp_path / "loop" / "x"
+    with pytest.raises(OutputError, match="cannot write"), atomic_file(inside):
+        pass
+    with (
+        pytest.raises(OutputError, match="cannot write"),
+        atomic_folder(inside, overwrite=True, replaceable=lambda _: True),
+    ):
         pass
