@@ -1,16 +1,13 @@
 """Photos and hole masks as files: decoded with suspicion, encoded whole or not at all."""
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.Image import DecompressionBombError, DecompressionBombWarning
+from PIL import Image, ImageOps
 
-from pconv_deploy.errors import HoleMaskError, ImageError, InputError, UsageError
+from pconv_deploy.decoding import decoded, require_one_page
+from pconv_deploy.errors import HoleMaskError, ImageError, UsageError
 from pconv_deploy.files import atomic_file
 from pconv_deploy.images import MODES, Hole, to_pixels, to_rgb8
 
@@ -19,8 +16,6 @@ MaskConvention = Literal["hole-white", "hole-black", "alpha"]
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif")
 )
-# What Pillow may take a file for, whatever its name: no format that starts other programs.
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
 # What we write, and the modes each holds without loss of depth, alpha or profile.
 OUTPUT_MODES = {
     ".png": ("L", "LA", "RGB", "RGBA", "I;16"),
@@ -69,14 +64,16 @@ def read_image(
         ImageError: missing, not an image, truncated, too large, animated, or of a colour type
             that would be damaged on the way (CMYK, 16 bits a colour channel).
     """
-    source = path if content is None else io.BytesIO(content)
-    with _decoding(path, ImageError), Image.open(source, formats=_FORMATS) as opened:
+
+    def still(opened: Image.Image) -> Image.Image:
         _check_size(path, opened.size, max_pixels)
         _check_kind(path, opened)
         opened.load()
         image = opened.copy()
         image.info = _lasting_info(opened)
         return image
+
+    return decoded(path, still, content=content)
 
 
 def read_rgb(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
@@ -106,17 +103,22 @@ def read_hole_mask(
         HoleMaskError: as `read_image`'s ImageError; no alpha channel with `alpha`; or values
             so small that they are hardly meant as grey levels.
     """
-    with _decoding(path, HoleMaskError), Image.open(path, formats=_FORMATS) as opened:
+
+    def upright(opened: Image.Image) -> Image.Image:
         _check_size(path, opened.size, max_pixels)
-        image = ImageOps.exif_transpose(opened)
-        transparent = image.has_transparency_data
-        mode = image.mode
-        if convention == "alpha" and transparent:
-            values = np.asarray(image.convert("RGBA"))[:, :, 3]
-        elif mode.startswith("I"):  # 16 bits; rounded up, so that no value turns into no hole
-            values = ((np.asarray(image).clip(0, 65535).astype(np.uint32) + 255) >> 8).clip(0, 255)
-        else:
-            values = np.asarray(image.convert("RGB").convert("L"))
+        require_one_page(path, opened)
+        opened.load()
+        return ImageOps.exif_transpose(opened)
+
+    image = decoded(path, upright, failure=HoleMaskError)
+    transparent = image.has_transparency_data
+    mode = image.mode
+    if convention == "alpha" and transparent:
+        values = np.asarray(image.convert("RGBA"))[:, :, 3]
+    elif mode.startswith("I"):  # 16 bits; rounded up, so that no value turns into no hole
+        values = ((np.asarray(image).clip(0, 65535).astype(np.uint32) + 255) >> 8).clip(0, 255)
+    else:
+        values = np.asarray(image.convert("RGB").convert("L"))
     if convention == "alpha" and not transparent:
         raise HoleMaskError(
             f"{path} has no alpha channel, so no transparent pixels can be its hole; "
@@ -196,29 +198,6 @@ def save_image(path: Path, image: Image.Image, quality: int = 95) -> None:
             raise ImageError(f"cannot write {path} as {path.suffix}: {error}") from error
 
 
-@contextmanager
-def _decoding(path: Path, failure: type[InputError]) -> Iterator[None]:
-    """Say in our words what Pillow's decoders raise on hostile or broken files."""
-    try:
-        yield
-    except InputError as error:
-        raise failure(str(error)) from None
-    except (DecompressionBombError, DecompressionBombWarning) as error:
-        raise failure(f"{path} is refused as a decompression bomb: {error}") from error
-    except UnidentifiedImageError as error:
-        empty = path.is_file() and path.stat().st_size == 0
-        raise failure(f"{path} is {'empty' if empty else 'no image that can be read'}") from error
-    except FileNotFoundError as error:
-        raise failure(f"{path} does not exist") from error
-    except OSError as error:
-        if error.errno is not None:
-            raise failure(f"cannot read {path}: {error.strerror}") from error
-        raise failure(f"{path} is damaged: {error}") from error
-    # Decoders raise whatever comes up: SyntaxError, struct.error, RuntimeError, TypeError...
-    except Exception as error:
-        raise failure(f"{path} is damaged: {error}") from error
-
-
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
@@ -230,10 +209,7 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
 
 
 def _check_kind(path: Path, image: Image.Image) -> None:
-    # Phones append previews to a photo (MPO): its first picture is the photo.
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    if frames > 1:
-        raise ImageError(f"{path} is animated or has pages ({frames}); needed one still image")
+    require_one_page(path, image)
     if image.mode not in MODES:
         raise ImageError(
             f"{path} is of mode {image.mode}; needed grey, RGB or palette, with or without "

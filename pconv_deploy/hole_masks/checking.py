@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from pconv_deploy.decoding import decoded
 from pconv_deploy.errors import InputError
 from pconv_deploy.hole_masks.reading import (
     HoleMaskFile,
@@ -113,7 +114,8 @@ def _checked(path: Path, convention: MaskConvention) -> _Checked | str:
 
 def _grey_share(path: Path, convention: MaskConvention) -> float:
     """The share of pixels neither black nor white, of a picture that was read before."""
-    with Image.open(path) as opened:
+
+    def share(opened: Image.Image) -> float:
         if opened.mode == "1":
             return 0.0
         if opened.mode.startswith("I"):
@@ -124,7 +126,9 @@ def _grey_share(path: Path, convention: MaskConvention) -> float:
             levels = image.convert("RGBA").getchannel("A").histogram()
         else:
             levels = image.convert("RGB").convert("L").histogram()
-    return sum(levels[1:255]) / sum(levels)
+        return sum(levels[1:255]) / sum(levels)
+
+    return decoded(path, share)
 
 
 def _class_counts(masks: Sequence[HoleMaskFile]) -> tuple[ClassCount, ...]:

@@ -1,0 +1,88 @@
+"""Picture files, decoded by Pillow with suspicion; what goes wrong is said in our words."""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+from PIL import Image, UnidentifiedImageError
+from PIL.Image import DecompressionBombError, DecompressionBombWarning
+
+from pconv_deploy.errors import ImageError, InputError
+from pconv_deploy.png_metadata import lean_png
+
+# What Pillow may take a file for, whatever its name: no format that starts other programs.
+_FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
+Result = TypeVar("Result")
+
+
+def decoded(
+    path: Path,
+    use: Callable[[Image.Image], Result],
+    *,
+    failure: type[InputError] = ImageError,
+    content: bytes | None = None,
+) -> Result:
+    """Open a picture and give it to `use`, which decodes it while its file is open.
+
+    Args:
+        path: of the file.
+        use: takes the opened picture; called again if its metadata had to be taken out.
+        failure: raised for everything that is wrong with the file.
+        content: what to decode instead, with `path` as its name.
+
+    Raises:
+        InputError: `failure`, saying what is wrong.
+    """
+    source = path if content is None else io.BytesIO(content)
+    with _translated(path, failure):
+        try:
+            with Image.open(source, formats=_FORMATS) as opened:
+                return use(opened)
+        except (ValueError, SyntaxError):
+            lean = lean_png(source)
+            if lean is None:
+                raise
+        with Image.open(io.BytesIO(lean.content), formats=_FORMATS) as opened:
+            if lean.profile:
+                opened.info["icc_profile"] = lean.profile
+            return use(opened)
+
+
+def require_one_page(path: Path, image: Image.Image) -> None:
+    """Check that an opened file holds one picture.
+
+    Raises:
+        ImageError: it is animated, or has pages.
+    """
+    # Phones append previews and gain maps to a photo (MPO): its first picture is the photo.
+    pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise ImageError(
+            f"{path} is animated or has pages ({pages}); needed one still image. "
+            "Save the page that is meant as a file of its own"
+        )
+
+
+@contextmanager
+def _translated(path: Path, failure: type[InputError]) -> Iterator[None]:
+    """Say in our words what Pillow's decoders raise on hostile or broken files."""
+    try:
+        yield
+    except InputError as error:
+        raise failure(str(error)) from None
+    except (DecompressionBombError, DecompressionBombWarning) as error:
+        raise failure(f"{path} is refused as a decompression bomb: {error}") from error
+    except UnidentifiedImageError as error:
+        empty = path.is_file() and path.stat().st_size == 0
+        raise failure(f"{path} is {'empty' if empty else 'no image that can be read'}") from error
+    except FileNotFoundError as error:
+        raise failure(f"{path} does not exist") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise failure(f"cannot read {path}: {error.strerror}") from error
+        raise failure(f"{path} is damaged: {error}") from error
+    # Decoders raise whatever comes up: SyntaxError, struct.error, RuntimeError, TypeError...
+    except Exception as error:
+        raise failure(f"{path} is damaged: {error}") from error

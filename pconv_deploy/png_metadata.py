@@ -1,0 +1,96 @@
+"""PNG files with more text, or a larger colour profile, than Pillow unpacks.
+
+Pillow refuses a compressed text or profile of more than a megabyte, wherever it is in the file.
+Editors and generators write such files; nothing of the text is needed here.
+"""
+
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from PIL import PngImagePlugin
+from PIL.Image import DecompressionBombError
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_PROFILE = b"iCCP"
+_MOST_PROFILE = 32 << 20  # bytes unpacked; printers' profiles have up to a few megabytes
+_MOST_FILE = 1 << 30  # bytes of a file that is taken apart in memory
+
+
+class LeanPng(NamedTuple):
+    """A PNG without the text that is too large, and its colour profile if that was."""
+
+    content: bytes
+    profile: bytes | None
+
+
+def lean_png(source: Path | io.BytesIO) -> LeanPng | None:
+    """Take out of a PNG what Pillow does not unpack.
+
+    Returns:
+        None if it is no PNG, or nothing in it is too large.
+
+    Raises:
+        DecompressionBombError: its profile unpacks to more than any profile has.
+        OSError: it cannot be read.
+    """
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+        return _lean(source)
+    if source.stat().st_size > _MOST_FILE:
+        return None
+    with source.open("rb") as stream:
+        return _lean(stream)
+
+
+def _lean(stream: IO[bytes]) -> LeanPng | None:
+    if stream.read(len(_SIGNATURE)) != _SIGNATURE:
+        return None
+    judge = PngImagePlugin.PngStream(io.BytesIO())
+    kept, profile, all_kept = [_SIGNATURE], None, True
+    for kind, whole in _chunks(stream):
+        body = whole[8:-4]
+        if kind not in (*_TEXTS, _PROFILE) or _accepted(judge, kind, body):
+            kept.append(whole)
+            continue
+        all_kept = False
+        if kind == _PROFILE:
+            profile = _unpacked(body.partition(b"\0")[2][1:])
+    return None if all_kept else LeanPng(b"".join(kept), profile)
+
+
+def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Each chunk's kind and all its bytes; length and kind are the first eight, a checksum ends it.
+
+    What is cut off at the end is given as it is: the decoder says what is wrong.
+    """
+    while len(start := stream.read(8)) == 8:
+        yield start[4:], start + stream.read(int.from_bytes(start[:4]) + 4)
+
+
+def _accepted(judge: PngImagePlugin.PngStream, kind: bytes, body: bytes) -> bool:
+    """Whether Pillow unpacks a chunk; it counts what all of them take together."""
+    judge.fp = io.BytesIO(body)
+    try:
+        judge.call(kind, 0, len(body))
+    # Whatever else is wrong with it: nothing of it is needed to decode the picture.
+    except Exception:  # noqa: BLE001
+        return False
+    return True
+
+
+def _unpacked(packed: bytes) -> bytes | None:
+    """A profile's bytes; None if they are damaged, as Pillow has it."""
+    unpacker = zlib.decompressobj()
+    try:
+        profile = unpacker.decompress(packed, _MOST_PROFILE)
+    except zlib.error:
+        return None
+    if unpacker.unconsumed_tail:
+        raise DecompressionBombError(
+            f"its colour profile unpacks to more than {_MOST_PROFILE >> 20} MiB"
+        )
+    return profile
