@@ -35,6 +35,8 @@ from pconv_deploy.inpainter import Inpainter, finish
 STAGES = ("decode", "pre", "infer", "post", "encode")
 # Seconds before each turn: the threads of the one before still spin, waiting for more work.
 _PAUSE = 0.2
+# 90th percentile of a ratio over its 10th. 58 of the 60 ratios in docs/bench-avx2.json are below.
+_STEADY = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,10 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """All timings with what is needed to repeat them; `stages` are the first engine's."""
+    """All timings with what is needed to repeat them; `stages` are the first engine's.
+
+    warning  why the figures mean little: they vary too much within the run; else None
+    """
 
     engines: tuple[EngineFacts, ...]
     against: str | None
@@ -90,6 +95,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     contenders: tuple[Timing, ...]
     stages: tuple[Timing, ...]
     environment: Mapping[str, str]
+    warning: str | None = None
 
 
 def bench(
@@ -134,6 +140,7 @@ def bench(
         times, stages = _take_turns(contenders, tasks[0], first, options, progress)
     peaks = {n: peak_mib(c.alone) for n, c in contenders.items()} if options.memory else {}
     reference = times.get(REFERENCE)
+    timings = tuple(_timing(n, t, options.batch, reference, peaks.get(n)) for n, t in times.items())
     return BenchResult(
         engines=facts,
         against=str(against) if against else None,
@@ -143,11 +150,24 @@ def bench(
         rounds=options.rounds,
         threads=options.threads,
         hole_share=round(float(tasks[0].prepared[0].hole.mean()), 3),
-        contenders=tuple(
-            _timing(n, t, options.batch, reference, peaks.get(n)) for n, t in times.items()
-        ),
+        contenders=timings,
         stages=tuple(_timing(n, t, options.batch) for n, t in stages.items()),
         environment=describe_machine(),
+        warning=unsteady(timings),
+    )
+
+
+def unsteady(timings: Sequence[Timing]) -> str | None:
+    """Say so where the times vary so much that other work must have disturbed the run."""
+    spread = max(
+        t.ratio_p90 / t.ratio_p10 if t.ratio_p90 and t.ratio_p10 else t.p90 / t.p50 for t in timings
+    )
+    if spread < _STEADY:
+        return None
+    return (
+        f"the figures vary by a factor of {spread:.1f} within the run, so they mean little. "
+        "Repeat it while the machine has no other work; its load average is "
+        f"{os.getloadavg()[0]:.1f} now"
     )
 
 

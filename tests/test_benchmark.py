@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from pconv_deploy.bench import Timing, unsteady
 from pconv_deploy.demo import benchmark, benchmark_engines
 from pconv_deploy.demo.benchmark import Benchmark, run_benchmark
 from pconv_deploy.demo.photos import sample_photo
@@ -75,3 +76,22 @@ def test_an_unjudged_engine_computes_every_layer_in_eight_bits(graph: Path, tmp_
     with Inpainter.load(tmp_path / "openvino-int8.engine") as inpainter:
         filled = inpainter(sample_photo().resize((64, 64)), np.eye(64, dtype=np.uint8))
     assert filled.size == (64, 64)
+
+
+@pytest.mark.parametrize(("low", "high", "warned"), [(3.2, 3.7, False), (8.65, 28.07, True)])
+def test_figures_that_vary_much_within_a_run_get_a_warning(
+    low: float, high: float, warned: bool
+) -> None:
+    timing = Timing(
+        name="engine", p50=10, p90=11, p99=12, images_per_second=100,
+        ratio=5, ratio_p10=low, ratio_p90=high,
+    )  # fmt: skip
+    warning = unsteady([timing])
+    assert (warning is not None) is warned
+    if warning:
+        assert "vary by a factor of 3.2" in warning
+
+
+def test_times_without_a_reference_are_judged_by_their_own_spread() -> None:
+    timing = Timing(name="engine", p50=10, p90=30, p99=40, images_per_second=100)
+    assert "vary by a factor of 3.0" in (unsteady([timing]) or "")

@@ -108,6 +108,8 @@ def show(result: "BenchResult") -> None:
     for t in result.stages:
         stages.add_row(t.name, f"{t.p50:.1f}", f"{t.p90:.1f}", f"{t.p99:.1f}")
     OUT.print(stages)
+    if result.warning:
+        OUT.print(f"[yellow]warning:[/yellow] {escape(result.warning)}")
 
 
 def _table(first: str, *figures: str) -> Table:

@@ -31,6 +31,7 @@ _TITLES = (
     "filled\nPSNR",
     "known\nsame",
 )
+_NOTHING = "-"
 
 
 class Dtype(StrEnum):
@@ -179,13 +180,16 @@ def show(verification: "Verification") -> None:
         f"{len(verification.cases)} pictures of {verification.height}x{verification.width} "
         f"(height x width): {pictures}; holes {holes}; seed {verification.seed}"
     )
+    cells = [(str(row.cases), *_cells(row)) for row in verification.classes]
+    # A candidate may give no raw output, and then four columns have nothing to show.
+    shown = [i for i in range(len(_TITLES)) if any(row[i] != _NOTHING for row in cells)]
     table = Table(box=box.SIMPLE, pad_edge=False, padding=0)
     table.add_column("\n\nholes", no_wrap=True)
-    for title in _TITLES:
+    for title in (_TITLES[i] for i in shown):
         table.add_column("\n" * (2 - title.count("\n")) + title, justify="right", no_wrap=True)
     table.add_column("\n\nverdict", no_wrap=True)
-    for row in verification.classes:
-        table.add_row(row.hole_class, str(row.cases), *_cells(row), _verdict(row))
+    for result, row in zip(verification.classes, cells, strict=True):
+        table.add_row(result.hole_class, *(row[i] for i in shown), _verdict(result))
     OUT.print(table)
     for line in _notes(verification):
         OUT.print(line, markup=False)
@@ -198,19 +202,19 @@ def _described(side: "SideFacts") -> str:
 def _cells(row: "ClassResult") -> list[str]:
     inside, outside, filled = row.raw_inside, row.raw_outside, row.composite_inside
     return [
-        "-" if inside is None else f"{inside.relative_error:.1e}",
-        "-" if outside is None else f"{outside.relative_error:.1e}",
+        _NOTHING if inside is None else f"{inside.relative_error:.1e}",
+        _NOTHING if outside is None else f"{outside.relative_error:.1e}",
         _psnr(inside),
         _psnr(outside),
-        "-" if filled is None else f"{filled.levels:.0f}",
+        _NOTHING if filled is None else f"{filled.levels:.0f}",
         _psnr(filled),
-        {True: "yes", False: "NO", None: "-"}[row.known_identical],
+        {True: "yes", False: "NO", None: _NOTHING}[row.known_identical],
     ]
 
 
 def _psnr(difference: "Difference | None") -> str:
     if difference is None:
-        return "-"
+        return _NOTHING
     return "equal" if difference.psnr is None else f"{difference.psnr:.1f}"
 
 

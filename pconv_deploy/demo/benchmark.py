@@ -205,6 +205,8 @@ def _table(run: BenchResult, gflop: float, ceiling_gflops: float) -> Iterable[st
         memory = f"{timing.peak_mib:.0f}" if timing.peak_mib else ""
         yield f"| {timing.name} | {timing.p50:.0f} | {timing.p90:.0f} "
         yield f"| {timing.images_per_second:.2f} | {ratio} | {share} | {memory} |\n"
+    if run.warning:
+        yield f"\nWarning: {run.warning}.\n"
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -108,3 +108,12 @@ def test_bad_input(
     assert (result.code, result.out) == (code, "")
     assert message in result.err
     assert "Traceback" not in result.err
+
+
+def test_columns_that_have_nothing_to_show_are_left_out(
+    run: Run, checkpoint: Path, graph: Path, engine: Path
+) -> None:
+    assert "raw" in run("verify", checkpoint, graph, "--count", "1").out
+    result = run("verify", checkpoint, engine, "--count", "1")
+    assert "Raw outputs were not compared" in result.out
+    assert " raw " not in result.out.partition("Raw outputs")[0]
