@@ -15,8 +15,9 @@ PConvError
 ├── BatchIncompleteError  8  a batch in which some files failed; the others are done
 └── TrainingError         9  training that came to nothing: its loss is not finite
 
-Exit code 0 is success, 130 is Ctrl-C, 143 is SIGTERM. Any other exception is a bug of ours and
-keeps its traceback.
+Exit code 0 is success, 130 is Ctrl-C, 143 is SIGTERM. On the command line, what the system says of
+a file (OSError) ends as InputError does, or as OutputError where the disk is full. Any other
+exception is a bug of ours and keeps its traceback.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,5 @@
 """The `pconv-deploy` command."""
 
-import errno
 import signal
 import sys
 from inspect import cleandoc
@@ -26,10 +25,9 @@ from pconv_deploy.cli.triton_repo import triton_repo
 from pconv_deploy.cli.trtexec import BuildCommand, kebab_case
 from pconv_deploy.cli.verify import verify
 from pconv_deploy.errors import InputError, OutputError, PConvError
+from pconv_deploy.files import NO_SPACE
 
 _INTERRUPTED, _TERMINATED = 130, 143
-_IMPOSSIBLE_PATHS = (errno.ENAMETOOLONG, errno.ELOOP)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 unusable input, 4 parity failed, 5 unusable engine, "
     "6 package missing, 7 cannot write, 8 some files of a batch failed, 9 training diverged, "
@@ -117,14 +115,14 @@ def main() -> None:
             )
         raise
     except OSError as error:
-        if error.errno in _FULL:
-            _exit(
-                f"cannot write {error.filename or 'a file'}: {error.strerror}",
-                OutputError.exit_code,
-            )
-        if error.errno in _IMPOSSIBLE_PATHS:
-            _exit(f"{error.strerror}: {error.filename}", InputError.exit_code)
-        raise
+        if error.filename is None:
+            raise
+        code = OutputError.exit_code if error.errno in NO_SPACE else InputError.exit_code
+        _exit(f"{error.filename}: {error.strerror}", code)
+    except RuntimeError as error:
+        if not str(error).startswith("Symlink loop"):  # as pathlib has it before Python 3.13
+            raise
+        _exit(str(error), InputError.exit_code)
 
 
 def _exit(message: str, code: int, prefix: str = "[bold red]error:[/bold red] ") -> NoReturn:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.cli.conftest import Run
+from tests.processes import start, without_privileges
 
 Photo = Callable[..., NDArray[np.uint8]]
 
@@ -250,3 +251,43 @@ def test_warnings_are_called_so_and_told_once(run: Run, capsys: pytest.CaptureFi
         run("--version")
     logging.getLogger("pconv_deploy.engines.x").warning("the %s is old", "cache")
     assert capsys.readouterr().err == "warning: the cache is old\n"
+
+
+@pytest.mark.parametrize("command", ["infer", "inspect", "verify", "bench", "triton-repo"])
+@pytest.mark.parametrize("unreadable", ["manifest.json"])
+def test_an_engine_with_an_unreadable_file(
+    command: str, unreadable: str, engine: Path, files: Path
+) -> None:
+    own = Path(shutil.copytree(engine, files / "own.engine"))
+    (own / unreadable).chmod(0)
+    arguments: tuple[object, ...] = {
+        "infer": (own, files / "in", files / "mask.png", "-o", files / "out"),
+        "verify": (own, engine),
+        "triton-repo": (own, "-o", files / "repo"),
+    }.get(command, (own,))
+    process = start(command, *arguments, preexec_fn=without_privileges)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 5, complaint
+    assert f"cannot read {own / unreadable}: Permission denied" in complaint
+    assert "Traceback" not in complaint
+
+
+def test_a_circle_of_links_is_named(run: Run, files: Path) -> None:
+    loop = files / "loop"
+    loop.symlink_to(loop)
+    for command in (("bench", loop), ("export", loop, "-o", files / "m.onnx"), ("inspect", loop)):
+        result = run(*command)
+        assert (result.code, str(loop) in result.err) == (3, True)
+
+
+def test_what_the_system_says_of_a_file_is_one_line(
+    run: Run, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, code in ((errno.EIO, 3), (errno.ENOSPC, 7)):
+
+        def fail(*_arguments: object, number: int = number) -> None:
+            raise OSError(number, os.strerror(number), str(files / "x"))
+
+        monkeypatch.setattr("pconv_deploy.inspection.inspect_file", fail)
+        result = run("inspect", files)
+        assert (result.code, result.err) == (code, f"error: {files / 'x'}: {os.strerror(number)}\n")
