@@ -10,11 +10,8 @@ RECENT = $(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v 
 demo: install  ## Export, build, fill holes in photos, measure; everything lands in demo/
 	$(BIN)/pconv-deploy demo --output demo
 
-# Training forks processes that read pictures. Test processes that had run everything else before
-# died when those ended (SIGSEGV as the kernel delivered SIGCHLD; why is not known): fresh ones do not.
 test: install  ## Run the test suite
-	$(BIN)/python -m pytest -q -n 2 --ignore=tests/training
-	$(BIN)/python -m pytest -q -n 2 tests/training
+	$(BIN)/python -m pytest -q -n 2
 
 bench: install  ## Time every runtime this machine has beside PyTorch: bench/results.md
 	$(BIN)/python -m pconv_deploy.demo.benchmark --output bench

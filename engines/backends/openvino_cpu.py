@@ -6,14 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from types import ModuleType
 from typing import Any
 
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.base import Progress, RunOptions, Runtime, another_release, silent
-from pconv_deploy.engines.telemetry import without_telemetry
+from pconv_deploy.engines.openvino_library import import_openvino, shared_core
 from pconv_deploy.engines.tensorrt.options import PlanFacts
-from pconv_deploy.errors import EngineError, MissingRuntimeError
+from pconv_deploy.errors import EngineError
 from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.onnx_file import inlined
 from pconv_deploy.parity import Arrays, Precision
@@ -46,7 +45,7 @@ class OpenVinoBackend:
     typed: bool = False
 
     def runtime(self) -> Runtime:
-        version: str = self._import().__version__
+        version: str = import_openvino().__version__
         return Runtime(package="openvino", version=version.partition("-")[0])
 
     def usual_form(self, precision: Precision) -> Arrangement:  # noqa: ARG002
@@ -63,7 +62,7 @@ class OpenVinoBackend:
             return None
         if precision == "fp16":  # where it would not has not been tried
             return "on most processors OpenVINO would compute in fp32 and not say so"
-        core = self._import().Core()
+        core = shared_core()
         if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             return None
         # Asked for bf16 all the same, it would compute in single precision and not say so.
@@ -80,18 +79,17 @@ class OpenVinoBackend:
         folder: Path,
         progress: Progress = silent,  # noqa: ARG002
     ) -> None:
-        openvino = self._import()
         # OpenVINO reads no model-local functions.
         content = inlined(graph)
         try:
-            model = openvino.Core().read_model(content, b"")
+            model = shared_core().read_model(content, b"")
             # Its default would halve the weights' precision.
-            openvino.save_model(model, folder / _MODEL, compress_to_fp16=False)
+            import_openvino().save_model(model, folder / _MODEL, compress_to_fp16=False)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot convert the graph: {_brief(error)}") from error
 
     def open(self, folder: Path, precision: Precision, options: RunOptions) -> "OpenVinoSession":
-        return OpenVinoSession(self._import(), folder / _MODEL, precision, options)
+        return OpenVinoSession(folder / _MODEL, precision, options)
 
     def executed(
         self, folder: Path, contract: GraphContract, precision: Precision
@@ -111,17 +109,6 @@ class OpenVinoBackend:
                 found[_EXECUTED[facts["runtimePrecision"].value]] += 1
         return found
 
-    def _import(self) -> ModuleType:
-        try:
-            with without_telemetry():
-                import openvino
-        except ImportError as error:
-            raise MissingRuntimeError(
-                "the openvino backend needs OpenVINO: pip install 'pconv-deploy[openvino]'"
-            ) from error
-        module: ModuleType = openvino
-        return module
-
 
 class OpenVinoSession:
     """A model compiled anew for each shape of inputs; the last few stay.
@@ -129,10 +116,7 @@ class OpenVinoSession:
     Each has `streams` infer requests, so as many calls run at once; others wait for one.
     """
 
-    def __init__(
-        self, openvino: ModuleType, model: Path, precision: Precision, options: RunOptions
-    ) -> None:
-        self._core: Any = openvino.Core()
+    def __init__(self, model: Path, precision: Precision, options: RunOptions) -> None:
         self._streams = options.streams
         self._settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
@@ -145,7 +129,7 @@ class OpenVinoSession:
         self._changing = threading.Lock()
         self._requests: OrderedDict[Shapes, SimpleQueue[Any]] = OrderedDict()
         try:
-            self._model: Any = self._core.read_model(model)
+            self._model: Any = shared_core().read_model(model)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot load {model}: {_brief(error)}") from error
         inputs = {value.get_any_name(): value for value in self._model.inputs}
@@ -188,7 +172,7 @@ class OpenVinoSession:
             )
         try:
             self._model.reshape({name: list(shape) for name, shape in shapes})
-            compiled = self._core.compile_model(self._model, "CPU", self._settings)
+            compiled = shared_core().compile_model(self._model, "CPU", self._settings)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO failed on {_show(shapes)}: {_brief(error)}") from error
         hint, wanted = "INFERENCE_PRECISION_HINT", self._settings["INFERENCE_PRECISION_HINT"]

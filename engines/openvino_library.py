@@ -1,0 +1,44 @@
+"""OpenVINO's library: imported in one place, and one `Core` for the whole process.
+
+A Core gives the thread that loads its CPU plugin a signal stack, and unmaps it when it is
+destroyed: even in another thread, or while a later Core has it down as the one to restore. The next
+signal with a Python handler then ends the process (SIGSEGV). One that is never destroyed does not.
+"""
+
+import ctypes
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from pconv_deploy.engines.telemetry import without_telemetry
+from pconv_deploy.errors import MissingRuntimeError
+
+
+def import_openvino() -> ModuleType:
+    """Import it without its telemetry.
+
+    Raises:
+        MissingRuntimeError: it is not installed.
+    """
+    try:
+        with without_telemetry():
+            import openvino
+    except ImportError as error:
+        raise MissingRuntimeError(
+            "the openvino backend needs OpenVINO: pip install 'pconv-deploy[openvino]'"
+        ) from error
+    module: ModuleType = openvino
+    return module
+
+
+@cache  # no lock, which a fork could copy locked: two first calls at once make two, both kept
+def shared_core() -> Any:
+    """Return the process's only `openvino.Core`, which lives until the process has ended.
+
+    Raises:
+        MissingRuntimeError: as `import_openvino`.
+    """
+    core = import_openvino().Core()
+    # The interpreter, too, would destroy it on its way out, in forked children as well.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))
+    return core
