@@ -19,51 +19,69 @@ from pconv_deploy.errors import (
     InputError,
     PConvError,
 )
+from pconv_deploy.hole_rule import DEFAULT_RULE, MaskReading, MaskRule
 from pconv_deploy.image_files import (
     DEFAULT_MAX_PIXELS,
-    MaskConvention,
+    Convertible,
     displayed_size,
     hole_as_stored,
-    read_hole_mask,
     read_image,
+    read_mask_file,
     require_writable,
     save_image,
 )
-from pconv_deploy.images import Hole, Pixels, dilated, like, resized_hole
+from pconv_deploy.images import (
+    Hole,
+    Pixels,
+    cmyk_to_srgb,
+    dilated,
+    exif_orientation,
+    like,
+    resized_hole,
+    to_pixels,
+)
 from pconv_deploy.inpainter import Inpainter, Prepared
 from pconv_deploy.jobs import Job
+from pconv_deploy.notes import Note
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a job; `error` is None if its output is on disk.
 
-    had_hole       false: the output is the image as it was
-    hole_in_alpha  it had none as its mask was read, but some of the mask's pixels are transparent
+    had_hole  false: the output is the image as it was
+    notes     what may not be meant
     """
 
     job: Job
     error: PConvError | None = None
     had_hole: bool = True
-    hole_in_alpha: bool = False
+    notes: Sequence[Note] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class FillOptions:
     """How files are read, filled and written.
 
-    at_once        batches in the engine at the same time; open it with as many streams
-    dilate         pixels by which every hole grows, so that no seam of the removed thing stays
-    fit_masks      scale a mask of another size to its image instead of refusing it
-    jpeg_quality   1..100, where the output is JPEG
-    max_pixels     larger images are refused before they are decoded
+    at_once          batches in the engine at the same time; open it with as many streams
+    mask_rule        which pixels of a mask are hole
+    masks_as_stored  masks were drawn over images without their EXIF orientation
+    dilate           pixels by which every hole grows, so that no seam of the removed thing stays
+    fit_masks        scale a mask of another size to its image instead of refusing it
+    opaque           filled pixels lose their transparency
+    convert          colour types that may be converted instead of refused
+    jpeg_quality     1..100, where the output is JPEG
+    max_pixels       larger images are refused before they are decoded
     """
 
     batch: int = 1
     at_once: int = 1
-    mask_convention: MaskConvention = "hole-white"
+    mask_rule: MaskRule = DEFAULT_RULE
+    masks_as_stored: bool = False
     dilate: int = 0
     fit_masks: bool = False
+    opaque: bool = False
+    convert: frozenset[Convertible] = frozenset()
     jpeg_quality: int = 95
     max_pixels: int = DEFAULT_MAX_PIXELS
 
@@ -72,6 +90,7 @@ class FillOptions:
 class _Loaded:
     image: Image.Image
     prepared: Prepared
+    notes: Sequence[Note]
 
 
 def fill_jobs(
@@ -84,7 +103,7 @@ def fill_jobs(
             before stays; so it does when the caller stops early.
     """
     options = options or FillOptions()
-    read_mask = lru_cache(maxsize=1)(read_hole_mask)  # one mask for all is decoded once
+    read_mask = lru_cache(maxsize=1)(read_mask_file)  # one mask for all is decoded once
 
     def load(job: Job) -> _Loaded:
         return _load(inpainter, job, options, read_mask)
@@ -154,21 +173,7 @@ def _finish_batch(
             yield Outcome(job, error=error)
         else:
             had_hole = bool(loaded[job].prepared.hole.any())
-            yield Outcome(
-                job,
-                had_hole=had_hole,
-                hole_in_alpha=not had_hole and _partly_transparent(job, options),
-            )
-
-
-def _partly_transparent(job: Job, options: FillOptions) -> bool:
-    """Whether the mask of a job has a hole where alpha says so: read once more, it is rare."""
-    assert job.mask is not None
-    try:
-        hole = read_hole_mask(job.mask, "alpha", options.max_pixels)
-    except HoleMaskError:
-        return False
-    return bool(hole.any()) and not bool(hole.all())
+            yield Outcome(job, had_hole=had_hole, notes=loaded[job].notes)
 
 
 def _fill(
@@ -190,33 +195,80 @@ def _fill_alone(inpainter: Inpainter, item: _Loaded) -> Pixels | EngineError:
 
 
 def _load(
-    inpainter: Inpainter, job: Job, options: FillOptions, read_mask: Callable[..., Hole]
+    inpainter: Inpainter, job: Job, options: FillOptions, read_mask: Callable[..., MaskReading]
 ) -> _Loaded:
     if job.mask is None:
         raise HoleMaskError(f"{job.image} has no mask of the same name")
-    image = read_image(job.image, options.max_pixels)
-    hole = read_mask(job.mask, options.mask_convention, options.max_pixels)
-    # Masks are drawn over the picture as viewers show it.
-    height, width = displayed_size(image)
-    if hole.shape != (height, width):
-        if not options.fit_masks:
-            raise HoleMaskError(
-                f"{job.mask} is {hole.shape[1]}x{hole.shape[0]}, {job.image} is {width}x{height}; "
-                "needed the same size. Scale masks to their images with --fit-masks"
-            )
-        hole = resized_hole(hole, (height, width))
-    hole = dilated(hole, options.dilate)
+    image, notes = _read(job, options)
+    mask = read_mask(job.mask, options.mask_rule, options.max_pixels)
+    hole = _hole_as_stored(mask.hole, image, job, options)
     try:
-        prepared = inpainter.prepare(image, hole_as_stored(hole, image))
+        prepared = inpainter.prepare_hole(to_pixels(image), hole, mask, opaque=options.opaque)
     except HoleMaskError as error:
-        raise HoleMaskError(f"{job.mask}: {error}; see --mask-convention") from error
+        raise HoleMaskError(f"{job.image}, {job.mask}: {error}") from error
     except InputError as error:
         raise type(error)(f"{job.image}: {error}") from error
     padded = prepared.padded_size
-    if padded[0] * padded[1] > options.max_pixels and padded != (height, width):
+    if padded[0] * padded[1] > options.max_pixels and padded != hole.shape:
         raise ImageError(
-            f"{job.image} is {width}x{height} and padded for the network {padded[1]}x{padded[0]}, "
-            f"more than {options.max_pixels / 1e6:.1f} megapixels; see --max-megapixels"
+            f"{job.image} is {image.width}x{image.height} and padded for the network "
+            f"{padded[1]}x{padded[0]}, more than {options.max_pixels / 1e6:.1f} megapixels; see "
+            "--max-megapixels"
         )
     require_writable(job.output, like(image, prepared.pixels).mode)
-    return _Loaded(image, prepared)
+    return _Loaded(image, prepared, [*notes, *prepared.notes])
+
+
+def _read(job: Job, options: FillOptions) -> tuple[Image.Image, list[Note]]:
+    image = read_image(job.image, options.max_pixels, allow=options.convert)
+    if image.mode != "CMYK":
+        return image, []
+    image, by_profile = cmyk_to_srgb(image)
+    plain = "the CMYK image has no colour profile of use; it was converted without, colours differ"
+    return image, [] if by_profile else [Note("no profile", plain)]
+
+
+def _hole_as_stored(hole: Hole, image: Image.Image, job: Job, options: FillOptions) -> Hole:
+    """The hole in the size of the image, in the order its pixels are stored in."""
+    stored, shown = (image.height, image.width), displayed_size(image)
+    # Masks are drawn over the picture as viewers show it, if nobody says otherwise.
+    height, width = stored if options.masks_as_stored else shown
+    if hole.shape != (height, width):
+        sizes = f"{job.mask} is {hole.shape[1]}x{hole.shape[0]}, {job.image} is {width}x{height}"
+        if _fits_turned(hole, (height, width)):
+            raise HoleMaskError(f"{sizes}; {_why_turned(image, options)}")
+        if not options.fit_masks:
+            raise HoleMaskError(
+                f"{sizes}; needed the same size. Scale masks to their images with --fit-masks"
+            )
+        hole = resized_hole(hole, (height, width))
+    hole = dilated(hole, options.dilate)
+    return hole if options.masks_as_stored else hole_as_stored(hole, image)
+
+
+def _fits_turned(hole: Hole, size: tuple[int, int]) -> bool:
+    """Whether a mask has the proportions of an image of (height, width) turned by 90 degrees."""
+    rows, columns = hole.shape
+    height, width = size
+    rounding = max(size)  # sides of a scaled mask are whole numbers
+    upright = abs(rows * width - columns * height) <= rounding
+    return not upright and abs(rows * height - columns * width) <= rounding
+
+
+def _why_turned(image: Image.Image, options: FillOptions) -> str:
+    orientation = exif_orientation(image)
+    if orientation < 5:
+        return (
+            "the mask fits turned by 90 degrees. Was one of them turned by its EXIF orientation? "
+            "Turn the mask"
+        )
+    if options.masks_as_stored:
+        return (
+            f"the mask fits the image as viewers show it (EXIF orientation {orientation}): leave "
+            "out --masks-as-stored"
+        )
+    return (
+        f"the mask fits turned by 90 degrees, as the image is stored: viewers turn it (EXIF "
+        f"orientation {orientation}). If masks were drawn over images as they are stored, use "
+        "--masks-as-stored"
+    )

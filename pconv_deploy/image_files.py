@@ -1,5 +1,7 @@
 """Photos and hole masks as files: decoded with suspicion, encoded whole or not at all."""
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,9 +11,25 @@ from PIL import Image, ImageOps
 from pconv_deploy.decoding import decoded, require_one_page
 from pconv_deploy.errors import HoleMaskError, ImageError, UsageError
 from pconv_deploy.files import atomic_file
-from pconv_deploy.images import MODES, Hole, to_pixels, to_rgb8
+from pconv_deploy.hole_rule import (
+    DEFAULT_RULE,
+    MaskReading,
+    MaskRule,
+    read_mask,
+    require_upper_bits,
+)
+from pconv_deploy.images import (
+    EXIF_ORIENTATION,
+    MODES,
+    Hole,
+    exif_orientation,
+    stored_in_16_bits,
+    to_pixels,
+    to_rgb8,
+)
 
-MaskConvention = Literal["hole-white", "hole-black", "alpha"]
+# Colour types that pictures lose on the way, so that somebody has to allow it.
+Convertible = Literal["cmyk", "16-bit"]
 
 IMAGE_SUFFIXES = frozenset(
     (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif")
@@ -28,13 +46,10 @@ OUTPUT_MODES = {
 DEFAULT_MAX_PIXELS = 8_400_000
 # Measured with ONNX Runtime in fp32, see docs/measurements.md.
 _GIB_PER_MEGAPIXEL = 1.1
-# Mask files: JPEG noise in black areas stays below, every grey edge pixel is above.
-_GREY_FLOOR = 16
-_EXIF_ORIENTATION = 0x0112
 # EXIF tags that speak of the picture: description, make, model, orientation, software, date,
 # artist, copyright, and the directories of the camera and of the place. The others speak of the
 # layout of the file they were in, and would be believed of the next one.
-_LASTING_TAGS = {0x010E, 0x010F, 0x0110, _EXIF_ORIENTATION, 0x0131, 0x0132, 0x013B, 0x8298}
+_LASTING_TAGS = {0x010E, 0x010F, 0x0110, EXIF_ORIENTATION, 0x0131, 0x0132, 0x013B, 0x8298}
 _LASTING_DIRECTORIES = (0x8769, 0x8825)
 # From the displayed order back to the stored one, by EXIF orientation.
 _UNTURN = {
@@ -49,7 +64,11 @@ _UNTURN = {
 
 
 def read_image(
-    path: Path, max_pixels: int = DEFAULT_MAX_PIXELS, *, content: bytes | None = None
+    path: Path,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    *,
+    content: bytes | None = None,
+    allow: Collection[Convertible] = (),
 ) -> Image.Image:
     """Decode one still image, with its size bounded before memory is taken for it.
 
@@ -59,6 +78,8 @@ def read_image(
         path: of the file.
         max_pixels: more are refused.
         content: what to decode instead, with `path` as its name: a member of an archive.
+        allow: colour types that are refused otherwise. CMYK is returned as it is; of 16 bits a
+            colour channel, the upper 8 are.
 
     Raises:
         ImageError: missing, not an image, truncated, too large, animated, or of a colour type
@@ -67,7 +88,7 @@ def read_image(
 
     def still(opened: Image.Image) -> Image.Image:
         _check_size(path, opened.size, max_pixels)
-        _check_kind(path, opened)
+        _check_kind(path, opened, allow)
         opened.load()
         image = opened.copy()
         image.info = _lasting_info(opened)
@@ -87,64 +108,53 @@ def read_rgb(path: Path, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
 
 
 def read_hole_mask(
-    path: Path, convention: MaskConvention = "hole-white", max_pixels: int = DEFAULT_MAX_PIXELS
+    path: Path, rule: MaskRule = DEFAULT_RULE, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Hole:
-    """Decode a mask file into (H, W) of booleans, true = to be filled.
+    """Decode a mask file into (H, W) of booleans, true = to be filled; see `read_mask_file`."""
+    return read_mask_file(path, rule, max_pixels).hole
 
-    Grey pixels count as hole, so that no half-covered edge stays behind. The mask is turned
-    upright if it says so itself (EXIF).
+
+def read_mask_file(
+    path: Path, rule: MaskRule = DEFAULT_RULE, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> MaskReading:
+    """Decode a mask file, upright by its EXIF orientation, and read it as `read_mask` does.
 
     Args:
-        path: of an image of any mode but float.
-        convention: whether white, black or transparent pixels are the hole.
+        path: of an image of any mode.
+        rule: which pixels are the hole.
         max_pixels: as in `read_image`.
 
     Raises:
-        HoleMaskError: as `read_image`'s ImageError; no alpha channel with `alpha`; or values
-            so small that they are hardly meant as grey levels.
+        HoleMaskError: as `read_image`'s ImageError, and as `read_mask`.
     """
 
-    def upright(opened: Image.Image) -> Image.Image:
+    def upright(opened: Image.Image) -> MaskReading:
         _check_size(path, opened.size, max_pixels)
         require_one_page(path, opened)
+        deep = stored_in_16_bits(opened)
         opened.load()
-        return ImageOps.exif_transpose(opened)
+        try:
+            reading = read_mask(opened, rule)
+            if deep:
+                require_upper_bits(reading)
+        except HoleMaskError as error:
+            raise HoleMaskError(f"{path}: {error}") from error
+        turned = Image.fromarray(reading.levels)
+        turned.getexif()[EXIF_ORIENTATION] = exif_orientation(opened)
+        return replace(reading, levels=np.asarray(ImageOps.exif_transpose(turned)))
 
-    image = decoded(path, upright, failure=HoleMaskError)
-    transparent = image.has_transparency_data
-    mode = image.mode
-    if convention == "alpha" and transparent:
-        values = np.asarray(image.convert("RGBA"))[:, :, 3]
-    elif mode.startswith("I"):  # 16 bits; rounded up, so that no value turns into no hole
-        values = ((np.asarray(image).clip(0, 65535).astype(np.uint32) + 255) >> 8).clip(0, 255)
-    else:
-        values = np.asarray(image.convert("RGB").convert("L"))
-    if convention == "alpha" and not transparent:
-        raise HoleMaskError(
-            f"{path} has no alpha channel, so no transparent pixels can be its hole; "
-            "use --mask-convention hole-white or hole-black"
-        )
-    if mode == "F":
-        raise HoleMaskError(f"{path} holds floating point numbers; needed grey levels")
-    if 0 < values.max() < _GREY_FLOOR:
-        raise HoleMaskError(
-            f"{path} holds no value above {values.max()} of 255: too dark to be told from black. "
-            "Draw holes in white, 255"
-        )
-    light: Hole = values >= _GREY_FLOOR
-    dark: Hole = values < 256 - _GREY_FLOOR
-    return light if convention == "hole-white" else dark
+    return decoded(path, upright, failure=HoleMaskError)
 
 
 def displayed_size(image: Image.Image) -> tuple[int, int]:
     """Height and width as viewers show the image, by its EXIF orientation."""
     height, width = image.height, image.width
-    return (width, height) if _orientation(image) >= 5 else (height, width)
+    return (width, height) if exif_orientation(image) >= 5 else (height, width)
 
 
 def hole_as_stored(hole: Hole, image: Image.Image) -> Hole:
     """Turn a hole drawn over the displayed image into the order its pixels are stored in."""
-    turn = _UNTURN.get(_orientation(image))
+    turn = _UNTURN.get(exif_orientation(image))
     if turn is None:
         return hole
     stored: Hole = np.asarray(Image.fromarray(hole.astype(np.uint8)).transpose(turn)) != 0
@@ -208,24 +218,22 @@ def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _check_kind(path: Path, image: Image.Image) -> None:
+def _check_kind(path: Path, image: Image.Image, allow: Collection[Convertible]) -> None:
     require_one_page(path, image)
-    if image.mode not in MODES:
+    if image.mode not in MODES and not (image.mode == "CMYK" and "cmyk" in allow):
+        remedy = "; infer does so with --convert-cmyk" if image.mode == "CMYK" else ""
         raise ImageError(
             f"{path} is of mode {image.mode}; needed grey, RGB or palette, with or without "
-            "alpha. Convert it first, so that its colours change where you can see it"
+            f"alpha. Convert it first, so that its colours change where you can see it{remedy}"
         )
     if image.mode.startswith("I;16") and "transparency" in image.info:
         raise ImageError(
             f"{path} is 16-bit grey with a transparent colour, which would be lost; convert it"
         )
-    # The first tile names the layout in the file; Pillow's types do not know it.
-    tiles = getattr(image, "tile", None)
-    stored_as = str(tiles[0].args) if tiles else ""
-    if ";16" in stored_as and not image.mode.startswith("I;16"):
+    if stored_in_16_bits(image) and "16-bit" not in allow:
         raise ImageError(
-            f"{path} has 16 bits a colour channel, of which Pillow reads 8. Convert it to 8 bits, "
-            "or pass a uint16 array to Inpainter"
+            f"{path} has 16 bits a colour channel, of which Pillow reads 8. Convert it to 8 bits "
+            "(infer does so with --convert-16-bit), or pass a uint16 array to Inpainter"
         )
 
 
@@ -250,7 +258,7 @@ def _exif(image: Image.Image) -> bytes:
     """The lasting EXIF data, without what is damaged; empty if nothing is left."""
     kept = Image.Exif()
     # Orientation first: whatever else is damaged, the picture must stay upright.
-    tags = (_EXIF_ORIENTATION, *sorted(_LASTING_TAGS - {_EXIF_ORIENTATION}), *_LASTING_DIRECTORIES)
+    tags = (EXIF_ORIENTATION, *sorted(_LASTING_TAGS - {EXIF_ORIENTATION}), *_LASTING_DIRECTORIES)
     for tag in tags:
         try:
             found = image.getexif()
@@ -262,8 +270,3 @@ def _exif(image: Image.Image) -> bytes:
             if tag in kept:
                 del kept[tag]
     return kept.tobytes() if kept else b""
-
-
-def _orientation(image: Image.Image) -> int:
-    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    return orientation if orientation in _UNTURN else 1

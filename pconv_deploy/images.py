@@ -5,21 +5,22 @@ profile, EXIF, resolution) stays with it: only the pixels in the hole are replac
 are the very ones that came in.
 """
 
-from pathlib import Path
+import contextlib
+import io
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 
-from pconv_deploy.errors import HoleMaskError, ImageError
+from pconv_deploy.errors import ImageError
 
 Pixels = NDArray[Any]
 Bytes = NDArray[np.uint8]
 Hole = NDArray[np.bool_]
 AnyImage = TypeVar("AnyImage", Image.Image, NDArray[Any])
 
-_MASK_MODES = ("1", "L", "RGB", "I;16", "I", "F")
+EXIF_ORIENTATION = 0x0112
 MODES = ("L", "LA", "RGB", "RGBA", "P", "I;16", "I;16B", "1")
 
 
@@ -41,7 +42,13 @@ def to_pixels(image: Image.Image | NDArray[Any]) -> Pixels:
         if image.mode not in MODES:
             raise ImageError(
                 f"found an image of mode {image.mode}; needed one of {', '.join(MODES)}. "
-                "Convert it first, for instance with image.convert('RGB')"
+                "Convert it first, for instance with image.convert('RGB'); "
+                "images.cmyk_to_srgb(image) uses a CMYK image's own colour profile"
+            )
+        if stored_in_16_bits(image):
+            raise ImageError(
+                "the image has 16 bits a colour channel, of which Pillow reads 8. Pass a uint16 "
+                "array, or image.convert(image.mode) for 8 bits"
             )
         image = _plain(image)
     elif not isinstance(image, np.ndarray):
@@ -65,6 +72,46 @@ def to_pixels(image: Image.Image | NDArray[Any]) -> Pixels:
     if 0 in pixels.shape:
         raise ImageError(f"found an image of {pixels.shape[1]}x{pixels.shape[0]}: no pixels")
     return pixels
+
+
+def stored_in_16_bits(image: Image.Image) -> bool:
+    """Whether an image file that is not decoded yet has 16 bits a colour channel.
+
+    Pillow's modes have 8: it reads the upper ones.
+    """
+    # The first tile names the layout in the file; Pillow's types do not know it.
+    tiles = getattr(image, "tile", None) or []
+    return bool(tiles) and ";16" in str(tiles[0].args) and not image.mode.startswith("I;16")
+
+
+def exif_orientation(image: Any) -> int:
+    """The EXIF orientation of a Pillow image, 1 to 8; 1, as it is stored, for anything else."""
+    try:
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001  arrays have none; damaged EXIF raises whatever comes up
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def cmyk_to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Convert a CMYK image to RGB, as its colour profile says where it has one of use.
+
+    Returns:
+        the image without the profile, which means sRGB; and whether a profile was used.
+    """
+    from PIL import ImageCms
+
+    facts = {key: fact for key, fact in image.info.items() if key != "icc_profile"}
+    converted = None
+    if profile := image.info.get("icc_profile"):
+        # A damaged profile, or one of another colour space.
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):
+            srgb = ImageCms.createProfile("sRGB")
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
+    result = converted or image.convert("RGB")
+    result.info = facts
+    return result, converted is not None
 
 
 def _plain(image: Image.Image) -> Image.Image:
@@ -114,64 +161,6 @@ def like(image: AnyImage, pixels: Pixels) -> AnyImage:
     gone = ("transparency", "background")
     result.info = {key: fact for key, fact in image.info.items() if key not in gone}
     return result
-
-
-def to_hole(hole_mask: Image.Image | ArrayLike, size: tuple[int, int]) -> Hole:
-    """Nonzero = to be filled -> (H, W) of booleans.
-
-    Args:
-        hole_mask: array (H, W), (H, W, 1) or (H, W, 3) of any number type, or a Pillow image of
-            mode 1, L, RGB, I;16, I or F; of three channels any may be nonzero.
-        size: height and width of the image it belongs to.
-
-    Raises:
-        HoleMaskError: another size or shape, NaN, or nothing known left.
-    """
-    values = _mask_values(hole_mask)
-    if values.ndim == 2:
-        values = values[:, :, None]
-    if values.ndim != 3 or values.shape[2] not in (1, 3) or values.dtype.kind not in "biuf":
-        raise HoleMaskError(
-            f"found a hole mask of shape {values.shape}, {values.dtype}; needed (height, width) "
-            "numbers, nonzero = to be filled"
-        )
-    if values.shape[:2] != size:
-        raise HoleMaskError(
-            f"the hole mask is {values.shape[1]}x{values.shape[0]} (width x height), "
-            f"its image is {size[1]}x{size[0]}; needed the same size"
-        )
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        raise HoleMaskError("the hole mask holds NaN")
-    hole: Hole = (values != 0).any(axis=2)
-    if hole.all():
-        raise HoleMaskError(
-            "the hole mask covers the whole image: nothing is known to fill it from. "
-            "Is it inverted, or grown too far?"
-        )
-    return hole
-
-
-def _mask_values(hole_mask: Image.Image | ArrayLike) -> NDArray[Any]:
-    if isinstance(hole_mask, Image.Image):
-        if hole_mask.mode not in _MASK_MODES:
-            raise HoleMaskError(
-                f"found a hole mask of mode {hole_mask.mode}; needed one of "
-                f"{', '.join(_MASK_MODES)}. Convert it first, for instance with .convert('L')"
-            )
-        try:
-            hole_mask.load()
-        # Pillow's decoders raise whatever comes up on damaged files.
-        except Exception as error:
-            raise HoleMaskError(f"the hole mask cannot be decoded: {error}") from error
-    elif isinstance(hole_mask, str | Path) or hole_mask is None:
-        raise HoleMaskError(
-            f"found a {type(hole_mask).__name__} as hole mask; needed a numpy array or Pillow image"
-        )
-    try:
-        return np.asarray(hole_mask)
-    # Lists of uneven length, tensors on other devices: numpy asks the object itself.
-    except Exception as error:
-        raise HoleMaskError(f"the hole mask is no array: {error}") from error
 
 
 def dilated(hole: Hole, pixels: int) -> Hole:

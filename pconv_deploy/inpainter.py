@@ -1,12 +1,11 @@
 """Filling holes with an engine: what a program embeds."""
 
+import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, Self, Unpack, overload
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, GraphContract
@@ -15,42 +14,22 @@ from pconv_deploy.engines.cuda.arrays import RunsOnDevice
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import Manifest
 from pconv_deploy.engines.shapes import Size, shapes_of
-from pconv_deploy.errors import EngineError, ImageError, UsageError
-from pconv_deploy.images import (
-    AnyImage,
-    Bytes,
-    Hole,
-    Pixels,
-    like,
-    to_hole,
-    to_pixels,
-    to_rgb8,
-    with_hole_filled,
+from pconv_deploy.errors import EngineError, ImageError, InputError, UsageError
+from pconv_deploy.hole_rule import DEFAULT_RULE, MaskConvention, MaskReading, MaskRule, read_mask
+from pconv_deploy.images import AnyImage, Bytes, Hole, Pixels, like, to_pixels
+from pconv_deploy.prepared import (
+    CallOptions,
+    ImageLike,
+    Prepared,
+    finish,
+    name_in_list,
+    prepared,
+    require_same_size,
 )
 
-ImageLike = Image.Image | NDArray[Any]
+__all__ = ["Inpainter", "Prepared", "finish"]
 _MAX_THREADS = 1024
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One image ready for the engine.
-
-    pixels     (H, W, C) as they came
-    hole       (H, W) of booleans
-    image      (H', W', 3) uint8, padded below and right to what the engine takes
-    hole_mask  (H', W') uint8, 255 in the hole; the padding is hole
-    """
-
-    pixels: Pixels
-    hole: Hole
-    image: Bytes
-    hole_mask: Bytes
-
-    @property
-    def padded_size(self) -> Size:
-        height, width = self.hole_mask.shape
-        return height, width
+_log = logging.getLogger(__name__)
 
 
 class Inpainter:
@@ -111,12 +90,25 @@ class Inpainter:
             raise
 
     @overload
-    def __call__(self, image: AnyImage, hole_mask: ImageLike) -> AnyImage: ...
+    def __call__(
+        self, image: AnyImage, hole_mask: ImageLike, **options: Unpack[CallOptions]
+    ) -> AnyImage: ...
     @overload
     def __call__(
-        self, image: Sequence[AnyImage], hole_mask: ImageLike | Sequence[ImageLike]
+        self,
+        image: Sequence[AnyImage],
+        hole_mask: ImageLike | Sequence[ImageLike],
+        **options: Unpack[CallOptions],
     ) -> list[AnyImage]: ...
-    def __call__(self, image: Any, hole_mask: Any) -> Any:
+    def __call__(
+        self,
+        image: Any,
+        hole_mask: Any,
+        *,
+        mask_convention: MaskConvention = "hole-white",
+        mask_threshold: int | None = None,
+        opaque: bool = False,
+    ) -> Any:
         """Fill the hole of one image, or of each image of a list.
 
         Args:
@@ -124,34 +116,42 @@ class Inpainter:
                 (H, W, C) of uint8 or uint16, grey or RGB, with or without alpha; or a list
                 of such, of any sizes. A Pillow image is taken as it is stored: to work on
                 the picture as displayed, apply PIL.ImageOps.exif_transpose first.
-            hole_mask: (H, W), nonzero = to be filled; or one for each image; or one for all.
+            hole_mask: a Pillow image, or an array (H, W) or (H, W, C) of numbers, white = to be
+                filled (docs/embedding.md, "What is a hole"); one for each image, or one for all.
+            mask_convention: hole-white, hole-black or alpha: which mask pixels are the hole.
+            mask_threshold: 1..255, how much so at least; 1 takes every label of a label map.
+                None is 16, and an error where a mask holds nothing but lower values.
+            opaque: filled pixels lose their transparency.
 
         Returns:
             What came in, of the same type, mode, depth, profile and EXIF, with the hole's
-            colours replaced. Every known pixel and the alpha channel are unchanged. A palette
-            image comes back as RGB or RGBA, a bilevel one as grey.
+            colours replaced. Every known pixel and, unless `opaque`, the alpha channel are
+            unchanged. A palette image comes back as RGB or RGBA, a bilevel one as grey.
+            What may not be meant is logged as INFO, see `Prepared.notes`.
 
         Raises:
             ImageError: an image that cannot be filled, or larger than the engine takes.
-            HoleMaskError: of another size, or nothing known left.
+            HoleMaskError: of another size, nothing known left, or of no sure meaning.
             EngineError: the runtime failed, for instance for want of memory.
         """
-        if isinstance(image, Image.Image):
-            return self._fill_all([image], [hole_mask])[0]
-        if isinstance(image, np.ndarray):
-            return self._fill_all([image], [hole_mask])[0]
+        rule = MaskRule(mask_convention, mask_threshold)
+        if isinstance(image, Image.Image | np.ndarray):
+            single = self.prepare(image, hole_mask, rule, opaque=opaque)
+            return like(image, self.fill([single])[0])  # type: ignore[type-var]
         if not isinstance(image, list | tuple):
             raise ImageError(
                 f"found a {type(image).__name__}; needed a Pillow image, a numpy array, or a list"
             )
-        images = list(image)
-        if isinstance(hole_mask, list | tuple):
-            masks = list(hole_mask)
-        else:
-            masks = [hole_mask] * len(images)
-        if len(masks) != len(images):
-            raise UsageError(f"found {len(images)} images and {len(masks)} hole masks")
-        return self._fill_all(images, masks)
+        masks = hole_mask if isinstance(hole_mask, list | tuple) else [hole_mask] * len(image)
+        if len(masks) != len(image):
+            raise UsageError(f"found {len(image)} images and {len(masks)} hole masks")
+        items = []
+        for index, pair in enumerate(zip(image, masks, strict=True)):
+            try:
+                items.append(self.prepare(*pair, rule, opaque=opaque))
+            except InputError as error:
+                raise type(error)(f"{name_in_list(index, *pair)}: {error}") from error
+        return [like(*pair) for pair in zip(image, self.fill(items), strict=True)]
 
     def warm_up(self, sizes: Iterable[Size] | None = None, batch: int = 1) -> None:
         """Run once for each size and stream, so that the first real call is as fast as the rest.
@@ -226,10 +226,6 @@ class Inpainter:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _fill_all(self, images: list[AnyImage], masks: list[Any]) -> list[AnyImage]:
-        prepared = [self.prepare(image, mask) for image, mask in zip(images, masks, strict=True)]
-        return [like(*pair) for pair in zip(images, self.fill(prepared), strict=True)]
-
     def fill(self, prepared: Sequence[Prepared]) -> list[Pixels]:
         """Fill images of any sizes; those of one padded size share batches.
 
@@ -249,18 +245,28 @@ class Inpainter:
                 results[index] = finish(prepared[index], pixels)
         return results
 
-    def prepare(self, image: ImageLike, hole_mask: ImageLike) -> Prepared:
+    def prepare(
+        self,
+        image: ImageLike,
+        hole_mask: ImageLike,
+        rule: MaskRule = DEFAULT_RULE,
+        *,
+        opaque: bool = False,
+    ) -> Prepared:
         """Check, convert and pad: the first of a call's three steps; `run` and `finish` follow."""
-        pixels = to_pixels(image)
-        height, width = pixels.shape[:2]
-        hole = to_hole(hole_mask, (height, width))
-        padded = self._shapes.padded(height, width)
-        below, right = padded[0] - height, padded[1] - width
-        rgb, mask = to_rgb8(pixels), hole.astype(np.uint8) * np.uint8(255)
-        if below or right:
-            rgb = np.pad(rgb, ((0, below), (0, right), (0, 0)))
-            mask = np.pad(mask, ((0, below), (0, right)), constant_values=255)
-        return Prepared(pixels, hole, rgb, mask)
+        pixels, mask = to_pixels(image), read_mask(hole_mask, rule)
+        require_same_size(mask.hole, image, hole_mask)
+        item = self.prepare_hole(pixels, mask.hole, mask, opaque=opaque)
+        if _log.isEnabledFor(logging.INFO):
+            for note in item.notes:
+                _log.info("%s", note.text)
+        return item
+
+    def prepare_hole(
+        self, pixels: Pixels, hole: Hole, mask: MaskReading, *, opaque: bool = False
+    ) -> Prepared:
+        """Do as `prepare`, with a hole (H, W) read from `mask`, and perhaps turned or grown."""
+        return prepared(pixels, hole, mask, self._shapes.padded(*hole.shape), opaque=opaque)
 
     def run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
         """Run the engine on images of one padded size; each result (H', W', 3) uint8.
@@ -287,9 +293,3 @@ class Inpainter:
 def _is_count(value: Any, most: int | None = None) -> bool:
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     return whole and bool(value >= 1) and (most is None or bool(value <= most))
-
-
-def finish(prepared: Prepared, filled: Bytes) -> Pixels:
-    """The last step: crop, and put the hole's colours into the image's own pixels (H, W, C)."""
-    height, width = prepared.hole.shape
-    return with_hole_filled(prepared.pixels, prepared.hole, filled[:height, :width])

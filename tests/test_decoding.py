@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pconv_deploy.errors import HoleMaskError, ImageError
 from pconv_deploy.hole_masks.checking import check_mask_set
+from pconv_deploy.hole_rule import MaskRule
 from pconv_deploy.image_files import read_hole_mask, read_image, read_rgb, save_image
 
 Photo = Callable[..., NDArray[np.uint8]]
@@ -100,9 +101,9 @@ def pages(path: Path, count: int = 3) -> Path:
 @pytest.mark.parametrize("suffix", [".tif", ".gif", ".png", ".webp", ".avif"])
 def test_a_mask_of_several_pages_is_refused(tmp_path: Path, suffix: str) -> None:
     path = pages(tmp_path / f"m{suffix}")
-    for convention in ("hole-white", "hole-black", "alpha"):
+    for rule in (MaskRule(), MaskRule("hole-black"), MaskRule("alpha")):
         with pytest.raises(HoleMaskError, match=rf"m\{suffix} is animated or has pages \(3\)"):
-            read_hole_mask(path, convention)
+            read_hole_mask(path, rule)
     with pytest.raises(ImageError, match=r"has pages \(3\).*file of its own"):
         read_image(path)
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
 from pconv_deploy.errors import HoleMaskError, ImageError, OutputError, UsageError
+from pconv_deploy.hole_rule import MaskRule
 from pconv_deploy.image_files import (
     OUTPUT_MODES,
     _lasting_info,
@@ -363,7 +364,7 @@ def mask_file(path: Path, values: list[list[int]]) -> Path:
 def test_grey_counts_as_hole_in_both_conventions(tmp_path: Path) -> None:
     path = mask_file(tmp_path / "m.png", [[0, 3, 40, 128, 250, 255]])
     assert read_hole_mask(path)[0].tolist() == [False, False, True, True, True, True]
-    black = read_hole_mask(path, "hole-black")[0].tolist()
+    black = read_hole_mask(path, MaskRule("hole-black"))[0].tolist()
     assert black == [True, True, True, True, False, False]
 
 
@@ -377,48 +378,8 @@ def test_jpeg_noise_is_no_hole(tmp_path: Path) -> None:
     assert not hole[40:].any()
 
 
-def test_alpha_convention(tmp_path: Path) -> None:
-    path = tmp_path / "m.png"
-    rgba = np.zeros((1, 3, 4), np.uint8)
-    rgba[0, :, 3] = (0, 128, 255)
-    Image.fromarray(rgba).save(path)
-    assert read_hole_mask(path, "alpha")[0].tolist() == [True, True, False]
-    opaque = mask_file(tmp_path / "o.png", [[0, 255]])
-    with pytest.raises(HoleMaskError, match=r"no alpha channel.*hole-white"):
-        read_hole_mask(opaque, "alpha")
-
-
-def test_masks_of_every_mode(tmp_path: Path) -> None:
-    grey = Image.fromarray(np.array([[0, 255]], np.uint8))
-    for mode in ("1", "L", "RGB", "P", "LA", "RGBA"):
-        path = tmp_path / f"{mode}.png"
-        grey.convert(mode).save(path)
-        assert read_hole_mask(path)[0].tolist() == [False, True], mode
-    deep = tmp_path / "deep.png"
-    Image.fromarray(np.array([[0, 65535]], np.uint16)).save(deep)
-    assert read_hole_mask(deep)[0].tolist() == [False, True]
-
-
 def test_sixteen_bit_masks_are_scaled_not_clipped(tmp_path: Path) -> None:
     path = tmp_path / "m.png"
     Image.fromarray(np.array([[0, 1000, 40_000, 65_535]], np.uint16)).save(path)
     assert read_hole_mask(path)[0].tolist() == [False, False, True, True]
-    assert read_hole_mask(path, "hole-black")[0].tolist() == [True, True, True, False]
-
-
-@pytest.mark.parametrize("value", [1, 255])
-def test_eight_bit_values_in_sixteen_bit_masks_are_refused(tmp_path: Path, value: int) -> None:
-    path = tmp_path / "m.png"
-    Image.fromarray(np.array([[0, value]], np.uint16)).save(path)
-    with pytest.raises(HoleMaskError, match="too dark"):
-        read_hole_mask(path)
-
-
-def test_masks_too_dark_to_be_meant_are_refused(tmp_path: Path) -> None:
-    path = mask_file(tmp_path / "m.png", [[0, 1, 1, 0]])
-    with pytest.raises(HoleMaskError, match=r"no value above 1 of 255.*white"):
-        read_hole_mask(path)
-    floats = tmp_path / "m.tif"
-    Image.fromarray(np.array([[0, 1]], np.float32)).save(floats)
-    with pytest.raises(HoleMaskError, match="floating point"):
-        read_hole_mask(floats)
+    assert read_hole_mask(path, MaskRule("hole-black"))[0].tolist() == [True, True, True, False]

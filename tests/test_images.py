@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pconv_deploy.errors import HoleMaskError, ImageError
-from pconv_deploy.images import dilated, resized_hole, to_hole, to_pixels, to_rgb8, with_hole_filled
+from pconv_deploy.errors import ImageError
+from pconv_deploy.images import dilated, resized_hole, to_pixels, to_rgb8, with_hole_filled
 
 Photo = Callable[..., NDArray[np.uint8]]
 
@@ -72,38 +72,6 @@ def test_only_the_holes_colours_are_replaced(photo: Photo, channels: int, dtype:
     assert (result[hole][:, :colours] == np.array(expected) * factor).all()
 
 
-@pytest.mark.parametrize(
-    "mask",
-    [
-        np.array([[0, 1], [0, 0]], bool),
-        np.array([[0, 200], [0, 0]], np.uint8),
-        np.array([[0, -1], [0, 0]], np.int64),
-        np.array([[[0], [0.1]], [[0], [0]]], np.float32),
-        Image.fromarray(np.array([[0, 1], [0, 0]], np.uint8)),
-        Image.fromarray(np.array([[0, 255], [0, 0]], np.uint8)).convert("1"),
-        Image.fromarray(np.array([[0, 255], [0, 0]], np.uint8)).convert("RGB"),
-        np.array([[[0, 0, 0], [0, 9, 0]], [[0, 0, 0], [0, 0, 0]]]),
-    ],
-)
-def test_nonzero_is_hole(mask: Any) -> None:
-    assert to_hole(mask, (2, 2)).tolist() == [[False, True], [False, False]]
-
-
-def test_masks_that_cannot_be() -> None:
-    with pytest.raises(HoleMaskError, match=r"is 3x2 \(width x height\), its image is 2x2"):
-        to_hole(np.zeros((2, 3)), (2, 2))
-    with pytest.raises(HoleMaskError, match="shape"):
-        to_hole(np.zeros((2, 2, 4)), (2, 2))
-    with pytest.raises(HoleMaskError, match="is no array"):
-        to_hole([[1], [2, 3]], (2, 2))
-    with pytest.raises(HoleMaskError, match="NaN"):
-        to_hole(np.array([[np.nan, 0], [0, 0]]), (2, 2))
-    with pytest.raises(HoleMaskError, match=r"covers the whole image.*inverted"):
-        to_hole(np.ones((2, 2)), (2, 2))
-    with pytest.raises(HoleMaskError, match="needed"):
-        to_hole(np.array([["a", "b"], ["c", "d"]]), (2, 2))
-
-
 def test_dilation_grows_in_every_direction() -> None:
     hole = np.zeros((9, 9), bool)
     hole[4, 4] = True
@@ -130,17 +98,9 @@ def test_a_scaled_hole_covers_all_it_touches_and_no_more(
     assert (resized_hole(hole, size) == expected).all()
 
 
-def test_pillow_masks_whose_values_mean_something_else_are_refused() -> None:
-    for mode in ("P", "RGBA", "LA"):
-        with pytest.raises(HoleMaskError, match=rf"mode {mode}; needed one of 1, L"):
-            to_hole(Image.new(mode, (2, 2)), (2, 2))
-
-
 def test_a_truncated_lazy_image_is_told_as_such(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.effect_noise((64, 64), 90).save(path)
     path.write_bytes(path.read_bytes()[:1500])
     with Image.open(path) as image, pytest.raises(ImageError, match="cannot be decoded"):
         to_pixels(image)
-    with Image.open(path) as mask, pytest.raises(HoleMaskError, match="cannot be decoded"):
-        to_hole(mask, (64, 64))

@@ -11,7 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from pconv_deploy.cli.console import OUT, parse_size, print_json, progress_bar
-from pconv_deploy.cli.infer import Convention
+from pconv_deploy.cli.mask_options import (
+    Convention,
+    MaskConvention,
+    MaskThreshold,
+    mask_rule,
+)
 from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 
 if TYPE_CHECKING:
@@ -57,9 +62,8 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the pairing and of drawn holes.")] = 0,
-    mask_convention: Annotated[
-        Convention, typer.Option(help="Which mask pixels are the hole.")
-    ] = Convention.HOLE_WHITE,
+    mask_convention: MaskConvention = Convention.HOLE_WHITE,
+    mask_threshold: MaskThreshold = None,
     vgg16: Annotated[
         Path | None, typer.Option(help="torchvision's vgg16-397923af.pth: adds LPIPS.")
     ] = None,
@@ -118,7 +122,7 @@ def evaluate(
         protocol=Protocol(
             images=images,
             masks=masks,
-            mask_convention=mask_convention.value,
+            mask_rule=mask_rule(mask_convention, mask_threshold),
             size=parse_size(size) if size else None,
             per_class=per_class,
             seed=seed,

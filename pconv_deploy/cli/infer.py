@@ -10,14 +10,24 @@ import typer
 from rich.markup import escape
 
 from pconv_deploy.cli.console import OUT, progress_bar
+from pconv_deploy.cli.mask_options import (
+    Convention,
+    MaskConvention,
+    MaskThreshold,
+    mask_rule,
+)
 from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pconv_deploy.batch import FillOptions, Outcome
+    from pconv_deploy.image_files import Convertible
     from pconv_deploy.inpainter import Inpainter
     from pconv_deploy.jobs import Job
+
+
+_NAMED = 10  # images with a note, by name
 
 
 class Format(StrEnum):
@@ -28,14 +38,6 @@ class Format(StrEnum):
     WEBP = "webp"
     TIFF = "tif"
     SAME = "same"
-
-
-class Convention(StrEnum):
-    """Which pixels of a mask file are the hole."""
-
-    HOLE_WHITE = "hole-white"
-    HOLE_BLACK = "hole-black"
-    ALPHA = "alpha"
 
 
 def infer(
@@ -68,15 +70,31 @@ def infer(
         ),
     ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG outputs.")] = 95,
-    mask_convention: Annotated[
-        Convention,
-        typer.Option(help="Which mask pixels are the hole; grey ones (16 to 239) always are."),
-    ] = Convention.HOLE_WHITE,
+    mask_convention: MaskConvention = Convention.HOLE_WHITE,
+    mask_threshold: MaskThreshold = None,
+    masks_as_stored: Annotated[
+        bool,
+        typer.Option(
+            "--masks-as-stored",
+            help="Masks were drawn over the pixels as stored, not as viewers turn them (EXIF).",
+        ),
+    ] = False,
     dilate: Annotated[
         int, typer.Option(min=0, max=200, help="Grow every hole by so many pixels.")
     ] = 0,
     fit_masks: Annotated[
         bool, typer.Option("--fit-masks", help="Scale masks to their images.")
+    ] = False,
+    opaque: Annotated[
+        bool, typer.Option("--opaque", help="Make filled pixels opaque. Default: alpha stays.")
+    ] = False,
+    convert_cmyk: Annotated[
+        bool,
+        typer.Option("--convert-cmyk", help="Take CMYK images, as sRGB by their colour profile."),
+    ] = False,
+    convert_16_bit: Annotated[
+        bool,
+        typer.Option("--convert-16-bit", help="Take colour images of 16 bits, as ones of 8."),
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep outputs that exist, do the rest.")
@@ -104,8 +122,9 @@ def infer(
     """Fill the holes of images, one or a folder of them.
 
     Every known pixel, the alpha channel, colour profile, EXIF and resolution are kept. A file
-    that cannot be used is reported and passed over; the exit code is then 8. After Ctrl-C the
-    finished outputs stay and --resume does the rest.
+    that cannot be used is reported and passed over; the exit code is then 8. Holes that are
+    probably not meant, such as inverted ones, are filled with a note. After Ctrl-C the finished
+    outputs stay and --resume does the rest.
     """
     if resume and overwrite:
         raise UsageError("--resume keeps what exists and --overwrite replaces it: choose one")
@@ -122,12 +141,19 @@ def infer(
         raise UsageError(f"{output} is not of --format {image_format}: give one of them")
     done_before = settle_existing(jobs, resume=resume, overwrite=overwrite)
     waiting = [job for job, done in zip(jobs, done_before, strict=True) if not done]
+    convertible: tuple[tuple[Convertible, bool], ...] = (
+        ("cmyk", convert_cmyk),
+        ("16-bit", convert_16_bit),
+    )
     options = FillOptions(
         batch=batch,
         at_once=at_once,
-        mask_convention=mask_convention.value,
+        mask_rule=mask_rule(mask_convention, mask_threshold),
+        masks_as_stored=masks_as_stored,
         dilate=dilate,
         fit_masks=fit_masks,
+        opaque=opaque,
+        convert=frozenset(kind for kind, wanted in convertible if wanted),
         jpeg_quality=quality,
         max_pixels=int(max_megapixels * 1e6),
     )
@@ -153,19 +179,29 @@ def _fill_with_progress(
                 progress.advance(task)
                 if outcome.error is not None and len(jobs) > 1:
                     progress.console.print(f"[red]failed:[/red] {escape(str(outcome.error))}")
-                elif outcome.error is None and not outcome.had_hole:
-                    progress.console.print(f"[yellow]note:[/yellow] {escape(_unchanged(outcome))}")
         except KeyboardInterrupt:
             done = sum(o.error is None for o in outcomes)
             progress.console.print(f"{done} of {len(jobs)} done; run it again with {again}")
             raise
+        finally:
+            for line in _notes(outcomes):
+                progress.console.print(f"[yellow]note:[/yellow] {escape(line)}")
     return outcomes
 
 
-def _unchanged(outcome: "Outcome") -> str:
-    alpha = ". Are its transparent pixels the hole? --mask-convention alpha"
-    said = f"{outcome.job.mask} has no hole; {outcome.job.image} is unchanged"
-    return said + alpha * outcome.hole_in_alpha
+def _notes(outcomes: "Sequence[Outcome]") -> "Iterator[str]":
+    """One line for each kind of note: the first image's, and which others it is true of."""
+    found: dict[str, list[tuple[Job, str]]] = {}
+    for outcome in outcomes:
+        for note in outcome.notes:
+            found.setdefault(note.kind, []).append((outcome.job, note.text))
+    for (job, text), *others in found.values():
+        line = f"{job.image}, {job.mask}: {text}"
+        if others:
+            names = ", ".join(str(other.image) for other, _ in others[:_NAMED])
+            more = ", ..." * (len(others) > _NAMED)
+            line += f" [and {len(others)} more like it: {names}{more}]"
+        yield line
 
 
 def _summarise(jobs: "Sequence[Job]", outcomes: "Sequence[Outcome]", output: Path) -> None:

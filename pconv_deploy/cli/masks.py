@@ -11,7 +11,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pconv_deploy.cli.console import ERR, OUT, parse_size, print_json
-from pconv_deploy.cli.infer import Convention
+from pconv_deploy.cli.mask_options import (
+    Convention,
+    MaskConvention,
+    MaskThreshold,
+    mask_rule,
+)
 from pconv_deploy.errors import HoleMaskError, UsageError, needs
 
 if TYPE_CHECKING:
@@ -115,9 +120,8 @@ def _plot_path(output: Path, plot: Path | None, *, overwrite: bool) -> Path:
 @masks.command()
 def check(
     folder: Annotated[Path, typer.Argument(help="Masks, also in subfolders.")],
-    mask_convention: Annotated[
-        Convention, typer.Option(help="Which pixels are the hole; grey ones always are.")
-    ] = Convention.HOLE_WHITE,
+    mask_convention: MaskConvention = Convention.HOLE_WHITE,
+    mask_threshold: MaskThreshold = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a folder of masks holds: sizes, classes, polarity, greys, broken files.
@@ -126,7 +130,7 @@ def check(
     """
     from pconv_deploy.hole_masks.checking import check_mask_set
 
-    report = check_mask_set(folder, mask_convention.value)
+    report = check_mask_set(folder, mask_rule(mask_convention, mask_threshold))
     if json_output:
         print_json(report)
     else:

@@ -11,7 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from pconv_deploy.cli.console import ERR, OUT, parse_size, print_json, progress_bar
-from pconv_deploy.cli.infer import Convention
+from pconv_deploy.cli.mask_options import (
+    Convention,
+    MaskConvention,
+    MaskThreshold,
+    mask_rule,
+)
 from pconv_deploy.errors import ParityError, UsageError, needs
 
 if TYPE_CHECKING:
@@ -51,9 +56,8 @@ def verify(
     holes: Annotated[
         Path | None, typer.Option(help="Folder of hole masks. Default: holes are drawn.")
     ] = None,
-    mask_convention: Annotated[
-        Convention, typer.Option(help="Which mask pixels are the hole.")
-    ] = Convention.HOLE_WHITE,
+    mask_convention: MaskConvention = Convention.HOLE_WHITE,
+    mask_threshold: MaskThreshold = None,
     size: Annotated[
         str | None,
         typer.Option(
@@ -115,7 +119,7 @@ def verify(
         pictures=PictureOptions(
             photos=photos,
             holes=holes,
-            mask_convention=mask_convention.value,
+            mask_rule=mask_rule(mask_convention, mask_threshold),
             count=count,
             seed=seed,
             max_pixels=int(max_megapixels * 1e6),

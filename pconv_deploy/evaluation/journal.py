@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     images: str
     masks: str | None
     mask_convention: str
+    mask_threshold: int | None = None
     size: tuple[int, int] | None
     per_class: int | None
     seed: int
@@ -125,7 +126,8 @@ def _difference(before: Settings, now: Settings) -> str | None:
     if before.max_pixels != now.max_pixels:
         was, is_now = (settings.max_pixels / 1e6 for settings in (before, now))
         return f"--max-megapixels was {was:g}, is {is_now:g}"
-    for name in ("images", "masks", "mask_convention", "size", "per_class", "seed"):
+    inputs = ("images", "masks", "mask_convention", "mask_threshold")
+    for name in (*inputs, "size", "per_class", "seed"):
         old, new = getattr(before, name), getattr(now, name)
         if old != new:
             return f"--{name.replace('_', '-')} was {_shown(old)}, is {_shown(new)}"

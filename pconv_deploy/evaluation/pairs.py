@@ -18,8 +18,9 @@ from pconv_deploy.errors import HoleMaskError, ImageError, InputError
 from pconv_deploy.evaluation.metrics import SSIM_WINDOW
 from pconv_deploy.hole_masks.drawing import drawn_hole
 from pconv_deploy.hole_masks.reading import picture_paths, read_mask_set
+from pconv_deploy.hole_rule import DEFAULT_RULE, MaskRule
 from pconv_deploy.holes import AREA_BUCKETS
-from pconv_deploy.image_files import MaskConvention, read_hole_mask, read_rgb
+from pconv_deploy.image_files import read_hole_mask, read_rgb
 from pconv_deploy.images import Bytes, Hole
 
 Size = tuple[int, int]  # height, width
@@ -50,7 +51,7 @@ class Protocol:
 
     images           picture file, or folder with subfolders
     masks            folder; None draws the holes
-    mask_convention  which pixels of a mask file are hole
+    mask_rule        which pixels of a mask file are hole
     size             height and width everything is brought to; None takes that of each mask, or
                      of each picture where holes are drawn
     per_class        pairs of each class; None takes as many as there are masks in it, or pictures
@@ -61,7 +62,7 @@ class Protocol:
 
     images: Path
     masks: Path | None = None
-    mask_convention: MaskConvention = "hole-white"
+    mask_rule: MaskRule = DEFAULT_RULE
     size: Size | None = None
     per_class: int | None = None
     seed: int = 0
@@ -128,7 +129,7 @@ def _masks_by_class(
     protocol: Protocol, rng: np.random.Generator
 ) -> tuple[dict[HoleClass, list[str]], int]:
     assert protocol.masks is not None
-    masks = read_mask_set(protocol.masks, convention=protocol.mask_convention, classify=True)
+    masks = read_mask_set(protocol.masks, protocol.mask_rule, classify=True)
     by_class: dict[HoleClass, list[str]] = {}
     for mask in masks:
         if mask.bucket is not None:
@@ -173,7 +174,7 @@ def load_pair(pair: Pair, protocol: Protocol) -> tuple[Bytes, Hole]:
     size = protocol.size or (picture.height, picture.width)
     if pair.hole_mask is not None:
         path = Path(pair.hole_mask)
-        hole = read_hole_mask(path, protocol.mask_convention, protocol.max_pixels)
+        hole = read_hole_mask(path, protocol.mask_rule, protocol.max_pixels)
         size = protocol.size or (hole.shape[0], hole.shape[1])
     if min(size) < SSIM_WINDOW:
         raise ImageError(

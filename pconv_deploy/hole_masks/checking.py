@@ -7,9 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from pconv_deploy.decoding import decoded
 from pconv_deploy.errors import InputError
 from pconv_deploy.hole_masks.reading import (
     HoleMaskFile,
@@ -19,8 +17,9 @@ from pconv_deploy.hole_masks.reading import (
     picture_paths,
     polarity_complaint,
 )
+from pconv_deploy.hole_rule import DEFAULT_RULE, MaskConvention, MaskRule
 from pconv_deploy.holes import AREA_BUCKETS
-from pconv_deploy.image_files import MaskConvention, read_hole_mask
+from pconv_deploy.image_files import read_mask_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +69,18 @@ class _Checked:
     grey: float
 
 
-def check_mask_set(folder: Path, convention: MaskConvention = "hole-white") -> MaskSetReport:
+def check_mask_set(folder: Path, rule: MaskRule = DEFAULT_RULE) -> MaskSetReport:
     """Read every mask of a folder and its subfolders; a manifest is not believed.
 
     Args:
         folder: of pictures.
-        convention: which pixels are hole.
+        rule: which pixels of a file are hole.
 
     Raises:
         InputError: the folder does not exist or holds no pictures.
     """
     paths = picture_paths(folder)
-    found = in_threads(partial(_checked, convention=convention), paths)
+    found = in_threads(partial(_checked, rule=rule), paths)
     checked = [one for one in found if isinstance(one, _Checked)]
     unreadable = tuple(one for one in found if isinstance(one, str))
     shares = [one.mask.share or 0.0 for one in checked]
@@ -99,36 +98,17 @@ def check_mask_set(folder: Path, convention: MaskConvention = "hole-white") -> M
         above=sum(AREA_BUCKETS[-1][1] < share < 1 for share in shares),
         classes=_class_counts([one.mask for one in checked]),
         inverted=inverted(shares),
-        complaint=_complaint(folder, shares, unreadable, convention),
+        complaint=_complaint(folder, shares, unreadable, rule.convention),
     )
 
 
-def _checked(path: Path, convention: MaskConvention) -> _Checked | str:
+def _checked(path: Path, rule: MaskRule) -> _Checked | str:
     try:
-        hole = read_hole_mask(path, convention)
+        mask = read_mask_file(path, rule)
     except InputError as error:
         return str(error)
-    size = hole.shape[0], hole.shape[1]
-    return _Checked(classified(path, hole), size, _grey_share(path, convention))
-
-
-def _grey_share(path: Path, convention: MaskConvention) -> float:
-    """The share of pixels neither black nor white, of a picture that was read before."""
-
-    def share(opened: Image.Image) -> float:
-        if opened.mode == "1":
-            return 0.0
-        if opened.mode.startswith("I"):
-            values = np.asarray(opened)
-            return float(((values > 0) & (values < 65535)).mean())
-        image = ImageOps.exif_transpose(opened)
-        if convention == "alpha":
-            levels = image.convert("RGBA").getchannel("A").histogram()
-        else:
-            levels = image.convert("RGB").convert("L").histogram()
-        return sum(levels[1:255]) / sum(levels)
-
-    return decoded(path, share)
+    size = mask.hole.shape[0], mask.hole.shape[1]
+    return _Checked(classified(path, mask.hole), size, mask.grey_share)
 
 
 def _class_counts(masks: Sequence[HoleMaskFile]) -> tuple[ClassCount, ...]:

@@ -18,8 +18,9 @@ import numpy as np
 
 from pconv_deploy.errors import HoleMaskError, InputError
 from pconv_deploy.hole_masks.manifest import MANIFEST_NAME, read_manifest
+from pconv_deploy.hole_rule import DEFAULT_RULE, MaskConvention, MaskRule
 from pconv_deploy.holes import area_bucket, touches_border
-from pconv_deploy.image_files import IMAGE_SUFFIXES, MaskConvention, read_hole_mask
+from pconv_deploy.image_files import IMAGE_SUFFIXES, read_hole_mask
 from pconv_deploy.images import Hole
 
 Result = TypeVar("Result")
@@ -44,13 +45,13 @@ class HoleMaskFile:
 
 
 def read_mask_set(
-    folder: Path, *, convention: MaskConvention = "hole-white", classify: bool = True
+    folder: Path, rule: MaskRule = DEFAULT_RULE, *, classify: bool = True
 ) -> tuple[HoleMaskFile, ...]:
     """List the masks of a folder and its subfolders, in the order of their numbers.
 
     Args:
         folder: made by `pconv-deploy masks make`, NVIDIA's, or any other with pictures.
-        convention: which pixels are hole.
+        rule: which pixels of a file are hole.
         classify: find the class of each mask. It takes milliseconds a mask, and none at all
             where a manifest of ours has them.
 
@@ -58,19 +59,19 @@ def read_mask_set(
         InputError: the folder does not exist or holds no pictures, or files of ours are gone.
         HoleMaskError: masks cannot be read, all are empty, all are full, or they look inverted.
     """
-    if convention == "hole-white" and (folder / MANIFEST_NAME).is_file():
+    if rule.convention == "hole-white" and (folder / MANIFEST_NAME).is_file():
         return _listed(folder)
     paths = picture_paths(folder)
     if not classify:
         return tuple(map(HoleMaskFile, paths))
-    found = in_threads(partial(_classified, convention=convention), paths)
+    found = in_threads(partial(_classified, rule=rule), paths)
     masks = tuple(mask for mask in found if isinstance(mask, HoleMaskFile))
     failures = [failure for failure in found if isinstance(failure, InputError)]
     if failures:
         raise HoleMaskError(
             f"{len(failures)} of {len(paths)} masks in {folder} cannot be read: {failures[0]}"
         )
-    if complaint := polarity_complaint([mask.share or 0.0 for mask in masks], convention):
+    if complaint := polarity_complaint([mask.share or 0.0 for mask in masks], rule.convention):
         raise HoleMaskError(f"{folder}: {complaint}")
     return masks
 
@@ -136,9 +137,9 @@ def classified(path: Path, hole: Hole) -> HoleMaskFile:
     return HoleMaskFile(path, area_bucket(hole), touches_border(hole), share)
 
 
-def _classified(path: Path, convention: MaskConvention) -> HoleMaskFile | InputError:
+def _classified(path: Path, rule: MaskRule) -> HoleMaskFile | InputError:
     try:
-        return classified(path, read_hole_mask(path, convention))
+        return classified(path, read_hole_mask(path, rule))
     except InputError as error:
         return error
 

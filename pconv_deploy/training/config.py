@@ -54,11 +54,13 @@ class HolesConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     folder      of hole masks, see `hole_masks`; None draws them, evenly over the six area buckets
     convention  which pixels of its files are hole
+    threshold   how much so at least, 1..255: see docs/embedding.md, "What is a hole"
     dilate      masks of a folder grow by up to this many pixels, at random
     """
 
     folder: str | None = None
     convention: Literal["hole-white", "hole-black", "alpha"] = "hole-white"
+    threshold: Annotated[int, Meta(ge=1, le=255)] | None = None
     dilate: Annotated[int, Meta(ge=0, le=100)] = 0
 
 

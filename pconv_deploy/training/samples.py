@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pconv_deploy.errors import HoleMaskError, ImageError, InputError
 from pconv_deploy.hole_masks.drawing import drawn_hole
 from pconv_deploy.hole_masks.reading import inverted, read_mask_set
+from pconv_deploy.hole_rule import MaskRule
 from pconv_deploy.holes import AREA_BUCKETS
 from pconv_deploy.image_files import read_hole_mask
 from pconv_deploy.images import Hole, dilated, resized_hole
@@ -57,9 +58,10 @@ class HoleSource:
 
     def __init__(self, config: HolesConfig, size: int) -> None:
         self.config, self.size = config, size
+        self.rule = MaskRule(config.convention, config.threshold)
         self.paths: tuple[Path, ...] = ()
         if config.folder is not None:
-            masks = read_mask_set(Path(config.folder), convention=config.convention, classify=False)
+            masks = read_mask_set(Path(config.folder), self.rule, classify=False)
             self.paths = tuple(mask.path for mask in masks)
             self._require_sense(config.folder)
 
@@ -76,7 +78,7 @@ class HoleSource:
         for _ in range(_PATIENCE):
             path = self.paths[rng.integers(len(self.paths))]
             try:
-                hole = self._turned(read_hole_mask(path, self.config.convention), rng)
+                hole = self._turned(read_hole_mask(path, self.rule), rng)
             except HoleMaskError as error:
                 complaint = str(error)
                 continue
@@ -84,7 +86,8 @@ class HoleSource:
                 return hole
             complaint = f"{path} is {'full' if hole.any() else 'empty'}: wrong convention?"
         raise HoleMaskError(
-            f"{_PATIENCE} hole masks in a row cannot be used; the last: {complaint}"
+            f"{_PATIENCE} hole masks in a row cannot be used; the last: {complaint}. In training, "
+            "the mask options are --set holes.convention= and holes.threshold="
         )
 
     def _require_sense(self, folder: str) -> None:
@@ -92,7 +95,7 @@ class HoleSource:
         shares = []
         for path in self.paths[:: max(1, len(self.paths) // _PATIENCE)]:
             with contextlib.suppress(HoleMaskError):
-                shares.append(float(read_hole_mask(path, self.config.convention).mean()))
+                shares.append(float(read_hole_mask(path, self.rule).mean()))
         if inverted(shares):
             raise HoleMaskError(
                 f"{folder}: most of each mask is hole, read as {self.config.convention}. Inverted? "

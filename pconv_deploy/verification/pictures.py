@@ -10,8 +10,9 @@ from PIL import Image, ImageOps
 
 from pconv_deploy.errors import InputError
 from pconv_deploy.hole_masks.reading import picture_paths, read_mask_set
+from pconv_deploy.hole_rule import DEFAULT_RULE, MaskRule
 from pconv_deploy.holes import AREA_BUCKETS, irregular_hole
-from pconv_deploy.image_files import MaskConvention, read_hole_mask, read_rgb
+from pconv_deploy.image_files import read_hole_mask, read_rgb
 from pconv_deploy.images import Bytes, resized_hole
 from pconv_deploy.parity import ParityInput, pattern
 
@@ -28,7 +29,7 @@ class PictureOptions:
 
     photos           file or folder; None draws patterns
     holes            folder of mask files; None draws the holes
-    mask_convention  which pixels of a mask file are hole
+    mask_rule        which pixels of a mask file are hole
     count            holes of each class of areas; of the extreme ones there is one each
     seed             of the choice of photos and masks, and of what is drawn
     max_pixels       of what is filled, and of photos and masks before they are decoded
@@ -36,7 +37,7 @@ class PictureOptions:
 
     photos: Path | None = None
     holes: Path | None = None
-    mask_convention: MaskConvention = "hole-white"
+    mask_rule: MaskRule = DEFAULT_RULE
     count: int = 3
     seed: int = 0
     max_pixels: int = 8_400_000
@@ -88,7 +89,7 @@ def _holes(options: PictureOptions, rng: np.random.Generator) -> list[tuple[str,
         return [(name, None) for name in BUCKETS for _ in range(options.count)]
     names = {bucket: name for name, bucket in BUCKETS.items()}
     by_class: dict[str, list[Path]] = {name: [] for name in (*BUCKETS, _OTHER)}
-    for mask in read_mask_set(options.holes, convention=options.mask_convention, classify=True):
+    for mask in read_mask_set(options.holes, options.mask_rule, classify=True):
         if mask.share not in (0, 1):  # the extremes are there anyway
             by_class[names[mask.bucket] if mask.bucket else _OTHER].append(mask.path)
     return [
@@ -117,7 +118,7 @@ def load_case(planned: PlannedCase, options: PictureOptions, size: tuple[int, in
     if planned.hole_mask is None:
         hole_mask = _drawn(planned.hole_class, rng, size)
     else:
-        hole = read_hole_mask(planned.hole_mask, options.mask_convention, options.max_pixels)
+        hole = read_hole_mask(planned.hole_mask, options.mask_rule, options.max_pixels)
         hole_mask = resized_hole(hole, size).astype(np.uint8) * np.uint8(255)
     return ParityInput(_name(planned), image, hole_mask)
 

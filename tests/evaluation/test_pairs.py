@@ -6,6 +6,7 @@ from PIL import Image
 
 from pconv_deploy.errors import HoleMaskError, ImageError, InputError
 from pconv_deploy.evaluation.pairs import CLASSES, HoleClass, Protocol, load_pair, plan_pairs
+from pconv_deploy.hole_rule import MaskRule
 from pconv_deploy.holes import AREA_BUCKETS, area_bucket, touches_border
 from tests.evaluation.conftest import box_hole, smooth_picture
 
@@ -140,7 +141,7 @@ def test_black_holes(pictures: Path, masks: Path) -> None:
     holes = [load_pair(pair, wanted)[1] for pair in pairs]
     for path in masks.iterdir():
         Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
-    inverted = protocol(pictures, masks, mask_convention="hole-black")
+    inverted = protocol(pictures, masks, mask_rule=MaskRule("hole-black"))
     assert plan_pairs(inverted).pairs == pairs
     for pair, hole in zip(pairs, holes, strict=True):
         np.testing.assert_array_equal(load_pair(pair, inverted)[1], hole)

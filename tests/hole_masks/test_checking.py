@@ -6,7 +6,7 @@ from PIL import Image
 
 from pconv_deploy.hole_masks.checking import check_mask_set
 from pconv_deploy.hole_masks.drawing import drawn_hole
-from pconv_deploy.image_files import MaskConvention
+from pconv_deploy.hole_rule import MaskConvention, MaskRule
 
 
 def save(path: Path, area: tuple[float, float] = (0.2, 0.3), *, border: bool = True) -> None:
@@ -53,7 +53,7 @@ def test_modes_without_greys(
     values = hole.astype(np.uint16) * 65535 if mode == "I;16" else hole.astype(np.uint8) * 255
     picture = Image.fromarray(values)
     (picture.convert("1") if mode == "1" else picture).save(tmp_path / "mask.png")
-    assert check_mask_set(tmp_path, convention).grey == grey
+    assert check_mask_set(tmp_path, MaskRule(convention)).grey == grey
 
 
 def test_transparency_has_greys_of_its_own(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_transparency_has_greys_of_its_own(tmp_path: Path) -> None:
     pixels[:20, :, 3] = 0
     pixels[20, :, 3] = 128
     Image.fromarray(pixels).save(tmp_path / "mask.png")
-    report = check_mask_set(tmp_path, "alpha")
+    report = check_mask_set(tmp_path, MaskRule("alpha"))
     assert report.grey == pytest.approx(1 / 64)
     assert report.classes[3].border == 1
 
@@ -73,7 +73,7 @@ def test_inverted_sets_are_told_what_to_use(tmp_path: Path, convention: MaskConv
         hole = drawn_hole(np.random.default_rng(number), 64, 64, (0.1, 0.2))
         light = ~hole if convention == "hole-white" else hole
         Image.fromarray(light.astype(np.uint8) * 255).save(tmp_path / f"{number}.png")
-    report = check_mask_set(tmp_path, convention)
+    report = check_mask_set(tmp_path, MaskRule(convention))
     assert report.inverted
     wanted = {"hole-white": "hole-black", "hole-black": "another --mask-convention"}[convention]
     assert wanted in (report.complaint or "")

@@ -7,6 +7,7 @@ from PIL import Image
 from pconv_deploy.errors import HoleMaskError, InputError
 from pconv_deploy.hole_masks.drawing import drawn_hole
 from pconv_deploy.hole_masks.reading import read_mask_set
+from pconv_deploy.hole_rule import MaskRule
 from pconv_deploy.holes import AREA_BUCKETS
 
 CLASSES = [(bucket, border) for bucket in AREA_BUCKETS for border in (True, False)]
@@ -47,7 +48,7 @@ def test_inverted_sets_are_named_and_read_the_other_way(tmp_path: Path) -> None:
         Image.fromarray((~hole).astype(np.uint8) * 255).save(tmp_path / f"{number}.png")
     with pytest.raises(HoleMaskError, match="--mask-convention hole-black"):
         read_mask_set(tmp_path)
-    assert {m.bucket for m in read_mask_set(tmp_path, convention="hole-black")} == {(0.1, 0.2)}
+    assert {m.bucket for m in read_mask_set(tmp_path, MaskRule("hole-black"))} == {(0.1, 0.2)}
 
 
 def test_what_cannot_be_read(released: Path, tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""Options of all commands that read hole masks: which of their pixels are the hole."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pconv_deploy.hole_rule import MaskRule
+
+
+class Convention(StrEnum):
+    """Which pixels of a mask file are the hole."""
+
+    HOLE_WHITE = "hole-white"
+    HOLE_BLACK = "hole-black"
+    ALPHA = "alpha"
+
+
+MaskConvention = Annotated[
+    Convention,
+    typer.Option(
+        "--mask-convention",
+        help="Which mask pixels are the hole: white, black or transparent ones; grey ones always.",
+    ),
+]
+MaskThreshold = Annotated[
+    int | None,
+    typer.Option(
+        "--mask-threshold",
+        min=1,
+        max=255,
+        help="How white, black or transparent a pixel of the hole is at least; 1 takes every "
+        "label of a label map. [default: 16, and ask where a mask holds only lower values]",
+        show_default=False,
+    ),
+]
+
+
+def mask_rule(convention: Convention, threshold: int | None) -> "MaskRule":
+    """Make the rule that the options ask for."""
+    from pconv_deploy.hole_rule import MaskRule
+
+    return MaskRule(convention.value, threshold)

@@ -1,0 +1,115 @@
+"""What may not be meant about an image and its hole, though it can be filled."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from pconv_deploy.hole_rule import MaskReading
+from pconv_deploy.images import Bytes, Hole, Pixels
+
+# Beyond these shares of the image a hole is rarely meant; the paper's holes end at 60 %.
+_MOST, _LEAST = 0.6, 0.001
+# Below this alpha of 255 a pixel can hardly be seen.
+_VISIBLE = 16
+
+
+class Note(NamedTuple):
+    """A fact, and the option to use if it is not meant.
+
+    kind  the same for facts of one kind, so that those of many files can be summarised
+    text  of one image; options are those of the command line, `Inpainter`'s have the same names
+    """
+
+    kind: str
+    text: str
+
+
+def notes_on_mask(hole: Hole, mask: MaskReading, image: Bytes) -> list[Note]:
+    """Judge a hole by how much of the image (H, W, 3) it covers, and the mask by its values.
+
+    `hole` is what is filled in the end: the mask's, perhaps scaled, turned or grown.
+    """
+    if not hole.any():
+        return [Note("no hole", f"the mask has no hole, the image is unchanged{_where_else(mask)}")]
+    share = float(np.count_nonzero(hole)) / hole.size
+    covered = f"the hole covers {_percent(share)} of the image"
+    other = _other_convention(mask)
+    notes = []
+    if mask.looks_like_photo:
+        swapped = _two_valued(image)
+        looks = "and the image like a mask: are they swapped" if swapped else "is it one"
+        notes.append(
+            Note(
+                "swapped" if swapped else "mask like a photo",
+                f"the mask looks like a photo, {looks}? {covered}; see also {other}",
+            )
+        )
+    elif share > _MOST:
+        notes.append(Note("mostly hole", f"{covered}. Is the mask inverted? Then use {other}"))
+    elif share < _LEAST:
+        count = int(np.count_nonzero(hole))
+        notes.append(
+            Note(
+                "hardly any hole",
+                f"{covered}, {count} pixel{'s' * (count > 1)}. Is that all? See {other} and "
+                "--mask-threshold",
+            )
+        )
+    if mask.low_labels:
+        notes.append(
+            Note(
+                "low labels",
+                f"{mask.low_labels} pixels of the mask have values from 1 to "
+                f"{mask.rule.least - 1} of 255 and count as known. Are these labels? "
+                "--mask-threshold 1 fills them",
+            )
+        )
+    return notes
+
+
+def notes_on_alpha(hole: Hole, pixels: Pixels) -> list[Note]:
+    """Point out what is filled where alpha, the last channel of (H, W, C), hides it."""
+    if pixels.shape[2] not in (2, 4) or not hole.any():
+        return []
+    alpha = pixels[:, :, -1][hole]
+    hidden = float((alpha < _VISIBLE * (257 if alpha.dtype == np.uint16 else 1)).mean())
+    if not hidden:
+        return []
+    return [
+        Note(
+            "invisible",
+            f"{_percent(hidden)} of the filled pixels stay transparent (alpha 0), so that the fill "
+            "cannot be seen there; --opaque makes them opaque",
+        )
+    ]
+
+
+def looks_swapped(mask: MaskReading, image: Bytes) -> bool:
+    """Whether the mask looks like a photo and the image (H, W, 3) like a mask."""
+    return mask.looks_like_photo and _two_valued(image)
+
+
+def _two_valued(image: Bytes) -> bool:
+    dark = (image < 16).all(axis=2)
+    light = (image >= 240).all(axis=2)
+    return bool((dark | light).mean() > 0.98)
+
+
+def _other_convention(mask: MaskReading) -> str:
+    if mask.rule.convention != "hole-white":
+        return "--mask-convention hole-white"
+    return f"--mask-convention {'alpha' if mask.transparent else 'hole-black'}"
+
+
+def _where_else(mask: MaskReading) -> str:
+    """Where the hole of a mask without one may be."""
+    if mask.transparent and mask.rule.convention != "alpha":
+        return ". Are its transparent pixels the hole? --mask-convention alpha"
+    if mask.levels.any():
+        return f". Its largest value is {mask.levels.max()} of 255; see --mask-threshold"
+    return ""
+
+
+def _percent(share: float) -> str:
+    # Never rounded to 0 or 100.
+    return f"{100 * share:.2g}%" if share < 0.01 else f"{min(100 * share, 99 + (share == 1)):.0f}%"
