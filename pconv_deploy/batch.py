@@ -197,6 +197,8 @@ def _fill_alone(inpainter: Inpainter, item: _Loaded) -> Pixels | EngineError:
 def _load(
     inpainter: Inpainter, job: Job, options: FillOptions, read_mask: Callable[..., MaskReading]
 ) -> _Loaded:
+    if job.problem:
+        raise InputError(job.problem)
     if job.mask is None:
         raise HoleMaskError(f"{job.image} has no mask of the same name")
     image, notes = _read(job, options)

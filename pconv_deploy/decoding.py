@@ -10,10 +10,12 @@ from PIL import Image, UnidentifiedImageError
 from PIL.Image import DecompressionBombError, DecompressionBombWarning
 
 from pconv_deploy.errors import ImageError, InputError
+from pconv_deploy.picture_kinds import FIRST_BYTES, RAW_SUFFIXES, READ_KINDS, picture_kind
 from pconv_deploy.png_metadata import lean_png
 
 # What Pillow may take a file for, whatever its name: no format that starts other programs.
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
+_SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF: this page is a smaller copy of another
 Result = TypeVar("Result")
 
 
@@ -36,6 +38,10 @@ def decoded(
         InputError: `failure`, saying what is wrong.
     """
     source = path if content is None else io.BytesIO(content)
+    if path.suffix.lower() in RAW_SUFFIXES:
+        raise failure(
+            f"{path} is a camera's raw file, which is not read: convert it to PNG or TIFF"
+        )
     with _translated(path, failure):
         try:
             with Image.open(source, formats=_FORMATS) as opened:
@@ -63,6 +69,11 @@ def require_one_page(path: Path, image: Image.Image) -> None:
             f"{path} is animated or has pages ({pages}); needed one still image. "
             "Save the page that is meant as a file of its own"
         )
+    if getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0) & _REDUCED:
+        raise ImageError(
+            f"{path} starts with the preview of a larger picture, as cameras' raw files do; "
+            "convert it to PNG or TIFF"
+        )
 
 
 @contextmanager
@@ -75,8 +86,7 @@ def _translated(path: Path, failure: type[InputError]) -> Iterator[None]:
     except (DecompressionBombError, DecompressionBombWarning) as error:
         raise failure(f"{path} is refused as a decompression bomb: {error}") from error
     except UnidentifiedImageError as error:
-        empty = path.is_file() and path.stat().st_size == 0
-        raise failure(f"{path} is {'empty' if empty else 'no image that can be read'}") from error
+        raise failure(f"{path} is {_unidentified(path)}") from error
     except FileNotFoundError as error:
         raise failure(f"{path} does not exist") from error
     except OSError as error:
@@ -86,3 +96,15 @@ def _translated(path: Path, failure: type[InputError]) -> Iterator[None]:
     # Decoders raise whatever comes up: SyntaxError, struct.error, RuntimeError, TypeError...
     except Exception as error:
         raise failure(f"{path} is damaged: {error}") from error
+
+
+def _unidentified(path: Path) -> str:
+    """What a file is that no decoder of ours takes."""
+    if not path.is_file():  # a member of an archive, say
+        return "no image that can be read"
+    with path.open("rb") as stream:
+        start = stream.read(FIRST_BYTES)
+    kind = picture_kind(start)
+    if kind is None or kind in READ_KINDS:
+        return "no image that can be read" if start else "empty"
+    return f"a {kind} picture, which is not read: convert it to PNG or JPEG"

@@ -31,9 +31,6 @@ from pconv_deploy.images import (
 # Colour types that pictures lose on the way, so that somebody has to allow it.
 Convertible = Literal["cmyk", "16-bit"]
 
-IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".jp2", ".avif")
-)
 # What we write, and the modes each holds without loss of depth, alpha or profile.
 OUTPUT_MODES = {
     ".png": ("L", "LA", "RGB", "RGBA", "I;16"),

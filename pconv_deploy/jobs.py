@@ -1,152 +1,207 @@
 """Which image goes with which mask, and where the result goes: no output lost, no two alike."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from pconv_deploy.errors import InputError, UsageError
-from pconv_deploy.image_files import IMAGE_SUFFIXES, OUTPUT_MODES
+from pconv_deploy.image_files import OUTPUT_MODES
+from pconv_deploy.mask_names import MaskFolder, MasksOfPhoto, same_name
+from pconv_deploy.picture_kinds import READ_SUFFIXES, UNREAD_SUFFIXES
+from pconv_deploy.picture_list import Unread, list_pictures
 
+_LOG = logging.getLogger(__name__)
 # An output named so is meant as a file, whether or not we write such files.
-_FILE_SUFFIXES = IMAGE_SUFFIXES | OUTPUT_MODES.keys() | {".heic", ".heif", ".ppm", ".psd", ".svg"}
+_FILE_SUFFIXES = READ_SUFFIXES | UNREAD_SUFFIXES | OUTPUT_MODES.keys()
 
 
 @dataclass(frozen=True)
 class Job:
-    """One image file, its mask file (None if there is none) and where the result goes."""
+    """One image file, its mask file and where the result goes.
+
+    problem  why it cannot be done, found while planning; there may be no mask then
+    """
 
     image: Path
     mask: Path | None
     output: Path
+    problem: str | None = None
 
 
-def plan_jobs(images: Path, masks: Path, output: Path, suffix: str | None = ".png") -> list[Job]:
-    """Pair images with masks and name the outputs, never two alike.
+@dataclass(frozen=True)
+class _Places:
+    """What the user named."""
+
+    images: Path
+    masks: Path
+    output: Path
+    exclude: Sequence[str] = ()
+
+    @property
+    def root(self) -> Path:
+        """Of the images."""
+        return self.images if self.images.is_dir() else self.images.parent
+
+    @property
+    def writes_one_file(self) -> bool:
+        named_so = self.output.suffix.lower() in _FILE_SUFFIXES and not self.output.is_dir()
+        return self.images.is_file() and named_so
+
+
+def plan_jobs(
+    images: Path,
+    masks: Path,
+    output: Path,
+    suffix: str | None = ".png",
+    *,
+    exclude: Sequence[str] = (),
+) -> list[Job]:
+    """Pair images with masks and name the outputs, never two alike. The rules: docs/files.md.
+
+    A picture that cannot be read, and an image without a mask or with several that could be
+    meant, is a job with a problem. What was left out on purpose is logged as a warning.
 
     Args:
         images: a file, or a folder read with its subfolders.
         masks: a file, for every image; or a folder, where the mask of `a/b.jpg` is `a/b.*`,
-            or each of `a/b_mask*.*` (every such mask gives an output of its own).
+            `a/b.jpg.*` or each of `a/b_mask*.*` (every such mask gives an output of its own).
         output: a folder; or, for a single image, a file.
         suffix: of the outputs, if `output` is no file; None keeps each image's own.
+        exclude: patterns of names or paths to leave out of both folders.
 
     Raises:
         InputError: something does not exist, or a folder holds no images.
-        UsageError: an output would overwrite an input, or is of a kind we do not write.
+        UsageError: an output would overwrite an input or become one, or is of a kind we do not
+            write.
     """
-    if not masks.exists():
-        raise InputError(f"{masks} does not exist")
-    finder = _MaskFinder(images if images.is_dir() else images.parent, masks)
-    if images.is_dir():
-        if output.is_file():
-            raise UsageError(f"{images} is a folder, so {output} must be one too; it is a file")
-        jobs = _named(images, _images_in(images, masks, output, finder), finder, output, suffix)
-    elif not images.exists():
-        raise InputError(f"{images} does not exist")
-    elif output.suffix.lower() in _FILE_SUFFIXES and not output.is_dir():
-        found = finder.masks_of(images)
-        if len(found) > 1:
-            raise UsageError(f"{len(found)} masks fit {images}; give a folder for the outputs")
-        jobs = [Job(images, found[0] if found else None, output)]
+    for path in (images, masks):
+        if not path.exists():
+            raise InputError(f"{path} does not exist")
+    if images.is_dir() and output.is_file():
+        raise UsageError(f"{images} is a folder, so {output} must be one too; it is a file")
+    places = _Places(images, masks, output, exclude)
+    found, unread = _images(places)
+    pairings = _pairings(places, [*found, *(one.path for one in unread)])[: len(found)]
+    if places.writes_one_file:
+        (pairing,) = pairings
+        if len(pairing.masks) > 1:
+            raise UsageError(
+                f"{len(pairing.masks)} masks fit {images}; give a folder for the outputs"
+            )
+        jobs = [Job(images, next(iter(pairing.masks), None), output, pairing.problem)]
     else:
-        jobs = _named(images.parent, [images], finder, output, suffix)
+        jobs = _named(places, dict(zip(found, pairings, strict=True)), suffix)
     _refuse_losses(jobs)
-    return jobs
-
-
-class _MaskFinder:
-    """Finds the masks of an image below `root`; every folder is listed once."""
-
-    def __init__(self, root: Path, masks: Path) -> None:
-        self._root, self._masks = root, masks
-        self._listings: dict[Path, _Listing] = {}
-
-    def masks_of(self, image: Path) -> list[Path]:
-        if self._masks.is_file():
-            return [self._masks]
-        folder = self._masks / image.relative_to(self._root).parent
-        listing = self._listing(folder)
-        # Beside its image only a mask that says so in its name is one.
-        same = (
-            listing.by_stem.get(image.stem, [])
-            if folder.resolve() != image.parent.resolve()
-            else []
-        )
-        return same[:1] or listing.by_marked_stem.get(image.stem, [])
-
-    def _listing(self, folder: Path) -> "_Listing":
-        if folder not in self._listings:
-            listing = self._listings[folder] = _Listing({}, {})
-            for path in sorted(folder.glob("*")):
-                if path.suffix.lower() in IMAGE_SUFFIXES:
-                    listing.by_stem.setdefault(path.stem, []).append(path)
-                    marked, mark, _ = path.stem.rpartition("_mask")
-                    if mark:
-                        listing.by_marked_stem.setdefault(marked, []).append(path)
-        return self._listings[folder]
-
-
-class _Listing(NamedTuple):
-    """Paths of a folder by stem, and by what stands before `_mask` in it."""
-
-    by_stem: dict[str, list[Path]]
-    by_marked_stem: dict[str, list[Path]]
-
-
-def _images_in(images: Path, masks: Path, output: Path, finder: _MaskFinder) -> list[Path]:
-    found = sorted(
-        path
-        for path in images.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(images).parts)
-    )
-    if masks.resolve() == images.resolve():
-        used = {mask.resolve() for path in found for mask in finder.masks_of(path)}
-        found = [path for path in found if path.resolve() not in used]
-    # Masks and earlier outputs may lie below the images.
-    aside = {output.resolve(), masks.resolve()} - {images.resolve()}
-    found = [path for path in found if not aside & set(path.resolve().parents)]
-    if not found:
-        raise InputError(f"{images} holds no images ({' '.join(sorted(IMAGE_SUFFIXES))})")
-    return found
-
-
-def _named(
-    root: Path, images: Sequence[Path], finder: _MaskFinder, output: Path, suffix: str | None
-) -> list[Job]:
-    pairs: list[tuple[Path, Path | None]] = []
-    for image in images:
-        pairs += [(image, mask) for mask in finder.masks_of(image)] or [(image, None)]
-    masks_per_image = Counter(image for image, _ in pairs)
-    stems = [
-        (
-            image.relative_to(root).parent,
-            mask.stem if masks_per_image[image] > 1 and mask else image.stem,
-        )
-        for image, mask in pairs
+    _refuse_outputs_among_inputs(places, jobs)
+    _warn_of_other_pictures(places, jobs)
+    return jobs + [
+        Job(one.path, None, _output_of_unread(places, one), problem=one.why) for one in unread
     ]
-    # By what a file system that ignores case would call the same.
-    uses = Counter((parent, stem.lower()) for parent, stem in stems)
+
+
+def _images(places: _Places) -> tuple[list[Path], list[Unread]]:
+    """What is to be filled; masks and earlier outputs may lie below it, or all above it."""
+    if places.images.is_file():
+        return [places.images], []
+    listed = list_pictures(
+        places.images, aside=(places.masks, places.output), exclude=places.exclude
+    )
+    found = listed.paths
+    if places.masks.is_file():
+        mask = places.masks.resolve()
+        found = [path for path in found if path.resolve() != mask]
+    elif places.masks.resolve() == places.images.resolve():
+        folder = MaskFolder(listed, places.images)
+        found = [path for path in found if not folder.is_marked_mask(path)]
+    listed.require_some(found)
+    listed.warn(of_unread=False)  # each of these becomes a job
+    return found, listed.unread
+
+
+def _pairings(places: _Places, found: Sequence[Path]) -> list[MasksOfPhoto]:
+    if places.masks.is_file():
+        return [MasksOfPhoto((places.masks,))] * len(found)
+    listed = list_pictures(places.masks, aside=(places.root, places.output), exclude=places.exclude)
+    folder = MaskFolder(listed, places.root)
+    pairings = folder.pair(found)
+    if places.images.is_dir():
+        folder.warn()
+        if places.masks.resolve() != places.images.resolve():
+            listed.warn()
+    return pairings
+
+
+def _named(places: _Places, pairings: dict[Path, MasksOfPhoto], suffix: str | None) -> list[Job]:
+    triples = [
+        (image, mask, mask.stem if mask and len(pairing.masks) > 1 else image.stem)
+        for image, pairing in pairings.items()
+        for mask in pairing.masks or (None,)
+    ]
+    # By what a file system that ignores case or Unicode forms would call the same.
+    uses = Counter((image.parent, same_name(stem)) for image, _, stem in triples)
     jobs = []
-    for (image, mask), (parent, stem) in zip(pairs, stems, strict=True):
-        unique = stem if uses[parent, stem.lower()] == 1 else f"{stem}{image.suffix}"
-        jobs.append(Job(image, mask, output / parent / f"{unique}{suffix or image.suffix}"))
+    for image, mask, stem in triples:
+        folder = places.output / image.relative_to(places.root).parent
+        unique = stem if uses[image.parent, same_name(stem)] == 1 else f"{stem}{image.suffix}"
+        name = f"{unique}{suffix or image.suffix}"
+        jobs.append(Job(image, mask, folder / name, pairings[image].problem))
     return jobs
+
+
+def _output_of_unread(places: _Places, one: Unread) -> Path:
+    """Never written, and never the name of what is."""
+    return places.output / one.path.relative_to(places.root).with_name(f"{one.path.name}.png")
 
 
 def _refuse_losses(jobs: Sequence[Job]) -> None:
     inputs = {p.resolve() for job in jobs for p in (job.image, job.mask) if p is not None}
+    by_output: dict[str, list[Job]] = {}
     for job in jobs:
         if job.output.resolve() in inputs:
             raise UsageError(f"{job.output} is an input; choose another output folder")
         if job.output.suffix.lower() not in OUTPUT_MODES:
             raise UsageError(f"cannot write {job.output}: needed one of {' '.join(OUTPUT_MODES)}")
-    for output, count in Counter(str(job.output).lower() for job in jobs).items():
-        if count > 1:
-            raise UsageError(f"{count} images would be written to {output}; rename them")
+        by_output.setdefault(same_name(str(job.output)), []).append(job)
+    for same in by_output.values():
+        if len(same) > 1:
+            names = ", ".join(str(job.image) for job in same)
+            raise UsageError(
+                f"{len(same)} images would be written to {same[0].output} ({names}); rename them"
+            )
+
+
+def _refuse_outputs_among_inputs(places: _Places, jobs: Sequence[Job]) -> None:
+    """What is written must not be taken for a photo or mask by the next run."""
+    if places.writes_one_file:
+        return
+    output = places.output.resolve()
+    for folder, of in ((places.images, "photos"), (places.masks, "masks")):
+        inputs = folder.resolve()
+        # Outputs strictly below the inputs are left out when these are listed.
+        if folder.is_file() or inputs in output.parents:
+            continue
+        for job in jobs:
+            if job.output.parent.resolve().is_relative_to(inputs):
+                raise UsageError(
+                    f"{job.output} would lie among the {of} and be taken for one of them by the "
+                    f"next run; choose another output folder, such as {folder / 'filled'}"
+                )
+
+
+def _warn_of_other_pictures(places: _Places, jobs: Sequence[Job]) -> None:
+    """Say if the folder of the outputs, left out of the photos, holds other pictures."""
+    if places.images.resolve() not in places.output.resolve().parents:
+        return
+    if not (places.images.is_dir() and places.output.is_dir()):
+        return
+    ours = {job.output for job in jobs}
+    others = [path for path in list_pictures(places.output).paths if path not in ours]
+    if others:
+        _LOG.warning(
+            "left out: %s and %d more in the folder of the outputs", others[0], len(others) - 1
+        )
 
 
 def settle_existing(jobs: Sequence[Job], *, resume: bool, overwrite: bool) -> list[bool]:
@@ -155,7 +210,7 @@ def settle_existing(jobs: Sequence[Job], *, resume: bool, overwrite: bool) -> li
     Raises:
         UsageError: outputs exist, and neither `resume` nor `overwrite` says what to do.
     """
-    exist = [job.output.exists() for job in jobs]
+    exist = [job.problem is None and job.output.exists() for job in jobs]
     if any(exist) and not (resume or overwrite):
         first = jobs[exist.index(True)].output
         raise UsageError(

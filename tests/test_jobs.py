@@ -1,4 +1,6 @@
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +32,13 @@ def test_folders_by_stem_with_subfolders(tmp_path: Path) -> None:
         "out/a.png": "masks/a.png",
         "out/deep/b.png": "masks/deep/b.bmp",
     }
+
+
+def problems(root: Path, images: str = "p", masks: str = "m", **options: Any) -> dict[str, str]:
+    """Image to what is wrong with it, the image relative to root."""
+    jobs = plan_jobs(root / images, root / masks, root / "out", **options)
+    assert all(job.mask is None for job in jobs if job.problem)
+    return {str(job.image.relative_to(root)): job.problem for job in jobs if job.problem}
 
 
 def test_one_mask_for_all(tmp_path: Path) -> None:
@@ -126,7 +135,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         plan_jobs(missing, tmp_path / "m.png", tmp_path / "out")
     with pytest.raises(InputError, match="none does not exist"):
         plan_jobs(tmp_path / "a.png", missing, tmp_path / "out")
-    with pytest.raises(InputError, match="holds no images"):
+    with pytest.raises(InputError, match="holds no pictures"):
         plan_jobs(tmp_path / "empty", tmp_path / "m.png", tmp_path / "out")
 
 
@@ -143,3 +152,161 @@ def test_existing_outputs(tmp_path: Path) -> None:
         settle_existing(jobs, resume=False, overwrite=False)
     assert settle_existing(jobs, resume=True, overwrite=False) == [False, True]
     assert settle_existing(jobs, resume=False, overwrite=True) == [False, False]
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        ("a.jpg", "a.png"),
+        ("a.png", "a.jpg.png"),
+        ("a.png", "a_mask.png"),
+        ("a_mask.png", "a_mask001.png"),
+        ("a_mask.png", "a_mask.bmp"),
+        ("a_mask001.png", "a_mask001.bmp"),
+        ("a.png", "A.png"),
+        ("A.png", "a.PNG"),
+    ],
+)
+def test_several_masks_that_could_be_meant_are_a_question(
+    tmp_path: Path, masks: tuple[str, ...]
+) -> None:
+    touch(tmp_path, "p/a.jpg", "p/b.jpg", "m/b.png", *(f"m/{name}" for name in masks))
+    (said,) = problems(tmp_path).values()
+    assert "found 2 masks" in said
+    assert all(f"m/{name}" in said for name in masks)
+    assert "p/a.jpg; needed one" in said
+    assert problems(tmp_path, exclude=[f"*/m/{masks[0]}"]) == {}
+
+
+def test_names_in_other_unicode_forms_are_the_same(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "p\u00e9t\u00e9") for form in ("NFC", "NFD"))
+    assert composed != apart
+    touch(tmp_path, f"p/{composed}/{composed}.jpg", f"m/{apart}/{apart}.png")
+    assert outputs(tmp_path, "p", "m", "out") == {
+        f"out/{composed}/{composed}.png": f"m/{apart}/{apart}.png"
+    }
+    touch(tmp_path, f"m/{apart}/{composed}.png")
+    (said,) = problems(tmp_path).values()
+    assert "found 2 masks" in said
+
+
+def test_names_in_other_letters_are_the_same_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "p/IMG_1.JPG", "p/b.jpg", "m/img_1.png", "m/b.png")
+    found = outputs(tmp_path, "p", "m", "out")
+    assert found == {"out/IMG_1.png": "m/img_1.png", "out/b.png": "m/b.png"}
+    assert "1 masks differ from their photos in capital or small letters" in caplog.text
+    assert "m/img_1.png of" in caplog.text
+
+
+def test_a_mask_called_exactly_as_another_photo_is_that_ones(tmp_path: Path) -> None:
+    touch(tmp_path, "p/a.jpg", "p/A.png", "p/woman.jpg", "p/woman_mask.jpg")
+    touch(tmp_path, "m/a.png", "m/A.png", "m/woman.png", "m/woman_mask.png")
+    found = outputs(tmp_path, "p", "m", "out")
+    assert set(found.values()) == {"m/a.png", "m/A.png", "m/woman.png", "m/woman_mask.png"}
+    assert found["out/woman.png"] == "m/woman.png"
+    assert found["out/a.jpg.png"] == "m/a.png"
+
+
+def test_masks_named_after_the_whole_name(tmp_path: Path) -> None:
+    touch(tmp_path, "p/a.jpg", "p/a.png", "p/deep/b.jpg")
+    touch(tmp_path, "m/a.jpg.png", "m/a.png.png", "m/deep/b.JPG.png")
+    assert outputs(tmp_path, "p", "m", "out") == {
+        "out/a.jpg.png": "m/a.jpg.png",
+        "out/a.png.png": "m/a.png.png",
+        "out/deep/b.png": "m/deep/b.JPG.png",
+    }
+
+
+def test_a_photo_is_no_mask_of_itself(tmp_path: Path) -> None:
+    touch(tmp_path, "all/c.jpg", "all/c_mask.png")
+    (tmp_path / "subset").mkdir()
+    (tmp_path / "subset/c.jpg").symlink_to("../all/c.jpg")
+    assert outputs(tmp_path, "subset", "all", "out") == {"out/c.png": "all/c_mask.png"}
+    assert outputs(tmp_path, "all/c.jpg", "all", "out") == {"out/c.png": "all/c_mask.png"}
+
+
+def test_a_missing_mask_says_what_was_found_instead(tmp_path: Path) -> None:
+    touch(tmp_path, "p/a.jpg", "p/b.jpg", "p/c.jpg", "m/deep/a.png", "m/b.psd", "m/d.png")
+    said = problems(tmp_path)
+    assert "p/a.jpg has no mask of the same name" in said["p/a.jpg"]
+    assert "m/deep/a.png); needed" in said["p/a.jpg"]
+    assert "m/b.psd is of a kind that is not read" in said["p/b.jpg"]
+    assert said["p/c.jpg"].endswith("has no mask of the same name in " + str(tmp_path / "m"))
+    assert "it is called a_mask.png" in problems(tmp_path, "p", "p")["p/a.jpg"]
+
+
+def test_masks_without_a_photo_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(
+        tmp_path, "p/a.jpg", "p/e.heic", "m/a.png", "m/b.png", "m/c.png", "m/deep/a.png", "m/e.png"
+    )
+    outputs(tmp_path, "p", "m", "out")
+    assert "no photo for 3 masks" in caplog.text
+    assert "m/e.png" not in caplog.text
+
+
+def test_pictures_that_are_not_read_are_jobs_with_a_problem(tmp_path: Path) -> None:
+    touch(tmp_path, "p/a.jpg", "p/a.heic", "p/deep/b.dng", "m.png")
+    jobs = plan_jobs(tmp_path / "p", tmp_path / "m.png", tmp_path / "out")
+    assert [job.problem is None for job in jobs] == [True, False, False]
+    assert "deep/b.dng is of a kind that is not read" in str(jobs[2].problem)
+    touch(tmp_path, "out/a.png")
+    assert settle_existing(jobs, resume=True, overwrite=False) == [True, False, False]
+    assert problems(tmp_path, masks="m.png", exclude=["*.heic", "*.dng"]) == {}
+
+
+@pytest.mark.parametrize("output", [".", "set", "set/out", "out"])
+def test_outputs_or_masks_above_the_photos(
+    tmp_path: Path, output: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "set/images/b.png", "set/b_mask.png", "holes/b.png")
+    if output != "set":  # there they would lie among the masks
+        found = outputs(tmp_path, "set/images", "set", output)
+        assert list(found.values()) == ["set/b_mask.png"]
+    assert list(outputs(tmp_path, "set/images", "holes", output).values()) == ["holes/b.png"]
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("images", "output"), [("p", "p"), ("x/p", "x")])
+def test_outputs_among_the_photos_are_refused(tmp_path: Path, images: str, output: str) -> None:
+    touch(tmp_path, f"{images}/a.jpg", f"{images}/p/b.jpg", "m.png")
+    with pytest.raises(UsageError, match="would lie among the photos and be taken for one"):
+        plan_jobs(tmp_path / images, tmp_path / "m.png", tmp_path / output)
+
+
+def test_outputs_among_the_masks_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "p/a.jpg", "m/a_mask.png")
+    with pytest.raises(UsageError, match="would lie among the masks"):
+        plan_jobs(tmp_path / "p", tmp_path / "m", tmp_path / "m")
+    assert outputs(tmp_path, "p", "m", "m/filled") == {"m/filled/a.png": "m/a_mask.png"}
+    touch(tmp_path, "m/filled/a.png")
+    assert outputs(tmp_path, "p", "m", "m/filled") == {"m/filled/a.png": "m/a_mask.png"}
+
+
+def test_the_mask_of_all_may_lie_among_the_photos(tmp_path: Path) -> None:
+    touch(tmp_path, "p/a.jpg", "p/m.png")
+    assert outputs(tmp_path, "p", "p/m.png", "out") == {"out/a.png": "p/m.png"}
+
+
+def test_other_pictures_in_the_folder_of_the_outputs_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    touch(tmp_path, "p/a.jpg", "p/filled/a.png", "m.png")
+    outputs(tmp_path, "p", "m.png", "p/filled")
+    assert caplog.text == ""
+    touch(tmp_path, "p/filled/b.jpg", "p/filled/c.jpg")
+    outputs(tmp_path, "p", "m.png", "p/filled")
+    assert "p/filled/b.jpg and 1 more in the folder of the outputs" in caplog.text
+
+
+def test_the_folder_of_the_outputs_may_hold_all_there_is(tmp_path: Path) -> None:
+    touch(tmp_path, "p/filled/a.jpg", "m.png")
+    with pytest.raises(InputError, match=r"holds no pictures .*p/filled is left out"):
+        plan_jobs(tmp_path / "p", tmp_path / "m.png", tmp_path / "p/filled")
+
+
+def test_two_images_of_one_output_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "p/a.jpg", "p/A.jpg", "m.png")
+    with pytest.raises(UsageError, match=r"2 images would be written to .*p/A\.jpg, .*p/a\.jpg"):
+        plan_jobs(tmp_path / "p", tmp_path / "m.png", tmp_path / "out")

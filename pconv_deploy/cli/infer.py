@@ -46,12 +46,21 @@ def infer(
     masks: Annotated[
         Path,
         typer.Argument(
-            help="Mask file for all images, or folder of masks: of the same stem, or STEM_mask*."
+            help="Mask file for all images; or folder of masks, that of a/b.jpg being a/b.*, "
+            "a/b.jpg.* or a/b_mask*.*."
         ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder; or a file, for a single image.")
     ],
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Leave out images and masks of such names or paths, as '*.heic' or "
+            "'masks/*.jpg'. Repeatable.",
+        ),
+    ] = None,
     batch: Annotated[
         int, typer.Option(min=1, max=1024, help="Images decoded and filled together.")
     ] = 1,
@@ -121,10 +130,10 @@ def infer(
 ) -> None:
     """Fill the holes of images, one or a folder of them.
 
-    Every known pixel, the alpha channel, colour profile, EXIF and resolution are kept. A file
-    that cannot be used is reported and passed over; the exit code is then 8. Holes that are
-    probably not meant, such as inverted ones, are filled with a note. After Ctrl-C the finished
-    outputs stay and --resume does the rest.
+    Every known pixel, the alpha channel, colour profile, EXIF and resolution are kept. A picture
+    that cannot be read, or has no mask or several, is reported and passed over; the exit code is
+    then 8. Holes that are probably not meant, such as inverted ones, are filled with a note.
+    After Ctrl-C the finished outputs stay and --resume does the rest.
     """
     if resume and overwrite:
         raise UsageError("--resume keeps what exists and --overwrite replaces it: choose one")
@@ -136,7 +145,7 @@ def infer(
     # Pillow warns of damaged EXIF and of large images; we judge both ourselves.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     suffix = None if image_format is Format.SAME else f".{image_format or Format.PNG}"
-    jobs = plan_jobs(images, masks, output, suffix)
+    jobs = plan_jobs(images, masks, output, suffix, exclude=exclude or ())
     if image_format and suffix and any(job.output.suffix != suffix for job in jobs):
         raise UsageError(f"{output} is not of --format {image_format}: give one of them")
     done_before = settle_existing(jobs, resume=resume, overwrite=overwrite)

@@ -142,8 +142,8 @@ def _fill(
         save_image(folder / "photos" / f"{name}.png", photo)
         save_image(folder / "holes" / f"{name}.png", holes[name])
     jobs = [
-        Job(*(folder / kind / f"{name}.png" for kind in ("photos", "holes", "filled")))
-        for name in originals
+        Job(folder / "photos" / name, folder / "holes" / name, folder / "filled" / name)
+        for name in (f"{name}.png" for name in originals)
     ]
     rows = {}
     with Inpainter.load(engine) as inpainter:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from PIL import Image, ImageOps
 
-from pconv_deploy.errors import HoleMaskError, ImageError, InputError
+from pconv_deploy.errors import HoleMaskError, ImageError
 from pconv_deploy.evaluation.metrics import SSIM_WINDOW
 from pconv_deploy.hole_masks.drawing import drawn_hole
 from pconv_deploy.hole_masks.reading import picture_paths, read_mask_set
@@ -113,16 +113,8 @@ def plan_pairs(protocol: Protocol, aside: Sequence[Path] = ()) -> Pairing:
 def _images(protocol: Protocol, aside: Sequence[Path]) -> list[str]:
     if protocol.images.is_file():
         return [str(protocol.images)]
-    left_out = {path.resolve() for path in (*aside, protocol.masks) if path is not None}
-    left_out.discard(protocol.images.resolve())
-    found = [
-        str(path)
-        for path in picture_paths(protocol.images)
-        if not left_out & set(path.resolve().parents)
-    ]
-    if not found:
-        raise InputError(f"{protocol.images} holds no pictures but masks and outputs")
-    return found
+    left_out = [*aside, protocol.masks] if protocol.masks else aside
+    return [str(path) for path in picture_paths(protocol.images, aside=left_out)]
 
 
 def _masks_by_class(

@@ -14,12 +14,12 @@ from pconv_deploy.hole_masks.reading import (
     classified,
     in_threads,
     inverted,
-    picture_paths,
     polarity_complaint,
 )
 from pconv_deploy.hole_rule import DEFAULT_RULE, MaskConvention, MaskRule
 from pconv_deploy.holes import AREA_BUCKETS
 from pconv_deploy.image_files import read_mask_file
+from pconv_deploy.picture_list import list_pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +79,18 @@ def check_mask_set(folder: Path, rule: MaskRule = DEFAULT_RULE) -> MaskSetReport
     Raises:
         InputError: the folder does not exist or holds no pictures.
     """
-    paths = picture_paths(folder)
-    found = in_threads(partial(_checked, rule=rule), paths)
+    listed = list_pictures(folder)
+    listed.require_some()
+    listed.warn(of_unread=False)
+    found = in_threads(partial(_checked, rule=rule), listed.paths)
     checked = [one for one in found if isinstance(one, _Checked)]
     unreadable = tuple(one for one in found if isinstance(one, str))
+    unreadable += tuple(one.why for one in listed.unread)
     shares = [one.mask.share or 0.0 for one in checked]
     sizes = Counter(f"{one.size[0]}x{one.size[1]}" for one in checked)
     pixels = [one.size[0] * one.size[1] for one in checked]
     return MaskSetReport(
-        pictures=len(paths),
+        pictures=len(checked) + len(unreadable),
         unreadable=unreadable,
         sizes=dict(sizes.most_common()),
         grey=float(np.average([one.grey for one in checked], weights=pixels)) if checked else 0.0,

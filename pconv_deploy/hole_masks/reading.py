@@ -7,7 +7,7 @@ thousand is of which class is nowhere in it, so the class of each mask is found 
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +20,9 @@ from pconv_deploy.errors import HoleMaskError, InputError
 from pconv_deploy.hole_masks.manifest import MANIFEST_NAME, read_manifest
 from pconv_deploy.hole_rule import DEFAULT_RULE, MaskConvention, MaskRule
 from pconv_deploy.holes import area_bucket, touches_border
-from pconv_deploy.image_files import IMAGE_SUFFIXES, read_hole_mask
+from pconv_deploy.image_files import read_hole_mask
 from pconv_deploy.images import Hole
+from pconv_deploy.picture_list import list_pictures
 
 Result = TypeVar("Result")
 
@@ -76,24 +77,22 @@ def read_mask_set(
     return masks
 
 
-def picture_paths(folder: Path) -> list[Path]:
-    """Pictures below a folder but in no hidden one, numbers in their names in numeric order.
+def picture_paths(folder: Path, aside: Collection[Path] = ()) -> list[Path]:
+    """Pictures of a folder and the folders in it, numbers in their names in numeric order.
+
+    What is left out, such as pictures of kinds that are not read, is logged as a warning.
+
+    Args:
+        folder: where to look.
+        aside: folders to leave out where they lie below `folder`.
 
     Raises:
         InputError: the folder is none, or there are no pictures.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} {'is no folder' if folder.exists() else 'does not exist'}")
-    paths = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
-    if not paths:
-        raise InputError(f"{folder} holds no pictures ({' '.join(sorted(IMAGE_SUFFIXES))})")
-    return sorted(paths, key=_by_numbers)
+    listed = list_pictures(folder, aside=aside)
+    listed.require_some()
+    listed.warn()
+    return sorted(listed.paths, key=_by_numbers)
 
 
 def polarity_complaint(

@@ -8,7 +8,7 @@ of their members; the pictures inside are then read by offset.
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy.errors import ImageError, InputError
-from pconv_deploy.image_files import IMAGE_SUFFIXES, read_image
+from pconv_deploy.image_files import read_image
 from pconv_deploy.images import to_pixels, to_rgb8
+from pconv_deploy.picture_kinds import READ_SUFFIXES, suffix_of
+from pconv_deploy.picture_list import list_pictures
 
 # Photos larger than this are counted as unreadable: 100 megapixels, 300 MB once decoded.
 _MAX_PIXELS = 100_000_000
@@ -132,10 +134,10 @@ def open_pictures(photos: str | Path, layout: str = "folder") -> PictureSource:
         raise InputError(
             f"{root} is not laid out as {layout}: needed one of {', '.join(places)} in it"
         )
-    names = sorted(_picture_names(folder))
-    if not names:
-        raise InputError(f"{folder} holds no pictures ({' '.join(sorted(IMAGE_SUFFIXES))})")
-    return PictureFolder(folder, np.array(names))
+    listed = list_pictures(folder)
+    listed.require_some()
+    listed.warn()
+    return PictureFolder(folder, np.array(sorted(map(os.fsencode, listed.names))))
 
 
 def epoch_order(source: PictureSource, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -158,20 +160,6 @@ def epoch_order(source: PictureSource, seed: int, epoch: int) -> NDArray[np.int6
 
 def _rgb(picture: Image.Image) -> Image.Image:
     return Image.fromarray(to_rgb8(to_pixels(picture)))
-
-
-def _picture_names(folder: Path) -> Iterator[bytes]:
-    """Relative paths of the pictures below a folder; links to folders are followed once."""
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield os.fsencode(os.path.relpath(Path(place, name), folder))
 
 
 def _shard_paths(pattern: str) -> list[Path]:
@@ -219,7 +207,7 @@ def _index_shards(paths: Sequence[Path]) -> Shards:
                 found.extend(
                     (number, member.offset_data, member.size)
                     for member in shard
-                    if member.isreg() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES
+                    if member.isreg() and suffix_of(member.name) in READ_SUFFIXES
                 )
                 if any(shard.fileobj.read(512)):  # not the zeros of an end: tarfile gave up
                     raise tarfile.ReadError(f"damaged at byte {shard.offset}")

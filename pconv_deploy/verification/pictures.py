@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from pconv_deploy.errors import InputError
 from pconv_deploy.hole_masks.reading import picture_paths, read_mask_set
 from pconv_deploy.hole_rule import DEFAULT_RULE, MaskRule
 from pconv_deploy.holes import AREA_BUCKETS, irregular_hole
@@ -72,15 +71,7 @@ def _photos(options: PictureOptions, rng: np.random.Generator) -> list[Path]:
     assert options.photos is not None
     if options.photos.is_file():
         return [options.photos]
-    paths = [
-        path
-        for path in picture_paths(options.photos)
-        if options.holes is None
-        or options.holes.resolve() == options.photos.resolve()
-        or options.holes.resolve() not in path.resolve().parents
-    ]
-    if not paths:
-        raise InputError(f"{options.photos} holds no pictures but masks")
+    paths = picture_paths(options.photos, aside=[options.holes] if options.holes else [])
     return [paths[i] for i in rng.permutation(len(paths))]
 
 

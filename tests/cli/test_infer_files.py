@@ -1,0 +1,61 @@
+"""Which files `infer` fills, what it says of the others, and its exit codes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tests.cli.conftest import Run
+
+Photo = Callable[..., NDArray[np.uint8]]
+
+
+def done(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_pictures_that_are_not_read_fail_the_batch(
+    run: Run, engine: Path, files: Path, photo: Photo
+) -> None:
+    Image.fromarray(photo()).save(files / "in/d.jfif", "JPEG")
+    (files / "in/e.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (files / "in/gone.png").symlink_to("nowhere.png")
+    arguments = ("infer", engine, files / "in", files / "mask.png", "-o", files / "out")
+    result = run(*arguments)
+    assert result.code == 8
+    assert "failed: " in result.err
+    assert "in/e.HEIC is of a kind that is not read (.heic): convert it" in result.err
+    assert "in/gone.png is a broken link" in result.err
+    assert "2 of 6 failed" in result.err
+    assert done(files / "out") == ["a.png", "b.png", "c.png", "d.png"]
+    again = run(*arguments, "--resume", "--exclude", "*.HEIC", "--exclude", "gone.*")
+    assert again.code == 0
+    assert "4 kept from before" in again.out
+
+
+def test_a_folder_of_unread_pictures_exits_3(run: Run, engine: Path, files: Path) -> None:
+    (files / "raw").mkdir()
+    (files / "raw/a.cr2").touch()
+    result = run("infer", engine, files / "raw", files / "mask.png", "-o", files / "out")
+    assert result.code == 3
+    assert "raw/a.cr2 is of a kind that is not read" in result.err
+
+
+def test_several_masks_fail_one_photo_alone(
+    run: Run, engine: Path, files: Path, photo: Photo, box: Photo
+) -> None:
+    (files / "m").mkdir()
+    for name in ("a.png", "b.png", "c.jpg.png", "c.png", "z.png"):
+        Image.fromarray(box()).save(files / "m" / name)
+    Image.fromarray(photo()).save(files / "m/a.jpg")
+    (files / "in/c.png").rename(files / "in/c.jpg")
+    result = run("infer", engine, files / "in", files / "m", "-o", files / "out")
+    assert result.code == 8
+    assert "found 2 masks" in result.err
+    assert "m/a.jpg, " in result.err
+    assert "m/c.jpg.png" in result.err
+    assert "no photo for 1 mask" in result.err
+    assert "m/z.png" in result.err
+    assert done(files / "out") == ["b.png"]
