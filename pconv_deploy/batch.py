@@ -22,6 +22,7 @@ from pconv_deploy.errors import (
 from pconv_deploy.hole_rule import DEFAULT_RULE, MaskReading, MaskRule
 from pconv_deploy.image_files import (
     DEFAULT_MAX_PIXELS,
+    FURTHER_PICTURES,
     Convertible,
     displayed_size,
     hole_as_stored,
@@ -223,11 +224,16 @@ def _load(
 
 def _read(job: Job, options: FillOptions) -> tuple[Image.Image, list[Note]]:
     image = read_image(job.image, options.max_pixels, allow=options.convert)
-    if image.mode != "CMYK":
-        return image, []
-    image, by_profile = cmyk_to_srgb(image)
-    plain = "the CMYK image has no colour profile of use; it was converted without, colours differ"
-    return image, [] if by_profile else [Note("no profile", plain)]
+    notes = []
+    if further := image.info.get(FURTHER_PICTURES):
+        left_out = f"{further} more in its file (previews, gain maps, second views) left out"
+        notes.append(Note("further pictures", left_out))
+    if image.mode == "CMYK":
+        image, by_profile = cmyk_to_srgb(image)
+        if not by_profile:
+            plain = "the CMYK image has no colour profile of use; converted without, colours differ"
+            notes.append(Note("no profile", plain))
+    return image, notes
 
 
 def _hole_as_stored(hole: Hole, image: Image.Image, job: Job, options: FillOptions) -> Hole:

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 from PIL.Image import DecompressionBombError, DecompressionBombWarning
+from PIL.MpoImagePlugin import MpoImageFile
 
 from pconv_deploy.errors import ImageError, InputError
 from pconv_deploy.picture_kinds import FIRST_BYTES, RAW_SUFFIXES, READ_KINDS, picture_kind
@@ -46,7 +47,7 @@ def decoded(
         try:
             with Image.open(source, formats=_FORMATS) as opened:
                 return use(opened)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, UnidentifiedImageError):
             lean = lean_png(source)
             if lean is None:
                 raise
@@ -63,7 +64,7 @@ def require_one_page(path: Path, image: Image.Image) -> None:
         ImageError: it is animated, or has pages.
     """
     # Phones append previews and gain maps to a photo (MPO): its first picture is the photo.
-    pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    pages = getattr(image, "n_frames", 1) - further_pictures(image)
     if pages > 1:
         raise ImageError(
             f"{path} is animated or has pages ({pages}); needed one still image. "
@@ -74,6 +75,11 @@ def require_one_page(path: Path, image: Image.Image) -> None:
             f"{path} starts with the preview of a larger picture, as cameras' raw files do; "
             "convert it to PNG or TIFF"
         )
+
+
+def further_pictures(image: Image.Image) -> int:
+    """How many pictures come after the photo in its file: previews, gain maps, second views."""
+    return image.n_frames - 1 if isinstance(image, MpoImageFile) else 0
 
 
 @contextmanager

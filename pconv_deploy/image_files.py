@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from pconv_deploy.decoding import decoded, require_one_page
+from pconv_deploy.decoding import decoded, further_pictures, require_one_page
 from pconv_deploy.errors import HoleMaskError, ImageError, UsageError
 from pconv_deploy.files import atomic_file
 from pconv_deploy.hole_rule import (
@@ -40,6 +40,8 @@ OUTPUT_MODES = {
     ".jpg": ("L", "RGB"),
     ".jpeg": ("L", "RGB"),
 }
+# In the info of an image: how many more its file holds, which are not kept.
+FURTHER_PICTURES = "further_pictures"
 DEFAULT_MAX_PIXELS = 8_400_000
 # Measured with ONNX Runtime in fp32, see docs/measurements.md.
 _GIB_PER_MEGAPIXEL = 1.1
@@ -89,6 +91,8 @@ def read_image(
         opened.load()
         image = opened.copy()
         image.info = _lasting_info(opened)
+        if further := further_pictures(opened):
+            image.info[FURTHER_PICTURES] = further
         return image
 
     return decoded(path, still, content=content)

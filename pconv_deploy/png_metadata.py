@@ -1,7 +1,7 @@
-"""PNG files with more text, or a larger colour profile, than Pillow unpacks.
+"""PNG files with metadata that Pillow does not take.
 
-Pillow refuses a compressed text or profile of more than a megabyte, wherever it is in the file.
-Editors and generators write such files; nothing of the text is needed here.
+Pillow refuses a whole file for a compressed text or profile of more than a megabyte, and for any
+metadata that is damaged. Editors and generators write such files; viewers show them.
 """
 
 import io
@@ -14,14 +14,16 @@ from PIL import PngImagePlugin
 from PIL.Image import DecompressionBombError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+# Chunks that a decoder may leave out start with a small letter. These make the picture, though.
+_OPTIONAL = 0x20
+_OF_THE_PICTURE = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
 _PROFILE = b"iCCP"
 _MOST_PROFILE = 32 << 20  # bytes unpacked; printers' profiles have up to a few megabytes
 _MOST_FILE = 1 << 30  # bytes of a file that is taken apart in memory
 
 
 class LeanPng(NamedTuple):
-    """A PNG without the text that is too large, and its colour profile if that was."""
+    """A PNG without the metadata that Pillow does not take, and its colour profile if that was."""
 
     content: bytes
     profile: bytes | None
@@ -31,7 +33,7 @@ def lean_png(source: Path | io.BytesIO) -> LeanPng | None:
     """Take out of a PNG what Pillow does not unpack.
 
     Returns:
-        None if it is no PNG, or nothing in it is too large.
+        None if it is no PNG, or there is no such metadata in it.
 
     Raises:
         DecompressionBombError: its profile unpacks to more than any profile has.
@@ -52,13 +54,13 @@ def _lean(stream: IO[bytes]) -> LeanPng | None:
     judge = PngImagePlugin.PngStream(io.BytesIO())
     kept, profile, all_kept = [_SIGNATURE], None, True
     for kind, whole in _chunks(stream):
-        body = whole[8:-4]
-        if kind not in (*_TEXTS, _PROFILE) or _accepted(judge, kind, body):
+        optional = kind[0] & _OPTIONAL and kind not in _OF_THE_PICTURE
+        if not optional or _accepted(judge, kind, whole):
             kept.append(whole)
             continue
         all_kept = False
         if kind == _PROFILE:
-            profile = _unpacked(body.partition(b"\0")[2][1:])
+            profile = _unpacked(whole[8:-4].partition(b"\0")[2][1:])
     return None if all_kept else LeanPng(b"".join(kept), profile)
 
 
@@ -71,11 +73,16 @@ def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
         yield start[4:], start + stream.read(int.from_bytes(start[:4]) + 4)
 
 
-def _accepted(judge: PngImagePlugin.PngStream, kind: bytes, body: bytes) -> bool:
-    """Whether Pillow unpacks a chunk; it counts what all of them take together."""
+def _accepted(judge: PngImagePlugin.PngStream, kind: bytes, whole: bytes) -> bool:
+    """Whether Pillow takes a chunk; it counts what all texts take together."""
+    body = whole[8:-4]
+    if zlib.crc32(kind + body) != int.from_bytes(whole[-4:]):
+        return False
     judge.fp = io.BytesIO(body)
     try:
         judge.call(kind, 0, len(body))
+    except AttributeError:  # a kind that Pillow does not know, and passes over
+        return True
     # Whatever else is wrong with it: nothing of it is needed to decode the picture.
     except Exception:  # noqa: BLE001
         return False

@@ -181,5 +181,17 @@ def test_the_limit_counts_padding(inpainter: Inpainter, tmp_path: Path, photo: P
     assert "is 500x1 and padded for the network 512x16" in str(outcome.error)
 
 
+def test_pictures_after_the_photo_are_said_to_be_left_out(
+    inpainter: Inpainter, tmp_path: Path, photo: Photo, box: Photo
+) -> None:
+    preview = Image.fromarray(photo(8, 8))
+    Image.fromarray(photo()).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[preview])
+    Image.fromarray(box()).save(tmp_path / "m.png")
+    jobs = plan_jobs(tmp_path / "a.jpg", tmp_path / "m.png", tmp_path / "out")
+    (outcome,) = fill_jobs(inpainter, jobs)
+    assert outcome.error is None
+    assert "1 more in its file" in "".join(note.text for note in outcome.notes)
+
+
 def test_nothing_to_do(inpainter: Inpainter) -> None:
     assert list(fill_jobs(inpainter, [])) == []

@@ -1,5 +1,6 @@
 """Sound files that Pillow alone refuses, and files that hold more than one picture."""
 
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,45 @@ def test_large_texts_do_not_hide_what_is_broken(tmp_path: Path, photo: Photo) ->
     Image.fromarray(photo(64, 64)).save(path, **compressed_text())
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ImageError, match=r"a\.png is damaged: .*truncated"):
+        read_image(path)
+
+
+def chunk(kind: bytes, content: bytes, checksum: int | None = None) -> bytes:
+    right = zlib.crc32(kind + content)
+    end = struct.pack(">I", right if checksum is None else checksum)
+    return struct.pack(">I", len(content)) + kind + content + end
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        chunk(b"tEXt", b"a\0b", checksum=1),
+        chunk(b"zTXt", b"a\0\5b"),
+        chunk(b"iCCP", b"a\0\5b"),
+        chunk(b"iCCP", b""),
+        chunk(b"pHYs", b"1"),
+        chunk(b"prIv", b"a", checksum=1),
+    ],
+)
+def test_damaged_metadata_of_a_png_is_dropped(tmp_path: Path, photo: Photo, damaged: bytes) -> None:
+    path = tmp_path / "a.png"
+    image = Image.fromarray(photo(16, 24))
+    exif = image.getexif()
+    exif[ORIENTATION] = 6
+    image.save(path, exif=exif)
+    content = path.read_bytes()
+    path.write_bytes(content[:33] + damaged + content[33:])
+    read = read_image(path)
+    assert (np.asarray(read) == photo(16, 24)).all()
+    assert read.getexif()[ORIENTATION] == 6
+
+
+def test_a_damaged_picture_stays_so(tmp_path: Path, photo: Photo) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(photo(16, 24)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:16] + bytes([99]) + content[17:])  # its width, without the checksum
+    with pytest.raises(ImageError, match=r"a\.png is no image that can be read"):
         read_image(path)
 
 
