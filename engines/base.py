@@ -104,6 +104,11 @@ class Backend(Protocol):
         """Whether it computes in eight bits only what it may also leave in eight bits."""
         ...
 
+    @property
+    def opens_after_fork(self) -> bool:
+        """Whether a process forked from one that has an engine open can open one itself."""
+        ...
+
     def runtime(self) -> Runtime:
         """Say what is installed.
 

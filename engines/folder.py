@@ -14,6 +14,7 @@ from pconv_deploy.engines.acceptance import accept, require_precision
 from pconv_deploy.engines.accepted_graph import read_accepted
 from pconv_deploy.engines.base import Backend, Progress, RunOptions, Session, silent
 from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles, require_folders
+from pconv_deploy.engines.forks import safe_to_fork
 from pconv_deploy.engines.locks import locked
 from pconv_deploy.engines.manifest import (
     MANIFEST,
@@ -210,11 +211,43 @@ def _refuse_precision(backend: Backend, precision: Precision, options: BuildOpti
 def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[Manifest, Session]:
     """Load an engine, after its manifest has been checked against files and machine.
 
+    A process that is forked afterwards may use the session, too: its first call loads the engine
+    anew.
+
     Raises:
         EngineError: no engine, changed, or built with another runtime version.
         MissingRuntimeError: its runtime is not installed.
     """
-    folder = Path(folder)
+    folder, options = Path(folder), options or RunOptions()
+    manifest, backend = _checked(folder)
+    session = backend.open(folder, manifest.precision, options)
+    there = folder.absolute()  # a child may have another working directory
+
+    def open_in_child() -> Session:
+        return _open_in_child(there, manifest, backend, options)
+
+    return manifest, safe_to_fork(session, open_in_child)
+
+
+def _open_in_child(
+    folder: Path, loaded: Manifest, backend: Backend, options: RunOptions
+) -> Session:
+    if not backend.opens_after_fork:
+        raise EngineError(
+            f"{folder} was loaded before this process was forked, and GPUs cannot be used by the "
+            "forks of a process that has used them; load it in each worker, and not before "
+            "(docs/embedding.md)"
+        )
+    manifest, _ = _checked(folder)
+    if (manifest.files, manifest.contract) != (loaded.files, loaded.contract):
+        raise EngineError(
+            f"{folder} was replaced after the parent of this process had loaded it; "
+            "load it in each worker, or start the program again"
+        )
+    return backend.open(folder, manifest.precision, options)
+
+
+def _checked(folder: Path) -> tuple[Manifest, Backend]:
     manifest = read_manifest(folder)
     try:
         # As it was built: where it runs depends on the options.
@@ -232,7 +265,7 @@ def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[
         raise EngineError(
             f"{folder} was not accepted when it was built.{rebuild(manifest, folder)}"
         )
-    return manifest, backend.open(folder, manifest.precision, options or RunOptions())
+    return manifest, backend
 
 
 def is_engine(path: Path) -> bool:

@@ -5,11 +5,12 @@ destroyed: even in another thread, or while a later Core has it down as the one 
 signal with a Python handler then ends the process (SIGSEGV). One that is never destroyed does not.
 """
 
-import ctypes
+import os
 from functools import cache
 from types import ModuleType
 from typing import Any
 
+from pconv_deploy.engines.forks import never_free
 from pconv_deploy.engines.telemetry import without_telemetry
 from pconv_deploy.errors import MissingRuntimeError
 
@@ -39,6 +40,8 @@ def shared_core() -> Any:
         MissingRuntimeError: as `import_openvino`.
     """
     core = import_openvino().Core()
-    # The interpreter, too, would destroy it on its way out, in forked children as well.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))
+    never_free(core)  # the interpreter, too, would on its way out, in forked children as well
     return core
+
+
+os.register_at_fork(after_in_child=shared_core.cache_clear)  # its threads are the parent's

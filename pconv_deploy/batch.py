@@ -4,6 +4,7 @@ Decoding and encoding run beside the engine. A picture is on disk whole before i
 done; a file that fails is reported and passed over.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from pconv_deploy.errors import (
     ImageError,
     InputError,
     PConvError,
+    UsageError,
 )
 from pconv_deploy.hole_rule import DEFAULT_RULE, MaskReading, MaskRule
 from pconv_deploy.image_files import (
@@ -102,8 +104,19 @@ def fill_jobs(
     Raises:
         OutputError: nothing more can be written (the disk is full, say). What was finished
             before stays; so it does when the caller stops early.
+        UsageError: it is asked for more in a process forked meanwhile, which has no threads
+            to do it.
     """
-    options = options or FillOptions()
+    process = os.getpid()
+    for outcome in _outcomes(inpainter, jobs, options or FillOptions()):
+        yield outcome
+        if os.getpid() != process:
+            raise UsageError("this process was forked while files were being filled; begin anew")
+
+
+def _outcomes(
+    inpainter: Inpainter, jobs: Sequence[Job], options: FillOptions
+) -> Generator[Outcome]:
     read_mask = lru_cache(maxsize=1)(read_mask_file)  # one mask for all is decoded once
 
     def load(job: Job) -> _Loaded:

@@ -30,6 +30,7 @@ class OnnxRuntimeBackend:
     name: str = "onnxruntime"
     device: str = "cpu"
     rounds_results: bool = True
+    opens_after_fork: bool = True
     typed: bool = False
 
     def runtime(self) -> Runtime:

@@ -68,6 +68,7 @@ class OnnxRuntimeGpuBackend:
     plugin: str = ""
     typed: bool = True
     rounds_results: bool = False
+    opens_after_fork: bool = False  # CUDA does not
 
     @property
     def device(self) -> str:

@@ -42,6 +42,7 @@ class OpenVinoBackend:
     name: str = "openvino"
     device: str = "cpu"
     rounds_results: bool = False
+    opens_after_fork: bool = True
     typed: bool = False
 
     def runtime(self) -> Runtime:

@@ -41,6 +41,7 @@ class TensorRtBackend:
     options: TensorRtOptions = _USUAL
     device: str = "cuda"
     rounds_results: bool = False
+    opens_after_fork: bool = False  # CUDA does not
     typed: bool = True
 
     @property
