@@ -1,7 +1,6 @@
 """Photos and holes an int8 engine learns its ranges from, and those kept back to judge it."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image, ImageOps
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.errors import InputError
 from pconv_deploy.hole_masks.reading import picture_paths, read_mask_set
+from pconv_deploy.hole_rule import DEFAULT_RULE, MaskRule
 from pconv_deploy.holes import AREA_BUCKETS, irregular_hole
 from pconv_deploy.image_files import read_hole_mask, read_rgb
 from pconv_deploy.images import Bytes, resized_hole
@@ -25,10 +25,11 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationFiles:
-    """Folders. holes: white = to be filled; None draws holes of the paper's six areas."""
+    """Folders. Without holes, those of the paper's six areas are drawn."""
 
     photos: Path
     holes: Path | None = None
+    mask_rule: MaskRule = DEFAULT_RULE
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def read_calibration(files: CalibrationFiles, contract: GraphContract) -> Calibr
     rng = np.random.default_rng(_SEED)
     side = contract.size_multiple * math.ceil(_SIDE / contract.size_multiple)
     size = contract.size or (side, side)
-    masks = [mask.path for mask in read_mask_set(files.holes)] if files.holes else []
+    listed = read_mask_set(files.holes, files.mask_rule) if files.holes else ()
+    masks = [mask.path for mask in listed]
     paths = picture_paths(files.photos)
     found = [paths[i] for i in rng.permutation(len(paths))]
     cases: list[ParityInput] = []
@@ -86,7 +88,9 @@ def read_calibration(files: CalibrationFiles, contract: GraphContract) -> Calibr
         except InputError as error:
             failures.append(str(error))
             continue
-        cases.append(ParityInput(path.name, image, _hole(len(cases), masks, rng, size)))
+        mask = masks[len(cases) % len(masks)] if masks else None
+        hole = _hole(mask, files.mask_rule, size) if mask else _drawn(len(cases), rng, size)
+        cases.append(ParityInput(path.name, image, hole))
     if len(cases) < MIN_PHOTOS:
         seen = f"; {len(failures)} passed over, such as: {failures[0]}" if failures else ""
         raise InputError(
@@ -112,10 +116,10 @@ def _fitted(path: Path, size: tuple[int, int]) -> Bytes:
     return fitted
 
 
-def _hole(
-    number: int, masks: Sequence[Path], rng: np.random.Generator, size: tuple[int, int]
-) -> Bytes:
-    if not masks:
-        return irregular_hole(rng, *size, AREA_BUCKETS[number % len(AREA_BUCKETS)])
-    hole = resized_hole(read_hole_mask(masks[number % len(masks)]), size)
+def _hole(mask: Path, rule: MaskRule, size: tuple[int, int]) -> Bytes:
+    hole = resized_hole(read_hole_mask(mask, rule), size)
     return hole.astype(np.uint8) * np.uint8(255)
+
+
+def _drawn(number: int, rng: np.random.Generator, size: tuple[int, int]) -> Bytes:
+    return irregular_hole(rng, *size, AREA_BUCKETS[number % len(AREA_BUCKETS)])

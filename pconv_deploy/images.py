@@ -28,7 +28,7 @@ def to_pixels(image: Image.Image | NDArray[Any]) -> Pixels:
     """Give an image's own pixels as an array.
 
     Args:
-        image: Pillow image of mode L, LA, RGB, RGBA, P, 1 or I;16, or an array (H, W) or
+        image: Pillow image of mode L, LA, RGB, RGBA, P, 1, I;16 or I;16B, or an array (H, W) or
             (H, W, C) of uint8 or uint16 with 1 to 4 channels: grey, grey and alpha, RGB,
             RGB and alpha.
 
@@ -40,10 +40,10 @@ def to_pixels(image: Image.Image | NDArray[Any]) -> Pixels:
     """
     if isinstance(image, Image.Image):
         if image.mode not in MODES:
+            by_profile = ", or by its profile with images.cmyk_to_srgb" * (image.mode == "CMYK")
             raise ImageError(
                 f"found an image of mode {image.mode}; needed one of {', '.join(MODES)}. "
-                "Convert it first, for instance with image.convert('RGB'); "
-                "images.cmyk_to_srgb(image) uses a CMYK image's own colour profile"
+                f"Convert it first, for instance with image.convert('RGB'){by_profile}"
             )
         if stored_in_16_bits(image):
             raise ImageError(

@@ -112,7 +112,7 @@ class Inpainter:
         """Fill the hole of one image, or of each image of a list.
 
         Args:
-            image: a Pillow image (L, LA, RGB, RGBA, P, 1, I;16) or an array (H, W) or
+            image: a Pillow image (L, LA, RGB, RGBA, P, 1, I;16, I;16B) or an array (H, W) or
                 (H, W, C) of uint8 or uint16, grey or RGB, with or without alpha; or a list
                 of such, of any sizes. A Pillow image is taken as it is stored: to work on
                 the picture as displayed, apply PIL.ImageOps.exif_transpose first.

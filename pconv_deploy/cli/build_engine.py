@@ -10,6 +10,12 @@ from rich.markup import escape
 from pconv_deploy.cli import tensorrt_options as trt
 from pconv_deploy.cli.build_progress import building
 from pconv_deploy.cli.console import ERR, OUT, parse_size
+from pconv_deploy.cli.mask_options import (
+    Convention,
+    MaskConvention,
+    MaskThreshold,
+    mask_rule,
+)
 from pconv_deploy.errors import UsageError, needs
 
 if TYPE_CHECKING:
@@ -32,8 +38,10 @@ def build_engine(
     ] = None,
     calibration_holes: Annotated[
         Path | None,
-        typer.Option(help="Folder of masks, white = hole. Default: holes are drawn."),
+        typer.Option(help="Folder of hole masks. Default: holes are drawn."),
     ] = None,
+    mask_convention: MaskConvention = Convention.HOLE_WHITE,
+    mask_threshold: MaskThreshold = None,
     tune: Annotated[
         bool,
         typer.Option("--tune", help="Measure which equal form of the graph is fastest here."),
@@ -82,10 +90,16 @@ def build_engine(
     if calibration_holes and not calibration_photos:
         raise UsageError("--calibration-holes goes with --calibration-photos")
     calibration = (
-        CalibrationFiles(photos=calibration_photos, holes=calibration_holes)
+        CalibrationFiles(
+            photos=calibration_photos,
+            holes=calibration_holes,
+            mask_rule=mask_rule(mask_convention, mask_threshold),
+        )
         if calibration_photos
         else None
     )
+    if not calibration_holes and (mask_convention != Convention.HOLE_WHITE or mask_threshold):
+        raise UsageError("--mask-convention and --mask-threshold go with --calibration-holes")
     if not tune and (tune_size or tune_batch or tune_threads):
         raise UsageError("--tune-size, --tune-batch and --tune-threads go with --tune")
     tuning = TuneOptions(

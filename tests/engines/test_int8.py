@@ -25,6 +25,7 @@ from pconv_deploy.engines.quantised_graph import (
 )
 from pconv_deploy.errors import InputError, MissingRuntimeError, ParityError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.hole_rule import MaskRule
 from pconv_deploy.onnx_file import inlined, read_graph
 from pconv_deploy.onnx_run import graph_run
 from pconv_deploy.parity import TOLERANCES, Arrays, Tolerance
@@ -288,6 +289,9 @@ def test_own_holes(trained: Path, crops: Path, tmp_path: Path) -> None:
     for inputs in read_calibration(files, contract).held_back:
         assert (inputs["hole_mask"][0, :, : SIDE // 2] == 255).all()
         assert (inputs["hole_mask"][0, :, SIDE // 2 :] == 0).all()
+    black = CalibrationFiles(photos=crops, holes=tmp_path, mask_rule=MaskRule("hole-black"))
+    for inputs in read_calibration(black, contract).held_back:
+        assert (inputs["hole_mask"][0, :, : SIDE // 2] == 0).all()
 
 
 def test_nncf_not_installed(
