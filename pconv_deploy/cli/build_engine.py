@@ -30,7 +30,10 @@ def build_engine(
     ] = "onnxruntime",
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"] | None,
-        typer.Option(help="Of the convolutions. Default: the graph's own."),
+        typer.Option(
+            metavar="PRECISION",
+            help="Of the convolutions: fp32, fp16, bf16 or int8. Default: the graph's own.",
+        ),
     ] = None,
     calibration_photos: Annotated[
         Path | None,

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from typer.core import TyperGroup
 
+from pconv_deploy.cli.plain_help import PlainHelp
 from pconv_deploy.errors import UsageError
 
 OUT = Console(highlight=False, emoji=False, soft_wrap=True)
@@ -55,7 +56,7 @@ def print_json(value: object) -> None:
     print(json.dumps(json.loads(msgspec.json.encode(value)), indent=2))  # noqa: T201
 
 
-class Commands(TyperGroup):
+class Commands(PlainHelp, TyperGroup):
     """A group that suggests commands that begin with what was typed."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -34,7 +34,7 @@ def evaluate(
         typer.Argument(
             help="Each a checkpoint, an engine folder, or mean, telea, navier-stokes, patchmatch, "
             "biharmonic; LABEL=METHOD to name it in the table.",
-            metavar="METHOD...",
+            metavar="METHOD",
         ),
     ],
     images: Annotated[

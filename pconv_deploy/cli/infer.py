@@ -75,7 +75,10 @@ def infer(
     image_format: Annotated[
         Format | None,
         typer.Option(
-            "--format", help="Of outputs in a folder [default: png]. jpg changes known pixels too."
+            "--format",
+            metavar="FORMAT",
+            help="Of outputs in a folder: png, jpg, webp, tif, or same as each image. jpg changes "
+            "known pixels too. Default: png.",
         ),
     ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG outputs.")] = 95,

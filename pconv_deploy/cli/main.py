@@ -18,6 +18,7 @@ from pconv_deploy.cli.export import export
 from pconv_deploy.cli.infer import infer
 from pconv_deploy.cli.inspect import inspect
 from pconv_deploy.cli.masks import masks
+from pconv_deploy.cli.plain_help import PlainCommand
 from pconv_deploy.cli.refit import refit
 from pconv_deploy.cli.streams import guarded_streams
 from pconv_deploy.cli.train import train
@@ -61,7 +62,7 @@ for command in (
     doctor,
     demo,
 ):
-    app.command(cls=BuildCommand if command is build_engine else None)(command)
+    app.command(cls=BuildCommand if command is build_engine else PlainCommand)(command)
 app.add_typer(masks)
 
 

@@ -21,7 +21,9 @@ MaskConvention = Annotated[
     Convention,
     typer.Option(
         "--mask-convention",
-        help="Which mask pixels are the hole: white, black or transparent ones; grey ones always.",
+        metavar="WHICH",
+        help="Mask pixels that are the hole: hole-white, hole-black or alpha, the transparent "
+        "ones; grey ones always.",
     ),
 ]
 MaskThreshold = Annotated[
@@ -31,7 +33,7 @@ MaskThreshold = Annotated[
         min=1,
         max=255,
         help="How white, black or transparent a pixel of the hole is at least; 1 takes every "
-        "label of a label map. [default: 16, and ask where a mask holds only lower values]",
+        "label of a label map. Default: 16, and refuse a mask that holds only lower values.",
         show_default=False,
     ),
 ]

@@ -10,13 +10,14 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from pconv_deploy.cli.console import ERR, OUT, parse_size, print_json
+from pconv_deploy.cli.console import ERR, OUT, Commands, parse_size, print_json
 from pconv_deploy.cli.mask_options import (
     Convention,
     MaskConvention,
     MaskThreshold,
     mask_rule,
 )
+from pconv_deploy.cli.plain_help import PlainCommand
 from pconv_deploy.errors import HoleMaskError, UsageError, needs
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 _NAMED = 5  # unreadable files named one by one
 
 masks = typer.Typer(
-    name="masks", no_args_is_help=True, help="Sets of hole masks of the paper's classes."
+    name="masks",
+    cls=Commands,
+    no_args_is_help=True,
+    help="Sets of hole masks of the paper's classes.",
 )
 
 
@@ -41,7 +45,7 @@ def _group() -> None:
     """Sets of hole masks of the paper's classes."""
 
 
-@masks.command()
+@masks.command(cls=PlainCommand)
 def make(
     output: Annotated[Path, typer.Argument(help="Folder to make.")],
     count: Annotated[
@@ -51,7 +55,8 @@ def make(
     video: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Video file or folder of frames: holes are what moves in it. May be repeated."
+            metavar="PATH",
+            help="Video file or folder of frames: holes are what moves in it. May be repeated.",
         ),
     ] = None,
     flow: Annotated[Flow, typer.Option(help="How motion is found.")] = Flow.DIS,
@@ -63,7 +68,7 @@ def make(
         int | None, typer.Option(min=1, max=256, help="Processes. Default: all cores.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Statistics as a picture. [default: OUTPUT.png]")
+        Path | None, typer.Option(help="Statistics as a picture. Default: OUTPUT.png.")
     ] = None,
     no_plot: Annotated[bool, typer.Option("--no-plot", help="Make none.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier set.")] = False,
@@ -117,7 +122,7 @@ def _plot_path(output: Path, plot: Path | None, *, overwrite: bool) -> Path:
     return path
 
 
-@masks.command()
+@masks.command(cls=PlainCommand)
 def check(
     folder: Annotated[Path, typer.Argument(help="Masks, also in subfolders.")],
     mask_convention: MaskConvention = Convention.HOLE_WHITE,

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 import typer
-from typer.core import TyperCommand
 
+from pconv_deploy.cli.plain_help import PlainCommand
 from pconv_deploy.errors import UsageError
 
 # What means the same; None: it is always so.
@@ -39,7 +39,7 @@ _WORKSPACE = re.compile(r"workspace:(\d{1,9})([KMG]?)(?:iB)?")
 _MIB = {"K": 1 / 1024, "": 1, "M": 1, "G": 1024}
 
 
-class BuildCommand(TyperCommand):
+class BuildCommand(PlainCommand):
     """A command that takes trtexec's words as well."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]

@@ -1,10 +1,13 @@
+import re
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import typer.main
 from numpy.typing import NDArray
+from rich.text import Text
 
 from pconv_deploy import errors
 from pconv_deploy.cli.main import app
@@ -94,3 +97,31 @@ def test_the_beginning_of_a_command_is_answered_with_its_name(
 ) -> None:
     result = run(typed)
     assert (result.code, f"Did you mean {meant}?" in result.err) == (2, True)
+
+
+def every_command() -> dict[str, Any]:
+    """Each command by its words, groups and their commands among them."""
+    found: dict[str, Any] = {"": typer.main.get_command(app)}
+    for words, command in found.copy().items():
+        found |= {f"{words} {name}".strip(): sub for name, sub in command.commands.items()}
+    found |= {f"masks {name}": sub for name, sub in found["masks"].commands.items()}
+    return found
+
+
+@pytest.mark.parametrize("words", list(every_command()), ids=str)
+def test_no_help_text_is_lost_in_brackets(words: str) -> None:
+    for parameter in every_command()[words].params:
+        text = getattr(parameter, "help", None) or ""
+        assert Text.from_markup(text).plain == text, parameter.name
+
+
+@pytest.mark.parametrize("words", list(every_command()), ids=str)
+def test_switches_show_no_type_and_no_choice_is_broken_in_two(
+    run: Run, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COLUMNS", "TERMINAL_WIDTH"):
+        monkeypatch.setenv(name, "80")
+    shown = run(*words.split(), "--help").out
+    assert "bool" not in shown
+    assert "range" not in shown
+    assert not re.findall(r"<(?!=)[^<>]*│", shown)
