@@ -2,12 +2,9 @@
 
 import contextlib
 import hashlib
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
@@ -35,6 +32,7 @@ from pconv_deploy.evaluation.worker import (
     load_perceptual,
 )
 from pconv_deploy.holes import AREA_BUCKETS
+from pconv_deploy.processes import spawning, worker_pool
 
 # Read by the linear algebra libraries of a new process when they start.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -152,35 +150,27 @@ def _outcomes(
         with Worker(*arguments, threads=arguments[0].threads) as worker:
             yield from map(worker.do, tasks)
         return
-    with _inherited_by_processes():  # they start as tasks come in
-        pool = ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), begin_process, arguments
-        )
-        futures = [pool.submit(do_in_process, task) for task in tasks]
     try:
-        for future in as_completed(futures):
-            yield future.result()
+        with worker_pool(workers, begin_process, arguments) as pool:
+            with _one_thread_each(), spawning():
+                futures = [pool.submit(do_in_process, task) for task in tasks]
+            for future in as_completed(futures):
+                yield future.result()
     except BrokenProcessPool as error:
         raise EngineError(
             "a worker process ended, perhaps for want of memory. What is done is kept: go on "
             "with --resume and fewer --workers"
         ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextlib.contextmanager
-def _inherited_by_processes() -> Iterator[None]:
-    """One thread for each process, and Ctrl-C is the parent's to answer from their first moment."""
+def _one_thread_each() -> Iterator[None]:
+    """Set what processes that start in the block read when they start."""
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
     os.environ.update(_ONE_THREAD)
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
     try:
         yield
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGINT, handler)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

@@ -1,9 +1,5 @@
 """What one process does: one pair after the other, each method on each."""
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,17 +162,7 @@ _worker: Worker | None = None  # of this process
 def begin_process(request: Request, weights: WeightFiles, examples: frozenset[int]) -> None:
     """Load everything, in a process that was just started."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker = Worker(request, weights, examples, threads=1)
-
-
-def _end_with_parent() -> None:
-    """A parent that was killed closes no queue; without this its workers wait for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def do_in_process(task: Task) -> Outcome:

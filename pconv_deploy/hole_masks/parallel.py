@@ -1,13 +1,11 @@
 """The same work on many things, in processes that end with us."""
 
-import multiprocessing
-import signal
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from pconv_deploy.errors import OutputError
+from pconv_deploy.processes import spawning, worker_pool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,7 +20,7 @@ def in_processes(
         work: sent to the processes with every few items, so it should be small.
         items: what to work on.
         workers: processes; 1 is this one.
-        chunk: items given to a process at a time: what is given is done, even after Ctrl-C.
+        chunk: items given to a process at a time.
 
     Raises:
         OutputError: a process was killed.
@@ -31,16 +29,12 @@ def in_processes(
     if workers <= 1:
         yield from map(work, items)
         return
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent
-    )
     try:
-        yield from pool.map(work, items, chunksize=chunk)
+        with worker_pool(workers) as pool:
+            with spawning():
+                results = pool.map(work, items, chunksize=chunk)
+            yield from results
     except BrokenProcessPool as error:
-        raise OutputError("a worker process was ended from outside, by lack of memory?") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise OutputError(
+            "a worker process ended, perhaps for lack of memory: try fewer --workers"
+        ) from error
