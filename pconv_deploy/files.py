@@ -70,7 +70,7 @@ def _clear_abandoned_files(folder: Path) -> None:
     """Remove temporary files of killed processes: those that nobody holds locked."""
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
-            if _PARTIAL_FILE.fullmatch(name):
+            if is_temporary(name):
                 _remove_if_abandoned(folder / name)
 
 
@@ -249,6 +249,20 @@ def writing(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Translate the system's refusals to read into an InputError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is one that `atomic_file` gives while it writes."""
+    return _PARTIAL_FILE.fullmatch(name) is not None
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as stream:
@@ -261,11 +275,8 @@ def read_json_bytes(path: Path) -> bytes:
     Raises:
         InputError: missing, unreadable or larger.
     """
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(_MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    with reading(path), path.open("rb") as stream:
+        content = stream.read(_MAX_JSON_BYTES + 1)
     if len(content) > _MAX_JSON_BYTES:
         raise InputError(f"{path} is larger than {_MAX_JSON_BYTES >> 20} MiB; it is no manifest")
     return content

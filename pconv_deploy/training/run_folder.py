@@ -7,34 +7,43 @@
         network.safetensors                for `pconv-deploy export`
         state.pt                           what else a resume needs
     network.safetensors                    of the last checkpoint
+    .lock                                  while a process trains
 
-A checkpoint is written beside its place and moved there whole; older ones go only afterwards.
+A checkpoint is written beside its place and moved there whole; older ones go only afterwards. What
+depends on the last checkpoint (network.safetensors, the history) is repaired when a run goes on.
 """
 
+import errno
+import fcntl
+import filecmp
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from pconv_deploy.contract import NETWORK_FILE
-from pconv_deploy.errors import InputError, UsageError
-from pconv_deploy.files import atomic_file, writing
+from pconv_deploy.errors import InputError, OutputError, UsageError
+from pconv_deploy.files import atomic_file, is_temporary, reading, writing
 from pconv_deploy.training.config import TrainingConfig, read_run_config
 
 NETWORK, STATE = NETWORK_FILE, "state.pt"
 _STEP = re.compile(r"step-(\d{8,})")
+_LOCK = ".lock"
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunFolder:
-    """Paths of one run."""
+    """Paths of one run, and who may write there."""
 
     path: Path
+    _lock: int | None = field(default=None, init=False, repr=False)  # a file descriptor
 
     @property
     def config_file(self) -> Path:
@@ -52,40 +61,112 @@ class RunFolder:
         return self.path / "checkpoints" / f"step-{step:08d}"
 
     def checkpoints(self) -> dict[int, Path]:
-        """Complete checkpoints by step, oldest first."""
+        """Complete checkpoints by step, oldest first. Raises InputError."""
         folder = self.path / "checkpoints"
-        found = {
-            int(match[1]): place
-            for place in (folder.iterdir() if folder.is_dir() else ())
-            if (match := _STEP.fullmatch(place.name)) and (place / STATE).is_file()
-        }
+        with reading(folder):
+            found = {
+                int(match[1]): place
+                for place in (folder.iterdir() if folder.is_dir() else ())
+                if (match := _STEP.fullmatch(place.name))
+                and all((place / name).is_file() for name in (NETWORK, STATE))
+            }
         return dict(sorted(found.items()))
 
-    def begin(self, config: TrainingConfig, *, resume: bool) -> None:
-        """Make the folder of a new run, or tidy up one that goes on; write down the settings.
+    @contextmanager
+    def claimed(self, *, resume: bool) -> Iterator[None]:
+        """Keep other processes from training in the folder until the block ends.
+
+        Args:
+            resume: the folder holds a run; otherwise it is made.
 
         Raises:
-            UsageError: a new run's folder is in use.
+            UsageError: another process trains in it, or a new run's folder is in use.
             OutputError: not writable.
         """
-        if not resume and self.path.exists() and (self.path.is_file() or any(self.path.iterdir())):
+        place = self.path / _LOCK
+        with writing(self.path):
+            if not resume:
+                self._require_unused()
+                self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(place, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            if not (self._acquired() and self._is_claimed()):
+                raise UsageError(
+                    f"another process is training in {self.path}: wait until it ends, or stop it"
+                )
+            try:
+                yield
+            finally:
+                if self._is_claimed():
+                    place.unlink()
+        finally:
+            os.close(self._lock)
+            self._lock = None
+
+    def _acquired(self) -> bool:
+        assert self._lock is not None
+        try:
+            # Not flock: worker processes would inherit it, and hold it after we are killed.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in (errno.EACCES, errno.EAGAIN)  # not every file system can
+        return True
+
+    def _is_claimed(self) -> bool:
+        assert self._lock is not None
+        try:
+            return os.path.samestat((self.path / _LOCK).stat(), os.fstat(self._lock))
+        except OSError:
+            return False
+
+    def require_claimed(self) -> None:
+        """Check that the folder is still there, and still ours.
+
+        Raises:
+            OutputError: it was removed or moved while the run goes on.
+        """
+        if not self._is_claimed():
+            raise OutputError(f"cannot write {self.path}: it was removed or replaced meanwhile")
+
+    def _require_unused(self) -> None:
+        if not self.path.exists():
+            return
+        left_by_a_kill = self.path.is_dir() and all(
+            place.name == _LOCK or is_temporary(place.name) for place in self.path.iterdir()
+        )
+        if not left_by_a_kill:
             raise UsageError(
                 f"{self.path} is in use; go on with its run by --resume, or choose another name"
             )
+
+    def begin(self, config: TrainingConfig) -> None:
+        """Write down the settings, and repair what a killed process left half done.
+
+        Raises:
+            OutputError: not writable.
+        """
         self._clear_away_leftovers()
-        with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+        if checkpoints := self.checkpoints():
+            self.publish(max(checkpoints))
         with atomic_file(self.config_file) as partial:
             partial.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2))
 
     def _clear_away_leftovers(self) -> None:
-        """Remove what a killed save or removal left half done."""
+        """Remove what a killed save or removal left half done; other people's files stay."""
         whole = set(self.checkpoints().values())
         for place in (self.path / "checkpoints").glob("*"):
-            if place not in whole:
+            ours = _STEP.fullmatch(place.name) or is_temporary(place.name)
+            if ours and place not in whole:
                 shutil.rmtree(place, ignore_errors=True)
-        for leftover in self.path.glob(".*.partial*"):
-            leftover.unlink(missing_ok=True)
+
+    def publish(self, step: int) -> None:
+        """Make a checkpoint's network the run's network. Raises OutputError."""
+        stored, public = self.checkpoint(step) / NETWORK, self.path / NETWORK
+        with writing(public):
+            if public.is_file() and filecmp.cmp(stored, public, shallow=False):
+                return
+        with atomic_file(public) as partial:
+            shutil.copyfile(stored, partial)
 
     def config_to_resume(self) -> TrainingConfig:
         """Read the settings of the run.
@@ -93,8 +174,11 @@ class RunFolder:
         Raises:
             InputError: this is no run of ours.
         """
-        if not self.config_file.is_file():
-            raise InputError(f"{self.path} is no training run: it has no {self.config_file.name}")
+        with reading(self.config_file):
+            if not self.config_file.is_file():
+                raise InputError(
+                    f"{self.path} is no training run: it has no {self.config_file.name}"
+                )
         return read_run_config(self.config_file)
 
     def forget_older_checkpoints(self, keep: int) -> None:
@@ -116,12 +200,18 @@ class RunFolder:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def history(self) -> list[dict[str, Any]]:
-        """All lines; one that a kill cut short is left out."""
+        """All lines; one that a kill or a full disk cut short is left out. Raises InputError."""
         lines = []
-        if self.history_file.is_file():
-            for text in self.history_file.read_text(encoding="utf-8").splitlines():
-                try:
-                    lines.append(json.loads(text))
-                except json.JSONDecodeError:
-                    continue
-        return lines
+        with reading(self.history_file):
+            if self.history_file.is_file():
+                text = self.history_file.read_text(encoding="utf-8", errors="replace")
+                lines = [_history_line(written) for written in text.splitlines()]
+        return [line for line in lines if line is not None]
+
+
+def _history_line(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None

@@ -5,9 +5,9 @@ rank its part of them; number k alone decides the picture, the crop and the hole
 number of workers nor of ranks changes what is seen, and a run resumes by counting on.
 """
 
-import contextlib
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypedDict
 
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from pconv_deploy.errors import HoleMaskError, ImageError, InputError
+from pconv_deploy.errors import HoleMaskError, ImageError, InputError, TrainingError
 from pconv_deploy.hole_masks.drawing import drawn_hole
 from pconv_deploy.hole_masks.reading import inverted, read_mask_set
 from pconv_deploy.hole_rule import MaskRule
@@ -94,7 +95,7 @@ class HoleSource:
         """Look at a few masks of the folder: taken the wrong way round they would still train."""
         shares = []
         for path in self.paths[:: max(1, len(self.paths) // _PATIENCE)]:
-            with contextlib.suppress(HoleMaskError):
+            with suppress(HoleMaskError):
                 shares.append(float(read_hole_mask(path, self.rule).mean()))
         if inverted(shares):
             raise HoleMaskError(
@@ -176,14 +177,43 @@ def loader(samples: Samples, sampler: StepSampler, pin_memory: bool) -> DataLoad
         num_workers=samples.data.workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_the_parent,
     )
 
 
-def _leave_signals_to_the_parent(_worker: int) -> None:
+@contextmanager
+def batches(samples: Samples, sampler: StepSampler, pin_memory: bool) -> Iterator[Iterator[Batch]]:
+    """Give the batches of one rank in order; their worker processes end with the block.
+
+    Raises:
+        TrainingError: a worker process was killed.
+    """
     # Ctrl-C reaches the whole group of processes; the parent still needs its batches then.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        running = iter(loader(samples, sampler, pin_memory))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield running
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            f"{error} The last checkpoint is as it was; go on with --resume and fewer "
+            "--set data.workers"
+        ) from error
+    finally:
+        _end_workers(running)
+
+
+def _end_workers(running: Iterator[Batch]) -> None:
+    """End them now: they block SIGTERM, so multiprocessing would wait for them at exit for ever."""
+    if isinstance(running, _MultiProcessingDataLoaderIter):
+        try:
+            running._shutdown_workers()
+        finally:
+            for worker in running._workers:
+                worker.kill()
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

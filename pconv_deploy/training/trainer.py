@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pconv_deploy.checkpoint import save_checkpoint
 from pconv_deploy.contract import JsonScalar
 from pconv_deploy.errors import InputError, OutputError, TrainingError
-from pconv_deploy.files import writing
+from pconv_deploy.files import atomic_file, writing
 from pconv_deploy.networks import Network, build_network
 from pconv_deploy.training.config import Phase, TrainingConfig
 from pconv_deploy.training.losses import inpainting_loss
@@ -186,9 +186,9 @@ class Trainer:
             for number, batch in enumerate(batches)
             for name, tensor in (("image", batch["image"]), ("known", batch["known"]))
         }
-        with writing(path):
+        with atomic_file(path) as partial:
             try:
-                save_file(tensors, path)
+                save_file(tensors, partial)
             except SafetensorError as error:
                 raise OutputError(f"cannot write {path}: {error}") from error
 

@@ -1,0 +1,122 @@
+"""What becomes of a run's steps: figures, pictures and checkpoints, in its folder."""
+
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pconv_deploy.contract import JsonScalar
+from pconv_deploy.errors import OutputError, TrainingError
+from pconv_deploy.files import atomic_folder
+from pconv_deploy.training.monitor import Monitor, picture_grid, plot_history, validation_score
+from pconv_deploy.training.run_folder import NETWORK, STATE, RunFolder
+from pconv_deploy.training.samples import Batch
+from pconv_deploy.training.trainer import Trainer
+
+
+@dataclass
+class Recorder:
+    """Counts, reports and saves; what it writes, the first rank alone writes."""
+
+    trainer: Trainer
+    run: RunFolder
+    validation: Batch | None
+    facts: dict[str, JsonScalar]
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+    skipped: int = 0
+    since: float = 0.0
+    monitor: Monitor | None = None
+
+    @property
+    def leads(self) -> bool:
+        return self.trainer.fabric.is_global_zero
+
+    def __enter__(self) -> None:
+        if self.leads:
+            self.run.forget_history_after(self.trainer.step)
+            self.monitor = Monitor(self.run.tensorboard, self.trainer.step)
+        self.since = time.perf_counter()
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        # An earlier error says more than what comes of it here.
+        with suppress(OutputError) if error else nullcontext():
+            if self.monitor:
+                self.monitor.close()
+
+    def count(self, terms: Mapping[str, Tensor], skipped: int) -> None:
+        for name, term in terms.items():
+            self.sums[name] = self.sums[name] + term if name in self.sums else term
+        self.steps += 1
+        self.skipped += skipped
+
+    def report(self, shown: Batch | None) -> dict[str, float]:
+        """The figures since the last report, averaged over steps and ranks.
+
+        With a batch to be shown also pictures; the validation folder's and their score, if any.
+        """
+        trainer, fabric = self.trainer, self.trainer.fabric
+        config = trainer.config
+        totals = torch.stack(
+            [*self.sums.values(), torch.tensor(float(self.skipped)).to(fabric.device)]
+        )
+        averages = fabric.all_reduce(totals, reduce_op="mean")
+        assert isinstance(averages, Tensor)
+        figures = dict(zip(self.sums, (averages[:-1] / self.steps).tolist(), strict=True))
+        now = time.perf_counter()
+        figures["pictures/s"] = config.batch * self.steps / (now - self.since)
+        if skipped := round(float(averages[-1]) * fabric.world_size):
+            figures["unreadable pictures"] = skipped
+        self.sums, self.steps, self.skipped = {}, 0, 0
+        if self.monitor:
+            if shown:
+                figures |= self._show(self.monitor, shown)
+            self.run.require_claimed()
+            self.monitor.scalars(trainer.step, figures)
+            self.run.append_history({"step": trainer.step, **figures})
+        self.since = time.perf_counter()
+        return figures
+
+    def _show(self, monitor: Monitor, batch: Batch) -> dict[str, float]:
+        """Paint once, for the pictures and for the score."""
+        shown = self.validation or batch
+        image, known = shown["image"] / 255, shown["known"].float()
+        painted = self.trainer.paint(shown)
+        monitor.pictures(self.trainer.step, picture_grid(image, known, painted))
+        return validation_score(image, known, painted) if self.validation else {}
+
+    def save(self) -> None:
+        """Write a checkpoint, whole or not at all; then forget older ones."""
+        trainer, run = self.trainer, self.run
+        if self.leads:
+            run.require_claimed()
+            if trainer.step not in run.checkpoints():
+                place = run.checkpoint(trainer.step)
+                with atomic_folder(place, overwrite=True, replaceable=lambda _: True) as fresh:
+                    trainer.save(fresh, NETWORK, STATE, self.facts)
+            run.publish(trainer.step)
+            run.forget_older_checkpoints(trainer.config.keep)
+        trainer.fabric.barrier()
+
+    def plot(self) -> None:
+        """Draw the history."""
+        history = self.run.history() if self.leads else []
+        if history:
+            plot_history(history, self.run.path / "history.png", f"{self.trainer.step:,} steps")
+
+    def failed(self, error: TrainingError, batches: list[Batch]) -> TrainingError:
+        """Keep what the step was computed from, and say where."""
+        trainer = self.trainer
+        name = f"failed-step-{trainer.step}-rank-{trainer.fabric.global_rank}.safetensors"
+        try:
+            trainer.save_failure(self.run.path / name, batches)
+            kept = f"The batch is kept in {self.run.path / name}"
+        except OutputError as problem:  # no reason to hide what went wrong
+            kept = f"The batch could not be kept: {problem}"
+        return TrainingError(
+            f"step {trainer.step}: {error}. {kept}; the last checkpoint is as it was. A lower "
+            "learning rate, or precision fp32, may help"
+        )
