@@ -1,6 +1,5 @@
 """The `pconv-deploy` command."""
 
-import signal
 import sys
 from inspect import cleandoc
 from typing import Annotated, NoReturn
@@ -20,6 +19,7 @@ from pconv_deploy.cli.inspect import inspect
 from pconv_deploy.cli.masks import masks
 from pconv_deploy.cli.plain_help import PlainCommand
 from pconv_deploy.cli.refit import refit
+from pconv_deploy.cli.signals import INTERRUPTED, TERMINATED, end_cleanly
 from pconv_deploy.cli.streams import guarded_streams
 from pconv_deploy.cli.train import train
 from pconv_deploy.cli.triton_repo import triton_repo
@@ -28,7 +28,6 @@ from pconv_deploy.cli.verify import verify
 from pconv_deploy.errors import InputError, OutputError, PConvError
 from pconv_deploy.files import NO_SPACE
 
-_INTERRUPTED, _TERMINATED = 130, 143
 _EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 unusable input, 4 parity failed, 5 unusable engine, "
     "6 package missing, 7 cannot write, 8 some files of a batch failed, 9 training diverged, "
@@ -101,8 +100,7 @@ def root(
 
 def main() -> None:
     """Run the command line; errors a user can cause become one message and an exit code."""
-    # Like Ctrl-C, a polite end: what is half done is cleared away.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    end_cleanly()
     show_warnings()
     try:
         with guarded_streams():
@@ -110,10 +108,8 @@ def main() -> None:
     except PConvError as error:
         _exit(str(error), error.exit_code)
     except SystemExit as stop:
-        if stop.code in (_INTERRUPTED, _TERMINATED):
-            _exit(
-                "interrupted" if stop.code == _INTERRUPTED else "terminated", stop.code, prefix=""
-            )
+        if stop.code in (INTERRUPTED, TERMINATED):
+            _exit("interrupted" if stop.code == INTERRUPTED else "terminated", stop.code, prefix="")
         raise
     except OSError as error:
         if error.filename is None:

@@ -18,6 +18,7 @@ from msgspec import Meta
 from pconv_deploy.contract import Normalisation, UNetConfig
 from pconv_deploy.errors import InputError, UsageError
 from pconv_deploy.files import read_json_bytes
+from pconv_deploy.training.config_errors import explained
 
 Positive = Annotated[int, Meta(ge=1, le=10**9)]
 Weight = Annotated[float, Meta(ge=0, le=1e6)]
@@ -166,7 +167,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> TrainingCo
     settings = _read_toml(source)
     for override in overrides:
         _apply(settings, override)
-    return _validated(settings, str(source))
+    return _validated(settings, str(source), overrides)
 
 
 def changed(config: TrainingConfig, overrides: Sequence[str]) -> TrainingConfig:
@@ -178,7 +179,28 @@ def changed(config: TrainingConfig, overrides: Sequence[str]) -> TrainingConfig:
     settings = msgspec.to_builtins(config)
     for override in overrides:
         _apply(settings, override)
-    return _validated(settings, "--set")
+    return _validated(settings, "the run's settings", overrides)
+
+
+def with_absolute_paths(config: TrainingConfig) -> TrainingConfig:
+    """Make the settings mean the same files in every current folder."""
+    replace = msgspec.structs.replace
+    return replace(
+        config,
+        data=replace(
+            config.data,
+            photos=_absolute(config.data.photos),
+            validation=_absolute(config.data.validation),
+        ),
+        holes=replace(config.holes, folder=_absolute(config.holes.folder)),
+        loss=replace(config.loss, vgg16=_absolute(config.loss.vgg16)),
+    )
+
+
+def _absolute(path: str | None) -> str | None:
+    if path is None or path.startswith("{/"):  # a pattern of shards on several disks
+        return path
+    return str(Path.cwd() / path)
 
 
 def read_run_config(path: Path) -> TrainingConfig:
@@ -235,13 +257,18 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _validated(settings: Mapping[str, Any], source: str) -> TrainingConfig:
+def _validated(
+    settings: Mapping[str, Any], source: str, overrides: Sequence[str]
+) -> TrainingConfig:
     _check_keys(settings, TrainingConfig, "", source)
     try:
         # Through JSON's types, so that integers are taken for floats and lists for tuples.
         return msgspec.convert(json.loads(json.dumps(settings)), TrainingConfig)
     except (msgspec.ValidationError, TypeError, ValueError) as error:
-        raise UsageError(f"{source}: {error}") from error
+        keys = [override.partition("=")[0].strip() for override in overrides]
+        raise UsageError(
+            explained(str(error), settings, TrainingConfig, source=source, set_by_hand=keys)
+        ) from error
 
 
 def _check_keys(settings: Mapping[str, Any], kind: Any, where: str, source: str) -> None:

@@ -45,7 +45,16 @@ def test_overrides_are_toml_or_text(tmp_path: Path) -> None:
         ("loss.weights.hol=3", r"unknown key loss.weights.hol \(did you mean hole\?\)"),
         ("phases=[{step=3}]", r"unknown key phases\[0\].step \(did you mean steps\?\)"),
         ("zzzzzz=1", "unknown key zzzzzz$"),
-        ("batch=0", r"`int` >= 1 - at `\$.batch`"),
+        ("batch=0", "--set batch: found 0. Expected `int` >= 1"),
+        (
+            "data.layout=places",
+            '--set data.layout: found "places".*; needed one of folder, imagenet',
+        ),
+        (
+            "phases=[{steps=1, learning_rate=1, schedule='x'}]",
+            r'--set phases\[0\].schedule: found "x".*; needed one of constant, cosine',
+        ),
+        ("phases=[{steps=1}]", r"--set phases\[0\]: learning_rate is missing"),
         ("batch=many", "Expected `int`, got `str`"),
         ("data.size=100", "multiple of 16"),
         ("data.crop=[0.9, 0.5]", "the smaller first"),
