@@ -13,7 +13,7 @@ PConvError
 ├── MissingRuntimeError   6  a package that is not installed
 ├── OutputError           7  a result that could not be written
 ├── BatchIncompleteError  8  a batch in which some files failed; the others are done
-└── TrainingError         9  training that came to nothing: its loss is not finite
+└── TrainingError         9  training that failed: its loss is not finite, a worker was killed
 
 Exit code 0 is success, 130 is Ctrl-C, 143 is SIGTERM. On the command line, what the system says of
 a file (OSError) ends as InputError does, or as OutputError where the disk is full. Any other
@@ -93,7 +93,7 @@ class BatchIncompleteError(PConvError):
 
 
 class TrainingError(PConvError):
-    """Training diverged; the last checkpoint is kept."""
+    """Training diverged or lost a worker process; the last checkpoint is kept."""
 
     exit_code = 9
 

@@ -3,12 +3,12 @@
 import contextlib
 import errno
 import fcntl
-import functools
 import hashlib
 import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +20,8 @@ _MAX_JSON_BYTES = 4 << 20
 _ROOM = "Free space there, or set TMPDIR to a folder on another disk"
 _PARTIAL = ".partial"
 _PARTIAL_FILE = re.compile(rf"\.[0-9a-f]{{32}}{re.escape(_PARTIAL)}(\..+)?")
+_FOLDERS_REMEMBERED = 256
+_clear_again: dict[Path, float] = {}  # when, by time.monotonic
 _FRESH, _OLD = "new", "old"  # in a workplace: what is being made, and what it replaces
 
 
@@ -39,7 +41,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         if path.exists() and not path.is_file():
             raise OutputError(f"cannot write {path}: it exists and is no regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        _clear_abandoned_files(path.parent)
+        _clear_now_and_then(path.parent)
         partial, descriptor = _locked_partial(path)
         try:
             # Some libraries create files for their owner alone; ours get the usual permissions.
@@ -65,9 +67,18 @@ def _locked_partial(path: Path) -> tuple[Path, int]:
         os.close(descriptor)  # another process cleared it before it was locked
 
 
-@functools.lru_cache(maxsize=1024)  # once a process: a folder may hold very many files
-def _clear_abandoned_files(folder: Path) -> None:
-    """Remove temporary files of killed processes: those that nobody holds locked."""
+def _clear_now_and_then(folder: Path) -> None:
+    """Clear a folder at most a twentieth of the time: it may hold very many files."""
+    started = time.monotonic()
+    if started >= _clear_again.get(folder, 0.0):
+        clear_temporary_files(folder)
+        if len(_clear_again) > _FOLDERS_REMEMBERED:
+            _clear_again.clear()
+        _clear_again[folder] = started + 20 * (time.monotonic() - started)
+
+
+def clear_temporary_files(folder: Path) -> None:
+    """Remove the temporary files of `atomic_file` that killed processes left in a folder."""
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             if is_temporary(name):

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -86,6 +87,20 @@ def progress_bar(doing: str, *, transient: bool = True, disable: bool = False) -
     disable = disable or not ERR.is_terminal
     columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=ERR, transient=transient, disable=disable)
+
+
+def one_folder(argument: Path | None, option: Path | None) -> Path:
+    """Give the folder to make, which may be an argument or `--output`.
+
+    Raises:
+        UsageError: it is named twice, or not at all.
+    """
+    if argument and option:
+        raise UsageError(f"found two folders, {argument} and --output {option}: name one")
+    folder = argument or option
+    if folder is None:
+        raise UsageError("name the folder to write to, as an argument or with --output")
+    return folder
 
 
 def parse_size(text: str) -> tuple[int, int]:

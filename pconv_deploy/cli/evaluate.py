@@ -38,14 +38,21 @@ def evaluate(
         ),
     ],
     images: Annotated[
-        Path, typer.Option(help="Unharmed pictures: a file, or a folder with subfolders.")
+        Path,
+        typer.Option(
+            "--images", "--photos", help="Unharmed pictures: a file, or a folder with subfolders."
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for tables, pictures and scores.")
     ],
     masks: Annotated[
         Path | None,
-        typer.Option(help="Folder of hole masks. Default: holes are drawn, 12 for each picture."),
+        typer.Option(
+            "--masks",
+            "--holes",
+            help="Folder of hole masks. Default: holes are drawn, 12 for each picture.",
+        ),
     ] = None,
     size: Annotated[
         str | None,

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from pconv_deploy.cli.console import ERR, OUT, Commands, parse_size, print_json
+from pconv_deploy.cli.console import ERR, OUT, Commands, one_folder, parse_size, print_json
 from pconv_deploy.cli.mask_options import (
     Convention,
     MaskConvention,
@@ -47,9 +47,15 @@ def _group() -> None:
 
 @masks.command(cls=PlainCommand)
 def make(
-    output: Annotated[Path, typer.Argument(help="Folder to make.")],
+    folder: Annotated[Path | None, typer.Argument(help="Folder to make.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The same, given as an option.")
+    ] = None,
     count: Annotated[
-        int, typer.Option("--count", "-n", min=1, help="Masks of each of the 12 classes.")
+        int,
+        typer.Option(
+            "--count", "--per-class", "-n", min=1, help="Masks of each of the 12 classes."
+        ),
     ] = 10,
     size: Annotated[str, typer.Option(metavar="HxW", help="Height x width.")] = "512",
     video: Annotated[
@@ -85,8 +91,9 @@ def make(
 
     if not video and (flow is not Flow.DIS or frame_step > 1):
         raise UsageError("--flow and --frame-step say how a --video is looked at: give one")
+    place = one_folder(folder, output)
     height, width = parse_size(size)
-    picture = None if no_plot else _plot_path(output, plot, overwrite=overwrite)
+    picture = None if no_plot else _plot_path(place, plot, overwrite=overwrite)
     source = VideoSource(videos=tuple(video or ()), flow=flow.value, frame_step=frame_step)
     options = MaskSetOptions(
         height=height,
@@ -98,15 +105,15 @@ def make(
     with Progress(console=ERR, transient=True, disable=not ERR.is_terminal) as progress:
         task = progress.add_task("making masks")
         made = make_mask_set(
-            output,
+            place,
             options,
             workers=workers or os.cpu_count() or 1,
             overwrite=overwrite,
             progress=lambda done, of: progress.update(task, completed=done, total=of),
         )
-    OUT.print(f"[bold]{escape(str(output))}[/bold]  {len(made.files)} hole masks")
+    OUT.print(f"[bold]{escape(str(place))}[/bold]  {len(made.files)} hole masks")
     if picture:
-        plot_mask_set(read_mask_set(output), picture)
+        plot_mask_set(read_mask_set(place), picture)
         OUT.print(f"[bold]{escape(str(picture))}[/bold]  their statistics")
 
 

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pconv_deploy.cli.console import ERR, OUT
+from pconv_deploy.cli.console import ERR, OUT, one_folder
 from pconv_deploy.errors import UsageError, needs
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ _SHOWN = ("loss", "hole", "pictures/s", "validation hole L1 (%)", "unreadable pi
 
 
 def train(
-    output: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run: Annotated[Path | None, typer.Argument(help="Folder of the run.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The same, given as an option.")
+    ] = None,
     config: Annotated[
         str | None,
         typer.Option(
@@ -40,7 +43,13 @@ def train(
     ] = None,
     photos: Annotated[
         str | None,
-        typer.Option(help="Folder of pictures, or pattern of WebDataset shards."),
+        typer.Option(
+            "--photos", "--images", help="Folder of pictures, or pattern of WebDataset shards."
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option("--masks", "--holes", help="Folder of hole masks. Default: holes are drawn."),
     ] = None,
     vgg16: Annotated[
         Path | None, typer.Option(help="torchvision's VGG-16 weights, vgg16-397923af.pth.")
@@ -67,7 +76,11 @@ def train(
     with needs("pconv-deploy[train]"):
         from pconv_deploy.training.loop import train as run_training
 
-    resolved = _resolve(output, config, photos, vgg16, settings or [], resume=resume)
+    folder = one_folder(run, output)
+    named = {"data.photos": photos, "holes.folder": masks, "loss.vgg16": vgg16}
+    # Quoted: a folder may be called 2024.
+    overrides = [f"{key}={json.dumps(str(path))}" for key, path in named.items() if path]
+    resolved = _resolve(folder, config, [*(settings or []), *overrides], resume=resume)
     # TensorBoard's thread raises what it cannot write in ours as well: one complaint is enough.
     threading.excepthook = lambda raised: (
         None if isinstance(raised.exc_value, OSError) else threading.__excepthook__(raised)
@@ -75,10 +88,10 @@ def train(
     try:
         with _reporting(resolved.steps) as report:
             network = run_training(
-                resolved, output, resume=resume, any_ranks=any_ranks, progress=report
+                resolved, folder, resume=resume, any_ranks=any_ranks, progress=report
             )
     except (KeyboardInterrupt, SystemExit):
-        ERR.print(f"stopped; go on with: pconv-deploy train {output} --resume", markup=False)
+        ERR.print(f"stopped; go on with: pconv-deploy train {folder} --resume", markup=False)
         raise
     if _leads():
         OUT.print(f"[bold]{escape(str(network))}[/bold]  {resolved.network.describe()}")
@@ -86,27 +99,18 @@ def train(
 
 
 def _resolve(
-    output: Path,
-    config: str | None,
-    photos: str | None,
-    vgg16: Path | None,
-    settings: list[str],
-    *,
-    resume: bool,
+    folder: Path, config: str | None, overrides: list[str], *, resume: bool
 ) -> "TrainingConfig":
     from pconv_deploy.training.config import changed, load_config
     from pconv_deploy.training.run_folder import RunFolder
 
-    # Quoted: a folder may be called 2024.
-    named = [f"data.photos={json.dumps(photos)}"] if photos else []
-    named += [f"loss.vgg16={json.dumps(str(vgg16))}"] if vgg16 else []
     if resume:
         if config:
             raise UsageError("a resumed run keeps its settings; change single ones with --set")
-        return changed(RunFolder(output).config_to_resume(), [*settings, *named])
+        return changed(RunFolder(folder).config_to_resume(), overrides)
     if not config:
         raise UsageError("name the settings with --config: a preset, such as mini, or a TOML file")
-    return load_config(config, [*settings, *named])
+    return load_config(config, overrides)
 
 
 def _leads() -> bool:

@@ -51,10 +51,15 @@ def verify(
     b: Annotated[Path, typer.Argument(help="Another of them, compared with A.")],
     photos: Annotated[
         Path | None,
-        typer.Option(help="Fill these: a file, or a folder with subfolders. Default: patterns."),
+        typer.Option(
+            "--photos",
+            "--images",
+            help="Fill these: a file, or a folder with subfolders. Default: patterns.",
+        ),
     ] = None,
     holes: Annotated[
-        Path | None, typer.Option(help="Folder of hole masks. Default: holes are drawn.")
+        Path | None,
+        typer.Option("--holes", "--masks", help="Folder of hole masks. Default: holes are drawn."),
     ] = None,
     mask_convention: MaskConvention = Convention.HOLE_WHITE,
     mask_threshold: MaskThreshold = None,

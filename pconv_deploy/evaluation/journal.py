@@ -10,7 +10,7 @@ import msgspec
 from pconv_deploy.contract import Sha256
 from pconv_deploy.errors import InputError, UsageError
 from pconv_deploy.evaluation.methods import MethodSpec
-from pconv_deploy.files import atomic_file, read_json_bytes, writing
+from pconv_deploy.files import atomic_file, clear_temporary_files, read_json_bytes, writing
 
 SETTINGS, JOURNAL = "settings.json", "scores.jsonl"
 # Everything an evaluation writes into its folder.
@@ -82,6 +82,8 @@ def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite:
         folder.mkdir(parents=True, exist_ok=True)
         if not resume:
             _clear(folder)
+    for place in (folder, folder / EXAMPLES):
+        clear_temporary_files(place)
     with atomic_file(folder / SETTINGS) as partial:
         partial.write_bytes(msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
 

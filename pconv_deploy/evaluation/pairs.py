@@ -2,10 +2,12 @@
 
 In each of the paper's classes (six areas, with and without border) the shuffled pictures meet
 the shuffled holes one by one. The pictures come in the same order in every class, so classes
-differ by their holes.
+differ by their holes; but where only so many pairs of each class are wanted, each class goes on
+with the pictures that the one before did not take, so that all of them are seen.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +100,12 @@ def plan_pairs(protocol: Protocol, aside: Sequence[Path] = ()) -> Pairing:
     pairs: list[Pair] = []
     for hole_class in CLASSES:
         masks = by_class.get(hole_class, ())
+        first = len(pairs) if protocol.per_class else 0
         for index in range(_count(protocol, len(images), len(masks))):
             pairs.append(
                 Pair(
                     number=len(pairs),
-                    image=images[index % len(images)],
+                    image=images[(first + index) % len(images)],
                     hole_mask=masks[index % len(masks)],
                     hole_class=hole_class,
                 )
@@ -112,9 +115,14 @@ def plan_pairs(protocol: Protocol, aside: Sequence[Path] = ()) -> Pairing:
 
 def _images(protocol: Protocol, aside: Sequence[Path]) -> list[str]:
     if protocol.images.is_file():
-        return [str(protocol.images)]
+        return [_name(protocol.images)]
     left_out = [*aside, protocol.masks] if protocol.masks else aside
-    return [str(path) for path in picture_paths(protocol.images, aside=left_out)]
+    return [_name(path) for path in picture_paths(protocol.images, aside=left_out)]
+
+
+def _name(path: Path) -> str:
+    """The same in every current folder, so that an evaluation goes on from another one."""
+    return os.path.abspath(path)
 
 
 def _masks_by_class(
@@ -126,7 +134,7 @@ def _masks_by_class(
     for mask in masks:
         if mask.bucket is not None:
             hole_class = HoleClass(AREA_BUCKETS.index(mask.bucket), bool(mask.border))
-            by_class.setdefault(hole_class, []).append(str(mask.path))
+            by_class.setdefault(hole_class, []).append(_name(mask.path))
     usable = sum(map(len, by_class.values()))
     if not usable:
         raise HoleMaskError(

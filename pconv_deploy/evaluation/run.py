@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -31,6 +32,7 @@ from pconv_deploy.evaluation.worker import (
     do_in_process,
     load_perceptual,
 )
+from pconv_deploy.files import reading
 from pconv_deploy.holes import AREA_BUCKETS
 from pconv_deploy.processes import spawning, worker_pool
 
@@ -94,8 +96,7 @@ def evaluate(
 def _settings(request: Request, pairing: Pairing, weights: WeightFiles) -> Settings:
     protocol = request.protocol
     files = {name for pair in pairing.pairs for name in (pair.image, pair.hole_mask) if name}
-    stats = [(name, os.stat(name)) for name in sorted(files)]
-    facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    facts = [_stored(name) for name in sorted(files)]
     everything = repr((pairing.pairs, facts)).encode(errors="surrogateescape")
     methods = tuple(
         msgspec.structs.replace(spec, source=readable(spec.source)) for spec in request.methods
@@ -113,6 +114,12 @@ def _settings(request: Request, pairing: Pairing, weights: WeightFiles) -> Setti
         pairs=hashlib.sha256(everything).hexdigest(),
         weights=weights.hashes(),
     )
+
+
+def _stored(name: str) -> tuple[str, int, int]:
+    with reading(Path(name)):
+        stat = os.stat(name)
+    return name, stat.st_size, stat.st_mtime_ns
 
 
 def _open_tasks(

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 
 from pconv_deploy.contract import JsonScalar
 from pconv_deploy.errors import InputError, TrainingError, UsageError
-from pconv_deploy.training.config import TrainingConfig
+from pconv_deploy.training.config import TrainingConfig, with_absolute_paths
 from pconv_deploy.training.recorder import Recorder
 from pconv_deploy.training.run_folder import NETWORK, STATE, RunFolder
 from pconv_deploy.training.samples import Batch, Samples, StepSampler, batches, validation_batch
@@ -71,7 +71,7 @@ def train(
         if resume:
             _resume(trainer, run, any_ranks)
         if fabric.is_global_zero:
-            run.begin(config)
+            run.begin(with_absolute_paths(config))
         fabric.barrier()
         with _stopping(fabric.world_size) as stop, recorder:
             _steps(trainer, samples, recorder, stop, progress)

@@ -30,7 +30,13 @@ import msgspec
 
 from pconv_deploy.contract import NETWORK_FILE
 from pconv_deploy.errors import InputError, OutputError, UsageError
-from pconv_deploy.files import atomic_file, is_temporary, reading, writing
+from pconv_deploy.files import (
+    atomic_file,
+    clear_temporary_files,
+    is_temporary,
+    reading,
+    writing,
+)
 from pconv_deploy.training.config import TrainingConfig, read_run_config
 
 NETWORK, STATE = NETWORK_FILE, "state.pt"
@@ -153,6 +159,7 @@ class RunFolder:
 
     def _clear_away_leftovers(self) -> None:
         """Remove what a killed save or removal left half done; other people's files stay."""
+        clear_temporary_files(self.path)
         whole = set(self.checkpoints().values())
         for place in (self.path / "checkpoints").glob("*"):
             ours = _STEP.fullmatch(place.name) or is_temporary(place.name)

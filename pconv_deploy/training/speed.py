@@ -5,7 +5,6 @@ perceptual and style terms, which are the same for both), backward, Adam. Loadin
 left out. Memory is measured in a process for each, because an allocator never quite forgets.
 """
 
-import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from pconv_deploy.contract import UNetConfig
 from pconv_deploy.hole_masks.drawing import drawn_hole
 from pconv_deploy.holes import AREA_BUCKETS
 from pconv_deploy.networks import build_network, literal_network
+from pconv_deploy.processes import spawning, worker_pool
 from pconv_deploy.training.config import load_config
 from pconv_deploy.training.losses import inpainting_loss
 
@@ -146,9 +146,10 @@ def _norm(tensors: list[Tensor]) -> float:
 
 
 def _in_a_process(formulation: str, config: UNetConfig, batch: int, size: int) -> float:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_peak_mib, (formulation, config, batch, size))
+    with worker_pool(1) as pool:
+        with spawning():
+            measured = pool.submit(_peak_mib, formulation, config, batch, size)
+        return measured.result()
 
 
 def _peak_mib(formulation: str, config: UNetConfig, batch: int, size: int) -> float:

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,18 @@ def test_every_mask_once_and_pictures_in_turn(pictures: Path, masks: Path) -> No
     # The first picture of each class is the same: classes differ by their holes.
     assert len({pair.image for pair in pairing.pairs[:3]}) == 1
     assert pairing.pairs[2].image != pairing.pairs[3].image
+
+
+def test_a_few_pairs_of_each_class_show_all_pictures(tmp_path: Path) -> None:
+    for seed in range(7):
+        smooth_picture(seed).save(tmp_path / f"{seed}.png")
+    pairs = plan_pairs(protocol(tmp_path, per_class=2)).pairs
+    assert {Path(pair.image).stem for pair in pairs} == set("0123456")
+    seen: list[set[str]] = [
+        {pair.image for pair in pairs if pair.hole_class == hole_class} for hole_class in CLASSES
+    ]
+    assert all(len(images) == 2 for images in seen)
+    assert all(a != b for a, b in pairwise(seen))
 
 
 def test_equal_seeds_give_equal_pairs(pictures: Path, masks: Path) -> None:

@@ -1,7 +1,6 @@
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -22,11 +21,10 @@ from pconv_deploy.training.losses import inpainting_loss
 from pconv_deploy.training.run_folder import RunFolder
 from pconv_deploy.training.samples import Samples, collate
 from pconv_deploy.training.trainer import Trainer, phase_at
-from tests.processes import start, wait_until
-from tests.training.conftest import SMALL
+from tests.processes import wait_until
+from tests.training.runs import begin, finish
 
 Make = Callable[..., TrainingConfig]
-ROOT = Path(__file__).parent.parent.parent
 FIXED_SIZE = ExportOptions(batch=1, size=(32, 48))
 
 
@@ -267,25 +265,6 @@ def test_a_folder_in_use_and_a_damaged_run(small: Make, tmp_path: Path) -> None:
         train(small(), run, resume=True)
 
 
-def begin(
-    run: Path, photos: Path, *settings: str, ranks: int = 1, resume: bool = False
-) -> subprocess.Popen[str]:
-    several = ("-m", "torch.distributed.run", f"--nproc-per-node={ranks}")
-    chosen = ["--resume"] if resume else ["-c", "mini", "--photos", str(photos)]
-    chosen += [f"--set={setting}" for setting in (*(() if resume else SMALL), *settings)]
-    return start(
-        *("train", run, *chosen),
-        launcher=several if ranks > 1 else (),
-        cwd=ROOT,
-        start_new_session=True,  # a group of their own
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, complaint = process.communicate(timeout=120)
-    return process.returncode, complaint
-
-
 def has_reached(run: RunFolder, step: int) -> bool:
     return max([0, *run.checkpoints()]) >= step
 
@@ -311,7 +290,10 @@ def test_two_ranks_learn_what_one_learns(photos: Path, tmp_path: Path) -> None:
     # One level has no batch norm, whose statistics are those of each rank's part.
     one_level = ("network={channels=[4], kernels=[3]}", "phases=[{steps=3, learning_rate=1e-3}]")
     for ranks in (1, 2):
-        code, complaint = finish(begin(tmp_path / str(ranks), photos, *one_level, ranks=ranks))
+        several = ("-m", "torch.distributed.run", f"--nproc-per-node={ranks}")
+        launcher = several if ranks > 1 else ()
+        process = begin(tmp_path / str(ranks), photos, *one_level, launcher=launcher)
+        code, complaint = finish(process)
         assert code == 0, complaint
         assert complaint.count("step 3/3") == 1  # one rank reports
     alone, together = (state_of(tmp_path / r, 3)["network"] for r in ("1", "2"))
