@@ -4,7 +4,7 @@ The rule is written for users in docs/embedding.md, "What is a hole".
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -81,17 +81,17 @@ class MaskReading:
 
     @property
     def grey_share(self) -> float:
-        """The share of pixels that are neither black nor white."""
-        return float(((self.levels > 0) & (self.levels < 255)).mean())
+        """The share of pixels that are hole, but not all of one."""
+        return float((self.hole & (self.levels < 255)).mean())
 
     @property
     def looks_like_photo(self) -> bool:
         """Whether most pixels lie between black and white, on many levels."""
         if self.rule.convention == "alpha":
             return False
-        between = np.bincount(self.levels.ravel(), minlength=256)[16:240]
-        most = between.sum() > _PHOTO_SHARE * self.levels.size
-        return bool(most) and int((between > 0).sum()) >= _PHOTO_LEVELS
+        between = Image.fromarray(self.levels).histogram()[16:240]
+        most = sum(between) > _PHOTO_SHARE * self.levels.size
+        return most and sum(map(bool, between)) >= _PHOTO_LEVELS
 
     @property
     def low_labels(self) -> int:
@@ -158,7 +158,7 @@ def _painted(colours: Bytes, alpha: Bytes | None, rule: MaskRule) -> Bytes:
     """How much of a hole each pixel is (H, W), by its colour; a transparent one is not painted."""
     if rule.convention == "hole-black":
         colours = 255 - colours
-    levels: Bytes = colours.max(axis=2)
+    levels: Bytes = reduce(np.maximum, np.moveaxis(colours, 2, 0))  # much faster than max(axis=2)
     if alpha is None or bool((alpha == 255).all()):
         return levels
     visible = ((levels.astype(np.uint16) * alpha + 254) // 255).astype(np.uint8)

@@ -45,7 +45,9 @@ def notes_on_mask(hole: Hole, mask: MaskReading, image: Bytes) -> list[Note]:
             )
         )
     elif share > _MOST:
-        notes.append(Note("mostly hole", f"{covered}. Is the mask inverted? Then use {other}"))
+        grown = np.count_nonzero(mask.hole) <= _MOST * mask.hole.size
+        why = "Is --dilate too large?" if grown else f"Is the mask inverted? Then use {other}"
+        notes.append(Note("mostly hole", f"{covered}. {why}"))
     elif share < _LEAST:
         count = int(np.count_nonzero(hole))
         notes.append(

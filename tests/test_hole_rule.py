@@ -74,6 +74,36 @@ def test_a_mask_is_read_alike_as_array_picture_and_file(tmp_path: Path, kind: st
             assert (read_mask(np.asarray(opened)).hole == HOLE).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("m.tif", "F"),
+        ("m.tif", "I"),
+        ("m.tif", "I;16B"),
+        ("m.tif", "CMYK"),
+        ("m.tif", "1"),
+        ("m.jpg", "CMYK"),
+        ("m.jpg", "L"),
+        ("m.gif", "P"),
+        ("m.bmp", "L"),
+        ("m.webp", "RGBA"),
+        ("m.jp2", "RGB"),
+        ("m.avif", "RGBA"),
+    ],
+)
+def test_files_of_every_kind(tmp_path: Path, name: str, mode: str) -> None:
+    path = tmp_path / name
+    if mode == "I;16B":
+        image = Image.frombytes(mode, (32, 24), (BOX.astype(">u2") * 257).tobytes())
+    else:
+        image = Image.fromarray(BOX).convert(mode)
+    image.save(path)
+    with Image.open(path) as opened:
+        assert (read_mask(opened).hole == HOLE).mean() > 0.99  # but for what compression does
+        assert (read_hole_mask(path) == read_mask(opened).hole).all()
+        assert (read_hole_mask(path, MaskRule("hole-black")) == ~HOLE).mean() > 0.9
+
+
 @pytest.mark.parametrize("kind", ARRAYS)
 def test_numbers_of_every_kind(kind: str) -> None:
     assert (read_mask(ARRAYS[kind]).hole == HOLE).all()

@@ -163,6 +163,11 @@ def _print_report(report: "MaskSetReport") -> None:
         "without class": f"{report.empty} empty, {report.below} up to 1 %, {report.above} above "
         f"60 %, {report.full} full",
     }
+    if report.low_labels:
+        lines["low values"] = (
+            f"areas of values from 1 to 15 in {report.low_labels} masks count as known; if these "
+            "are labels, use --mask-threshold 1"
+        )
     for key, fact in lines.items():
         OUT.print(f"[bold]{key:>15}[/bold]  {escape(fact)}")
     for message in report.unreadable[:_NAMED]:

@@ -38,8 +38,9 @@ class MaskSetReport:
     pictures        files found
     unreadable      what is wrong with those that cannot be used, each with its path
     sizes           "512x512" (height x width) to how many masks
-    grey            share of all pixels that are neither black nor white; they count as hole
+    grey            share of all pixels that are hole, though neither black nor white
     grey_masks      masks with any such pixel
+    low_labels      masks with areas of low values that are known: labels, perhaps
     empty, full     masks with no pixel of hole, with nothing but hole
     below           masks with some hole, at most 1 %
     above           masks with more than 60 % hole, not full
@@ -53,6 +54,7 @@ class MaskSetReport:
     sizes: dict[str, int]
     grey: float
     grey_masks: int
+    low_labels: int
     empty: int
     full: int
     below: int
@@ -67,6 +69,7 @@ class _Checked:
     mask: HoleMaskFile
     size: tuple[int, int]
     grey: float
+    low_labels: int
 
 
 def check_mask_set(folder: Path, rule: MaskRule = DEFAULT_RULE) -> MaskSetReport:
@@ -95,6 +98,7 @@ def check_mask_set(folder: Path, rule: MaskRule = DEFAULT_RULE) -> MaskSetReport
         sizes=dict(sizes.most_common()),
         grey=float(np.average([one.grey for one in checked], weights=pixels)) if checked else 0.0,
         grey_masks=sum(one.grey > 0 for one in checked),
+        low_labels=sum(one.low_labels > 0 for one in checked),
         empty=sum(share == 0 for share in shares),
         full=sum(share == 1 for share in shares),
         below=sum(0 < share <= AREA_BUCKETS[0][0] for share in shares),
@@ -111,7 +115,7 @@ def _checked(path: Path, rule: MaskRule) -> _Checked | str:
     except InputError as error:
         return str(error)
     size = mask.hole.shape[0], mask.hole.shape[1]
-    return _Checked(classified(path, mask.hole), size, mask.grey_share)
+    return _Checked(classified(path, mask.hole), size, mask.grey_share, mask.low_labels)
 
 
 def _class_counts(masks: Sequence[HoleMaskFile]) -> tuple[ClassCount, ...]:

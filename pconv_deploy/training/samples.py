@@ -7,7 +7,7 @@ number of workers nor of ranks changes what is seen, and a run resumes by counti
 
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
@@ -31,6 +31,7 @@ from pconv_deploy.training.pictures import PictureSource, epoch_order, open_pict
 
 # So many unreadable pictures or unusable masks in a row, and something is wrong with the set.
 _PATIENCE = 50
+_SEE = ". In training, masks are read by --set holes.convention= and holes.threshold="
 # Beside the seed and a number, so that crops, holes and validation draw different numbers.
 _SAMPLE_STREAM, _VALIDATION_STREAM = 1, 2
 
@@ -87,16 +88,19 @@ class HoleSource:
                 return hole
             complaint = f"{path} is {'full' if hole.any() else 'empty'}: wrong convention?"
         raise HoleMaskError(
-            f"{_PATIENCE} hole masks in a row cannot be used; the last: {complaint}. In training, "
-            "the mask options are --set holes.convention= and holes.threshold="
+            f"{_PATIENCE} hole masks in a row cannot be used; the last: {complaint}{_SEE}"
         )
 
     def _require_sense(self, folder: str) -> None:
         """Look at a few masks of the folder: taken the wrong way round they would still train."""
-        shares = []
+        shares, complaint = [], None
         for path in self.paths[:: max(1, len(self.paths) // _PATIENCE)]:
-            with suppress(HoleMaskError):
+            try:
                 shares.append(float(read_hole_mask(path, self.rule).mean()))
+            except HoleMaskError as error:
+                complaint = error
+        if not shares:
+            raise HoleMaskError(f"no mask in {folder} can be used; one of them: {complaint}{_SEE}")
         if inverted(shares):
             raise HoleMaskError(
                 f"{folder}: most of each mask is hole, read as {self.config.convention}. Inverted? "

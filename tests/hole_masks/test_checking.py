@@ -42,6 +42,15 @@ def test_what_is_counted(tmp_path: Path) -> None:
     assert not report.inverted
 
 
+def test_low_labels_are_counted(tmp_path: Path) -> None:
+    labels = np.zeros((64, 64), np.uint8)
+    labels[4:30, 4:30], labels[40:50, 4:30] = 200, 3
+    Image.fromarray(labels).save(tmp_path / "mask.png")
+    report = check_mask_set(tmp_path)
+    assert (report.low_labels, report.grey) == (1, 26 * 26 / 64**2)
+    assert check_mask_set(tmp_path, MaskRule(threshold=1)).low_labels == 0
+
+
 @pytest.mark.parametrize(
     ("mode", "convention", "grey"),
     [("1", "hole-white", 0), ("L", "hole-white", 0), ("I;16", "hole-white", 0)],

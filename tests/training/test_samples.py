@@ -122,6 +122,16 @@ def test_inverted_masks_are_refused(small: Make, tmp_path: Path) -> None:
     HoleSource(small(f"holes.folder={tmp_path}", "holes.convention=hole-black").holes, 16)
 
 
+def test_masks_that_mean_nothing_sure_are_refused_at_once(small: Make, tmp_path: Path) -> None:
+    labels = np.zeros((16, 16), np.uint8)
+    labels[4:8, 4:8] = 3
+    Image.fromarray(labels).save(tmp_path / "a.png")
+    with pytest.raises(HoleMaskError, match=r"a\.png: .*labels\?.*--set .*holes\.threshold="):
+        HoleSource(small(f"holes.folder={tmp_path}").holes, 16)
+    source = HoleSource(small(f"holes.folder={tmp_path}", "holes.threshold=1").holes, 16)
+    assert source.draw(np.random.default_rng(0)).sum() == 16
+
+
 def test_validation_pictures_are_fixed(small: Make, photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "held-out")
     data = small(f"data.validation={tmp_path / 'held-out'}").data
