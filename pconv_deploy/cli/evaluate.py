@@ -81,7 +81,8 @@ def evaluate(
     inception: Annotated[
         Path | None,
         typer.Option(
-            help="pt_inception-2015-12-05-6726825d.pth: adds FID and the Inception score."
+            help="pytorch-fid's Inception weights, named in docs/evaluation.md: adds FID and the "
+            "Inception score."
         ),
     ] = None,
     workers: Annotated[
