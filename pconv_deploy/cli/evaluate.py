@@ -157,6 +157,11 @@ def evaluate(
             f"{len(results.failures)} failures, listed in {output / 'results.json'}; the averages "
             f"are over the {results.compared} of {results.pairs} pairs that every method filled"
         )
+    if results.unread:
+        raise BatchIncompleteError(
+            f"{len(results.unread)} pictures were not read, listed in {output / 'results.json'}; "
+            "the averages are over the others"
+        )
 
 
 def _with_progress(request: "Request") -> "Evaluation":

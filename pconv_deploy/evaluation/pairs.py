@@ -19,11 +19,12 @@ from PIL import Image, ImageOps
 from pconv_deploy.errors import HoleMaskError, ImageError
 from pconv_deploy.evaluation.metrics import SSIM_WINDOW
 from pconv_deploy.hole_masks.drawing import drawn_hole
-from pconv_deploy.hole_masks.reading import picture_paths, read_mask_set
+from pconv_deploy.hole_masks.reading import by_numbers, read_mask_set
 from pconv_deploy.hole_rule import DEFAULT_RULE, MaskRule
 from pconv_deploy.holes import AREA_BUCKETS
 from pconv_deploy.image_files import read_hole_mask, read_rgb
 from pconv_deploy.images import Bytes, Hole
+from pconv_deploy.picture_list import list_pictures
 
 Size = tuple[int, int]  # height, width
 
@@ -73,10 +74,15 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Pairing:
-    """The pairs, and how many masks are of no class (outside of 1 to 60 % of the image)."""
+    """The pairs, and what is in none.
+
+    unclassed  how many masks are of no class (outside of 1 to 60 % of the image)
+    unread     for each picture of a kind that is not read, which it is and why
+    """
 
     pairs: tuple[Pair, ...]
     unclassed: int = 0
+    unread: tuple[str, ...] = ()
 
 
 def plan_pairs(protocol: Protocol, aside: Sequence[Path] = ()) -> Pairing:
@@ -91,7 +97,8 @@ def plan_pairs(protocol: Protocol, aside: Sequence[Path] = ()) -> Pairing:
         HoleMaskError: no usable masks.
     """
     rng = np.random.default_rng(protocol.seed)
-    images = _shuffled(rng, _images(protocol, aside))
+    found, unread = _images(protocol, aside)
+    images = _shuffled(rng, found)
     if protocol.masks is None:
         by_class: Mapping[HoleClass, Sequence[str | None]] = {c: [None] for c in CLASSES}
         unclassed = 0
@@ -110,14 +117,18 @@ def plan_pairs(protocol: Protocol, aside: Sequence[Path] = ()) -> Pairing:
                     hole_class=hole_class,
                 )
             )
-    return Pairing(tuple(pairs), unclassed)
+    return Pairing(tuple(pairs), unclassed, unread)
 
 
-def _images(protocol: Protocol, aside: Sequence[Path]) -> list[str]:
+def _images(protocol: Protocol, aside: Sequence[Path]) -> tuple[list[str], tuple[str, ...]]:
     if protocol.images.is_file():
-        return [_name(protocol.images)]
+        return [_name(protocol.images)], ()
     left_out = [*aside, protocol.masks] if protocol.masks else aside
-    return [_name(path) for path in picture_paths(protocol.images, aside=left_out)]
+    listed = list_pictures(protocol.images, aside=left_out)
+    listed.require_some()
+    listed.warn()
+    names = [_name(path) for path in sorted(listed.paths, key=by_numbers)]
+    return names, tuple(one.why for one in listed.unread)
 
 
 def _name(path: Path) -> str:

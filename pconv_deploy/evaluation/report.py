@@ -62,6 +62,8 @@ def description(results: Results) -> list[str]:
         )
     if results.unclassed_masks:
         lines.append(f"{results.unclassed_masks} masks are of no class and were not used.")
+    if results.unread:
+        lines.append(f"{len(results.unread)} pictures were not read, listed in {RESULTS}.")
     if results.without_results:
         lines.append(f"Without any result: {', '.join(results.without_results)}.")
     if results.failures:

@@ -73,6 +73,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     compared            pairs that every method filled: all averages are over these
     without_results     methods that filled none, and are in no average
     unclassed_masks     mask files outside of all classes, not used
+    unread              pictures of kinds that are not read, in no pair, and why
     inception_original  Inception score of the unharmed pictures, where it was asked for
     """
 
@@ -84,6 +85,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     compared: int
     without_results: tuple[str, ...]
     unclassed_masks: int
+    unread: tuple[str, ...] = ()
     failures: tuple[Failure, ...]
     cells: tuple[Cell, ...]
     inception_original: float | None = None
@@ -139,6 +141,7 @@ def summarise(evaluation: Evaluation) -> Results:
         compared=len(pairs),
         without_results=tuple(label for label in labels if label not in judged),
         unclassed_masks=evaluation.pairing.unclassed,
+        unread=tuple(readable(why) for why in evaluation.pairing.unread),
         failures=tuple(_readable(failure) for failure in evaluation.failures),
         cells=tuple(cells),
         inception_original=_inception([originals[n] for n in sorted(common & originals.keys())]),

@@ -92,7 +92,7 @@ def picture_paths(folder: Path, aside: Collection[Path] = ()) -> list[Path]:
     listed = list_pictures(folder, aside=aside)
     listed.require_some()
     listed.warn()
-    return sorted(listed.paths, key=_by_numbers)
+    return sorted(listed.paths, key=by_numbers)
 
 
 def polarity_complaint(
@@ -158,8 +158,8 @@ def _listed(folder: Path) -> tuple[HoleMaskFile, ...]:
     return masks
 
 
-def _by_numbers(path: Path) -> tuple[str, list[tuple[int, str]], str]:
-    """Frames 2 and 10 in this order; by the spelling where numbers do not decide."""
+def by_numbers(path: Path) -> tuple[str, list[tuple[int, str]], str]:
+    """Sort frames 2 and 10 in this order; by the spelling where numbers do not decide."""
     parts = re.findall(r"\d+|\D+", path.name)
     return (
         str(path.parent),

@@ -5,6 +5,7 @@ training depends on the seed alone and not on processes. Shards are indexed once
 of their members; the pictures inside are then read by offset.
 """
 
+import logging
 import os
 import re
 import tarfile
@@ -20,9 +21,10 @@ from PIL import Image
 from pconv_deploy.errors import ImageError, InputError
 from pconv_deploy.image_files import read_image
 from pconv_deploy.images import to_pixels, to_rgb8
-from pconv_deploy.picture_kinds import READ_SUFFIXES, suffix_of
+from pconv_deploy.picture_kinds import READ_SUFFIXES, UNREAD_SUFFIXES, suffix_of
 from pconv_deploy.picture_list import list_pictures
 
+_LOG = logging.getLogger(__name__)
 # Photos larger than this are counted as unreadable: 100 megapixels, 300 MB once decoded.
 _MAX_PIXELS = 100_000_000
 # Where the training pictures lie in what the data sets unpack to; the first that exists counts.
@@ -166,8 +168,14 @@ def _shard_paths(pattern: str) -> list[Path]:
     place = Path(pattern)
     if place.is_dir():
         paths = sorted(place.rglob("*.tar"))
+        packed = sorted(path for end in ("tar.*", "tgz") for path in place.rglob(f"*.{end}"))
+        said = (
+            f"{len(packed)} compressed shards, such as {packed[0]}: unpack them" if packed else ""
+        )
         if not paths:
-            raise InputError(f"{place} holds no shards (*.tar)")
+            raise InputError(f"{place} holds no shards (*.tar){said and f'; found {said}'}")
+        if packed:
+            _LOG.warning("left out: %s", said)
         return paths
     paths = [Path(name) for name in _expand_braces(pattern)]
     missing = [path for path in paths if not path.is_file()]
@@ -201,19 +209,24 @@ def _expand_braces(pattern: str) -> list[str]:
 
 def _index_shards(paths: Sequence[Path]) -> Shards:
     found: list[tuple[int, int, int]] = []
+    unread: list[str] = []
     for number, path in enumerate(paths):
         try:
             with tarfile.open(path, "r:") as shard:
-                found.extend(
-                    (number, member.offset_data, member.size)
-                    for member in shard
-                    if member.isreg() and suffix_of(member.name) in READ_SUFFIXES
-                )
+                for member in shard:
+                    if member.isreg() and suffix_of(member.name) in READ_SUFFIXES:
+                        found.append((number, member.offset_data, member.size))
+                    elif suffix_of(member.name) in UNREAD_SUFFIXES:
+                        unread.append(f"{member.name} in {path}")
                 if any(shard.fileobj.read(512)):  # not the zeros of an end: tarfile gave up
                     raise tarfile.ReadError(f"damaged at byte {shard.offset}")
         except (OSError, tarfile.TarError) as error:
             raise InputError(f"{path} is no whole, uncompressed tar file: {error}") from error
     if not found:
         raise InputError(f"{paths[0].parent}: no pictures in {len(paths)} shards")
+    if unread:
+        _LOG.warning(
+            "left out: %d pictures of kinds that are not read, such as %s", len(unread), unread[0]
+        )
     shard, offset, size = np.array(found, np.int64).T
     return Shards(tuple(paths), shard.astype(np.int32), offset, size)

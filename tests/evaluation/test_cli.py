@@ -47,6 +47,18 @@ def test_table_json_markdown_and_grid(evaluate: Run, tmp_path: Path) -> None:
     assert json.loads(again.out)["compared"] == 4
 
 
+def test_pictures_that_are_not_read_are_listed_and_exit_8(
+    evaluate: Run, pictures: Path, tmp_path: Path
+) -> None:
+    (pictures / "z.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    result = evaluate()
+    assert result.code == 8
+    assert "4 of 4 pairs" in result.out
+    assert "1 pictures were not read" in result.err
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert "z.heic is of a kind that is not read" in written["unread"][0]
+
+
 def test_checkpoint_and_engine_side_by_side(
     evaluate: Run, checkpoint: Path, engine: Path, tmp_path: Path
 ) -> None:

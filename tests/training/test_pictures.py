@@ -140,3 +140,19 @@ def test_sixteen_bit_grey_keeps_its_shades(tmp_path: Path) -> None:
     Image.fromarray(shades).save(tmp_path / "a.png")
     pixels = np.asarray(open_pictures(tmp_path).read(0))
     np.testing.assert_array_equal(pixels, (shades >> 8)[..., None].repeat(3, axis=2))
+
+
+def test_what_of_shards_is_not_read_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_shard(tmp_path / "a.tar", range(3))
+    with tarfile.open(tmp_path / "a.tar", "a") as shard:
+        for name in ("0003.heic", "0004.dng"):
+            shard.addfile(tarfile.TarInfo(name))
+    (tmp_path / "b.tar.gz").touch()
+    assert len(open_pictures(tmp_path, "webdataset")) == 3
+    assert "2 pictures of kinds that are not read, such as 0003.heic in" in caplog.text
+    assert "1 compressed shards, such as" in caplog.text
+    (tmp_path / "a.tar").unlink()
+    with pytest.raises(InputError, match=r"no shards \(\*\.tar\); found 1 compressed"):
+        open_pictures(tmp_path, "webdataset")
