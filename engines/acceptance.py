@@ -16,7 +16,7 @@ from pconv_deploy.engines.base import Backend, RunOptions, Session
 from pconv_deploy.engines.tensorrt.inspection import shortfall
 from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts
 from pconv_deploy.engines.tensorrt.profiles import judged_batches
-from pconv_deploy.errors import ParityError
+from pconv_deploy.errors import ParityError, UsageError
 from pconv_deploy.files import scratch_folder
 from pconv_deploy.onnx_file import ExportedGraph, with_raw_output
 from pconv_deploy.onnx_run import graph_run
@@ -76,26 +76,49 @@ def accept(
             witness = backend.open(shown, precision, RunOptions())
             stack.callback(witness.close)
         name = f"{installed.package} {installed.version}, {judged.arithmetic}"
-        own = _own_rounding(backend, exported, precision)
+        own = _own_rounding(exported, precision)
         parity = compare_with_graph(session, witness, exported, name, judged, own)
     return parity, backend.executed(folder, contract, precision)
 
 
-def _own_rounding(backend: Backend, exported: ExportedGraph, precision: Precision) -> float | None:
+def why_rejected(
+    backend: Backend,
+    folder: Path,
+    exported: ExportedGraph,
+    model: "onnx.ModelProto",
+    precision: Precision,
+    plan: PlanFacts | None,
+) -> str | None:
+    """Say why the engine in `folder` would not be kept, or None if it would; see `accept`."""
+    try:
+        parity, executed = accept(backend, folder, exported, model, precision, plan)
+        parity.require_success("it")
+        require_precision(executed, precision, "it", plan.layers if plan else None)
+    except ParityError as error:
+        return str(error)
+    return None
+
+
+def _own_rounding(exported: ExportedGraph, precision: Precision) -> float | None:
     """How far rounding alone carries in this network; in which of the cases, is chance.
 
-    The export has measured it in the graph's precision. Where an engine is typed as a graph of
-    half precision would be, such a graph tells, computed on the processor.
+    The export has measured it in the graph's precision. For an engine of half precision of a graph
+    in fp32 it is measured on the same graph with the types of half precision.
     """
     contract = exported.contract
-    if precision not in ("fp16", "bf16") or contract.precision != "fp32" or not backend.typed:
-        return exported.parity.reference_error if exported.parity else None
+    found = exported.parity.reference_error if exported.parity else None
+    if precision not in ("fp16", "bf16") or contract.precision != "fp32":
+        return found
     from pconv_deploy.export.half_precision import in_half_precision
 
+    try:
+        rounded = in_half_precision(exported.model, precision)
+    except UsageError:  # exported at -O0: such graphs have no half precision, engines do
+        return found
     typed = msgspec.structs.replace(contract, precision=precision)
     return own_error(
         graph_run(exported.model, contract, optimised=False),
-        graph_run(in_half_precision(exported.model, precision), typed, optimised=False),
+        graph_run(rounded, typed, optimised=False),
         contract,
         outside=TOLERANCES[precision].outside,
     )
@@ -173,3 +196,16 @@ def require_precision(
         )
     if layers and layers.work and (why := shortfall(layers, wanted)):
         raise ParityError(f"{engine} was to compute in {wanted}; {why}")
+
+
+def describe_mixed(executed: Mapping[Precision, int], wanted: Precision, why: str) -> str | None:
+    """Say how many convolutions compute in another precision than the engine's; None: none do.
+
+    why: the backend's `why_finer`.
+    """
+    if executed.keys() <= {wanted}:
+        return None
+    total = sum(executed.values())
+    others = ", ".join(f"{count} in {name}" for name, count in executed.items() if name != wanted)
+    counts = f"{executed.get(wanted, 0)} of {total} convolutions compute in {wanted}, {others}"
+    return f"{counts}: {why}" if why else counts

@@ -109,6 +109,11 @@ class Backend(Protocol):
         """Whether a process forked from one that has an engine open can open one itself."""
         ...
 
+    @property
+    def why_finer(self) -> str:
+        """Why it may compute some convolutions of an engine in fp32; empty: not known."""
+        ...
+
     def runtime(self) -> Runtime:
         """Say what is installed.
 

@@ -44,4 +44,15 @@ def shared_core() -> Any:
     return core
 
 
+def processor() -> tuple[str, frozenset[str]]:
+    """Return the processor's name and what OpenVINO says it computes in: "FP32", "BF16" and others.
+
+    Raises:
+        MissingRuntimeError: as `import_openvino`.
+    """
+    core = shared_core()
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return core.get_property("CPU", "FULL_DEVICE_NAME"), frozenset(capabilities)
+
+
 os.register_at_fork(after_in_child=shared_core.cache_clear)  # its threads are the parent's

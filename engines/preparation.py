@@ -4,14 +4,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.acceptance import why_rejected
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.engines.calibration import CalibrationFiles, CalibrationSet, read_calibration
 from pconv_deploy.engines.quantisation import Quantisation, in_eight_bits, quantise
+from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.engines.tuning import TuneOptions, Tuner, Tuning
-from pconv_deploy.errors import MissingRuntimeError, UsageError
+from pconv_deploy.errors import MissingRuntimeError, ParityError, UsageError
 from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.onnx_file import ExportedGraph
 from pconv_deploy.onnx_run import graph_run
@@ -44,7 +47,8 @@ def prepare(
 ) -> Prepared:
     """Choose among the equal forms of a graph, by measurement if asked, and quantise it.
 
-    For int8, each form is tried as quantised on one photo; only the chosen one is judged.
+    A form that differs too much from the graph is not chosen. For int8, each form is tried as
+    quantised on one photo; the fastest one is judged and, if it fails, the one before it.
 
     Raises:
         MissingRuntimeError: what edits graphs is not installed.
@@ -60,10 +64,34 @@ def prepare(
     prepared = _chosen_form(backend, exported, precision, tune, photos, progress)
     if photos is None:
         return prepared
-    reference = graph_run(exported.model, contract, optimised=True)
-    content = prepared.model.SerializeToString()
-    model, facts = quantise(content, contract, photos, reference, backend, progress)
-    return Prepared(model, prepared.arrangement, prepared.tuning, facts)
+    return _quantised(backend, exported, prepared, photos, progress)
+
+
+def _quantised(
+    backend: Backend,
+    exported: ExportedGraph,
+    prepared: Prepared,
+    photos: CalibrationSet,
+    progress: Callable[[str], None],
+) -> Prepared:
+    """In eight bits: the fastest form of those tried that keeps the photos as they were."""
+    reference = graph_run(exported.model, exported.contract, optimised=True)
+    model, form, tuning = prepared.model, prepared.arrangement, prepared.tuning
+    while True:
+        content = model.SerializeToString()
+        try:
+            model, facts = quantise(
+                content, exported.contract, photos, reference, backend, progress
+            )
+        except ParityError as error:
+            tuning = tuning.without_best(str(error)) if tuning else None
+            if tuning is None:
+                raise
+            form = tuning.best
+            progress(f"this form loses too much in int8; trying {form.describe()}")
+            model = prepare_again(backend, exported, "int8", form)
+        else:
+            return Prepared(model, form, tuning, facts)
 
 
 def prepare_again(
@@ -135,6 +163,9 @@ def _chosen_form(
             return form
         return in_eight_bits(form.SerializeToString(), photos.calibrate[:1], backend)
 
+    def rejected(form: "onnx.ModelProto", folder: Path, plan: PlanFacts | None) -> str | None:
+        return why_rejected(backend, folder, exported, form, precision, plan)
+
     tuner = Tuner(
         model=candidate,
         sites=upsampling_sites(model),
@@ -143,9 +174,10 @@ def _chosen_form(
         precision=precision,
         options=tune,
         progress=progress,
+        why_rejected=rejected if photos is None else lambda *_: None,
     )
-    best, tuning = tuner.tune()
-    return Prepared(arranged(model, best, contract), best, tuning)
+    tuning = tuner.tune()
+    return Prepared(arranged(model, tuning.best, contract), tuning.best, tuning)
 
 
 def _typed(

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.base import Backend, RunOptions
+from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.export.rewrites.forms import Arrangement, Upsampling
 from pconv_deploy.files import scratch_folder
 from pconv_deploy.holes import irregular_hole
@@ -44,12 +46,14 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     milliseconds  median of a batch
     against       median of the best one so far, taking turns with it; None for the first
     kept          it became the best
+    rejected      why it did not, though it was faster: it differs too much from the graph
     """
 
     arrangement: Arrangement
     milliseconds: float
     against: float | None = None
     kept: bool
+    rejected: str | None = None
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,13 +65,28 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     threads: int | None
     trials: tuple[Trial, ...]
 
+    @property
+    def best(self) -> Arrangement:
+        return next(trial.arrangement for trial in reversed(self.trials) if trial.kept)
+
+    def without_best(self, why: str) -> "Tuning | None":
+        """Reject the best form, so that the one before it is the best; None if there is none."""
+        last = max(number for number, trial in enumerate(self.trials) if trial.kept)
+        if last == 0:
+            return None
+        trials = list(self.trials)
+        trials[last] = msgspec.structs.replace(trials[last], kept=False, rejected=why)
+        return msgspec.structs.replace(self, trials=tuple(trials))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tuner:
     """Runs arrangements of one graph.
 
-    model    gives the graph in an arrangement
-    sites    decoder convolutions that have a form to choose
+    model         gives the graph in an arrangement
+    sites         decoder convolutions that have a form to choose
+    why_rejected  compares an engine in a folder, built from a model, with the exported graph: says
+                  why it would not be kept, or None if it would
     """
 
     model: Callable[[Arrangement], "onnx.ModelProto"]
@@ -77,9 +96,13 @@ class Tuner:
     precision: Precision
     options: TuneOptions
     progress: Callable[[str], None]
+    why_rejected: Callable[["onnx.ModelProto", Path, PlanFacts | None], str | None]
 
-    def tune(self) -> tuple[Arrangement, Tuning]:
-        """Change one choice at a time, from the backend's default, and keep what is faster."""
+    def tune(self) -> Tuning:
+        """Change one choice at a time, from the backend's default, and keep what is faster.
+
+        Only what is faster is compared with the graph, and kept if it computes the same.
+        """
         height, width = self.options.size or self.contract.size or (512, 512)
         batch = self.options.batch or self.contract.batch or 1
         multiple = self.contract.size_multiple
@@ -95,12 +118,18 @@ class Tuner:
             before, after = self._compare(best, candidate, inputs)
             if not trials:
                 trials.append(Trial(arrangement=best, milliseconds=before, kept=True))
-            kept = before > _WORTH * after
-            trials.append(
-                Trial(arrangement=candidate, milliseconds=after, against=before, kept=kept)
+            faster = before > _WORTH * after
+            rejected = self._compared_with_graph(candidate) if faster else None
+            trial = Trial(
+                arrangement=candidate,
+                milliseconds=after,
+                against=before,
+                kept=faster and not rejected,
+                rejected=rejected,
             )
-            best = candidate if kept else best
-        return best, Tuning(
+            trials.append(trial)
+            best = candidate if trial.kept else best
+        return Tuning(
             height=height,
             width=width,
             batch=batch,
@@ -146,14 +175,22 @@ class Tuner:
         before, after = (round(1e3 * median(seconds), 3) for seconds in times)
         return before, after
 
+    def _compared_with_graph(self, candidate: Arrangement) -> str | None:
+        model = self.model(candidate)
+        with scratch_folder() as folder:
+            plan = self._build(model, folder)
+            return self.why_rejected(model, folder, plan)
+
     @contextlib.contextmanager
     def _opened(self, arrangement: Arrangement) -> Iterator[Callable[[Arrays], Any]]:
-        content = self.model(arrangement).SerializeToString()
         with scratch_folder() as folder:
-            self.backend.build(content, self.contract, self.precision, folder)
+            self._build(self.model(arrangement), folder)
             options = RunOptions(threads=self.options.threads)
             with contextlib.closing(self.backend.open(folder, self.precision, options)) as session:
                 yield session.run
+
+    def _build(self, model: "onnx.ModelProto", folder: Path) -> PlanFacts | None:
+        return self.backend.build(model.SerializeToString(), self.contract, self.precision, folder)
 
 
 def _inputs(contract: GraphContract, batch: int, height: int, width: int) -> Arrays:

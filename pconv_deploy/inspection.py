@@ -113,6 +113,7 @@ def _trials(tuning: Tuning) -> dict[str, str]:
         trial.arrangement.describe(): f"{trial.milliseconds:.1f} ms"
         + (f" against {trial.against:.1f}" if trial.against else "")
         + (", kept" if trial.kept else "")
+        + (f", not taken: {trial.rejected}" if trial.rejected else "")
         for trial in tuning.trials
     }
 

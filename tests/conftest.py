@@ -41,6 +41,16 @@ def random_network(config: UNetConfig, seed: int = 0) -> Network:
     return network.eval()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the processor: some tests depend on its instructions, or stand in for others."""
+    lines = (line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines())
+    facts = {line[0].strip(): line[-1].split() for line in lines}
+    kinds = {"bf16": {"avx512_bf16", "amx_bf16"}, "VNNI": {"avx512_vnni", "avx_vnni"}}
+    has = {name: not flags.isdisjoint(facts.get("flags", ())) for name, flags in kinds.items()}
+    said = ", ".join(f"{name} {'yes' if found else 'no'}" for name, found in has.items())
+    terminalreporter.write_line(f"processor: {' '.join(facts.get('model name', ['?']))}; {said}")
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"

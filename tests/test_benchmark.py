@@ -12,8 +12,10 @@ from pconv_deploy.bench import Timing, unsteady
 from pconv_deploy.demo import benchmark, benchmark_engines
 from pconv_deploy.demo.benchmark import Benchmark, run_benchmark
 from pconv_deploy.demo.photos import sample_photo
+from pconv_deploy.engines.backends import openvino_cpu
 from pconv_deploy.engines.calibration import CalibrationFiles, read_calibration
 from pconv_deploy.engines.manifest import read_manifest
+from pconv_deploy.engines.openvino_library import processor
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.onnx_file import read_graph
 
@@ -55,6 +57,21 @@ def test_measures_every_network_and_says_what_is_too_large(
     assert said.count("no tensorrt:") == 2
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_bf16_is_timed_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, bf16: bool
+) -> None:
+    """Both kinds of processor, as OpenVINO would describe them."""
+    able = frozenset({"FP32", "INT8", *(["BF16"] if bf16 else [])})
+    monkeypatch.setattr(openvino_cpu, "processor", lambda: ("A processor", able))
+    said: list[str] = []
+    runnable = {(b.name, p) for b, p in benchmark_engines._runnable(said.append)}
+    assert {("openvino", "fp32"), ("openvino", "int8")} <= runnable
+    assert (("openvino", "bf16") in runnable) == bf16
+    refused = "no openvino bf16: this processor (A processor) has no bf16 instructions"
+    assert any(line.startswith(refused) for line in said) != bf16
+
+
 def test_an_unjudged_engine_computes_every_layer_in_eight_bits(graph: Path, tmp_path: Path) -> None:
     crops = benchmark_engines.write_crops(tmp_path / "crops")
     contract = read_graph(graph).contract
@@ -66,7 +83,8 @@ def test_an_unjudged_engine_computes_every_layer_in_eight_bits(graph: Path, tmp_
     )
 
     manifests = {folder.name: read_manifest(folder) for folder in folders}
-    assert manifests.keys() == {
+    bf16 = {"openvino-bf16.engine"} if "BF16" in processor()[1] else set()
+    assert manifests.keys() == bf16 | {
         f"{backend}-{precision}.engine"
         for backend in ("onnxruntime", "openvino")
         for precision in ("fp32", "int8")

@@ -32,6 +32,7 @@ class OnnxRuntimeBackend:
     rounds_results: bool = True
     opens_after_fork: bool = True
     typed: bool = False
+    why_finer: str = ""
 
     def runtime(self) -> Runtime:
         return Runtime(package="onnxruntime", version=self._import().__version__)

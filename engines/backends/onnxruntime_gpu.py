@@ -68,6 +68,7 @@ class OnnxRuntimeGpuBackend:
     plugin: str = ""
     typed: bool = True
     rounds_results: bool = False
+    why_finer: str = ""
     opens_after_fork: bool = False  # CUDA does not
 
     @property

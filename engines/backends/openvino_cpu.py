@@ -10,7 +10,7 @@ from typing import Any
 
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.base import Progress, RunOptions, Runtime, another_release, silent
-from pconv_deploy.engines.openvino_library import import_openvino, shared_core
+from pconv_deploy.engines.openvino_library import import_openvino, processor, shared_core
 from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.errors import EngineError
 from pconv_deploy.export.rewrites.forms import Arrangement
@@ -44,6 +44,7 @@ class OpenVinoBackend:
     rounds_results: bool = False
     opens_after_fork: bool = True
     typed: bool = False
+    why_finer: str = "OpenVINO leaves transposed convolutions in fp32 that no other one follows"
 
     def runtime(self) -> Runtime:
         version: str = import_openvino().__version__
@@ -63,13 +64,13 @@ class OpenVinoBackend:
             return None
         if precision == "fp16":  # where it would not has not been tried
             return "on most processors OpenVINO would compute in fp32 and not say so"
-        core = shared_core()
-        if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        name, capabilities = processor()
+        if "BF16" in capabilities:
             return None
         # Asked for bf16 all the same, it would compute in single precision and not say so.
         return (
-            f"this processor ({core.get_property('CPU', 'FULL_DEVICE_NAME')}) has no bf16 "
-            "instructions (AVX512_BF16 or AMX_BF16), and OpenVINO does not emulate them"
+            f"this processor ({name}) has no bf16 instructions (AVX512_BF16 or AMX_BF16), and "
+            "OpenVINO does not emulate them"
         )
 
     def build(

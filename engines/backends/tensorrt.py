@@ -43,6 +43,7 @@ class TensorRtBackend:
     rounds_results: bool = False
     opens_after_fork: bool = False  # CUDA does not
     typed: bool = True
+    why_finer: str = ""
 
     @property
     def name(self) -> str:

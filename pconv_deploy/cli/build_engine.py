@@ -94,8 +94,10 @@ def build_engine(
     """
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.engines import folder
+        from pconv_deploy.engines.acceptance import describe_mixed
         from pconv_deploy.engines.calibration import CalibrationFiles
         from pconv_deploy.engines.manifest import describe_parity
+        from pconv_deploy.engines.registry import backend_named
         from pconv_deploy.engines.tuning import TuneOptions
 
     if calibration_holes and not calibration_photos:
@@ -156,6 +158,9 @@ def build_engine(
         OUT.print(f"form of the graph: {manifest.arrangement.describe()}{_gain(manifest.tuning)}")
     known = escape(describe_parity(manifest))
     OUT.print(f"verified: {known}" if manifest.engine_parity else known)
+    why = backend_named(manifest.backend).why_finer
+    if mixed := describe_mixed(manifest.executed, manifest.precision, why):
+        ERR.print(f"note: {mixed}", markup=False)
     if plan:
         OUT.print(f"built in {plan.build_seconds:.0f} s; takes, as batch x height x width:")
         for profile in plan.profiles:
@@ -178,4 +183,9 @@ def _gain(tuning: "Tuning | None") -> str:
         return ""
     won = [t.against / t.milliseconds for t in tuning.trials if t.kept and t.against]
     tried = len(tuning.trials)
-    return f", the fastest of {tried} tried, {math.prod(won):.2f} times as fast as the usual one"
+    rejected = sum(trial.rejected is not None for trial in tuning.trials)
+    return (
+        f", the fastest of {tried} tried"
+        + (f" ({rejected} faster ones differ too much from the graph)" if rejected else "")
+        + f", {math.prod(won):.2f} times as fast as the usual one"
+    )

@@ -3,20 +3,33 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
 import pytest
+from typer.testing import CliRunner
 
+from pconv_deploy.cli.main import app
+from pconv_deploy.demo.network import copy_network
+from pconv_deploy.engines.acceptance import why_rejected
+from pconv_deploy.engines.backends import openvino_cpu
 from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
 from pconv_deploy.engines.base import RunOptions
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.engines.manifest import read_manifest
+from pconv_deploy.engines.openvino_library import processor, shared_core
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.export.rewrites.arrangement import arranged
+from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.inpainter import Inpainter
+from pconv_deploy.onnx_file import read_graph
 from pconv_deploy.parity import Arrays
 
 OPENVINO = BuildOptions(backend="openvino")
+BF16 = BuildOptions(backend="openvino", precision="bf16")
 
 
 @pytest.fixture(scope="module")
@@ -114,17 +127,31 @@ def test_a_fixed_size_and_float_tensors(checkpoint: Path, tmp_path: Path) -> Non
 
 
 def has_bf16() -> bool:
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in processor()[1]
 
 
-@pytest.mark.skipif(has_bf16(), reason="this processor computes in bf16")
+@pytest.fixture
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This processor, if it has no bf16; or as OpenVINO describes and treats one that has not."""
+    if not has_bf16():
+        return
+    name, capabilities = processor()
+    core = shared_core()
+
+    def compile_model(model: Any, device: str, settings: dict[str, Any]) -> Any:
+        return core.compile_model(model, device, {**settings, "INFERENCE_PRECISION_HINT": "f32"})
+
+    pretended = SimpleNamespace(read_model=core.read_model, compile_model=compile_model)
+    monkeypatch.setattr(openvino_cpu, "processor", lambda: (name, capabilities - {"BF16"}))
+    monkeypatch.setattr(openvino_cpu, "shared_core", lambda: pretended)
+
+
+@pytest.mark.usefixtures("without_bf16")
 def test_bf16_is_refused_where_the_processor_lacks_it(
     graph: Path, engine: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=r"cannot build bf16 .*no bf16 instr.*: fp32, int8"):
-        build_engine(graph, tmp_path / "x", BuildOptions(backend="openvino", precision="bf16"))
+        build_engine(graph, tmp_path / "x", BF16)
     # An engine that comes from elsewhere: OpenVINO alone would open it, and compute in fp32.
     text = (engine / "manifest.json").read_text()
     foreign = tmp_path / "bf16.engine"
@@ -141,15 +168,42 @@ def test_bf16_is_refused_where_the_processor_lacks_it(
         session.run(feed())
 
 
-@pytest.mark.skipif(not has_bf16(), reason="this processor does not compute in bf16")
+@pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16 instructions")
 def test_bf16_runs_in_bf16(graph: Path, tmp_path: Path) -> None:
-    manifest = build_engine(
-        graph, tmp_path / "x", BuildOptions(backend="openvino", precision="bf16")
-    )
+    manifest = build_engine(graph, tmp_path / "x", BF16)
     assert manifest.executed["bf16"] > 0
     assert manifest.engine_parity is not None
     assert manifest.engine_parity.worst_error is not None
     assert manifest.engine_parity.worst_error > 1e-5  # else it was fp32
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16 instructions")
+def test_what_stays_in_fp32_is_said_when_it_is_built(graph: Path, tmp_path: Path) -> None:
+    arguments = ["build-engine", str(graph), "-o", str(tmp_path / "x")]
+    result = CliRunner().invoke(app, [*arguments, "--backend", "openvino", "--precision", "bf16"])
+    assert result.exit_code == 0
+    executed = read_manifest(tmp_path / "x").executed
+    total, finer = sum(executed.values()), executed["fp32"]
+    assert (
+        f"note: {total - finer} of {total} convolutions compute in bf16, {finer} in fp32: "
+        "OpenVINO leaves transposed convolutions"
+    ) in result.stderr
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16 instructions")
+@pytest.mark.parametrize("exported", ["fp32", "bf16"])
+def test_every_form_of_a_trained_network_in_bf16_passes(tmp_path: Path, exported: str) -> None:
+    copy_network(tmp_path / "compact.safetensors")
+    path = tmp_path / "compact.onnx"
+    options = ExportOptions(precision=cast("Any", exported), batch=1, size=(64, 64))
+    export_checkpoint(tmp_path / "compact.safetensors", path, options)
+    graph, backend = read_graph(path), OpenVinoBackend()
+    for upsampling in ("transposed", "interleaved", "enlarged"):
+        model = arranged(graph.model, Arrangement(upsampling=(upsampling,)), graph.contract)
+        folder = tmp_path / upsampling
+        folder.mkdir()
+        backend.build(model.SerializeToString(), graph.contract, "bf16", folder)
+        assert why_rejected(backend, folder, graph, model, "bf16", None) is None
 
 
 def test_openvino_not_installed(

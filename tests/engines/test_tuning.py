@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import onnx
 import pytest
 from typer.testing import CliRunner
@@ -15,7 +16,7 @@ from pconv_deploy.engines.calibration import CalibrationFiles
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.engines.tuning import TuneOptions, Tuner
-from pconv_deploy.errors import UsageError
+from pconv_deploy.errors import ParityError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.onnx_file import read_graph
@@ -50,8 +51,6 @@ class PretendBackend:
         (folder / "graph").write_bytes(graph)
 
     def open(self, folder: Path, _precision: Any, _options: Any) -> Any:
-        import msgspec
-
         arrangement = msgspec.json.decode((folder / "graph").read_bytes(), type=Arrangement)
         self.built.append(arrangement)
 
@@ -74,11 +73,17 @@ def contract(graph: Path) -> GraphContract:
 
 
 def tuned(
-    clock: PretendClock, contract: GraphContract, cost: Any
+    clock: PretendClock,
+    contract: GraphContract,
+    cost: Any,
+    differs: Any = lambda _arrangement: False,
 ) -> tuple[Arrangement, tuning.Tuning, Sequence[str]]:
-    import msgspec
-
     said: list[str] = []
+
+    def why_rejected(_model: Any, folder: Path, _plan: Any) -> str | None:
+        form = msgspec.json.decode((folder / "graph").read_bytes(), type=Arrangement)
+        return "it differs" if differs(form) else None
+
     tuner = Tuner(
         model=lambda a: SimpleNamespace(SerializeToString=lambda: msgspec.json.encode(a)),  # type: ignore[arg-type,return-value]
         sites=3,
@@ -87,9 +92,10 @@ def tuned(
         precision="fp32",
         options=TuneOptions(size=(30, 40), batch=2, threads=1),
         progress=said.append,
+        why_rejected=why_rejected,
     )
-    best, result = tuner.tune()
-    return best, result, said
+    result = tuner.tune()
+    return result.best, result, said
 
 
 def test_the_fastest_form_of_every_place_is_found(
@@ -124,6 +130,25 @@ def test_a_difference_within_chance_changes_nothing(
     best, result, _ = tuned(clock, contract, lambda a: 1.0 if a == Arrangement() else 0.995)
     assert best == Arrangement()
     assert [trial.kept for trial in result.trials] == [True] + [False] * (len(result.trials) - 1)
+
+
+def test_a_faster_form_that_differs_from_the_graph_is_not_kept(
+    clock: PretendClock, contract: GraphContract
+) -> None:
+    costs = {"transposed": 3, "interleaved": 2, "enlarged": 1}
+    best, result, _ = tuned(
+        clock,
+        contract,
+        lambda form: sum(costs[form.of_site(site)] for site in range(3)),
+        lambda form: "enlarged" in form.upsampling,
+    )
+    assert best == Arrangement(upsampling=("interleaved",))
+    rejected = [trial for trial in result.trials if trial.rejected]
+    assert rejected
+    for trial in rejected:
+        assert trial.rejected == "it differs"
+        assert "enlarged" in trial.arrangement.upsampling
+        assert not trial.kept
 
 
 def test_a_tuned_engine_records_what_was_tried(graph: Path, tmp_path: Path) -> None:
@@ -186,6 +211,58 @@ def test_int8_is_tuned_as_quantised_on_one_photo(
     assert set(map(tuple, quantised)) == {("first",)}
     # The best so far is not quantised again for every comparison.
     assert len(quantised) < 1.5 * len(found.tuning.trials)
+
+
+def test_the_next_best_form_is_taken_where_the_best_loses_too_much_in_int8(
+    graph: Path, clock: PretendClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacks_transposed(content: bytes) -> bool:
+        nodes = onnx.load_from_string(content).graph.node
+        return all(node.op_type != "ConvTranspose" for node in nodes)
+
+    def quantise(content: bytes, *_rest: Any) -> Any:
+        if lacks_transposed(content):
+            raise ParityError("30 dB, needed 38")
+        return onnx.load_from_string(content), None
+
+    def fail(*_anything: Any) -> Any:
+        raise ParityError("5 dB, needed 38")
+
+    @dataclass
+    class Cheaper(PretendBackend):
+        """Is faster the more it enlarges."""
+
+        name: str = "openvino"
+        typed: bool = False
+
+        def why_not_run(self) -> None:
+            return None
+
+        def open(self, folder: Path, _precision: Any, _options: Any) -> Any:
+            enlarges = (folder / "graph").read_bytes().count(b"Resize")
+
+            def run(_inputs: Any) -> None:
+                clock.now += 10 - enlarges
+
+            return SimpleNamespace(run=run, close=lambda: None)
+
+    photos: Any = SimpleNamespace(calibrate=("first",))
+    monkeypatch.setattr(preparation, "read_calibration", lambda *_: photos)
+    monkeypatch.setattr(
+        preparation, "in_eight_bits", lambda content, *_: onnx.load_from_string(content)
+    )
+    monkeypatch.setattr(preparation, "quantise", quantise)
+    backend: Any = Cheaper(clock, None)
+    arguments = (TuneOptions(size=(16, 16)), CalibrationFiles(photos=graph), lambda _step: None)
+    found = preparation.prepare(backend, read_graph(graph), "int8", *arguments)
+    assert found.tuning is not None
+    assert found.arrangement == found.tuning.best
+    assert not lacks_transposed(found.model.SerializeToString())
+    assert any(trial.rejected == "30 dB, needed 38" for trial in found.tuning.trials)
+
+    monkeypatch.setattr(preparation, "quantise", fail)
+    with pytest.raises(ParityError, match="5 dB"):
+        preparation.prepare(backend, read_graph(graph), "int8", *arguments)
 
 
 def test_what_cannot_run_here_is_not_tuned(graph: Path) -> None:

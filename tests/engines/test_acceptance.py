@@ -1,0 +1,87 @@
+"""By how much an engine of half precision may differ, on any processor: a stand-in computes it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from pconv_deploy.contract import GraphContract
+from pconv_deploy.demo.network import copy_network
+from pconv_deploy.engines.acceptance import accept, describe_mixed, why_rejected
+from pconv_deploy.engines.base import Runtime
+from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
+from pconv_deploy.export.half_precision import in_half_precision
+from pconv_deploy.onnx_file import ExportedGraph, read_graph
+from pconv_deploy.onnx_run import graph_run
+from pconv_deploy.parity import TOLERANCES, Run
+
+
+@dataclass(frozen=True)
+class Computes:
+    """A backend whose only engine is `run`."""
+
+    run: Run
+
+    def runtime(self) -> Runtime:
+        return Runtime(package="stand-in", version="1")
+
+    def open(self, *_anything: Any) -> Any:
+        return SimpleNamespace(run=self.run, close=lambda: None)
+
+    def executed(self, *_anything: Any) -> dict[str, int]:
+        return {"bf16": 1}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trained") / "compact.safetensors"
+    copy_network(path)
+    return path
+
+
+def exported(checkpoint: Path, level: int) -> ExportedGraph:
+    path = checkpoint.with_name(f"level{level}.onnx")
+    options = ExportOptions(kind="tensor", batch=1, size=(64, 64), level=level)
+    export_checkpoint(checkpoint, path, options)
+    return read_graph(path)
+
+
+def as_bf16(contract: GraphContract) -> GraphContract:
+    return msgspec.structs.replace(contract, precision="bf16")
+
+
+def test_a_bf16_engine_may_err_as_the_network_does_in_bf16(trained: Path, tmp_path: Path) -> None:
+    graph = exported(trained, 2)
+    rounded = in_half_precision(graph.model, "bf16")
+    run = graph_run(rounded, as_bf16(graph.contract), optimised=False)
+    backend: Any = Computes(run)
+    parity, _ = accept(backend, tmp_path, graph, graph.model, "bf16", None)
+    assert parity.worst_error is not None
+    assert parity.worst_error > TOLERANCES["bf16"].relative
+    assert why_rejected(backend, tmp_path, graph, graph.model, "bf16", None) is None
+
+    brighter: Any = Computes(lambda inputs: {"output": run(inputs)["output"] + 0.02})
+    why = why_rejected(brighter, tmp_path, graph, graph.model, "bf16", None)
+    assert why is not None
+    assert why.startswith("it differs from the exported graph")
+    assert "PSNR 33" in why
+
+
+def test_a_graph_without_a_half_precision_has_the_usual_allowance(
+    trained: Path, tmp_path: Path
+) -> None:
+    graph = exported(trained, 0)
+    backend: Any = Computes(graph_run(graph.model, graph.contract, optimised=True))
+    assert why_rejected(backend, tmp_path, graph, graph.model, "bf16", None) is None
+
+
+def test_mixed_precisions_are_counted() -> None:
+    assert describe_mixed({"bf16": 18}, "bf16", "why") is None
+    assert describe_mixed({}, "bf16", "why") is None  # the runtime was not asked
+    found = describe_mixed({"bf16": 12, "fp32": 6}, "bf16", "it cannot")
+    assert found == "12 of 18 convolutions compute in bf16, 6 in fp32: it cannot"
+    found = describe_mixed({"int8": 12, "fp32": 6}, "int8", "")
+    assert found == "12 of 18 convolutions compute in int8, 6 in fp32"
