@@ -198,14 +198,14 @@ def _fill(
         return list(zip(loaded, inpainter.fill(prepared), strict=True))
     except EngineError:
         # One image too large for the memory must not take its neighbours along.
-        return [(job, _fill_alone(inpainter, item)) for job, item in loaded.items()]
+        return [(job, _fill_alone(inpainter, job, item)) for job, item in loaded.items()]
 
 
-def _fill_alone(inpainter: Inpainter, item: _Loaded) -> Pixels | EngineError:
+def _fill_alone(inpainter: Inpainter, job: Job, item: _Loaded) -> Pixels | EngineError:
     try:
         return inpainter.fill([item.prepared])[0]
     except EngineError as error:
-        return error
+        return EngineError(f"{job.image}: {error}")
 
 
 def _load(

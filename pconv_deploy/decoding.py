@@ -11,7 +11,13 @@ from PIL.Image import DecompressionBombError, DecompressionBombWarning
 from PIL.MpoImagePlugin import MpoImageFile
 
 from pconv_deploy.errors import ImageError, InputError
-from pconv_deploy.picture_kinds import FIRST_BYTES, RAW_SUFFIXES, READ_KINDS, picture_kind
+from pconv_deploy.picture_kinds import (
+    FIRST_BYTES,
+    RAW_SUFFIXES,
+    READ_KINDS,
+    UNREAD_SUFFIXES,
+    picture_kind,
+)
 from pconv_deploy.png_metadata import lean_png
 
 # What Pillow may take a file for, whatever its name: no format that starts other programs.
@@ -110,7 +116,11 @@ def _unidentified(path: Path) -> str:
         return "no image that can be read"
     with path.open("rb") as stream:
         start = stream.read(FIRST_BYTES)
+    if not start:
+        return "empty"
     kind = picture_kind(start)
-    if kind is None or kind in READ_KINDS:
-        return "no image that can be read" if start else "empty"
-    return f"a {kind} picture, which is not read: convert it to PNG or JPEG"
+    if kind in READ_KINDS or (kind is None and path.suffix.lower() not in UNREAD_SUFFIXES):
+        return "no image that can be read"
+    return (
+        f"a picture of a kind that is not read ({kind or path.suffix}): convert it to PNG or JPEG"
+    )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pconv_deploy.errors import InputError, UsageError
 from pconv_deploy.image_files import OUTPUT_MODES
-from pconv_deploy.mask_names import MaskFolder, MasksOfPhoto, same_name
+from pconv_deploy.mask_names import MaskFolder, MasksOfPhoto
 from pconv_deploy.picture_kinds import READ_SUFFIXES, UNREAD_SUFFIXES
-from pconv_deploy.picture_list import Unread, list_pictures
+from pconv_deploy.picture_list import Unread, list_pictures, same_name
 
 _LOG = logging.getLogger(__name__)
 # An output named so is meant as a file, whether or not we write such files.
@@ -126,8 +126,9 @@ def _pairings(places: _Places, found: Sequence[Path]) -> list[MasksOfPhoto]:
     listed = list_pictures(places.masks, aside=(places.root, places.output), exclude=places.exclude)
     folder = MaskFolder(listed, places.root)
     pairings = folder.pair(found)
+    folder.warn_of_letters()
     if places.images.is_dir():
-        folder.warn()
+        folder.warn_of_others()
         if places.masks.resolve() != places.images.resolve():
             listed.warn()
     return pairings

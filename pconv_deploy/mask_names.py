@@ -1,13 +1,12 @@
 """Which mask files belong to which photo, by their names. The rule: docs/files.md."""
 
 import logging
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pconv_deploy.picture_list import Pictures
+from pconv_deploy.picture_list import Pictures, composed, same_name
 
 _LOG = logging.getLogger(__name__)
 _MARK = "_mask"
@@ -57,11 +56,20 @@ class MaskFolder:
         self._photos = {photo.resolve() for photo in photos}
         for photo in photos:
             names = self._names_of_photos[_place(photo, self._root)]
-            names |= {_composed(photo.stem), _composed(photo.name)}
+            names |= {composed(photo.stem), composed(photo.name)}
         return [self._masks_of(photo) for photo in photos]
 
-    def warn(self) -> None:
-        """Say which masks are no photo's, and which were found by ignoring capital letters."""
+    def warn_of_letters(self) -> None:
+        """Say which masks were found by ignoring capital and small letters."""
+        if self._other_letters:
+            photo, mask = self._other_letters[0]
+            more = f", and {len(self._other_letters) - 1} more" * (len(self._other_letters) > 1)
+            _LOG.warning(
+                "%s", f"{mask} is taken for {photo}, though capital and small letters differ{more}"
+            )
+
+    def warn_of_others(self) -> None:
+        """Say which masks are no photo's."""
         idle = [
             path
             for path in self._masks.paths
@@ -69,12 +77,6 @@ class MaskFolder:
         ]
         if idle:
             _LOG.warning("%s", f"no photo for {_counted(idle, 'mask')}")
-        if self._other_letters:
-            photo, mask = self._other_letters[0]
-            _LOG.warning(
-                "%s", f"{len(self._other_letters)} masks differ from their photos in capital or "
-                f"small letters, such as {mask} of {photo}",
-            )  # fmt: skip
 
     def _masks_of(self, photo: Path) -> MasksOfPhoto:
         place = _place(photo, self._root)
@@ -99,18 +101,18 @@ class MaskFolder:
     def _mine(self, photo: Path, candidates: Iterable[Path]) -> list[Path]:
         """Candidates that are no photo themselves, nor called exactly as another photo."""
         others = self._names_of_photos[_place(photo, self._root)]
-        others = others - {_composed(photo.stem), _composed(photo.name)}
+        others = others - {composed(photo.stem), composed(photo.name)}
         return [
             path
             for path in candidates
-            if _composed(path.stem) not in others and path.resolve() not in self._photos
+            if composed(path.stem) not in others and path.resolve() not in self._photos
         ]
 
     def _as_is(self, photo: Path, mask: Path) -> bool:
         """Whether a mask's name and folder are those of its photo without ignoring case."""
         name = str(mask.relative_to(self._masks.root))
-        return _composed(name).startswith(
-            _composed(str(photo.relative_to(self._root).with_suffix("")))
+        return composed(name).startswith(
+            composed(str(photo.relative_to(self._root).with_suffix("")))
         )
 
     def _missing(self, photo: Path) -> str:
@@ -126,15 +128,6 @@ class MaskFolder:
         if photo.parent.resolve() == self._masks.root.resolve():
             return f"{said}; in the photos' own folder it is called {photo.stem}{_MARK}.png"
         return said
-
-
-def same_name(name: str) -> str:
-    """What is equal for names that people, and some file systems, take for the same."""
-    return _composed(_composed(name).lower())
-
-
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def _place(path: Path, root: Path) -> Place:

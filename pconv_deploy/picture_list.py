@@ -2,9 +2,10 @@
 
 import logging
 import os
+import unicodedata
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pconv_deploy.errors import InputError
@@ -37,10 +38,11 @@ class Unread:
 class Pictures:
     """What a folder and the folders in it hold.
 
-    names   of pictures to be read, relative to the folder, in the order of their parts
-    unread  pictures of other kinds, broken links, folders without permission
-    notes   what was left out on purpose: hidden pictures, folders that were read already
-    aside   folders that the caller wanted left out
+    names     of pictures to be read, relative to the folder, in the order of their parts
+    unread    pictures of other kinds, broken links, folders without permission
+    notes     what was left out on purpose: hidden pictures, folders that were read already
+    aside     folders that the caller wanted left out
+    excluded  files and folders that a pattern of the caller's left out
     """
 
     root: Path
@@ -48,6 +50,7 @@ class Pictures:
     unread: list[Unread] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     aside: list[Path] = field(default_factory=list)
+    excluded: list[Path] = field(default_factory=list)
 
     @property
     def paths(self) -> list[Path]:
@@ -69,6 +72,10 @@ class Pictures:
             reasons.append(f"{len(self.unread) - 1} more cannot be read")
         reasons += self.notes
         reasons += [f"{path} is left out, as the place of masks or outputs" for path in self.aside]
+        if self.excluded:
+            reasons.append(f"{len(self.excluded)} excluded, such as {self.excluded[0]}")
+        if self.names:
+            reasons.append(f"{self.root / self.names[0]} is a mask")
         said = "".join(f"; {reason}" for reason in reasons)
         raise InputError(f"{self.root} holds no pictures ({', '.join(READ_KINDS)}){said}")
 
@@ -112,7 +119,8 @@ class _Walk:
     def __init__(
         self, found: Pictures, aside: Collection[Identity], exclude: Collection[str]
     ) -> None:
-        self.found, self.exclude = found, exclude
+        self.found = found
+        self.exclude = [composed(pattern) for pattern in exclude]
         self.aside = set(aside)
         self.above = {_identity(parent) for parent in found.root.resolve().parents}
         self.seen: set[Identity] = set()
@@ -146,8 +154,8 @@ class _Walk:
             self._unread(name, f"cannot read {place}: {error.strerror}")
 
     def _entry(self, entry: "os.DirEntry[str]", name: str) -> None:
-        spellings = (entry.name, str(self.found.root / name))
-        if any(fnmatch(text, pattern) for text in spellings for pattern in self.exclude):
+        if self._is_excluded(entry.name) or self._is_excluded(str(self.found.root / name)):
+            self.found.excluded.append(self.found.root / name)
             return
         if entry.name.startswith("."):
             self.hidden.append(name)
@@ -155,6 +163,9 @@ class _Walk:
             (self.links if entry.is_symlink() else self.folders).append(name)
         else:
             self._file(entry, name)
+
+    def _is_excluded(self, name: str) -> bool:
+        return any(fnmatchcase(composed(name), pattern) for pattern in self.exclude)
 
     def _file(self, entry: "os.DirEntry[str]", name: str) -> None:
         suffix, is_file = suffix_of(name), _true(entry.is_file)
@@ -166,13 +177,25 @@ class _Walk:
             broken = entry.is_symlink() and not os.path.exists(entry.path)
             self._unread(name, f"{path} is {'a broken link' if broken else 'no regular file'}")
         elif suffix in UNREAD_SUFFIXES:
-            self._unread(name, f"{path} is of a kind that is not read ({suffix}): {_CONVERT}")
+            self._unread(
+                name, f"{path} is a picture of a kind that is not read ({suffix}): {_CONVERT}"
+            )
         elif may_hide_a_picture(suffix) and (kind := _kind_of_file(path)):
             todo = "give it the usual ending" if kind in READ_KINDS else _CONVERT
             self._unread(name, f"{path} is a {kind} picture by another name: {todo}")
 
     def _unread(self, name: str, why: str) -> None:
         self.found.unread.append(Unread(self.found.root / name, why))
+
+
+def same_name(name: str) -> str:
+    """What is equal for names that people, and some file systems, take for the same."""
+    return composed(composed(name).lower())
+
+
+def composed(name: str) -> str:
+    """The same for all Unicode forms of a name: that in which an accent and its letter are one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _identity(place: Path) -> Identity:

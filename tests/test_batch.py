@@ -138,7 +138,7 @@ def test_one_image_too_large_for_memory_does_not_take_others_along(
     genuine = inpainter.run
     monkeypatch.setattr(inpainter, "run", scarce)
     outcomes = {o.job.image.stem: o.error for o in run(inpainter, folders, batch=5)}
-    assert "out of memory" in str(outcomes.pop("e"))
+    assert "in/e.png: ONNX Runtime failed: out of memory" in str(outcomes.pop("e"))
     assert set(outcomes.values()) == {None}
 
 

@@ -196,8 +196,11 @@ def test_names_in_other_letters_are_the_same_and_said(
     touch(tmp_path, "p/IMG_1.JPG", "p/b.jpg", "m/img_1.png", "m/b.png")
     found = outputs(tmp_path, "p", "m", "out")
     assert found == {"out/IMG_1.png": "m/img_1.png", "out/b.png": "m/b.png"}
-    assert "1 masks differ from their photos in capital or small letters" in caplog.text
-    assert "m/img_1.png of" in caplog.text
+    assert "m/img_1.png is taken for" in caplog.text
+    assert "m/b.png" not in caplog.text
+    caplog.clear()
+    assert outputs(tmp_path, "p/IMG_1.JPG", "m", "out") == {"out/IMG_1.png": "m/img_1.png"}
+    assert "m/img_1.png is taken for" in caplog.text
 
 
 def test_a_mask_called_exactly_as_another_photo_is_that_ones(tmp_path: Path) -> None:
@@ -232,7 +235,7 @@ def test_a_missing_mask_says_what_was_found_instead(tmp_path: Path) -> None:
     said = problems(tmp_path)
     assert "p/a.jpg has no mask of the same name" in said["p/a.jpg"]
     assert "m/deep/a.png); needed" in said["p/a.jpg"]
-    assert "m/b.psd is of a kind that is not read" in said["p/b.jpg"]
+    assert "m/b.psd is a picture of a kind that is not read" in said["p/b.jpg"]
     assert said["p/c.jpg"].endswith("has no mask of the same name in " + str(tmp_path / "m"))
     assert "it is called a_mask.png" in problems(tmp_path, "p", "p")["p/a.jpg"]
 
@@ -250,7 +253,7 @@ def test_pictures_that_are_not_read_are_jobs_with_a_problem(tmp_path: Path) -> N
     touch(tmp_path, "p/a.jpg", "p/a.heic", "p/deep/b.dng", "m.png")
     jobs = plan_jobs(tmp_path / "p", tmp_path / "m.png", tmp_path / "out")
     assert [job.problem is None for job in jobs] == [True, False, False]
-    assert "deep/b.dng is of a kind that is not read" in str(jobs[2].problem)
+    assert "deep/b.dng is a picture of a kind that is not read" in str(jobs[2].problem)
     touch(tmp_path, "out/a.png")
     assert settle_existing(jobs, resume=True, overwrite=False) == [True, False, False]
     assert problems(tmp_path, masks="m.png", exclude=["*.heic", "*.dng"]) == {}
@@ -304,6 +307,11 @@ def test_the_folder_of_the_outputs_may_hold_all_there_is(tmp_path: Path) -> None
     touch(tmp_path, "p/filled/a.jpg", "m.png")
     with pytest.raises(InputError, match=r"holds no pictures .*p/filled is left out"):
         plan_jobs(tmp_path / "p", tmp_path / "m.png", tmp_path / "p/filled")
+    with pytest.raises(InputError, match=r"holds no pictures .*1 excluded, such as .*p/filled"):
+        plan_jobs(tmp_path / "p", tmp_path / "m.png", tmp_path / "out", exclude=["filled"])
+    touch(tmp_path, "q/m.png")
+    with pytest.raises(InputError, match=r"holds no pictures .*q/m\.png is a mask"):
+        plan_jobs(tmp_path / "q", tmp_path / "q/m.png", tmp_path / "out")
 
 
 def test_two_images_of_one_output_are_named(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_pictures_that_are_not_read_are_named(folder: Path, suffix: str) -> None
     listed = list_pictures(folder)
     assert listed.names == ["a.png", "deep/b.JPG"]
     (unread,) = listed.unread
-    assert f"deep/c{suffix} is of a kind that is not read" in unread.why
+    assert f"deep/c{suffix} is a picture of a kind that is not read" in unread.why
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_an_empty_folder_says_what_was_left_out(tmp_path: Path) -> None:
         list_pictures(tmp_path / "p", aside=[tmp_path / "p/out"]).require_some()
     for said in (
         "p holds no pictures (PNG, JPEG",
-        "p/a.heic is of a kind that is not read",
+        "p/a.heic is a picture of a kind that is not read",
         "1 more cannot be read",
         "p/.c.png, with pictures, hidden",
         "p/out is left out",
@@ -177,7 +177,7 @@ def test_every_reader_of_folders_says_what_it_leaves_out(
 ) -> None:
     touch(folder, "c.heic", "d.psd")
     assert len(reader(folder)) == 2
-    assert "c.heic is of a kind that is not read (.heic)" in caplog.text
+    assert "c.heic is a picture of a kind that is not read (.heic)" in caplog.text
     assert "1 more in" in caplog.text
 
 
@@ -186,12 +186,14 @@ def test_a_check_of_masks_counts_what_is_not_read(tmp_path: Path, box: Photo) ->
     touch(tmp_path, "b.psd")
     report = check_mask_set(tmp_path)
     assert report.pictures == 2
-    assert "b.psd is of a kind that is not read" in report.unreadable[0]
+    assert "b.psd is a picture of a kind that is not read" in report.unreadable[0]
 
 
 def test_a_file_says_what_it_is_whatever_its_name(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", content=HEIC)
-    with pytest.raises(ImageError, match=r"a\.jpg is a HEIC picture, which is not read: convert"):
+    with pytest.raises(
+        ImageError, match=r"a\.jpg is a picture of a kind that is not read \(HEIC\)"
+    ):
         read_image(tmp_path / "a.jpg")
 
 

@@ -88,7 +88,9 @@ def read_pair(pair: FramePair, side: int) -> tuple[Bytes, Bytes] | None:
             return None
     sizes = [image.size for image in images]
     if sizes[0] != sizes[1]:
-        raise InputError(f"{pair.source} has frames of {sizes[0]} and of {sizes[1]} pixels")
+        names = " and ".join(path.name for path in pair.paths or ())
+        where = f"{pair.source} ({names})" if names else pair.source
+        raise InputError(f"{where} has frames of {sizes[0]} and of {sizes[1]} pixels")
     if min(sizes[0]) < _LEAST_SIDE:
         raise InputError(
             f"{pair.source} has frames of {sizes[0][0]}x{sizes[0][1]}; needed {_LEAST_SIDE} or more"

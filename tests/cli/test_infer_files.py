@@ -26,7 +26,7 @@ def test_pictures_that_are_not_read_fail_the_batch(
     result = run(*arguments)
     assert result.code == 8
     assert "failed: " in result.err
-    assert "in/e.HEIC is of a kind that is not read (.heic): convert it" in result.err
+    assert "in/e.HEIC is a picture of a kind that is not read (.heic): convert it" in result.err
     assert "in/gone.png is a broken link" in result.err
     assert "2 of 6 failed" in result.err
     assert done(files / "out") == ["a.png", "b.png", "c.png", "d.png"]
@@ -40,7 +40,7 @@ def test_a_folder_of_unread_pictures_exits_3(run: Run, engine: Path, files: Path
     (files / "raw/a.cr2").touch()
     result = run("infer", engine, files / "raw", files / "mask.png", "-o", files / "out")
     assert result.code == 3
-    assert "raw/a.cr2 is of a kind that is not read" in result.err
+    assert "raw/a.cr2 is a picture of a kind that is not read" in result.err
 
 
 def test_several_masks_fail_one_photo_alone(

@@ -56,7 +56,7 @@ def test_pictures_that_are_not_read_are_listed_and_exit_8(
     assert "4 of 4 pairs" in result.out
     assert "1 pictures were not read" in result.err
     written = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert "z.heic is of a kind that is not read" in written["unread"][0]
+    assert "z.heic is a picture of a kind that is not read" in written["unread"][0]
 
 
 def test_checkpoint_and_engine_side_by_side(
