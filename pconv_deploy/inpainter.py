@@ -22,6 +22,7 @@ from pconv_deploy.prepared import (
     ImageLike,
     Prepared,
     finish,
+    log_notes,
     name_in_list,
     prepared,
     require_same_size,
@@ -137,6 +138,7 @@ class Inpainter:
         rule = MaskRule(mask_convention, mask_threshold)
         if isinstance(image, Image.Image | np.ndarray):
             single = self.prepare(image, hole_mask, rule, opaque=opaque)
+            log_notes(_log, "the image", single)
             return like(image, self.fill([single])[0])  # type: ignore[type-var]
         if not isinstance(image, list | tuple):
             raise ImageError(
@@ -147,10 +149,12 @@ class Inpainter:
             raise UsageError(f"found {len(image)} images and {len(masks)} hole masks")
         items = []
         for index, pair in enumerate(zip(image, masks, strict=True)):
+            name = name_in_list(index, *pair)
             try:
                 items.append(self.prepare(*pair, rule, opaque=opaque))
             except InputError as error:
-                raise type(error)(f"{name_in_list(index, *pair)}: {error}") from error
+                raise type(error)(f"{name}: {error}") from error
+            log_notes(_log, name, items[-1])
         return [like(*pair) for pair in zip(image, self.fill(items), strict=True)]
 
     def warm_up(self, sizes: Iterable[Size] | None = None, batch: int = 1) -> None:
@@ -240,7 +244,11 @@ class Inpainter:
             if item.hole.any():  # without a hole there is nothing to compute
                 by_size.setdefault(item.padded_size, []).append(index)
         for indices in by_size.values():
-            filled = self.run([prepared[i] for i in indices])
+            try:
+                filled = self.run([prepared[i] for i in indices])
+            except EngineError as error:
+                which = f"images {indices} of the list: " if len(prepared) > 1 else ""
+                raise EngineError(f"{which}{error}") from error
             for index, pixels in zip(indices, filled, strict=True):
                 results[index] = finish(prepared[index], pixels)
         return results
@@ -256,11 +264,7 @@ class Inpainter:
         """Check, convert and pad: the first of a call's three steps; `run` and `finish` follow."""
         pixels, mask = to_pixels(image), read_mask(hole_mask, rule)
         require_same_size(mask.hole, image, hole_mask)
-        item = self.prepare_hole(pixels, mask.hole, mask, opaque=opaque)
-        if _log.isEnabledFor(logging.INFO):
-            for note in item.notes:
-                _log.info("%s", note.text)
-        return item
+        return self.prepare_hole(pixels, mask.hole, mask, opaque=opaque)
 
     def prepare_hole(
         self, pixels: Pixels, hole: Hole, mask: MaskReading, *, opaque: bool = False

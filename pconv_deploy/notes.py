@@ -37,11 +37,11 @@ def notes_on_mask(hole: Hole, mask: MaskReading, image: Bytes) -> list[Note]:
     notes = []
     if mask.looks_like_photo:
         swapped = _two_valued(image)
-        looks = "and the image like a mask: are they swapped" if swapped else "is it one"
+        looks = ", the image like a mask: are they swapped" if swapped else ": is it one"
         notes.append(
             Note(
                 "swapped" if swapped else "mask like a photo",
-                f"the mask looks like a photo, {looks}? {covered}; see also {other}",
+                f"{covered}, and the mask looks like a photo{looks}? See also {other}",
             )
         )
     elif share > _MOST:

@@ -1,5 +1,6 @@
 """The first and the last step of a call: image and hole made ready; the result put together."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -120,6 +121,13 @@ def name_in_list(index: int, image: Any, hole_mask: Any) -> str:
     """Name an image of a list by its index, and by its files if Pillow knows them."""
     files = [str(name) for one in (image, hole_mask) if (name := getattr(one, "filename", ""))]
     return f"images[{index}]" + (f" ({', '.join(files)})" if files else "")
+
+
+def log_notes(log: logging.Logger, name: str, prepared: Prepared) -> None:
+    """Log as INFO what may not be meant about an image of this name."""
+    if log.isEnabledFor(logging.INFO):  # notes take time
+        for note in prepared.notes:
+            log.info("%s: %s", name, note.text)
 
 
 def finish(prepared: Prepared, filled: Bytes) -> Pixels:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pconv_deploy import Inpainter
 from pconv_deploy.batch import fill_jobs
-from pconv_deploy.errors import HoleMaskError, ImageError, UsageError
+from pconv_deploy.errors import EngineError, HoleMaskError, ImageError, UsageError
 from pconv_deploy.jobs import Job
 
 Photo = Callable[..., NDArray[np.uint8]]
@@ -72,9 +72,11 @@ def test_what_may_not_be_meant_is_logged_and_noted(
     with caplog.at_level("INFO", "pconv_deploy"):
         inpainter(holed, box())
         inpainter(photo(), 255 - box())
-    assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
-    assert "100% of the filled pixels stay transparent" in caplog.messages[0]
+        inpainter([photo(), photo()], [box(), 255 - box()])
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "INFO"]
+    assert "the image: 100% of the filled pixels stay transparent" in caplog.messages[0]
     assert "Is the mask inverted?" in caplog.messages[1]
+    assert caplog.messages[2].startswith("images[1]: the hole covers")
     (note,) = inpainter.prepare(photo(), 255 - box()).notes
     assert note.kind == "mostly hole"
 
@@ -93,6 +95,23 @@ def test_an_error_names_the_image_of_a_list(
         inpainter([photo()] * 3, [box(), box(), box() * 0 + 255])
     with pytest.raises(ImageError, match=r"^images\[0\]: found an array of float64"):
         inpainter([photo() / 255], [box()])
+
+
+def test_an_error_of_the_runtime_names_the_images_of_its_batch(
+    inpainter: Inpainter, photo: Photo, box: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(prepared: Any) -> Any:
+        if prepared[0].padded_size == (32, 96):
+            raise EngineError("out of memory")
+        return genuine(prepared)
+
+    genuine = inpainter.run
+    monkeypatch.setattr(inpainter, "run", fail)
+    sizes = [(20, 90), (40, 56), (20, 90)]
+    with pytest.raises(EngineError, match=r"^images \[0, 2\] of the list: out of memory"):
+        inpainter([photo(*size) for size in sizes], [box(*size) for size in sizes])
+    with pytest.raises(EngineError, match=r"^out of memory"):
+        inpainter(photo(20, 90), box(20, 90))
 
 
 def test_sizes_that_fit_turned_name_the_orientation(

@@ -71,7 +71,7 @@ def test_swapped_arguments_are_named(run: Run, engine: Path, files: Path) -> Non
     Image.fromarray(grey.astype(np.uint8)).save(files / "grey.png")
     swapped = run("infer", engine, files / "mask.png", files / "grey.png", "-o", output)
     assert swapped.code == 0
-    assert "looks like a photo, and the image like a mask: are they swapped?" in swapped.err
+    assert "looks like a photo, the image like a mask: are they swapped?" in swapped.err
     Image.fromarray((grey + 20).astype(np.uint8)).save(files / "grey.png")
     full = run("infer", engine, files / "mask.png", files / "grey.png", "-o", output, "--overwrite")
     assert full.code == 3
@@ -80,7 +80,7 @@ def test_swapped_arguments_are_named(run: Run, engine: Path, files: Path) -> Non
     photo = run(
         "infer", engine, files / "in/a.png", files / "grey.png", "-o", output, "--overwrite"
     )
-    assert "the mask looks like a photo, is it one?" in photo.err
+    assert "the mask looks like a photo: is it one?" in photo.err
 
 
 def test_low_labels_are_a_question_and_beside_high_ones_a_note(
