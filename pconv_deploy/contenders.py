@@ -6,7 +6,6 @@ much memory its process took.
 
 import io
 import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +24,7 @@ from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
 from pconv_deploy.holes import irregular_hole
 from pconv_deploy.inpainter import Inpainter, Prepared
+from pconv_deploy.processes import run_child
 
 # image (N, H, W, 3) uint8, hole_mask (N, H, W) uint8 -> the composites
 Fill = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Any]
@@ -231,11 +231,9 @@ def peak_mib(who: Alone) -> float | None:
     # This very package, whatever lies in the folder we are in.
     home = str(Path(pconv_deploy.__file__).parents[1])
     request = msgspec.json.encode(who).decode()
-    done = subprocess.run(
+    done = run_child(
         (sys.executable, "-P", "-m", "pconv_deploy.contenders", request),
         env={**os.environ, "PYTHONPATH": home},
-        capture_output=True,
-        check=False,
     )
     if done.returncode != 0:
         complaint = done.stderr.decode(errors="replace").strip().splitlines() or ["killed"]

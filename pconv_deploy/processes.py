@@ -1,14 +1,18 @@
-"""Worker processes that never outlive the work: after an error, Ctrl-C, or when we are killed."""
+"""Processes that never outlive their work: after an error, Ctrl-C, or when we are killed."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+
+from pconv_deploy.errors import OutputError
 
 _GRACE = 2.0  # seconds to finish what has begun, if nothing more is wanted
 
@@ -28,9 +32,13 @@ def worker_pool(
         workers: processes.
         begin: called once in each process.
         arguments: of `begin`.
+
+    Raises:
+        OutputError: no process can be started.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _begin, (begin, arguments))
+    with _starting():
+        pool = ProcessPoolExecutor(workers, context, _begin, (begin, arguments))
     try:
         yield pool
         pool.shutdown()
@@ -39,13 +47,47 @@ def worker_pool(
 
 
 @contextmanager
-def spawning() -> Iterator[None]:
-    """Let processes that start in the block never see Ctrl-C: the parent answers it for them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def spawning(*also_blocked: signal.Signals) -> Iterator[None]:
+    """Let processes that start in the block never see Ctrl-C: the parent answers it for them.
+
+    Args:
+        also_blocked: further signals they never see.
+
+    Raises:
+        OutputError: they cannot be started.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *also_blocked})
     try:
-        yield
+        with _starting():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot start worker processes: {error.strerror}. Free memory and shared memory "
+            "(/dev/shm), or use fewer workers"
+        ) from error
+
+
+def run_child(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run a command and give its output; if we are stopped, it ends with all that it started."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, **options) as process:
+        try:
+            output, complaint = process.communicate()
+        except BaseException:
+            process.terminate()  # so that it can end its own children
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, complaint)
 
 
 def _end(pool: ProcessPoolExecutor) -> None:

@@ -15,10 +15,14 @@ import os, sys, time
 from pconv_deploy.processes import spawning, worker_pool
 
 def endless(number):
+    if sys.argv[1] == "writes":
+        open(f"{sys.argv[2]}/child-{os.getpid()}", "w").close()
     print(os.getpid(), flush=True)
     time.sleep(600)
 
 if __name__ == "__main__":
+    if sys.argv[1] == "writes":
+        open(f"{sys.argv[2]}/child-{os.getpid()}", "w").close()
     with worker_pool(2) as pool:
         with spawning():
             tasks = [pool.submit(endless, number) for number in range(4)]
@@ -65,3 +69,24 @@ def test_a_signal_ends_them(tmp_path: Path, number: signal.Signals, to_all: bool
     process.communicate(timeout=30)
     assert process.returncode != 0
     assert all_end(workers)
+
+
+def test_a_child_ends_with_its_own_children(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    parent = (
+        "import signal, sys\n"
+        "from pconv_deploy.cli.signals import end_cleanly\n"
+        "from pconv_deploy.processes import run_child\n"
+        "end_cleanly()\n"
+        f"run_child([sys.executable, {str(program)!r}, 'writes', {str(tmp_path)!r}])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(children := list(tmp_path.glob("child-*"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(children) == 3
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert all_end([int(path.name.removeprefix("child-")) for path in children])

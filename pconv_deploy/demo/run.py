@@ -1,7 +1,6 @@
 """Export, build, fill, measure, report: the steps a user takes, in one function."""
 
 import datetime
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from pconv_deploy.image_files import save_image
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.jobs import Job
 from pconv_deploy.parity import ParityReport
+from pconv_deploy.processes import run_child
 
 _COLUMNS = ("photo", "hole", "filled")
 _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy", "pillow")
@@ -119,14 +119,11 @@ def _measure(engine: Path, checkpoint: Path, rounds: int) -> BenchResult:
     as much as a third.
     """
     arguments = (str(engine), "--against", str(checkpoint), "--rounds", str(rounds))
-    done = subprocess.run(
-        (sys.executable, "-m", "pconv_deploy", "bench", *arguments, "--json"),
-        capture_output=True,
-        check=False,
-    )
+    done = run_child((sys.executable, "-m", "pconv_deploy", "bench", *arguments, "--json"))
     if done.returncode != 0:
-        complaint = done.stderr.decode(errors="replace").strip()
-        kind = EngineError if done.returncode == EngineError.exit_code else RuntimeError
+        complaint = done.stderr.decode(errors="replace").strip() or "its process was killed"
+        ours = done.returncode not in (EngineError.exit_code, *range(-64, 0))
+        kind = RuntimeError if ours else EngineError
         raise kind(f"measuring failed: {complaint}")
     return msgspec.json.decode(done.stdout, type=BenchResult)
 

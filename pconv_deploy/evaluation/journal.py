@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder ready for scores of these settings.
+    """Make the folder, if scores of these settings may go there; what it holds stays.
 
     Further methods may join when an evaluation goes on; all else must be as it was.
 
@@ -80,12 +80,6 @@ def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite:
         )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            _clear(folder)
-    for place in (folder, folder / EXAMPLES):
-        clear_temporary_files(place)
-    with atomic_file(folder / SETTINGS) as partial:
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n")
 
 
 def _previous(folder: Path) -> Settings | None:
@@ -101,7 +95,8 @@ def _previous(folder: Path) -> Settings | None:
         )
     path = folder / SETTINGS
     if not path.is_file():
-        if (folder / JOURNAL).exists():
+        journal = folder / JOURNAL
+        if journal.exists() and journal.stat().st_size:  # empty: killed before it had settings
             raise UsageError(f"{folder} holds no {SETTINGS}, so it is no evaluation of ours")
         return None
     try:
@@ -153,28 +148,45 @@ def _shown(value: object) -> str:
     return "not given" if value is None else str(value)
 
 
-def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name == EXAMPLES:
-            for picture in path.iterdir():
-                picture.unlink()
-            path.rmdir()
-        else:
-            path.unlink()
-
-
 class Journal:
-    """Scores on disk. Each call of `add` is a whole number of lines, written before it returns."""
+    """Scores on disk. Each call of `add` is a whole number of lines, written before it returns.
+
+    One process at a time has the journal of a folder; only it changes anything there.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / JOURNAL
+        self._folder, self._path = folder, folder / JOURNAL
         with writing(self._path):
             self._stream = self._path.open("a+b")
         try:
             fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError:
             self._stream.close()
-            raise UsageError(f"another evaluation is writing to {folder}") from error
+            raise UsageError(f"another evaluation is writing to {folder}") from None
+        except OSError:
+            pass  # not every file system can
+
+    def begin(self, settings: Settings, *, resume: bool) -> None:
+        """Clear the folder, or what killed processes left there, and write down the settings."""
+        with writing(self._folder):
+            if not resume:
+                self._clear()
+        for place in (self._folder, self._folder / EXAMPLES):
+            clear_temporary_files(place)
+        with atomic_file(self._folder / SETTINGS) as partial:
+            partial.write_bytes(
+                msgspec.json.format(msgspec.json.encode(settings), indent=2) + b"\n"
+            )
+
+    def _clear(self) -> None:
+        self._stream.truncate(0)
+        for path in self._folder.iterdir():
+            if path.name == EXAMPLES:
+                for picture in path.iterdir():
+                    picture.unlink()
+                path.rmdir()
+            elif path != self._path:
+                path.unlink()
 
     def read(self) -> list[Score]:
         """All scores; a last line that was cut off is removed.

@@ -72,6 +72,7 @@ def evaluate(
     settings = _settings(request, pairing, weights)
     prepare_folder(request.output, settings, resume=request.resume, overwrite=request.overwrite)
     with Journal(request.output) as journal:
+        journal.begin(settings, resume=request.resume)
         scores = journal.read()
         kept = len(scores)
         tasks = _open_tasks(pairing, settings, weights, scores)

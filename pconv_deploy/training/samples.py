@@ -5,6 +5,8 @@ rank its part of them; number k alone decides the picture, the crop and the hole
 number of workers nor of ranks changes what is seen, and a run resumes by counting on.
 """
 
+import multiprocessing.queues
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ from pconv_deploy.hole_rule import MaskRule
 from pconv_deploy.holes import AREA_BUCKETS
 from pconv_deploy.image_files import read_hole_mask
 from pconv_deploy.images import Hole, dilated, resized_hole
+from pconv_deploy.processes import spawning
 from pconv_deploy.training.config import DataConfig, HolesConfig, TrainingConfig
 from pconv_deploy.training.pictures import PictureSource, epoch_order, open_pictures
 
@@ -181,6 +184,14 @@ def loader(samples: Samples, sampler: StepSampler, pin_memory: bool) -> DataLoad
         num_workers=samples.data.workers,
         collate_fn=collate,
         pin_memory=pin_memory,
+        worker_init_fn=_end_if_a_batch_is_lost,
+    )
+
+
+def _end_if_a_batch_is_lost(_worker: int) -> None:
+    """Where shared memory is full, an error would only be printed and the parent wait for ever."""
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(  # type: ignore[attr-defined]
+        lambda _error, _batch: os._exit(1)
     )
 
 
@@ -191,20 +202,17 @@ def batches(samples: Samples, sampler: StepSampler, pin_memory: bool) -> Iterato
     Raises:
         TrainingError: a worker process was killed.
     """
-    # Ctrl-C reaches the whole group of processes; the parent still needs its batches then.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
+    # Signals may reach the whole group of processes; the parent still needs its batches then.
+    with spawning(signal.SIGTERM):
         running = iter(loader(samples, sampler, pin_memory))
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         yield running
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise TrainingError(
-            f"{error} The last checkpoint is as it was; go on with --resume and fewer "
-            "--set data.workers"
+            f"{str(error).rstrip('.')}: was memory or shared memory (/dev/shm) full? The last "
+            "checkpoint is as it was; go on with --resume and fewer --set data.workers"
         ) from error
     finally:
         _end_workers(running)

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,42 @@ def test_only_one_writes_at_a_time(request_for: MakeRequest, tmp_path: Path) -> 
         pytest.raises(UsageError, match="another evaluation is writing to"),
     ):
         evaluate(request_for(resume=True))
+    stored = {path: path.read_bytes() for path in (tmp_path / "out").glob("*.json*")}
+    with (
+        Journal(tmp_path / "out"),
+        pytest.raises(UsageError, match="another evaluation is writing to"),
+    ):
+        evaluate(request_for("mean", overwrite=True))
+    assert {path: path.read_bytes() for path in stored} == stored
+
+
+def test_one_that_was_killed_before_it_had_settings_begins_again(
+    request_for: MakeRequest, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "examples").mkdir(parents=True)
+    (tmp_path / "out" / "scores.jsonl").touch()
+    litter = [tmp_path / "out", tmp_path / "out" / "examples"]
+    litter = [folder / f".{'0' * 32}.partial.png" for folder in litter]
+    for path in litter:
+        path.touch()
+    assert evaluate(request_for(resume=True)).kept == 0
+    assert not any(path.exists() for path in litter)
+
+
+def test_it_goes_on_from_another_folder(
+    request_for: MakeRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("", "elsewhere"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / place)
+        request = request_for(resume=True)
+        relative = {
+            name: Path(os.path.relpath(path))
+            for name in ("images", "masks")
+            if (path := getattr(request.protocol, name))
+        }
+        evaluation = evaluate(changed(request, **relative))
+        assert evaluation.kept == (8 if place else 0)
 
 
 def test_an_unreadable_picture_is_named_and_left_out(
