@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pconv_deploy.contract import RAW_OUTPUT
-from pconv_deploy.engines.base import Backend, RunOptions, Session
+from pconv_deploy.engines.base import Backend, EngineFiles, RunOptions, Session, files_just_built
 from pconv_deploy.engines.tensorrt.inspection import shortfall
 from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts
 from pconv_deploy.engines.tensorrt.profiles import judged_batches
@@ -47,13 +47,13 @@ _MAY_RUN_IN: Mapping[Precision, frozenset[Precision]] = {
 
 def accept(
     backend: Backend,
-    folder: Path,
+    files: EngineFiles,
     exported: ExportedGraph,
     model: "onnx.ModelProto | None",
     precision: Precision,
     plan: PlanFacts | None,
 ) -> tuple[ParityReport, Mapping[Precision, int]]:
-    """Run the engine in `folder` beside the graph as it was exported.
+    """Run an engine beside the graph as it was exported.
 
     model: what it was built from, of which a witness is built that shows the network's own output.
         None, or a TensorRT engine, compares only what the engine itself shows: TensorRT chooses
@@ -66,19 +66,19 @@ def accept(
         judged_batches(plan.profiles, contract) if plan else parity_batches(contract),
     )
     with contextlib.ExitStack() as stack:
-        session = backend.open(folder, precision, RunOptions())
+        session = backend.open(files, precision, RunOptions())
         stack.callback(session.close)
         witness = None
         if model and plan is None and contract.kind == "deployment":
             shown = stack.enter_context(scratch_folder())
             content = with_raw_output(model).SerializeToString()
             backend.build(content, contract, precision, shown)
-            witness = backend.open(shown, precision, RunOptions())
+            witness = backend.open(files_just_built(shown), precision, RunOptions())
             stack.callback(witness.close)
         name = f"{installed.package} {installed.version}, {judged.arithmetic}"
         own = _own_rounding(exported, precision)
         parity = compare_with_graph(session, witness, exported, name, judged, own)
-    return parity, backend.executed(folder, contract, precision)
+    return parity, backend.executed(files, contract, precision)
 
 
 def why_rejected(
@@ -90,8 +90,9 @@ def why_rejected(
     plan: PlanFacts | None,
 ) -> str | None:
     """Say why the engine in `folder` would not be kept, or None if it would; see `accept`."""
+    files = files_just_built(folder)
     try:
-        parity, executed = accept(backend, folder, exported, model, precision, plan)
+        parity, executed = accept(backend, files, exported, model, precision, plan)
         parity.require_success("it")
         require_precision(executed, precision, "it", plan.layers if plan else None)
     except ParityError as error:

@@ -69,6 +69,23 @@ class RunOptions:
     streams: int = 1
 
 
+@dataclass(frozen=True)
+class EngineFiles:
+    """A runtime's files, to be loaded as bytes: what is loaded is what was checked.
+
+    folder  for messages; what lies there may have changed since the check
+    read    a file's whole content, checked as it is read
+    """
+
+    folder: Path
+    read: Callable[[str], bytes]
+
+
+def files_just_built(folder: Path) -> EngineFiles:
+    """Return what `Backend.build` has written into a folder that nobody else knows."""
+    return EngineFiles(folder, lambda name: (folder / name).read_bytes())
+
+
 class Session(Protocol):
     """A loaded engine. `run` may be called from several threads at once."""
 
@@ -159,8 +176,8 @@ class Backend(Protocol):
         """
         ...
 
-    def open(self, folder: Path, precision: Precision, options: RunOptions) -> Session:
-        """Load files that `build` wrote; they are already known to be unchanged.
+    def open(self, files: EngineFiles, precision: Precision, options: RunOptions) -> Session:
+        """Load files that `build` wrote, by `files.read` alone.
 
         Raises:
             EngineError: the runtime refuses them, or would compute in another precision.
@@ -168,7 +185,7 @@ class Backend(Protocol):
         ...
 
     def executed(
-        self, folder: Path, contract: GraphContract, precision: Precision
+        self, files: EngineFiles, contract: GraphContract, precision: Precision
     ) -> Mapping[Precision, int]:
         """Count the convolutions by the precision the runtime computes them in, asking it."""
         ...

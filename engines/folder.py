@@ -12,7 +12,15 @@ from pathlib import Path
 
 from pconv_deploy.engines.acceptance import accept, require_precision
 from pconv_deploy.engines.accepted_graph import read_accepted
-from pconv_deploy.engines.base import Backend, Progress, RunOptions, Session, silent
+from pconv_deploy.engines.base import (
+    Backend,
+    EngineFiles,
+    Progress,
+    RunOptions,
+    Session,
+    files_just_built,
+    silent,
+)
 from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles, require_folders
 from pconv_deploy.engines.forks import safe_to_fork
 from pconv_deploy.engines.locks import locked
@@ -21,10 +29,10 @@ from pconv_deploy.engines.manifest import (
     BuiltWith,
     Manifest,
     check_machine,
-    check_unchanged,
-    describe_file,
+    describe,
     read_manifest,
     rebuild,
+    unchanged_files,
     write_manifest,
 )
 from pconv_deploy.engines.preparation import prepare
@@ -110,13 +118,13 @@ def build_engine(
         content = prepared.model.SerializeToString()
         with writing(output):
             plan = backend.build(content, exported.contract, precision, folder, progress)
-        files = {path.name: describe_file(path) for path in sorted(folder.iterdir())}
+        files = files_just_built(folder)
         parity: ParityReport | None = None
         executed: Mapping[Precision, int] = {}
         why = backend.why_not_run()
         if why is None:
             progress("comparing the engine with the graph")
-            parity, executed = accept(backend, folder, exported, prepared.model, precision, plan)
+            parity, executed = accept(backend, files, exported, prepared.model, precision, plan)
             parity.require_success(str(output))
             layers = plan.layers if plan else None
             require_precision(executed, precision, str(output), layers)
@@ -130,7 +138,7 @@ def build_engine(
             built_with=built_with(backend),
             contract=exported.contract,
             graph_sha256=hashlib.sha256(exported.content).hexdigest(),
-            files=files,
+            files={p.name: describe(p.read_bytes()) for p in sorted(folder.iterdir())},
             export_parity=exported.parity,
             engine_parity=parity,
             not_compared=why,
@@ -219,8 +227,8 @@ def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[
         MissingRuntimeError: its runtime is not installed.
     """
     folder, options = Path(folder), options or RunOptions()
-    manifest, backend = _checked(folder)
-    session = backend.open(folder, manifest.precision, options)
+    manifest, backend, files = _checked(folder)
+    session = backend.open(files, manifest.precision, options)
     there = folder.absolute()  # a child may have another working directory
 
     def open_in_child() -> Session:
@@ -238,16 +246,16 @@ def _open_in_child(
             "forks of a process that has used them; load it in each worker, and not before "
             "(docs/embedding.md)"
         )
-    manifest, _ = _checked(folder)
+    manifest, _, files = _checked(folder)
     if (manifest.files, manifest.contract) != (loaded.files, loaded.contract):
         raise EngineError(
             f"{folder} was replaced after the parent of this process had loaded it; "
             "load it in each worker, or start the program again"
         )
-    return backend.open(folder, manifest.precision, options)
+    return backend.open(files, manifest.precision, options)
 
 
-def _checked(folder: Path) -> tuple[Manifest, Backend]:
+def _checked(folder: Path) -> tuple[Manifest, Backend, EngineFiles]:
     manifest = read_manifest(folder)
     try:
         # As it was built: where it runs depends on the options.
@@ -258,14 +266,14 @@ def _checked(folder: Path) -> tuple[Manifest, Backend]:
     check_machine(folder, manifest, backend)
     if why := backend.why_not(manifest.precision):
         raise EngineError(f"{folder} is a {manifest.precision} engine, but {why}")
-    check_unchanged(folder, manifest)
+    files = unchanged_files(folder, manifest)
     if why := backend.why_not_run():
         raise EngineError(f"{folder} cannot run on this machine: {why}")
     if manifest.engine_parity and manifest.engine_parity.failures():
         raise EngineError(
             f"{folder} was not accepted when it was built.{rebuild(manifest, folder)}"
         )
-    return manifest, backend
+    return manifest, backend, files
 
 
 def is_engine(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """manifest.json: what an engine folder holds, for whom it was built, and how to rebuild it."""
 
+import hashlib
 import platform
 import shlex
 from collections.abc import Mapping
@@ -10,13 +11,13 @@ import msgspec
 from msgspec import Meta
 
 from pconv_deploy.contract import NETWORK_FILE, GraphContract, Sha256
-from pconv_deploy.engines.base import Backend, Gpu, Runtime
+from pconv_deploy.engines.base import Backend, EngineFiles, Gpu, Runtime
 from pconv_deploy.engines.quantisation import Quantisation
 from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.export.rewrites.forms import Arrangement
-from pconv_deploy.files import read_json_bytes, sha256_of
+from pconv_deploy.files import read_json_bytes
 from pconv_deploy.parity import ParityReport, Precision
 
 MANIFEST = "manifest.json"
@@ -83,9 +84,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     created: str
 
 
-def describe_file(path: Path) -> EngineFile:
-    """Size and hash of a file just written."""
-    return EngineFile(size=path.stat().st_size, sha256=sha256_of(path))
+def describe(content: bytes) -> EngineFile:
+    """Size and hash of a file with this content."""
+    return EngineFile(size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -140,6 +141,17 @@ def check_unchanged(folder: Path, manifest: Manifest) -> None:
     Raises:
         EngineError: a file is missing or changed.
     """
+    files = unchanged_files(folder, manifest)
+    for name in manifest.files:
+        files.read(name)
+
+
+def unchanged_files(folder: Path, manifest: Manifest) -> EngineFiles:
+    """Compare the list of files now, and each file's size and hash when it is read.
+
+    Raises:
+        EngineError: a file is missing or changed.
+    """
     strangers = {path.name for path in folder.iterdir()} - manifest.files.keys() - {MANIFEST}
     if strangers or not manifest.files:
         what = f"holds {', '.join(sorted(strangers))}" if strangers else "lists no files"
@@ -148,14 +160,24 @@ def check_unchanged(folder: Path, manifest: Manifest) -> None:
         path = folder / name
         if not path.is_file():
             raise EngineError(f"{folder}: {name} is missing.{rebuild(manifest, folder)}")
-        size = path.stat().st_size
-        if size != written.size:
+        if (size := path.stat().st_size) != written.size:
             raise EngineError(
                 f"{path} has {size} bytes, was built with {written.size}."
                 f"{rebuild(manifest, folder)}"
             )
-        if sha256_of(path) != written.sha256:
+
+    def read(name: str) -> bytes:
+        path, written = folder / name, manifest.files[name]
+        try:
+            with path.open("rb") as stream:
+                content = stream.read(written.size + 1)
+        except OSError as error:
+            raise EngineError(f"cannot read {path}: {error.strerror or error}") from error
+        if describe(content) != written:
             raise EngineError(f"{path} was changed after it was built.{rebuild(manifest, folder)}")
+        return content
+
+    return EngineFiles(folder, read)
 
 
 def check_machine(folder: Path, manifest: Manifest, backend: Backend) -> None:

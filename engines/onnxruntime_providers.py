@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pconv_deploy.engines.base import EngineFiles
 from pconv_deploy.engines.onnxruntime_session import OnnxRuntimeSession, brief
 from pconv_deploy.errors import EngineError
 from pconv_deploy.onnx_file import inlined
@@ -78,11 +79,14 @@ def plugin_devices(onnxruntime: ModuleType, plugin: str, provider: str) -> list[
     return [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider]
 
 
-def open_alone(model: Path, provider: str, load: Callable[[Path, bool], Any]) -> Any:
+def open_alone(
+    folder: Path, model: bytes, provider: str, load: Callable[[bytes, bool], Any]
+) -> Any:
     """Open a model that runs on one provider and on nothing else.
 
     Args:
-        model: file to open.
+        folder: of the engine, for messages.
+        model: its content.
         provider: its name in ONNX Runtime.
         load: opens it; told whether nodes on the CPU are an error.
 
@@ -98,7 +102,7 @@ def open_alone(model: Path, provider: str, load: Callable[[Path, bool], Any]) ->
         why = _what_went_where(model, provider, load) or brief(error)
     if why is None:
         return session
-    raise EngineError(f"{model.parent} does not run on {provider} alone: {why}")
+    raise EngineError(f"{folder} does not run on {provider} alone: {why}")
 
 
 def computes_shapes(content: bytes) -> bool:
@@ -128,8 +132,10 @@ def typed_convolutions(content: bytes) -> Mapping[Precision, int]:
 class OnnxRuntimeGpuSession(OnnxRuntimeSession):
     """A model on the GPU. Arrays of the host are copied there and back by every `run`."""
 
-    def __init__(self, model: Path, load: Callable[[Path], Any], onnxruntime: ModuleType) -> None:
-        super().__init__(model, load)
+    def __init__(
+        self, files: EngineFiles, load: Callable[[bytes], Any], onnxruntime: ModuleType
+    ) -> None:
+        super().__init__(files, load)
         self._onnxruntime = onnxruntime
 
     def resident(self, inputs: Arrays, outputs: Arrays) -> "Resident":
@@ -204,7 +210,7 @@ def _why_not_alone(session: Any, provider: str) -> str | None:
     return f"it leaves {len(left)} nodes to the CPU: {', '.join(left[:_NAMED])}{more}"
 
 
-def _what_went_where(model: Path, provider: str, load: Callable[[Path, bool], Any]) -> str | None:
+def _what_went_where(model: bytes, provider: str, load: Callable[[bytes, bool], Any]) -> str | None:
     try:
         return _why_not_alone(load(model, False), provider)
     except Exception as error:  # noqa: BLE001  the lenient way fails too: that is the answer

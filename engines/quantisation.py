@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, OUTPUT, GraphContract
-from pconv_deploy.engines.base import Backend, RunOptions
+from pconv_deploy.engines.base import Backend, RunOptions, files_just_built
 from pconv_deploy.engines.calibration import CalibrationSet
 from pconv_deploy.engines.quantised_graph import (
     feature_convolutions,
@@ -176,7 +176,8 @@ def _tried(backend: Backend, model: "onnx.ModelProto", contract: GraphContract) 
         return
     with scratch_folder() as work:
         backend.build(model.SerializeToString(), contract, "int8", work)
-        with contextlib.closing(backend.open(work, "int8", RunOptions())) as session:
+        session = backend.open(files_just_built(work), "int8", RunOptions())
+        with contextlib.closing(session):
             yield session.run
 
 

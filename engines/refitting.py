@@ -2,7 +2,6 @@
 
 import hashlib
 import shlex
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,16 +9,17 @@ import msgspec
 
 from pconv_deploy.engines.acceptance import accept, require_precision
 from pconv_deploy.engines.backends.tensorrt import PLAN, TensorRtBackend
-from pconv_deploy.engines.base import Progress
+from pconv_deploy.engines.base import Progress, files_just_built
 from pconv_deploy.engines.folder import alone, built_with, is_engine, now
 from pconv_deploy.engines.manifest import (
     Manifest,
     check_machine,
     check_unchanged,
-    describe_file,
+    describe,
     read_manifest,
     rebuild,
     rebuild_command,
+    unchanged_files,
     write_manifest,
 )
 from pconv_deploy.engines.preparation import prepare_again
@@ -155,12 +155,13 @@ def refit_engine(
         alone(output),
         atomic_folder(output, overwrite=request.overwrite, replaceable=is_engine) as folder,
     ):
+        before = unchanged_files(request.engine, manifest)
         model = prepare_again(backend, exported, precision, manifest.arrangement)
         progress("swapping the weights")
         refitted = refit_plan(
             backend.flavour,
             load(backend.flavour),
-            (request.engine / PLAN).read_bytes(),
+            before.read(PLAN),
             model.SerializeToString(),
             plan.options,
         )
@@ -168,11 +169,12 @@ def refit_engine(
             # A refit changes numbers, neither layers nor what they compute in: what the inspector
             # told when the engine was built holds for its new weights, and is not asked again.
             for name in manifest.files:
-                shutil.copyfile(request.engine / name, folder / name)
-            (folder / PLAN).write_bytes(refitted.content)
+                content = refitted.content if name == PLAN else before.read(name)
+                (folder / name).write_bytes(content)
+        files = files_just_built(folder)
         progress("comparing the engine with the graph")
         # A witness would be another engine, which tells nothing of weights that were swapped.
-        parity, executed = accept(backend, folder, exported, None, precision, plan)
+        parity, executed = accept(backend, files, exported, None, precision, plan)
         parity.require_success(str(output))
         require_precision(executed, precision, str(output))
         result = msgspec.structs.replace(
@@ -181,7 +183,7 @@ def refit_engine(
             built_with=built_with(backend),
             contract=exported.contract,
             graph_sha256=hashlib.sha256(exported.content).hexdigest(),
-            files={name: describe_file(folder / name) for name in manifest.files},
+            files={name: describe(files.read(name)) for name in manifest.files},
             export_parity=exported.parity,
             engine_parity=parity,
             not_compared=None,

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.base import Backend, RunOptions
+from pconv_deploy.engines.base import Backend, RunOptions, files_just_built
 from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.export.rewrites.forms import Arrangement, Upsampling
 from pconv_deploy.files import scratch_folder
@@ -186,7 +186,8 @@ class Tuner:
         with scratch_folder() as folder:
             self._build(self.model(arrangement), folder)
             options = RunOptions(threads=self.options.threads)
-            with contextlib.closing(self.backend.open(folder, self.precision, options)) as session:
+            session = self.backend.open(files_just_built(folder), self.precision, options)
+            with contextlib.closing(session):
                 yield session.run
 
     def _build(self, model: "onnx.ModelProto", folder: Path) -> PlanFacts | None:

@@ -7,7 +7,14 @@ from pathlib import Path
 from types import ModuleType
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.base import Progress, RunOptions, Runtime, another_release, silent
+from pconv_deploy.engines.base import (
+    EngineFiles,
+    Progress,
+    RunOptions,
+    Runtime,
+    another_release,
+    silent,
+)
 from pconv_deploy.engines.onnxruntime_session import (
     MODEL,
     OnnxRuntimeSession,
@@ -63,15 +70,15 @@ class OnnxRuntimeBackend:
 
     def open(
         self,
-        folder: Path,
+        files: EngineFiles,
         precision: Precision,  # noqa: ARG002  it is the graph's own
         options: RunOptions,
     ) -> OnnxRuntimeSession:
-        return self._session(folder, options)
+        return self._session(files, options)
 
     def executed(
         self,
-        folder: Path,
+        files: EngineFiles,
         contract: GraphContract,  # noqa: ARG002
         precision: Precision,  # noqa: ARG002
     ) -> Mapping[Precision, int]:
@@ -80,7 +87,7 @@ class OnnxRuntimeBackend:
         with scratch_folder() as work:
             optimised = work / MODEL
             settings = {"optimized_model_filepath": str(optimised)}
-            self._session(folder, RunOptions(), settings).close()
+            self._session(files, RunOptions(), settings).close()
             nodes = onnx.load(optimised).graph.node
         found: Counter[Precision] = Counter()
         for node in nodes:
@@ -90,11 +97,11 @@ class OnnxRuntimeBackend:
         return found
 
     def _session(
-        self, folder: Path, options: RunOptions, settings: Mapping[str, str] = {}
+        self, files: EngineFiles, options: RunOptions, settings: Mapping[str, str] = {}
     ) -> OnnxRuntimeSession:
         onnxruntime = self._import()
         return OnnxRuntimeSession(
-            folder / MODEL,
+            files,
             # Named, so that no other provider of the installed package takes its place.
             lambda model: onnxruntime.InferenceSession(
                 model,

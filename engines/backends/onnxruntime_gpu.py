@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Self
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.base import Gpu, Progress, RunOptions, Runtime, silent
+from pconv_deploy.engines.base import EngineFiles, Gpu, Progress, RunOptions, Runtime, silent
 from pconv_deploy.engines.cuda.devices import current_gpu, gpu_here, why_no_gpu
 from pconv_deploy.engines.onnxruntime_providers import (
     RECORD_ASSIGNMENT,
@@ -135,35 +135,35 @@ class OnnxRuntimeGpuBackend:
 
     def open(
         self,
-        folder: Path,
+        files: EngineFiles,
         precision: Precision,  # noqa: ARG002  the graph's types say it
         options: RunOptions,
     ) -> OnnxRuntimeGpuSession:
         onnxruntime = self._import()
         if why := self._why_no_provider(onnxruntime):
-            raise EngineError(f"{folder} cannot run: {why}")
+            raise EngineError(f"{files.folder} cannot run: {why}")
         if self.library:
             find_libraries(onnxruntime, self.library)
 
-        def session(model: Path, strict: bool) -> Any:
+        def load(model: bytes, strict: bool) -> Any:
             return self._session(onnxruntime, model, options, strict=strict)
 
         return OnnxRuntimeGpuSession(
-            folder / MODEL, lambda model: open_alone(model, self.provider, session), onnxruntime
+            files, lambda model: open_alone(files.folder, model, self.provider, load), onnxruntime
         )
 
     def executed(
         self,
-        folder: Path,
+        files: EngineFiles,
         contract: GraphContract,  # noqa: ARG002
         precision: Precision,
     ) -> Mapping[Precision, int]:
         # Opened, it is known that the provider took every node. It computes in their types.
-        self.open(folder, precision, RunOptions()).close()
-        return typed_convolutions((folder / MODEL).read_bytes())
+        self.open(files, precision, RunOptions()).close()
+        return typed_convolutions(files.read(MODEL))
 
     def _session(
-        self, onnxruntime: ModuleType, model: Path, options: RunOptions, *, strict: bool
+        self, onnxruntime: ModuleType, model: bytes, options: RunOptions, *, strict: bool
     ) -> Any:
         settings = session_settings(onnxruntime, options)
         settings.add_session_config_entry(RECORD_ASSIGNMENT, "1")

@@ -9,7 +9,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.base import Progress, RunOptions, Runtime, another_release, silent
+from pconv_deploy.engines.base import (
+    EngineFiles,
+    Progress,
+    RunOptions,
+    Runtime,
+    another_release,
+    silent,
+)
 from pconv_deploy.engines.openvino_library import import_openvino, processor, shared_core
 from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.errors import EngineError
@@ -18,7 +25,7 @@ from pconv_deploy.onnx_file import inlined
 from pconv_deploy.parity import Arrays, Precision
 
 _FASTEST = Arrangement()  # it fuses what follows a convolution by itself
-_MODEL = "model.xml"  # the weights lie beside it, in model.bin
+_MODEL, _WEIGHTS = "model.xml", "model.bin"
 # What the arithmetic between the convolutions of an int8 engine is: single precision too.
 _HINTS: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _EXECUTED: Mapping[str, Precision] = {
@@ -90,13 +97,15 @@ class OpenVinoBackend:
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot convert the graph: {_brief(error)}") from error
 
-    def open(self, folder: Path, precision: Precision, options: RunOptions) -> "OpenVinoSession":
-        return OpenVinoSession(folder / _MODEL, precision, options)
+    def open(
+        self, files: EngineFiles, precision: Precision, options: RunOptions
+    ) -> "OpenVinoSession":
+        return OpenVinoSession(files, precision, options)
 
     def executed(
-        self, folder: Path, contract: GraphContract, precision: Precision
+        self, files: EngineFiles, contract: GraphContract, precision: Precision
     ) -> Mapping[Precision, int]:
-        session = self.open(folder, precision, RunOptions())
+        session = self.open(files, precision, RunOptions())
         height, width = contract.size or (contract.size_multiple, 2 * contract.size_multiple)
         sizes = {"batch": contract.batch or 2, "height": height, "width": width}
         shapes = {
@@ -118,7 +127,7 @@ class OpenVinoSession:
     Each has `streams` infer requests, so as many calls run at once; others wait for one.
     """
 
-    def __init__(self, model: Path, precision: Precision, options: RunOptions) -> None:
+    def __init__(self, files: EngineFiles, precision: Precision, options: RunOptions) -> None:
         self._streams = options.streams
         self._settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
@@ -131,9 +140,11 @@ class OpenVinoSession:
         self._changing = threading.Lock()
         self._requests: OrderedDict[Shapes, SimpleQueue[Any]] = OrderedDict()
         try:
-            self._model: Any = shared_core().read_model(model)
+            self._model: Any = shared_core().read_model(files.read(_MODEL), files.read(_WEIGHTS))
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot load {model}: {_brief(error)}") from error
+            raise EngineError(
+                f"OpenVINO cannot load {files.folder / _MODEL}: {_brief(error)}"
+            ) from error
         inputs = {value.get_any_name(): value for value in self._model.inputs}
         self._dtypes = {name: value.element_type.to_dtype() for name, value in inputs.items()}
         self._fixed: Shapes | None = None

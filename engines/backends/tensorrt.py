@@ -8,8 +8,15 @@ from types import ModuleType
 import msgspec
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.base import Gpu, Progress, RunOptions, Runtime, Session, silent
-from pconv_deploy.engines.manifest import MANIFEST, read_manifest
+from pconv_deploy.engines.base import (
+    EngineFiles,
+    Gpu,
+    Progress,
+    RunOptions,
+    Runtime,
+    Session,
+    silent,
+)
 from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX, Flavour, load
 from pconv_deploy.engines.tensorrt.options import PlanFacts, TensorRtOptions
 from pconv_deploy.errors import MissingRuntimeError
@@ -128,7 +135,7 @@ class TensorRtBackend:
 
     def open(
         self,
-        folder: Path,
+        files: EngineFiles,
         precision: Precision,  # noqa: ARG002  it is the plan's own
         options: RunOptions,
     ) -> Session:
@@ -136,20 +143,20 @@ class TensorRtBackend:
 
         return TensorRtSession(
             self._import(),
-            (folder / PLAN).read_bytes(),
+            files.read(PLAN),
             options,
-            host_code=self.options.version_compatible or _is_version_compatible(folder),
+            host_code=self.options.version_compatible,
         )
 
     def executed(
         self,
-        folder: Path,
+        files: EngineFiles,
         contract: GraphContract,  # noqa: ARG002
         precision: Precision,  # noqa: ARG002
     ) -> Mapping[Precision, int]:
         from pconv_deploy.engines.tensorrt.builder import Evidence
 
-        return msgspec.json.decode((folder / LAYERS).read_bytes(), type=Evidence).executed()
+        return msgspec.json.decode(files.read(LAYERS), type=Evidence).executed()
 
     def _why_not_here(self) -> str | None:
         """Why nothing that is built with these options is loaded on this machine, if so."""
@@ -161,14 +168,6 @@ class TensorRtBackend:
 
     def _import(self) -> ModuleType:
         return load(self.flavour)
-
-
-def _is_version_compatible(folder: Path) -> bool:
-    """Whether the plan brings along the code of its release, which its manifest tells."""
-    if not (folder / MANIFEST).exists():
-        return False  # it is being built
-    plan = read_manifest(folder).plan
-    return plan is not None and plan.options.version_compatible
 
 
 def _gpu() -> Gpu | None:

@@ -16,7 +16,7 @@ from pconv_deploy.engines.accepted_graph import read_accepted
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.engines.calibration import CalibrationFiles, read_calibration
 from pconv_deploy.engines.folder import BuildOptions, build_engine, is_engine
-from pconv_deploy.engines.manifest import Manifest, describe_file, read_manifest, write_manifest
+from pconv_deploy.engines.manifest import Manifest, describe, read_manifest, write_manifest
 from pconv_deploy.engines.preparation import prepare
 from pconv_deploy.engines.quantisation import in_eight_bits
 from pconv_deploy.engines.registry import BACKENDS
@@ -103,7 +103,7 @@ def _build_unjudged(
     model = in_eight_bits(form.SerializeToString(), inputs, backend)
     with atomic_folder(output, overwrite=True, replaceable=is_engine) as folder:
         backend.build(model.SerializeToString(), exported.contract, "int8", folder)
-        files = {path.name: describe_file(path) for path in sorted(folder.iterdir())}
+        files = {path.name: describe(path.read_bytes()) for path in sorted(folder.iterdir())}
         manifest = msgspec.structs.replace(
             plain, precision="int8", executed={}, files=files, engine_parity=None
         )

@@ -13,9 +13,9 @@ from pconv_deploy.contract import FILLED, IMAGE, GraphContract
 from pconv_deploy.demo.gpu_results import Setting
 from pconv_deploy.demo.gpu_steps import Progress, Step
 from pconv_deploy.engines.backends.onnxruntime_gpu import OnnxRuntimeGpuBackend
-from pconv_deploy.engines.base import Backend, RunOptions
+from pconv_deploy.engines.base import Backend, EngineFiles, RunOptions
 from pconv_deploy.engines.folder import BuildOptions, build_engine
-from pconv_deploy.engines.manifest import Manifest, describe_parity
+from pconv_deploy.engines.manifest import Manifest, describe_parity, unchanged_files
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.tensorrt.options import Profile, Shape, TensorRtOptions
 from pconv_deploy.errors import EngineError
@@ -74,7 +74,8 @@ class EngineReady:
     def __init__(self, backend: Backend, engine: Path, manifest: Manifest) -> None:
         self.runs_on = backend.runtime().describe()
         self.accepted: str | None = describe_parity(manifest)
-        self._backend, self._engine, self._precision = backend, engine, manifest.precision
+        self._backend, self._engine, self._manifest = backend, engine, manifest
+        self._precision = manifest.precision
         self._sessions: dict[bool, Any] = {}
 
     def step(self, setting: Setting, inputs: Arrays) -> Step:
@@ -104,17 +105,20 @@ class EngineReady:
         if session := self._sessions.pop(graphs, None):
             session.close()
 
+    def _files(self) -> EngineFiles:
+        return unchanged_files(self._engine, self._manifest)
+
     def _open(self, *, graphs: bool) -> Any:
         backend = self._backend
         if isinstance(backend, OnnxRuntimeGpuBackend):
             chosen = backend.with_cuda_graphs() if graphs else backend
-            return chosen.open(self._engine, self._precision, RunOptions())
+            return chosen.open(self._files(), self._precision, RunOptions())
         from pconv_deploy.engines.backends.tensorrt import PLAN, TensorRtBackend
         from pconv_deploy.engines.tensorrt.library import load
         from pconv_deploy.engines.tensorrt.session import TensorRtSession
 
         assert isinstance(backend, TensorRtBackend)
-        plan = (self._engine / PLAN).read_bytes()
+        plan = self._files().read(PLAN)
         return TensorRtSession(load(backend.flavour), plan, RunOptions(), graphs=graphs)
 
 

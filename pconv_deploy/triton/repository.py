@@ -5,7 +5,6 @@ REPOSITORY/NAME/1/model.plan    the engine, or model.onnx
 """
 
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ from pathlib import Path
 from pconv_deploy.engines.manifest import (
     MANIFEST,
     Manifest,
-    check_unchanged,
     describe_parity,
     put_weights_in,
     read_manifest,
     rebuild,
+    unchanged_files,
 )
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.files import atomic_folder, writing
@@ -70,7 +69,7 @@ def write_model(
     engine, repository = Path(engine), Path(repository)
     manifest = read_manifest(engine)
     platform = _platform(engine, manifest)
-    check_unchanged(engine, manifest)
+    content = unchanged_files(engine, manifest).read(platform.ours)
     if manifest.engine_parity and manifest.engine_parity.failures():
         raise EngineError(
             f"{engine} was not accepted when it was built.{rebuild(manifest, engine)}"
@@ -83,7 +82,7 @@ def write_model(
     with atomic_folder(folder, overwrite=overwrite, replaceable=_is_ours) as fresh, writing(folder):
         (fresh / CONFIGURATION).write_text(text, encoding="ascii")
         (fresh / _VERSION).mkdir()
-        shutil.copyfile(engine / platform.ours, fresh / _VERSION / platform.theirs)
+        (fresh / _VERSION / platform.theirs).write_bytes(content)
     return Served(folder, platform.platform, tuple(_notes(manifest)))
 
 

@@ -11,7 +11,7 @@ import pytest
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.demo.network import copy_network
 from pconv_deploy.engines.acceptance import accept, describe_mixed, why_rejected
-from pconv_deploy.engines.base import Runtime
+from pconv_deploy.engines.base import Runtime, files_just_built
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.half_precision import in_half_precision
 from pconv_deploy.onnx_file import ExportedGraph, read_graph
@@ -58,7 +58,7 @@ def test_a_bf16_engine_may_err_as_the_network_does_in_bf16(trained: Path, tmp_pa
     rounded = in_half_precision(graph.model, "bf16")
     run = graph_run(rounded, as_bf16(graph.contract), optimised=False)
     backend: Any = Computes(run)
-    parity, _ = accept(backend, tmp_path, graph, graph.model, "bf16", None)
+    parity, _ = accept(backend, files_just_built(tmp_path), graph, graph.model, "bf16", None)
     assert parity.worst_error is not None
     assert parity.worst_error > TOLERANCES["bf16"].relative
     assert why_rejected(backend, tmp_path, graph, graph.model, "bf16", None) is None

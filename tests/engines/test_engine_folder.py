@@ -10,7 +10,7 @@ import pytest
 
 from pconv_deploy.contract import UserModule, deployment_specs
 from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from pconv_deploy.engines.base import Runtime
+from pconv_deploy.engines.base import EngineFiles, Runtime
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.errors import (
@@ -222,10 +222,10 @@ def test_an_existing_engine_is_replaced_only_when_told(own: Path, graph: Path) -
 def test_an_engine_that_computes_something_else_is_not_kept(
     graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tamper: Any, message: str
 ) -> None:
-    def open_tampered(self: OnnxRuntimeBackend, folder: Path, *arguments: Any) -> Any:
-        session = genuine(self, folder, *arguments)
+    def open_tampered(self: OnnxRuntimeBackend, files: EngineFiles, *arguments: Any) -> Any:
+        session = genuine(self, files, *arguments)
         run = session.run
-        if tmp_path not in folder.parents:
+        if tmp_path not in files.folder.parents:
             return session  # the witness of the raw output
         monkeypatch.setattr(session, "run", lambda inputs: tamper(inputs, dict(run(inputs))))
         return session

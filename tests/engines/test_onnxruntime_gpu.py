@@ -27,7 +27,7 @@ from pconv_deploy.engines.backends.onnxruntime_gpu import (
     ONNXRUNTIME_TENSORRT_RTX,
     OnnxRuntimeGpuBackend,
 )
-from pconv_deploy.engines.base import Gpu, RunOptions, Runtime
+from pconv_deploy.engines.base import Gpu, RunOptions, Runtime, files_just_built
 from pconv_deploy.engines.cuda.devices import gpu_here
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.onnxruntime_providers import REFUSE_CPU
@@ -193,7 +193,7 @@ def test_built_where_it_cannot_run_it_is_kept_and_not_opened(kept: Path) -> None
     ):
         open_engine(kept)
     with pytest.raises(EngineError, match="this ONNX Runtime has no CUDAExecutionProvider"):
-        ONNXRUNTIME_CUDA.open(kept, "fp16", RunOptions())
+        ONNXRUNTIME_CUDA.open(files_just_built(kept), "fp16", RunOptions())
 
 
 @pytest.mark.parametrize(
@@ -268,9 +268,9 @@ def test_nothing_falls_back_in_silence(
     for name, value in lie.items():
         setattr(stand_in, name, value)
     with pytest.raises(EngineError, match=message):
-        ONNXRUNTIME_CUDA.open(kept, "fp16", RunOptions())
+        ONNXRUNTIME_CUDA.open(files_just_built(kept), "fp16", RunOptions())
     with pytest.raises(EngineError, match=message):
-        ONNXRUNTIME_CUDA.executed(kept, open_manifest(kept).contract, "fp16")
+        ONNXRUNTIME_CUDA.executed(files_just_built(kept), open_manifest(kept).contract, "fp16")
 
 
 def open_manifest(folder: Path) -> Any:
@@ -286,7 +286,7 @@ def test_an_onnxruntime_that_cannot_tell_is_too_old(pretend: Pretend, kept: Path
     assert why is not None
     assert "cannot say which nodes a provider took" in why
     with pytest.raises(EngineError, match="cannot say which nodes"):
-        ONNXRUNTIME_CUDA.open(kept, "fp16", RunOptions())
+        ONNXRUNTIME_CUDA.open(files_just_built(kept), "fp16", RunOptions())
 
 
 def test_why_it_does_not_run_has_other_words_for_each_reason(
@@ -317,21 +317,21 @@ def test_the_plugin_is_registered_once_and_asked_for_its_gpus(
     stand_in = pretend(rtx)
     assert "is not installed: pip install onnxruntime-ep-nv" in (rtx.why_not_run() or "")
     with pytest.raises(EngineError, match="is not installed: pip install"):
-        rtx.open(kept, "fp16", RunOptions())
+        rtx.open(files_just_built(kept), "fp16", RunOptions())
 
     plugin = ModuleType("imagined_plugin")
     plugin.__spec__ = SimpleNamespace(name="imagined_plugin")  # type: ignore[assignment]
     plugin.get_library_path = lambda: "/x/plugin.so"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "imagined_plugin", plugin)
     assert rtx.why_not_run() is None
-    rtx.open(kept, "fp16", RunOptions()).close()
+    rtx.open(files_just_built(kept), "fp16", RunOptions()).close()
     assert stand_in.registered == [("NvTensorRTRTXExecutionProvider", "/x/plugin.so")]
     assert stand_in.told[-1]["given"] == [(rtx.provider, dict(rtx.options))]
 
     stand_in.gpus = 0
     assert "does not take NVIDIA Imagined (9.0)" in (rtx.why_not_run() or "")
     with pytest.raises(EngineError, match="takes none of the GPUs here"):
-        rtx.open(kept, "fp16", RunOptions())
+        rtx.open(files_just_built(kept), "fp16", RunOptions())
 
     def broken(_name: str, path: str) -> None:
         raise RuntimeError(f"{path}: libcuda.so.1: cannot open shared object file")
@@ -343,7 +343,7 @@ def test_the_plugin_is_registered_once_and_asked_for_its_gpus(
 def test_cuda_graphs_are_for_those_who_ask(pretend: Pretend, kept: Path) -> None:
     stand_in = pretend(ONNXRUNTIME_CUDA)
     for backend in (ONNXRUNTIME_CUDA, ONNXRUNTIME_CUDA.with_cuda_graphs()):
-        backend.open(kept, "fp16", RunOptions()).close()
+        backend.open(files_just_built(kept), "fp16", RunOptions()).close()
     usual, graphs = (dict(told["given"][0][1]) for told in stand_in.told)
     assert graphs == {**usual, "enable_cuda_graph": "1"}
     # Each provider has words of its own for yes and no, and refuses all others.
@@ -371,7 +371,7 @@ def test_which_engines_open_here(pretend: Pretend) -> None:
 def test_arrays_stay_on_the_gpu_or_it_says_why(pretend: Pretend, kept: Path) -> None:
     stand_in: Any = pretend(ONNXRUNTIME_CUDA)
     stand_in.OrtValue = onnxruntime.OrtValue
-    session = ONNXRUNTIME_CUDA.open(kept, "fp16", RunOptions())
+    session = ONNXRUNTIME_CUDA.open(files_just_built(kept), "fp16", RunOptions())
     outputs = {"filled": np.zeros_like(feed()["image"])}
     with pytest.raises(EngineError, match="cannot keep arrays on the GPU"):
         session.resident(feed(), outputs)

@@ -16,7 +16,7 @@ from pconv_deploy.demo.network import copy_network
 from pconv_deploy.engines.acceptance import why_rejected
 from pconv_deploy.engines.backends import openvino_cpu
 from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
-from pconv_deploy.engines.base import RunOptions
+from pconv_deploy.engines.base import RunOptions, files_just_built
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.engines.openvino_library import processor, shared_core
@@ -163,7 +163,7 @@ def test_bf16_is_refused_where_the_processor_lacks_it(
     )
     with pytest.raises(EngineError, match="is a bf16 engine, but this processor"):
         open_engine(foreign)
-    session = OpenVinoBackend().open(engine, "bf16", RunOptions())
+    session = OpenVinoBackend().open(files_just_built(engine), "bf16", RunOptions())
     with pytest.raises(EngineError, match=r"computes in bf16; on this processor .* take f32"):
         session.run(feed())
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from pconv_deploy.cli.main import app
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines import preparation, tuning
+from pconv_deploy.engines.base import EngineFiles
 from pconv_deploy.engines.calibration import CalibrationFiles
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import read_manifest
@@ -50,8 +51,8 @@ class PretendBackend:
     def build(self, graph: bytes, _contract: Any, _precision: Any, folder: Path) -> None:
         (folder / "graph").write_bytes(graph)
 
-    def open(self, folder: Path, _precision: Any, _options: Any) -> Any:
-        arrangement = msgspec.json.decode((folder / "graph").read_bytes(), type=Arrangement)
+    def open(self, files: EngineFiles, _precision: Any, _options: Any) -> Any:
+        arrangement = msgspec.json.decode(files.read("graph"), type=Arrangement)
         self.built.append(arrangement)
 
         def run(_inputs: Any) -> None:
@@ -186,8 +187,8 @@ def test_int8_is_tuned_as_quantised_on_one_photo(
         def why_not_run(self) -> None:
             return None
 
-        def open(self, folder: Path, precision: Any, _options: Any) -> Any:
-            content = (folder / "graph").read_bytes()
+        def open(self, files: EngineFiles, precision: Any, _options: Any) -> Any:
+            content = files.read("graph")
             assert (precision, content[:1]) == ("int8", b"8")
             enlarges = content.count(b"Resize")
 
@@ -238,8 +239,8 @@ def test_the_next_best_form_is_taken_where_the_best_loses_too_much_in_int8(
         def why_not_run(self) -> None:
             return None
 
-        def open(self, folder: Path, _precision: Any, _options: Any) -> Any:
-            enlarges = (folder / "graph").read_bytes().count(b"Resize")
+        def open(self, files: EngineFiles, _precision: Any, _options: Any) -> Any:
+            enlarges = files.read("graph").count(b"Resize")
 
             def run(_inputs: Any) -> None:
                 clock.now += 10 - enlarges

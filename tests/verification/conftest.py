@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from pconv_deploy.checkpoint import load_checkpoint, save_checkpoint
 from pconv_deploy.engines.folder import build_engine
-from pconv_deploy.engines.manifest import describe_file, read_manifest, write_manifest
+from pconv_deploy.engines.manifest import describe, read_manifest, write_manifest
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.verification.pictures import PictureOptions
 from pconv_deploy.verification.run import Outcome, Request, verify
@@ -69,6 +69,6 @@ def engine_of(engine: Path, graph: Path, target: Path) -> Path:
     shutil.copytree(engine, target)
     shutil.copyfile(graph, target / "model.onnx")
     manifest = read_manifest(target)
-    manifest.files["model.onnx"] = describe_file(target / "model.onnx")  # type: ignore[index]
+    manifest.files["model.onnx"] = describe((target / "model.onnx").read_bytes())  # type: ignore[index]
     write_manifest(target, manifest)
     return target

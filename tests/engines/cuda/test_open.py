@@ -9,7 +9,7 @@ import pytest
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
 from pconv_deploy.engines.backends.tensorrt import PLAN as PLAN_FILE
 from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
-from pconv_deploy.engines.base import RunOptions
+from pconv_deploy.engines.base import RunOptions, files_just_built
 from pconv_deploy.errors import EngineError
 from tests.engines.cuda.cuda_names import Status
 from tests.engines.cuda.fake_cuda import FakeCuda
@@ -21,7 +21,7 @@ def test_the_backend_opens_its_file(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRt(gpu, LARGE))
     (tmp_path / PLAN_FILE).write_bytes(PLAN)
-    session = TensorRtBackend().open(tmp_path, "fp16", RunOptions(streams=3))
+    session = TensorRtBackend().open(files_just_built(tmp_path), "fp16", RunOptions(streams=3))
     assert gpu.left()["streams"] == 3
     inputs = images((2, 48, 32))
     expected = filled(inputs[IMAGE], inputs[HOLE_MASK])
@@ -37,4 +37,4 @@ def test_the_backend_says_why_it_cannot(
     (tmp_path / PLAN_FILE).write_bytes(PLAN)
     gpu.fail_in = {"cudaGetDeviceCount": Status.cudaErrorInsufficientDriver}
     with pytest.raises(EngineError, match="the NVIDIA driver is too old: found one for"):
-        TensorRtBackend().open(tmp_path, "fp16", RunOptions())
+        TensorRtBackend().open(files_just_built(tmp_path), "fp16", RunOptions())

@@ -13,8 +13,9 @@ import torch
 from pconv_deploy.checkpoint import save_checkpoint
 from pconv_deploy.contract import UNetConfig
 from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
+from pconv_deploy.engines.base import EngineFiles
 from pconv_deploy.engines.folder import BuildOptions, build_engine
-from pconv_deploy.engines.manifest import Manifest, describe_file, read_manifest, write_manifest
+from pconv_deploy.engines.manifest import Manifest, describe, read_manifest, write_manifest
 from pconv_deploy.engines.preparation import prepare_again
 from pconv_deploy.engines.refitting import RefitRequest
 from pconv_deploy.engines.tensorrt.network import as_read
@@ -96,7 +97,7 @@ def edit(path: Path, **changes: Any) -> None:
     """Let the manifest say otherwise, and fit its file."""
     manifest = msgspec.structs.replace(read_manifest(path), **changes)
     plan = path / "engine.plan"
-    files = {**manifest.files, "engine.plan": describe_file(plan)}
+    files = {**manifest.files, "engine.plan": describe(plan.read_bytes())}
     write_manifest(path, msgspec.structs.replace(manifest, files=files))
 
 
@@ -104,11 +105,11 @@ def edit(path: Path, **changes: Any) -> None:
 def gpu(folder: Path, tensorrt: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that runs fake plans."""
 
-    def opened(_self: object, path: Path, precision: Any, _options: object) -> FakeSession:
+    def opened(_self: object, files: EngineFiles, precision: Any, _options: object) -> FakeSession:
         contract = msgspec.structs.replace(
             read_graph(folder / "old.onnx").contract, precision=precision
         )
-        return FakeSession((path / "engine.plan").read_bytes(), contract)
+        return FakeSession(files.read("engine.plan"), contract)
 
     monkeypatch.setattr(TensorRtBackend, "open", opened)
     monkeypatch.setattr(TensorRtBackend, "why_not_run", lambda _self: None)

@@ -14,7 +14,7 @@ import pytest
 
 from pconv_deploy.contract import RAW_OUTPUT
 from pconv_deploy.engines.backends import tensorrt as module
-from pconv_deploy.engines.base import Gpu, RunOptions
+from pconv_deploy.engines.base import Gpu, RunOptions, files_just_built
 from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.tensorrt import builder, session
@@ -267,15 +267,11 @@ def test_a_plan_that_does_not_load_is_an_error(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_code_of_a_version_compatible_plan_may_run(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_code_of_a_version_compatible_plan_may_run(machine: Machine, tmp_path: Path) -> None:
     seen = machine()
     (tmp_path / module.PLAN).write_bytes(b"plan")
-    facts: Any = SimpleNamespace(plan=SimpleNamespace(options=TensorRtOptions()))
     for compatible in (False, True):
-        facts.plan.options = TensorRtOptions(version_compatible=compatible)
-        (tmp_path / "manifest.json").touch()
-        monkeypatch.setattr(module, "read_manifest", lambda _folder: facts)
-        module.TensorRtBackend().open(tmp_path, "fp16", RunOptions())
+        options = TensorRtOptions(version_compatible=compatible)
+        backend = module.TensorRtBackend(options=options)
+        backend.open(files_just_built(tmp_path), "fp16", RunOptions())
         assert seen["host_code"] is compatible

@@ -9,7 +9,7 @@ import pytest
 
 from pconv_deploy.engines.backends import tensorrt as module
 from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
-from pconv_deploy.engines.base import Gpu, Runtime
+from pconv_deploy.engines.base import Gpu, Runtime, files_just_built
 from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.registry import BACKENDS, backend_named
 from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX
@@ -197,4 +197,5 @@ def test_what_the_inspector_told_is_kept_and_counted(
 ) -> None:
     (tmp_path / "layers.json").write_text(json.dumps({"graph": {"fp16": 12}, "engine": told}))
     contract: Any = None
-    assert TensorRtBackend().executed(tmp_path, contract, "fp16") == executed
+    files = files_just_built(tmp_path)
+    assert TensorRtBackend().executed(files, contract, "fp16") == executed
