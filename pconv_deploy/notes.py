@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from pconv_deploy.hole_rule import MaskReading
 from pconv_deploy.images import Bytes, Hole, Pixels
@@ -92,22 +93,28 @@ def looks_swapped(mask: MaskReading, image: Bytes) -> bool:
 
 
 def _two_valued(image: Bytes) -> bool:
-    dark = (image < 16).all(axis=2)
-    light = (image >= 240).all(axis=2)
-    return bool((dark | light).mean() > 0.98)
+    levels = np.array(Image.fromarray(image).convert("L").histogram())
+    sixteenths = np.sort(levels.reshape(16, 16).sum(axis=1))  # noise of JPEG stays within one
+    return bool(sixteenths[-2:].sum() > 0.98 * levels.sum())
 
 
 def _other_convention(mask: MaskReading) -> str:
-    if mask.rule.convention != "hole-white":
-        return "--mask-convention hole-white"
-    return f"--mask-convention {'alpha' if mask.transparent else 'hole-black'}"
+    alpha = mask.transparent and mask.rule.convention == "hole-white"
+    return f"--mask-convention {'alpha' if alpha else _other_colour(mask)}"
+
+
+def _other_colour(mask: MaskReading) -> str:
+    return "hole-black" if mask.rule.convention == "hole-white" else "hole-white"
 
 
 def _where_else(mask: MaskReading) -> str:
     """Where the hole of a mask without one may be."""
     if mask.transparent and mask.rule.convention != "alpha":
-        return ". Are its transparent pixels the hole? --mask-convention alpha"
-    if mask.levels.any():
+        return (
+            ". Are its transparent pixels the hole (--mask-convention alpha), or its painted ones "
+            f"({_other_colour(mask)})?"
+        )
+    if mask.levels.any() and mask.rule.convention == "hole-white":
         return f". Its largest value is {mask.levels.max()} of 255; see --mask-threshold"
     return ""
 

@@ -76,7 +76,8 @@ def prepared(
     if hole.all():
         if looks_swapped(mask, rgb):
             raise HoleMaskError(
-                "the mask looks like a photo and the image like a mask: they are swapped"
+                "the hole mask covers the whole image and looks like a photo, the image like a "
+                "mask: are they swapped?"
             )
         raise HoleMaskError(
             "the hole mask covers the whole image: nothing is known to fill it from. "

@@ -75,7 +75,10 @@ def test_swapped_arguments_are_named(run: Run, engine: Path, files: Path) -> Non
     Image.fromarray((grey + 20).astype(np.uint8)).save(files / "grey.png")
     full = run("infer", engine, files / "mask.png", files / "grey.png", "-o", output, "--overwrite")
     assert full.code == 3
-    assert "they are swapped" in full.err
+    assert "are they swapped?" in full.err
+    Image.fromarray(pixels(files / "mask.png") // 2).save(files / "grey mask.png")
+    half = run("infer", engine, files / "grey mask.png", files / "grey.png", "-o", files / "p.png")
+    assert (half.code, "are they swapped?" in half.err) == (3, True)
     Image.fromarray(grey.astype(np.uint8)).save(files / "grey.png")
     photo = run(
         "infer", engine, files / "in/a.png", files / "grey.png", "-o", output, "--overwrite"
