@@ -75,6 +75,7 @@ def train(
     """
     with needs("pconv-deploy[train]"):
         from pconv_deploy.training.loop import train as run_training
+        from pconv_deploy.training.run_folder import RunFolder
 
     folder = one_folder(run, output)
     named = {"data.photos": photos, "holes.folder": masks, "loss.vgg16": vgg16}
@@ -91,7 +92,8 @@ def train(
                 resolved, folder, resume=resume, any_ranks=any_ranks, progress=report
             )
     except (KeyboardInterrupt, SystemExit):
-        ERR.print(f"stopped; go on with: pconv-deploy train {folder} --resume", markup=False)
+        if RunFolder(folder).config_file.is_file():
+            ERR.print(f"stopped; go on with: pconv-deploy train {folder} --resume", markup=False)
         raise
     if _leads():
         OUT.print(f"[bold]{escape(str(network))}[/bold]  {resolved.network.describe()}")

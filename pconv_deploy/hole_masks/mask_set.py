@@ -1,7 +1,7 @@
 """Sets of hole masks, so many of each of the paper's classes, made in parallel."""
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,9 +78,9 @@ def make_mask_set(
     _require_sensible(options)
     with (
         atomic_folder(output, overwrite=overwrite, replaceable=is_mask_set) as folder,
-        scratch_folder() as aside,
+        scratch_folder() if options.video else nullcontext() as aside,
     ):
-        raw = aside / "raw.npz" if options.video else None
+        raw = aside / "raw.npz" if aside else None
         numbers = range(options.per_class * len(CLASSES))
         pairs = planned_pairs(options.video, len(numbers)) if options.video else []
         total = len(pairs) + len(numbers)

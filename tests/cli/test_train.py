@@ -23,7 +23,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_trains_and_says_what_to_do_next(run: Run, photos: Path, tmp_path: Path) -> None:
-    result = run("train", tmp_path / "run", "-c", "mini", "--photos", photos, *QUICK)
+    result = run("train", "-o", tmp_path / "run", "-c", "mini", "--images", photos, *QUICK)
     assert result.code == 0, result.err
     network = tmp_path / "run" / "network.safetensors"
     assert f"export it: pconv-deploy export {network} -o model.onnx" in result.out
@@ -55,6 +55,9 @@ def test_trains_and_says_what_to_do_next(run: Run, photos: Path, tmp_path: Path)
         (["-c", "naoto-256", "--photos", "{photos}"], 2, "--vgg16, or leave these terms out"),
         (["-c", "naoto-256", "--photos", "{photos}", "--vgg16", "{vgg}"], 3, "is not torch"),
         (["--resume"], 3, "is no training run"),
+        (["--output", "other"], 2, "name one"),
+        (["-c", "mini", "--images", "none", "--holes", "none"], 3, "none does not exist"),
+        (["-c", "mini", "--set", "batch=-1"], 2, "--set batch: found -1. Expected `int` >= 1"),
         (["--resume", "-c", "mini"], 2, "a resumed run keeps its settings"),
         (["-c", "mini", "--photos", "{photos}", "--set", "batch=3", "--set", "micro_batches=2"],
          2, "found batch 3; needed a multiple of 2"),
@@ -75,6 +78,12 @@ def test_what_cannot_be_trained(
     assert message in result.err
     assert "Traceback" not in result.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_a_folder(run: Run) -> None:
+    result = run("train", "-c", "mini")
+    assert result.code == 2
+    assert "name the folder to write to, as an argument or with --output" in result.err
 
 
 def test_a_folder_in_use_and_one_that_cannot_be_written(

@@ -71,6 +71,14 @@ def test_checkpoint_and_engine_side_by_side(
     assert psnr["ort"] == pytest.approx(psnr["tiny.safetensors"], abs=0.01)
 
 
+def test_photos_and_holes_are_other_names_of_the_options(
+    evaluate: Run, pictures: Path, masks: Path
+) -> None:
+    result = evaluate("mean", "--photos", pictures, "--holes", masks, images=None, masks=None)
+    assert result.code == 0
+    assert "4 of 4 pairs" in result.out
+
+
 def test_drawn_holes(evaluate: Run) -> None:
     result = evaluate("mean", "--per-class", "1", masks=None)
     assert result.code == 0

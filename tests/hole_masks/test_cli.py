@@ -97,6 +97,13 @@ def test_make_and_check_agree(run: Run, tmp_path: Path) -> None:
     assert {(c["border"], c["no_border"]) for c in facts["classes"]} == {(1, 1)}
 
 
+def test_the_folder_and_the_count_as_they_are_named_elsewhere(run: Run, tmp_path: Path) -> None:
+    options = ("--size", "64", "--per-class", "1", "--workers", "1", "--no-plot")
+    made = run("masks", "make", "-o", tmp_path / "set", *options)
+    assert made.code == 0
+    assert "12 hole masks" in made.out
+
+
 def test_the_plot_can_go_elsewhere_or_nowhere(run: Run, tmp_path: Path) -> None:
     plot = tmp_path / "plots" / "a.png"
     assert run("masks", "make", tmp_path / "a", *MAKE, "--plot", plot).code == 0
