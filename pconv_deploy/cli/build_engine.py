@@ -37,19 +37,11 @@ def build_engine(
     ] = None,
     calibration_photos: Annotated[
         Path | None,
-        typer.Option(
-            "--calibration-photos",
-            "--calibration-images",
-            help="For int8: folder of photos like those it will fill; twelve or more.",
-        ),
+        typer.Option(help="For int8: folder of photos like those it will fill; twelve or more."),
     ] = None,
     calibration_holes: Annotated[
         Path | None,
-        typer.Option(
-            "--calibration-holes",
-            "--calibration-masks",
-            help="Folder of hole masks. Default: holes are drawn.",
-        ),
+        typer.Option(help="Folder of hole masks. Default: holes are drawn."),
     ] = None,
     mask_convention: MaskConvention = Convention.HOLE_WHITE,
     mask_threshold: MaskThreshold = None,

@@ -1,4 +1,4 @@
-"""Words of NVIDIA's trtexec, said as `build-engine` says them."""
+"""Words of NVIDIA's trtexec and of our other commands, said as `build-engine` says them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,8 @@ from pconv_deploy.errors import UsageError
 # What means the same; None: it is always so.
 _SAME: Mapping[str, str | None] = {
     "--bf16": "--precision=bf16",
+    "--calibration-images": "--calibration-photos",
+    "--calibration-masks": "--calibration-holes",
     "--fp16": "--precision=fp16",
     "--no-tf32": None,
     "--shapes": "--opt-shapes",

@@ -3,7 +3,6 @@
 Nothing is downloaded: every file of weights is given, and checked by its hash.
 """
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from torch import Tensor, nn
 from pconv_deploy.errors import InputError
 from pconv_deploy.evaluation.inception import FEATURES, InceptionV3
 from pconv_deploy.evaluation.weights import WeightFiles
-from pconv_deploy.files import sha256_of
 from pconv_deploy.images import Bytes
-from pconv_deploy.training.vgg import Vgg16Features, load_vgg16
+from pconv_deploy.training.vgg import Vgg16Features, checked_weights, load_vgg16
 
 INCEPTION_SHA256_PREFIX = "6726825d"
 # lpips 0.1.4, weights/v0.1/vgg.pth; torchmetrics ships the same file.
@@ -94,7 +92,7 @@ def load_heads(path: Path) -> list[Tensor]:
     Raises:
         InputError: missing, damaged, or another file.
     """
-    weights = _checked_weights(path, LPIPS_SHA256_PREFIX, "lpips' weights/v0.1/vgg.pth")
+    weights = checked_weights(path, LPIPS_SHA256_PREFIX, "lpips' weights/v0.1/vgg.pth")
     needed = {f"lin{i}.model.1.weight": c for i, c in enumerate((64, 128, 256, 512, 512))}
     _compare_shapes(path, weights, {name: (1, c, 1, 1) for name, c in needed.items()})
     return [weights[name][0] for name in needed]
@@ -107,29 +105,13 @@ def load_inception(path: Path) -> InceptionV3:
         InputError: missing, damaged, or another file.
     """
     wanted = "pt_inception-2015-12-05-6726825d.pth (of pytorch-fid or torch-fidelity)"
-    weights = _checked_weights(path, INCEPTION_SHA256_PREFIX, wanted)
+    weights = checked_weights(path, INCEPTION_SHA256_PREFIX, wanted)
     network = InceptionV3()
     # Files older than PyTorch 0.4.1 do not count batches, and nothing here reads the count.
     needed = {n: t for n, t in network.state_dict().items() if not n.endswith("batches_tracked")}
     _compare_shapes(path, weights, {name: tuple(t.shape) for name, t in needed.items()})
     network.load_state_dict({name: weights[name] for name in needed}, strict=False)
     return network
-
-
-def _checked_weights(path: Path, sha256_prefix: str, wanted: str) -> Mapping[str, Tensor]:
-    try:
-        found = sha256_of(path)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}. Needed: {wanted}") from error
-    if not found.startswith(sha256_prefix):
-        raise InputError(
-            f"{path} is not {wanted}: its SHA-256 begins with {found[:8]}, needed {sha256_prefix}"
-        )
-    try:
-        weights: Mapping[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    return weights
 
 
 def _compare_shapes(

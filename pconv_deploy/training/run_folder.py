@@ -160,10 +160,9 @@ class RunFolder:
     def _clear_away_leftovers(self) -> None:
         """Remove what a killed save or removal left half done; other people's files stay."""
         clear_temporary_files(self.path)
-        whole = set(self.checkpoints().values())
         for place in (self.path / "checkpoints").glob("*"):
-            ours = _STEP.fullmatch(place.name) or is_temporary(place.name)
-            if ours and place not in whole:
+            half = _STEP.fullmatch(place.name) and not (place / STATE).exists()
+            if half or is_temporary(place.name):
                 shutil.rmtree(place, ignore_errors=True)
 
     def publish(self, step: int) -> None:

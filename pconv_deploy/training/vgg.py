@@ -5,6 +5,7 @@ LPIPS takes all five stages.
 The weights are torchvision's, read from a local file; torchvision itself is not needed.
 """
 
+import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pconv_deploy.errors import InputError
-from pconv_deploy.files import sha256_of
+from pconv_deploy.files import reading
 
 # torchvision names the file after the first digits of its SHA-256.
 VGG16_FILE = "vgg16-397923af.pth"
@@ -62,23 +63,38 @@ def load_vgg16(path: Path | str, stages: int = 3) -> Vgg16Features:
     Raises:
         InputError: missing, another file than torchvision's, or damaged.
     """
-    path = Path(path)
+    path, wanted = Path(path), f"torchvision's {VGG16_FILE}"
     if not path.is_file():
         raise InputError(
-            f"{path} does not exist. Needed: torchvision's {VGG16_FILE} "
-            f"(its VGG16_Weights.IMAGENET1K_V1)"
+            f"{path} does not exist. Needed: {wanted} (its VGG16_Weights.IMAGENET1K_V1)"
         )
-    found = sha256_of(path)
-    if not found.startswith(VGG16_SHA256_PREFIX):
-        raise InputError(
-            f"{path} is not torchvision's {VGG16_FILE}: its SHA-256 begins with {found[:8]}, "
-            f"needed {VGG16_SHA256_PREFIX}"
-        )
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+    weights = checked_weights(path, VGG16_SHA256_PREFIX, wanted)
     return vgg16_from(weights, stages)
+
+
+def checked_weights(path: Path, sha256_prefix: str, wanted: str) -> Mapping[str, Tensor]:
+    """Load weights that are known by their hash, without running code in the file.
+
+    What is hashed is what is loaded, even if another file takes its place meanwhile.
+
+    Raises:
+        InputError: missing, another file than `wanted`, or damaged.
+    """
+    with reading(path), path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if not found.startswith(sha256_prefix):
+            raise InputError(
+                f"{path} is not {wanted}: its SHA-256 begins with {found[:8]}, "
+                f"needed {sha256_prefix}"
+            )
+        stream.seek(0)
+        try:
+            weights: Mapping[str, Tensor] = torch.load(
+                stream, map_location="cpu", weights_only=True
+            )
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            raise InputError(f"{path} is damaged: {error}") from error
+    return weights
 
 
 def vgg16_from(weights: Mapping[str, Tensor], stages: int = 3) -> Vgg16Features:

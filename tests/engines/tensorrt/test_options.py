@@ -124,6 +124,14 @@ def test_words_that_say_what_is_so_anyway() -> None:
     assert in_our_words(["--fp16"]) == ["--precision=fp16"]
 
 
+def test_names_that_other_commands_of_ours_use() -> None:
+    given = ["--calibration-images", "photos", "--calibration-masks=holes"]
+    assert in_our_words(given) == [
+        *("--calibration-photos", "photos"),
+        "--calibration-holes=holes",
+    ]
+
+
 def test_the_best_shape_stands_for_the_others(options_of: Callable[..., Any]) -> None:
     only = (4, 256, 512)
     assert options_of("--opt-shapes", "4x256x512").profiles == (
