@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from pconv_deploy.errors import HoleMaskError, UsageError
-from pconv_deploy.images import Bytes, Hole, stored_in_16_bits
+from pconv_deploy.images import PAGES, Bytes, Hole, page_count, stored_in_16_bits
 
 MaskConvention = Literal["hole-white", "hole-black", "alpha"]
 
@@ -210,6 +210,8 @@ def _values(hole_mask: Image.Image | ArrayLike) -> NDArray[Any]:
 
 def _in_channels(image: Image.Image) -> Image.Image:
     """Decode a lazily opened mask; turn palettes and other colour spaces into RGB or RGBA."""
+    if (pages := page_count(image)) > 1:
+        raise HoleMaskError(f"the hole mask {PAGES.format(pages)}")
     try:
         image.load()
         if image.mode not in ("1", "L", "LA", "RGB", "RGBA", "F") and image.mode[0] != "I":

@@ -21,6 +21,7 @@ Hole = NDArray[np.bool_]
 AnyImage = TypeVar("AnyImage", Image.Image, NDArray[Any])
 
 EXIF_ORIENTATION = 0x0112
+PAGES = "is animated or has pages ({}); needed one. Pass the one that is meant, as image.copy()"
 MODES = ("L", "LA", "RGB", "RGBA", "P", "I;16", "I;16B", "1")
 
 
@@ -39,17 +40,7 @@ def to_pixels(image: Image.Image | NDArray[Any]) -> Pixels:
         ImageError: another mode, dtype or shape, or no pixels.
     """
     if isinstance(image, Image.Image):
-        if image.mode not in MODES:
-            by_profile = ", or by its profile with images.cmyk_to_srgb" * (image.mode == "CMYK")
-            raise ImageError(
-                f"found an image of mode {image.mode}; needed one of {', '.join(MODES)}. "
-                f"Convert it first, for instance with image.convert('RGB'){by_profile}"
-            )
-        if stored_in_16_bits(image):
-            raise ImageError(
-                "the image has 16 bits a colour channel, of which Pillow reads 8. Pass a uint16 "
-                "array, or image.convert(image.mode) for 8 bits"
-            )
+        _require_kind(image)
         image = _plain(image)
     elif not isinstance(image, np.ndarray):
         raise ImageError(
@@ -72,6 +63,35 @@ def to_pixels(image: Image.Image | NDArray[Any]) -> Pixels:
     if 0 in pixels.shape:
         raise ImageError(f"found an image of {pixels.shape[1]}x{pixels.shape[0]}: no pixels")
     return pixels
+
+
+def _require_kind(image: Image.Image) -> None:
+    """Refuse Pillow images whose colours, depth or pages would be lost."""
+    if image.mode not in MODES:
+        by_profile = ", or by its profile with images.cmyk_to_srgb" * (image.mode == "CMYK")
+        raise ImageError(
+            f"found an image of mode {image.mode}; needed one of {', '.join(MODES)}. "
+            f"Convert it first, for instance with image.convert('RGB'){by_profile}"
+        )
+    if (pages := page_count(image)) > 1:
+        raise ImageError(f"the image {PAGES.format(pages)}")
+    if stored_in_16_bits(image):
+        raise ImageError(
+            "the image has 16 bits a colour channel, of which Pillow reads 8. Pass a uint16 "
+            "array, or image.convert(image.mode) for 8 bits"
+        )
+    if image.mode.startswith("I;16") and "transparency" in image.info:
+        raise ImageError(
+            "the image is 16-bit grey with a transparent colour, which would be lost; convert it"
+        )
+
+
+def page_count(image: Image.Image) -> int:
+    """Pages or frames of an opened file; a photo's previews beside it (MPO) are none."""
+    try:
+        return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    except Exception:  # noqa: BLE001  decoders raise whatever comes up; decoding will say it
+        return 1
 
 
 def stored_in_16_bits(image: Image.Image) -> bool:

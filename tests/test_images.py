@@ -46,6 +46,13 @@ def test_sixteen_bits_in_either_byte_order() -> None:
     assert to_rgb8(to_pixels(values))[0, :, 1].tolist() == [0, 0, 1, 255]
 
 
+def test_a_transparent_colour_of_16_bits_is_not_lost() -> None:
+    image = Image.fromarray(np.array([[0, 40_000]], np.uint16))
+    image.info["transparency"] = 40_000
+    with pytest.raises(ImageError, match="with a transparent colour, which would be lost"):
+        to_pixels(image)
+
+
 def test_palette_with_transparency_becomes_rgba() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])

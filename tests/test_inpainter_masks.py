@@ -114,6 +114,23 @@ def test_an_error_of_the_runtime_names_the_images_of_its_batch(
         inpainter(photo(20, 90), box(20, 90))
 
 
+def test_one_page_of_several_has_to_be_chosen(
+    inpainter: Inpainter, tmp_path: Path, photo: Photo, box: Photo
+) -> None:
+    for name, picture in (("photos", photo()), ("masks", box())):
+        pages = [Image.fromarray(picture), Image.fromarray(picture[::-1])]
+        pages[0].save(tmp_path / f"{name}.tif", save_all=True, append_images=pages[1:])
+    with Image.open(tmp_path / "photos.tif") as images, Image.open(tmp_path / "masks.tif") as masks:
+        with pytest.raises(ImageError, match=r"has pages \(2\).*image\.copy\(\)"):
+            inpainter(images, box())
+        with pytest.raises(HoleMaskError, match=r"has pages \(2\).*image\.copy\(\)"):
+            inpainter(photo(), masks)
+        images.seek(1)
+        masks.seek(1)
+        filled = np.asarray(inpainter(images.copy(), masks.copy()))
+    assert (filled == inpainter(photo()[::-1], box()[::-1])).all()
+
+
 def test_sizes_that_fit_turned_name_the_orientation(
     inpainter: Inpainter, photo: Photo, box: Photo
 ) -> None:
