@@ -178,13 +178,14 @@ def _refuse_outputs_among_inputs(places: _Places, jobs: Sequence[Job]) -> None:
     if places.writes_one_file:
         return
     output = places.output.resolve()
+    parents = {job.output.parent: job for job in jobs}
     for folder, of in ((places.images, "photos"), (places.masks, "masks")):
         inputs = folder.resolve()
         # Outputs strictly below the inputs are left out when these are listed.
         if folder.is_file() or inputs in output.parents:
             continue
-        for job in jobs:
-            if job.output.parent.resolve().is_relative_to(inputs):
+        for parent, job in parents.items():
+            if parent.resolve().is_relative_to(inputs):
                 raise UsageError(
                     f"{job.output} would lie among the {of} and be taken for one of them by the "
                     f"next run; choose another output folder, such as {folder / 'filled'}"

@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ class MaskFolder:
             if mark:
                 self._marked[place, marked].append(path)
                 self._anywhere[marked].append(path)
+        self._resolved = cache(Path.resolve)  # asks the file system for every part of a path
         self._photos: set[Path] = set()
         self._names_of_photos: dict[Place, set[str]] = defaultdict(set)
         self._wanted: set[Path] = set()
@@ -53,7 +55,7 @@ class MaskFolder:
 
     def pair(self, photos: Sequence[Path]) -> list[MasksOfPhoto]:
         """Find the masks of each photo; several that could be meant are a problem, no choice."""
-        self._photos = {photo.resolve() for photo in photos}
+        self._photos = {self._resolved(photo) for photo in photos}
         for photo in photos:
             names = self._names_of_photos[_place(photo, self._root)]
             names |= {composed(photo.stem), composed(photo.name)}
@@ -73,7 +75,7 @@ class MaskFolder:
         idle = [
             path
             for path in self._masks.paths
-            if path not in self._wanted and path.resolve() not in self._photos
+            if path not in self._wanted and self._resolved(path) not in self._photos
         ]
         if idle:
             _LOG.warning("%s", f"no photo for {_counted(idle, 'mask')}")
@@ -85,8 +87,8 @@ class MaskFolder:
             *self._by_stem[place, same_name(photo.name)],
         ]
         # Beside its photo only a mask that says so in its name is one.
-        beside = photo.parent.resolve()
-        named = [path for path in named if path.parent.resolve() != beside]
+        beside = self._resolved(photo.parent)
+        named = [path for path in named if self._resolved(path.parent) != beside]
         plain = self._mine(photo, named)
         marked = self._mine(photo, self._marked[place, same_name(photo.stem)])
         found = tuple(plain + marked)
@@ -100,12 +102,13 @@ class MaskFolder:
 
     def _mine(self, photo: Path, candidates: Iterable[Path]) -> list[Path]:
         """Candidates that are no photo themselves, nor called exactly as another photo."""
-        others = self._names_of_photos[_place(photo, self._root)]
-        others = others - {composed(photo.stem), composed(photo.name)}
+        all_names = self._names_of_photos[_place(photo, self._root)]
+        own = (composed(photo.stem), composed(photo.name))
         return [
             path
             for path in candidates
-            if composed(path.stem) not in others and path.resolve() not in self._photos
+            if (composed(path.stem) in own or composed(path.stem) not in all_names)
+            and self._resolved(path) not in self._photos
         ]
 
     def _as_is(self, photo: Path, mask: Path) -> bool:
@@ -118,7 +121,7 @@ class MaskFolder:
     def _missing(self, photo: Path) -> str:
         stem = same_name(photo.stem)
         said = f"{photo} has no mask of the same name in {self._masks.root}"
-        elsewhere = [p for p in self._anywhere[stem] if p.resolve() not in self._photos]
+        elsewhere = [p for p in self._anywhere[stem] if self._resolved(p) not in self._photos]
         unread = [one for one in self._masks.unread if same_name(one.path.stem) == stem]
         if unread:
             return f"{said}; {unread[0].why}"
