@@ -33,7 +33,8 @@ MaskThreshold = Annotated[
         min=1,
         max=255,
         help="How white, black or transparent a pixel of the hole is at least; 1 takes every "
-        "label of a label map. Default: 16, and refuse a mask that holds only lower values.",
+        "label of a label map. Default: 16, and refuse a mask that holds only lower values; "
+        "docs/embedding.md has the rule.",
         show_default=False,
     ),
 ]

@@ -15,6 +15,7 @@ from pconv_deploy.evaluation.report import markdown, write_reports
 from pconv_deploy.evaluation.run import Evaluation, evaluate
 from pconv_deploy.evaluation.summary import Results, summarise
 from pconv_deploy.evaluation.worker import Request
+from pconv_deploy.hole_rule import MaskRule
 from tests.evaluation.conftest import MakeRequest
 
 
@@ -104,6 +105,7 @@ def test_other_settings_are_named(
         ({"size": (24, 32)}, "--size was not given, is 24x32"),
         ({"max_pixels": 4 * 10**6}, "--max-megapixels was 1, is 4"),
         ({"per_class": 1}, "--per-class was not given, is 1"),
+        ({"mask_rule": MaskRule(threshold=9)}, "--mask-threshold was not given, is 9"),
         ({"masks": None}, "--masks was .*masks, is not given"),
     ):
         with pytest.raises(UsageError, match=f"begun with other settings: {message}"):
