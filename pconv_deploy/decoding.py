@@ -70,7 +70,7 @@ def require_one_page(path: Path, image: Image.Image) -> None:
         ImageError: it is animated, or has pages.
     """
     # Phones append previews and gain maps to a photo (MPO): its first picture is the photo.
-    pages = getattr(image, "n_frames", 1) - further_pictures(image)
+    pages = 1 if isinstance(image, MpoImageFile) else getattr(image, "n_frames", 1)
     if pages > 1:
         raise ImageError(
             f"{path} is animated or has pages ({pages}); needed one still image. "
@@ -85,7 +85,7 @@ def require_one_page(path: Path, image: Image.Image) -> None:
 
 def further_pictures(image: Image.Image) -> int:
     """How many pictures come after the photo in its file: previews, gain maps, second views."""
-    return image.n_frames - 1 if isinstance(image, MpoImageFile) else 0
+    return max(0, image.n_frames - 1) if isinstance(image, MpoImageFile) else 0
 
 
 @contextmanager

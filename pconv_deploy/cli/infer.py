@@ -47,7 +47,7 @@ def infer(
         Path,
         typer.Argument(
             help="Mask file for all images; or folder of masks, that of a/b.jpg being a/b.*, "
-            "a/b.jpg.* or a/b_mask*.*."
+            "a/b.jpg.* or a/b_mask*.*; docs/files.md."
         ),
     ],
     output: Annotated[
