@@ -21,6 +21,7 @@ from pconv_deploy.prepared import (
     CallOptions,
     ImageLike,
     Prepared,
+    filled_images,
     finish,
     log_notes,
     name_in_list,
@@ -277,8 +278,7 @@ class Inpainter:
 
         They are as many runs as the engine needs for them.
         """
-        results: list[Bytes] = []
-        start = 0
+        results, start = list[Bytes](), 0
         while start < len(prepared):
             count = self._shapes.batch(prepared[start].padded_size, len(prepared) - start)
             batch = list(prepared[start : start + count])
@@ -290,7 +290,7 @@ class Inpainter:
                     HOLE_MASK: np.stack([item.hole_mask for item in padded]),
                 }
             )
-            results.extend(outputs[FILLED][: len(batch)])
+            results.extend(filled_images(outputs, padded)[: len(batch)])
         return results
 
 

@@ -1,6 +1,7 @@
 """The first and the last step of a call: image and hole made ready; the result put together."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -8,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pconv_deploy.errors import HoleMaskError
+from pconv_deploy.contract import FILLED
+from pconv_deploy.errors import EngineError, HoleMaskError
 from pconv_deploy.hole_rule import MaskConvention, MaskReading
 from pconv_deploy.images import (
     Bytes,
@@ -129,6 +131,23 @@ def log_notes(log: logging.Logger, name: str, prepared: Prepared) -> None:
     if log.isEnabledFor(logging.INFO):  # notes take time
         for note in prepared.notes:
             log.info("%s: %s", name, note.text)
+
+
+def filled_images(outputs: Mapping[str, NDArray[Any]], batch: Sequence[Prepared]) -> Bytes:
+    """Return what an engine filled.
+
+    Raises:
+        EngineError: it returned something else: its files are not what its manifest says.
+    """
+    filled = outputs.get(FILLED)
+    needed = (len(batch), *batch[0].image.shape)
+    if filled is None or filled.dtype != np.uint8 or filled.shape != needed:
+        found = "nothing" if filled is None else f"{filled.dtype} {list(filled.shape)}"
+        raise EngineError(
+            f"the engine returned {found} as {FILLED!r}; needed uint8 {list(needed)}: its files "
+            "are not what its manifest says. Build it again"
+        )
+    return filled
 
 
 def finish(prepared: Prepared, filled: Bytes) -> Pixels:

@@ -1,5 +1,7 @@
 """OpenVINO on the CPU."""
 
+import logging
+import math
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
@@ -24,6 +26,7 @@ from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.onnx_file import inlined
 from pconv_deploy.parity import Arrays, Precision
 
+_log = logging.getLogger(__name__)
 _FASTEST = Arrangement()  # it fuses what follows a convolution by itself
 _MODEL, _WEIGHTS = "model.xml", "model.bin"
 # What the arithmetic between the convolutions of an int8 engine is: single precision too.
@@ -36,8 +39,14 @@ _EXECUTED: Mapping[str, Precision] = {
     "u8": "int8",
 }
 # A model compiled for one shape of inputs ran a tenth to a quarter faster than one for all
-# shapes. Each takes some tenths of a second and the memory of another copy of the weights.
-_KEPT_SHAPES = 3
+# shapes. Each takes some tenths of a second, and memory: twice that of the weights, and for
+# features 120 bytes a pixel in the demo's network. So many stay in any case, more while their
+# memory is estimated below the limit.
+_ALWAYS_KEPT, _MEMORY_OF_KEPT = 3, 1 << 30
+_BYTES_OF_EACH, _BYTES_PER_VALUE = 8 << 20, 64  # a pixel is four values: three colours, one mask
+
+# What becomes of the exceptions of its C++: of a damaged model, all of them.
+_ERRORS = (RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError)
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -94,7 +103,7 @@ class OpenVinoBackend:
             model = shared_core().read_model(content, b"")
             # Its default would halve the weights' precision.
             import_openvino().save_model(model, folder / _MODEL, compress_to_fp16=False)
-        except RuntimeError as error:
+        except _ERRORS as error:
             raise EngineError(f"OpenVINO cannot convert the graph: {_brief(error)}") from error
 
     def open(
@@ -137,19 +146,23 @@ class OpenVinoSession:
             # Two processes would pin their threads to the same cores.
             "ENABLE_CPU_PINNING": False,
         }
+        self._said = False
         self._changing = threading.Lock()
         self._requests: OrderedDict[Shapes, SimpleQueue[Any]] = OrderedDict()
+        content, weights = files.read(_MODEL), files.read(_WEIGHTS)
+        self._weights = len(weights)
         try:
-            self._model: Any = shared_core().read_model(files.read(_MODEL), files.read(_WEIGHTS))
-        except RuntimeError as error:
+            self._model: Any = shared_core().read_model(content, weights)
+            inputs = {value.get_any_name(): value for value in self._model.inputs}
+            self._dtypes = {name: value.element_type.to_dtype() for name, value in inputs.items()}
+            self._fixed: Shapes | None = None
+            if not self._model.is_dynamic():
+                self._fixed = _shapes_of({name: value.shape for name, value in inputs.items()})
+        except _ERRORS as error:
             raise EngineError(
                 f"OpenVINO cannot load {files.folder / _MODEL}: {_brief(error)}"
             ) from error
-        inputs = {value.get_any_name(): value for value in self._model.inputs}
-        self._dtypes = {name: value.element_type.to_dtype() for name, value in inputs.items()}
-        self._fixed: Shapes | None = None
-        if not self._model.is_dynamic():
-            self._fixed = _shapes_of({name: value.shape for name, value in inputs.items()})
+        if self._fixed is not None:
             self._idle_requests(self._fixed)
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -162,7 +175,7 @@ class OpenVinoSession:
         try:
             results = request.infer(dict(inputs))
             return {output.get_any_name(): array for output, array in results.items()}
-        except RuntimeError as error:
+        except _ERRORS as error:
             raise EngineError(f"OpenVINO failed on {_show(shapes)}: {_brief(error)}") from error
         finally:
             requests.put(request)
@@ -186,7 +199,7 @@ class OpenVinoSession:
         try:
             self._model.reshape({name: list(shape) for name, shape in shapes})
             compiled = shared_core().compile_model(self._model, "CPU", self._settings)
-        except RuntimeError as error:
+        except _ERRORS as error:
             raise EngineError(f"OpenVINO failed on {_show(shapes)}: {_brief(error)}") from error
         hint, wanted = "INFERENCE_PRECISION_HINT", self._settings["INFERENCE_PRECISION_HINT"]
         if (chosen := compiled.get_property(hint).get_type_name()) != wanted:
@@ -206,9 +219,26 @@ class OpenVinoSession:
                     idle.put(compiled.create_infer_request())
                 self._requests[shapes] = idle
             self._requests.move_to_end(shapes)
-            while len(self._requests) > _KEPT_SHAPES:
+            while len(self._requests) > _ALWAYS_KEPT and self._memory() > _MEMORY_OF_KEPT:
                 self._requests.popitem(last=False)
+                self._say_once_that_shapes_are_dropped()
             return self._requests[shapes]
+
+    def _memory(self) -> int:
+        """Estimate the bytes of all that is compiled."""
+        values = sum(math.prod(shape) for shapes in self._requests for _, shape in shapes)
+        each = _BYTES_OF_EACH + 2 * self._weights
+        return each * len(self._requests) + _BYTES_PER_VALUE * values
+
+    def _say_once_that_shapes_are_dropped(self) -> None:
+        if not self._said:
+            self._said = True
+            _log.warning(
+                "OpenVINO compiles a network anew for each batch and size of images; this engine "
+                "has had more than it keeps in memory (%d now), and those that come again are "
+                "compiled again. Fewer different sizes save that time",
+                len(self._requests),
+            )
 
 
 def _shapes_of(shapes: Mapping[str, Iterable[int]]) -> Shapes:
@@ -219,7 +249,7 @@ def _show(shapes: Shapes) -> str:
     return ", ".join(f"{name} {list(shape)}" for name, shape in shapes)
 
 
-def _brief(error: RuntimeError) -> str:
+def _brief(error: Exception) -> str:
     """OpenVINO's message without the places in its source where it was raised and passed on."""
     lines = [line.strip() for line in str(error).splitlines()]
     kept = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]

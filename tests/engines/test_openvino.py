@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -6,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -18,7 +20,7 @@ from pconv_deploy.engines.backends import openvino_cpu
 from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
 from pconv_deploy.engines.base import RunOptions, files_just_built
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
-from pconv_deploy.engines.manifest import read_manifest
+from pconv_deploy.engines.manifest import describe, read_manifest, write_manifest
 from pconv_deploy.engines.openvino_library import processor, shared_core
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
@@ -62,7 +64,7 @@ def test_fills_as_the_graph_does_in_every_shape(engine: Path, graph: Path) -> No
     _, session = open_engine(engine, RunOptions(threads=1))
     other = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     shapes = [(2, 32, 48), (1, 32, 48), (1, 48, 32), (3, 16, 64), (1, 64, 64), (2, 32, 48)]
-    for shape in shapes:  # more than are kept compiled, and the first one again
+    for shape in shapes:  # the first one comes again
         inputs = feed(*shape)
         found = session.run(inputs)["filled"].astype(int)
         wanted = other.run(["filled"], dict(inputs))[0].astype(int)
@@ -70,6 +72,63 @@ def test_fills_as_the_graph_does_in_every_shape(engine: Path, graph: Path) -> No
         known = inputs["hole_mask"] == 0
         assert (found[known] == inputs["image"][known]).all()
     session.close()
+
+
+@pytest.mark.parametrize(("limit", "compiled"), [(1 << 30, 5), (0, 10)])
+def test_shapes_stay_compiled_while_there_is_memory_for_them(
+    engine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    limit: int,
+    compiled: int,
+) -> None:
+    core, count = shared_core(), list[None]()
+
+    def compile_model(*arguments: Any) -> Any:
+        count.append(None)
+        return core.compile_model(*arguments)
+
+    counting = SimpleNamespace(read_model=core.read_model, compile_model=compile_model)
+    monkeypatch.setattr(openvino_cpu, "shared_core", lambda: counting)
+    monkeypatch.setattr(openvino_cpu, "_MEMORY_OF_KEPT", limit)
+    _, session = open_engine(engine, RunOptions(threads=1))
+    for width in (16, 32, 48, 64, 80) * 2:
+        session.run(feed(1, 16, width))
+    session.close()
+    assert len(count) == compiled
+    # It is said once, not at every call.
+    assert caplog.text.count("compiled again") == (compiled > 5)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("<layers>", "<layers", id="no XML"),
+        pytest.param(' names="image"', "", id="an input without a name"),
+        pytest.param(' names="image"', ' names="photo"', id="an input of another name"),
+        pytest.param('element_type="u8"', 'element_type="dynamic"', id="an input of any type"),
+        pytest.param('element_type="u8"', 'element_type="u4"', id="an input of four bits"),
+        pytest.param('element_type="u8"', 'element_type="f32"', id="an input of another type"),
+        pytest.param('offset="8"', 'offset="99999999999999"', id="weights beyond their file"),
+        pytest.param('version="11"', 'version="99999999999999999999"', id="a huge version"),
+        pytest.param("filled", "emptied", id="an output of another name"),
+    ],
+)
+def test_a_damaged_model_with_a_manifest_to_match_is_an_error(
+    engine: Path, tmp_path: Path, before: str, after: str
+) -> None:
+    crafted = tmp_path / "crafted.engine"
+    shutil.copytree(engine, crafted)
+    text = (crafted / "model.xml").read_text()
+    assert before in text
+    every = -1 if before == "filled" else 1
+    (crafted / "model.xml").write_text(text.replace(before, after, every))
+    manifest = read_manifest(crafted)
+    files = {**manifest.files, "model.xml": describe((crafted / "model.xml").read_bytes())}
+    write_manifest(crafted, msgspec.structs.replace(manifest, files=files))
+    image, hole = feed(1, 32, 48)["image"][0], feed(1, 32, 48)["hole_mask"][0]
+    with pytest.raises(EngineError), Inpainter.load(crafted, threads=1) as inpaint:
+        inpaint(image, hole)
 
 
 def test_many_threads_get_their_own_results(engine: Path) -> None:
