@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pconv_deploy.errors import UsageError
+from pconv_deploy.files import is_still
 
 
 @contextlib.contextmanager
@@ -38,7 +39,7 @@ def _acquired(beside: Path, path: Path, wait: bool) -> int:
         descriptor = os.open(beside, os.O_CREAT | os.O_RDWR, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if _is_still(beside, descriptor):
+            if is_still(beside, descriptor):
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
@@ -49,11 +50,3 @@ def _acquired(beside: Path, path: Path, wait: bool) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
-
-
-def _is_still(beside: Path, descriptor: int) -> bool:
-    """Whether the file that was locked is the one that others will find."""
-    try:
-        return os.path.samestat(beside.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

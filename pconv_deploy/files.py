@@ -37,7 +37,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         OutputError: the folder is not writable, the disk is full, or the like.
     """
     with writing(path):
-        path = _resolved(path)
+        # Unlike Path.resolve, this leaves a loop of links to the system's own error.
+        path = Path(os.path.realpath(path))
         if path.exists() and not path.is_file():
             raise OutputError(f"cannot write {path}: it exists and is no regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,11 +97,6 @@ def _remove_if_abandoned(partial: Path) -> None:
             os.close(descriptor)
 
 
-def _resolved(path: Path) -> Path:
-    """Follow links; unlike Path.resolve, leave a loop of links to the system's own error."""
-    return Path(os.path.realpath(path))
-
-
 @contextlib.contextmanager
 def atomic_folder(
     path: Path, *, overwrite: bool, replaceable: Callable[[Path], bool]
@@ -118,7 +114,7 @@ def atomic_folder(
         UsageError: something is there and must not be replaced.
         OutputError: the place is not writable.
     """
-    path = _resolved(path)
+    path = Path(os.path.realpath(path))
     _clear_abandoned(path)
     with writing(path):
         _refuse_to_replace(path, overwrite, replaceable)
@@ -267,6 +263,14 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def is_still(path: Path, descriptor: int) -> bool:
+    """Whether an open file is the one that others find at its path."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def is_temporary(name: str) -> bool:

@@ -111,6 +111,8 @@ def main() -> None:
         if stop.code in (INTERRUPTED, TERMINATED):
             _exit("interrupted" if stop.code == INTERRUPTED else "terminated", stop.code, prefix="")
         raise
+    except KeyboardInterrupt:  # outside of the command itself
+        _exit("interrupted", INTERRUPTED, prefix="")
     except OSError as error:
         if error.filename is None:
             raise

@@ -8,9 +8,15 @@ from typing import Literal, Self
 import msgspec
 
 from pconv_deploy.contract import Sha256
-from pconv_deploy.errors import InputError, UsageError
+from pconv_deploy.errors import InputError, OutputError, UsageError
 from pconv_deploy.evaluation.methods import MethodSpec
-from pconv_deploy.files import atomic_file, clear_temporary_files, read_json_bytes, writing
+from pconv_deploy.files import (
+    atomic_file,
+    clear_temporary_files,
+    is_still,
+    read_json_bytes,
+    writing,
+)
 
 SETTINGS, JOURNAL = "settings.json", "scores.jsonl"
 # Everything an evaluation writes into its folder.
@@ -206,6 +212,13 @@ class Journal:
             raise InputError(f"{self._path} is damaged: {error}; begin with --overwrite") from error
 
     def add(self, scores: Iterable[Score]) -> None:
+        """Append scores.
+
+        Raises:
+            OutputError: they cannot be written, or the folder was removed meanwhile.
+        """
+        if not is_still(self._path, self._stream.fileno()):
+            raise OutputError(f"cannot write {self._path}: it was removed or replaced meanwhile")
         with writing(self._path):
             self._stream.write(msgspec.json.Encoder().encode_lines(list(scores)))
             self._stream.flush()

@@ -15,9 +15,10 @@ from lightning_fabric import Fabric
 from pconv_deploy.contract import JsonScalar
 from pconv_deploy.errors import InputError, TrainingError, UsageError
 from pconv_deploy.training.config import TrainingConfig, with_absolute_paths
+from pconv_deploy.training.loading import batches
 from pconv_deploy.training.recorder import Recorder
 from pconv_deploy.training.run_folder import NETWORK, STATE, RunFolder
-from pconv_deploy.training.samples import Batch, Samples, StepSampler, batches, validation_batch
+from pconv_deploy.training.samples import Batch, Samples, StepSampler, validation_batch
 from pconv_deploy.training.trainer import Trainer
 from pconv_deploy.training.vgg import VGG16_FILE, Vgg16Features, load_vgg16
 

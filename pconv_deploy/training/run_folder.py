@@ -33,6 +33,7 @@ from pconv_deploy.errors import InputError, OutputError, UsageError
 from pconv_deploy.files import (
     atomic_file,
     clear_temporary_files,
+    is_still,
     is_temporary,
     reading,
     writing,
@@ -120,10 +121,7 @@ class RunFolder:
 
     def _is_claimed(self) -> bool:
         assert self._lock is not None
-        try:
-            return os.path.samestat((self.path / _LOCK).stat(), os.fstat(self._lock))
-        except OSError:
-            return False
+        return is_still(self.path / _LOCK, self._lock)
 
     def require_claimed(self) -> None:
         """Check that the folder is still there, and still ours.

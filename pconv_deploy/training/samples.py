@@ -7,9 +7,7 @@ number of workers nor of ranks changes what is seen, and a run resumes by counti
 
 import multiprocessing.queues
 import os
-import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
 
@@ -19,16 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from pconv_deploy.errors import HoleMaskError, ImageError, InputError, TrainingError
+from pconv_deploy.errors import HoleMaskError, ImageError, InputError
 from pconv_deploy.hole_masks.drawing import drawn_hole
 from pconv_deploy.hole_masks.reading import inverted, read_mask_set
 from pconv_deploy.hole_rule import MaskRule
 from pconv_deploy.holes import AREA_BUCKETS
 from pconv_deploy.image_files import read_hole_mask
 from pconv_deploy.images import Hole, dilated, resized_hole
-from pconv_deploy.processes import spawning
 from pconv_deploy.training.config import DataConfig, HolesConfig, TrainingConfig
 from pconv_deploy.training.pictures import PictureSource, epoch_order, open_pictures
 
@@ -193,39 +189,6 @@ def _end_if_a_batch_is_lost(_worker: int) -> None:
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(  # type: ignore[attr-defined]
         lambda _error, _batch: os._exit(1)
     )
-
-
-@contextmanager
-def batches(samples: Samples, sampler: StepSampler, pin_memory: bool) -> Iterator[Iterator[Batch]]:
-    """Give the batches of one rank in order; their worker processes end with the block.
-
-    Raises:
-        TrainingError: a worker process was killed.
-    """
-    # Signals may reach the whole group of processes; the parent still needs its batches then.
-    with spawning(signal.SIGTERM):
-        running = iter(loader(samples, sampler, pin_memory))
-    try:
-        yield running
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise TrainingError(
-            f"{str(error).rstrip('.')}: was memory or shared memory (/dev/shm) full? The last "
-            "checkpoint is as it was; go on with --resume and fewer --set data.workers"
-        ) from error
-    finally:
-        _end_workers(running)
-
-
-def _end_workers(running: Iterator[Batch]) -> None:
-    """End them now: they block SIGTERM, so multiprocessing would wait for them at exit for ever."""
-    if isinstance(running, _MultiProcessingDataLoaderIter):
-        try:
-            running._shutdown_workers()
-        finally:
-            for worker in running._workers:
-                worker.kill()
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

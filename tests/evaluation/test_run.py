@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import msgspec
 import pytest
 from PIL import Image
 
-from pconv_deploy.errors import EngineError, InputError, UsageError
+from pconv_deploy.errors import EngineError, InputError, OutputError, UsageError
 from pconv_deploy.evaluation import worker
 from pconv_deploy.evaluation.journal import Journal, Score
 from pconv_deploy.evaluation.methods import Method, open_method
@@ -143,6 +144,14 @@ def test_only_one_writes_at_a_time(request_for: MakeRequest, tmp_path: Path) -> 
     ):
         evaluate(request_for("mean", overwrite=True))
     assert {path: path.read_bytes() for path in stored} == stored
+
+
+def test_a_folder_that_goes_meanwhile_ends_it(request_for: MakeRequest, tmp_path: Path) -> None:
+    def remove(*_: object) -> None:
+        shutil.rmtree(tmp_path / "out")
+
+    with pytest.raises(OutputError, match="was removed or replaced meanwhile"):
+        evaluate(request_for(), remove)
 
 
 def test_one_that_was_killed_before_it_had_settings_begins_again(
