@@ -173,9 +173,11 @@ class _Walk:
             self.found.names.append(name)
             return
         path = self.found.root / name
-        if suffix in _NAMED and not is_file:
-            broken = entry.is_symlink() and not os.path.exists(entry.path)
-            self._unread(name, f"{path} is {'a broken link' if broken else 'no regular file'}")
+        if entry.is_symlink() and not os.path.exists(path):
+            if suffix in _NAMED or may_hide_a_picture(suffix):  # or a folder of pictures
+                self._unread(name, f"{path} is a broken link")
+        elif suffix in _NAMED and not is_file:
+            self._unread(name, f"{path} is no regular file")
         elif suffix in UNREAD_SUFFIXES:
             self._unread(
                 name, f"{path} is a picture of a kind that is not read ({suffix}): {_CONVERT}"

@@ -115,9 +115,12 @@ def test_links_to_folders_are_followed_once(folder: Path, tmp_path: Path) -> Non
 def test_broken_links_and_pipes_named_as_pictures(folder: Path) -> None:
     (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     (folder / "round.jpg").symlink_to(folder / "round.jpg")
+    (folder / "album").symlink_to("/mnt/disk that is not here")
+    (folder / "notes.txt").symlink_to("nowhere.txt")
     os.mkfifo(folder / "pipe.png")
     said = [one.why for one in list_pictures(folder).unread]
     assert said == [
+        f"{folder}/album is a broken link",
         f"{folder}/gone.jpg is a broken link",
         f"{folder}/pipe.png is no regular file",
         f"{folder}/round.jpg is a broken link",
