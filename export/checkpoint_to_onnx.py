@@ -27,6 +27,7 @@ from pconv_deploy.export.half_precision import in_half_precision
 from pconv_deploy.export.rewrites.pipeline import Level, chosen, rewritten
 from pconv_deploy.export.subject import Subject, subject_of
 from pconv_deploy.export.to_onnx import onnx_from_module
+from pconv_deploy.export.torch_release import warn_if_untried
 from pconv_deploy.export.verify import Reference, compare_at_odd_multiples
 from pconv_deploy.files import atomic_file
 from pconv_deploy.onnx_file import embed
@@ -42,14 +43,15 @@ _AT_ODD_MULTIPLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What kind of graph to make.
+    """What to export, and as what kind of graph.
 
-    kind       "deployment": uint8 in, composited uint8 out; "tensor": float in and out
-    batch      None leaves it free
-    size       height and width, multiples of the network's 2**levels; None leaves them free
-    precision  of features and weights
-    level      how far it is rewritten, 0 to 3; see `rewrites.pipeline`
-    without    names of rewrites that are left out
+    kind         "deployment": uint8 in, composited uint8 out; "tensor": float in and out
+    batch        None leaves it free
+    size         height and width, multiples of the network's 2**levels; None leaves them free
+    precision    of features and weights
+    level        how far it is rewritten, 0 to 3; see `rewrites.pipeline`
+    without      names of rewrites that are left out
+    weights_key  which weights of the file, where it holds several sets; see `foreign.places`
     """
 
     kind: Literal["deployment", "tensor"] = "deployment"
@@ -58,6 +60,7 @@ class ExportOptions:
     precision: GraphPrecision = "fp32"
     level: int = Level.WORK
     without: tuple[str, ...] = ()
+    weights_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def export_checkpoint(
     refuse_existing(output, overwrite)
     chosen(options.level, options.without)  # before anything is read
     progress("reading the checkpoint")
-    subject = subject_of(load_checkpoint(checkpoint_file))
+    subject = subject_of(load_checkpoint(checkpoint_file, weights_key=options.weights_key))
     return export_subject(
         subject, output, options, overwrite=overwrite, explain=explain, progress=progress
     )
@@ -120,6 +123,7 @@ def export_subject(
     progress: Callable[[str], None],
 ) -> ExportResult:
     """Export any network as `export_checkpoint` does; raises likewise, and ModuleError."""
+    warn_if_untried()
     rewrites = chosen(options.level, options.without)
     contract = _contract(subject, options)
     progress("exporting")

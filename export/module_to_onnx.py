@@ -15,12 +15,11 @@ from pconv_deploy.export.checkpoint_to_onnx import (
 from pconv_deploy.export.modules.factory import importable_from_here, make_module
 from pconv_deploy.export.modules.factory_name import parse_factory
 from pconv_deploy.export.modules.partial_convolutions import with_operators
-from pconv_deploy.export.modules.trial import Called, Size, tried_out
+from pconv_deploy.export.modules.trial import Called, tried_out
 from pconv_deploy.export.modules.weights import load_weights, require_finite, sha256_of_state
 from pconv_deploy.export.rewrites.pipeline import chosen
 from pconv_deploy.export.subject import Subject
 from pconv_deploy.export.untraceable import UnfollowedSizesError
-from pconv_deploy.files import sha256_of
 
 FAMILY = Family(name="module", mask_convention=None, mask_scaling=None)
 
@@ -71,7 +70,7 @@ def export_module(
     chosen(options.level, options.without)  # before anything is read
     parse_factory(request.factory)
     with importable_from_here():
-        subject = _subject(request, options.size, progress)
+        subject = _subject(request, options, progress)
         while True:
             try:
                 return export_subject(
@@ -106,15 +105,16 @@ def _with_larger_multiple(
     return replace(subject, size_multiple=larger)
 
 
-def _subject(request: ModuleRequest, size: Size | None, progress: Callable[[str], None]) -> Subject:
+def _subject(
+    request: ModuleRequest, options: ExportOptions, progress: Callable[[str], None]
+) -> Subject:
     progress(f"making {request.factory}")
     network = make_module(request.factory)
-    if request.weights:
-        load_weights(network, request.weights)
+    weights = request.weights
+    loaded = load_weights(network, weights, options.weights_key) if weights else None
     require_finite(network, request.factory)
     traced, count = with_operators(network)
-    mask_channels, multiple = tried_out(network, request.size_multiple, size, progress)
-    weights = request.weights
+    mask_channels, multiple = tried_out(network, request.size_multiple, options.size, progress)
     name = weights.name.encode(errors="replace").decode() if weights else request.factory
     return Subject(
         traced=Called(traced, mask_channels),
@@ -124,7 +124,8 @@ def _subject(request: ModuleRequest, size: Size | None, progress: Callable[[str]
         size_multiple=multiple,
         source=Source(
             file=name,
-            sha256=sha256_of(weights) if weights else sha256_of_state(network),
+            sha256=loaded.sha256 if loaded else sha256_of_state(network),
+            weights_key=loaded.key if loaded else None,
             module=UserModule(
                 factory=request.factory, mask_channels=mask_channels, partial_convolutions=count
             ),

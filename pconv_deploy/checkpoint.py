@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -28,23 +28,15 @@ from pconv_deploy.contract import (
     UNetConfig,
 )
 from pconv_deploy.errors import CheckpointError, OutputError, UsageError
-from pconv_deploy.file_kinds import kind_of_file
-from pconv_deploy.files import atomic_file, sha256_of
-from pconv_deploy.foreign.families import OWN_NETWORK, READABLE, read_foreign
+from pconv_deploy.file_kinds import kind_of
+from pconv_deploy.files import atomic_file
+from pconv_deploy.foreign.contents import opened_safetensors
+from pconv_deploy.foreign.families import read_foreign
+from pconv_deploy.held_file import HeldFile, held_file
 from pconv_deploy.networks import Network, build_network
 
 CHECKPOINT_FORMAT = 1
 _PREFIX = "pconv_deploy."
-# What is told of files that are no checkpoint, by their kind; the file's name comes before it.
-_NO_CHECKPOINT = {
-    "empty": "is empty",
-    "onnx": "is an ONNX file, no checkpoint; build an engine from it with: "
-    "pconv-deploy build-engine model.onnx -o model.engine",
-    "pickle": "is a Python pickle, which can run code when loaded, and torch.save did not write "
-    "it; it was not opened",
-    "unknown": "is no checkpoint that can be read: neither safetensors, nor written by torch.save, "
-    "nor HDF5 as Keras writes it",
-}
 # By whether the network wants floating point (weights) or whole numbers (counters).
 _STORED_AS = {
     True: {torch.float16, torch.bfloat16, torch.float32, torch.float64},
@@ -63,13 +55,15 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What a checkpoint says of itself; `shapes` by tensor name."""
+    """What a checkpoint says of itself: `shapes` by tensor name, the rest as in `Source`."""
 
     network: UNetConfig
     normalisation: Normalisation
     family: Family
     training: Mapping[str, JsonScalar]
     shapes: Mapping[str, tuple[int, ...]]
+    sha256: str
+    weights_key: str | None = None
 
 
 def save_checkpoint(
@@ -114,56 +108,71 @@ def save_checkpoint(
             raise OutputError(f"cannot write {path}: {error}") from error
 
 
-def read_header(path: Path) -> CheckpointHeader:
+def read_header(path: Path, *, weights_key: str | None = None) -> CheckpointHeader:
     """Read what a checkpoint says of itself: ours without its tensors, others whole.
 
     Raises:
-        CheckpointError: missing, of another format, damaged.
-        MissingRuntimeError: a package that reads such a file is not installed.
+        CheckpointError, MissingRuntimeError, UsageError: as `load_checkpoint`.
     """
-    return _read_foreign(path)[0] if _is_foreign(path) else _read_own_header(path)
+    with _held(path) as file:
+        if _is_own(file, weights_key):
+            return _read_own_header(file)
+        return _read_foreign(file, weights_key)[0]
 
 
-def load_checkpoint(path: Path | str) -> Checkpoint:
+def load_checkpoint(path: Path | str, *, weights_key: str | None = None) -> Checkpoint:
     """Read a checkpoint of ours or of another project; sizes are checked before memory is taken.
+
+    Args:
+        path: of the file.
+        weights_key: which weights are meant, where another project's file holds several sets.
 
     Raises:
         CheckpointError: missing, of no format that is read, damaged, with tensors missing, left
-            over or of wrong shape, or with weights that are not finite.
+            over or of wrong shape, not finite, or with several sets of weights and no key.
         MissingRuntimeError: a package that reads such a file is not installed.
+        UsageError: a key was given, and the checkpoint is ours, which holds one set.
     """
     path = Path(path)
-    header, stored = _read_foreign(path) if _is_foreign(path) else _read_own(path)
-    model = build_network(header.network)
-    model.load_state_dict(
-        {
-            name: _converted(path, name, stored[name], target.dtype)
-            for name, target in model.state_dict().items()
-        }
-    )
+    with _held(path) as file:
+        if _is_own(file, weights_key):
+            header, stored = _read_own(file)
+        else:
+            header, stored = _read_foreign(file, weights_key)
+        model = build_network(header.network)
+        model.load_state_dict(  # copies: from here on the file is not needed
+            {
+                name: _converted(path, name, stored[name], target.dtype)
+                for name, target in model.state_dict().items()
+            }
+        )
     source = Source(
         file=path.name.encode(errors="replace").decode(),  # names need not be Unicode
-        sha256=sha256_of(path),
+        sha256=header.sha256,
         network=header.network,
         family=header.family,
         training=dict(header.training),
+        weights_key=header.weights_key,
     )
     return Checkpoint(model.eval(), header.normalisation, source)
 
 
-def convert_checkpoint(path: Path, output: Path, *, overwrite: bool = False) -> Checkpoint:
+def convert_checkpoint(
+    path: Path, output: Path, *, overwrite: bool = False, weights_key: str | None = None
+) -> Checkpoint:
     """Write a checkpoint of any format that is read as one of ours.
 
     Raises:
         CheckpointError, MissingRuntimeError: as `load_checkpoint`.
-        UsageError: `output` exists and `overwrite` is false, or it is `path` itself.
+        UsageError: as `load_checkpoint`; or `output` exists and `overwrite` is false, or it is
+            `path` itself.
         OutputError: it could not be written.
     """
     if output.resolve() == path.resolve():
         raise UsageError(f"{output} is the checkpoint itself; choose another name")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} already exists; pass --overwrite to replace it")
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, weights_key=weights_key)
     source = checkpoint.source
     save_checkpoint(
         output,
@@ -175,35 +184,56 @@ def convert_checkpoint(path: Path, output: Path, *, overwrite: bool = False) -> 
     return checkpoint
 
 
-def _is_foreign(path: Path) -> bool:
-    if (path / NETWORK_FILE).is_file():
-        raise CheckpointError(f"{path} is a training run; its checkpoint is {path / NETWORK_FILE}")
-    with _reading(path):
-        kind = kind_of_file(path)
-    if why := _NO_CHECKPOINT.get(kind):
-        raise CheckpointError(f"{path} {why}. Checkpoints are read of {READABLE}")
-    return kind != "safetensors"
+def is_own_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint of ours; raises CheckpointError if it cannot be read."""
+    with _held(path) as file:
+        return _is_own(file)
 
 
-def _read_foreign(path: Path) -> tuple[CheckpointHeader, Mapping[str, Tensor]]:
-    with _reading(path):
-        foreign = read_foreign(path)
+@contextmanager
+def _held(path: Path) -> Iterator[HeldFile]:
+    try:
+        if (network := path / NETWORK_FILE).is_file():
+            raise CheckpointError(f"{path} is a training run; its checkpoint is {network}")
+        with held_file(path) as file:
+            yield file
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _is_own(file: HeldFile, weights_key: str | None = None) -> bool:
+    if kind_of(file.start()) != "safetensors":
+        return False
+    with opened_safetensors(file) as stored:
+        own = any(key.startswith(_PREFIX) for key in stored.metadata() or {})
+    if own and weights_key is not None:
+        raise UsageError(
+            f"{file.path} is a checkpoint of ours and holds one set of weights; leave "
+            "--weights-key out"
+        )
+    return own
+
+
+def _read_foreign(file: HeldFile, key: str | None) -> tuple[CheckpointHeader, Mapping[str, Tensor]]:
+    foreign = read_foreign(file, key)
     shapes = {name: tuple(tensor.shape) for name, tensor in foreign.state.items()}
-    _compare_shapes(path, shapes, _needed_shapes(foreign.network))
+    _compare_shapes(file.path, shapes, _needed_shapes(foreign.network))
     header = CheckpointHeader(
         network=foreign.network,
         normalisation=foreign.normalisation,
         family=foreign.family,
         training=foreign.training,
         shapes=shapes,
+        sha256=file.sha256(),
+        weights_key=foreign.key,
     )
     return header, foreign.state
 
 
-def _read_own(path: Path) -> tuple[CheckpointHeader, Mapping[str, Tensor]]:
-    header = _read_own_header(path)
-    _compare_shapes(path, header.shapes, _needed_shapes(header.network))
-    with _opened(path) as stored:
+def _read_own(file: HeldFile) -> tuple[CheckpointHeader, Mapping[str, Tensor]]:
+    header = _read_own_header(file)
+    _compare_shapes(file.path, header.shapes, _needed_shapes(header.network))
+    with opened_safetensors(file) as stored:
         return header, {name: stored.get_tensor(name) for name in header.shapes}
 
 
@@ -212,22 +242,16 @@ def _needed_shapes(network: UNetConfig) -> dict[str, tuple[int, ...]]:
         return {name: tuple(t.shape) for name, t in build_network(network).state_dict().items()}
 
 
-def _read_own_header(path: Path) -> CheckpointHeader:
-    with _opened(path) as stored:
+def _read_own_header(file: HeldFile) -> CheckpointHeader:
+    path = file.path
+    with opened_safetensors(file) as stored:
         metadata = stored.metadata() or {}
-        found = metadata.get(_PREFIX + "format")
-        if found is None:
-            raise CheckpointError(
-                f"{path} is a safetensors file, but not a pconv-deploy checkpoint: its metadata "
-                f"lacks {_PREFIX}format (found: {', '.join(sorted(metadata)) or 'none'}). "
-                "Write checkpoints with pconv_deploy.checkpoint.save_checkpoint. " + OWN_NETWORK
-            )
-        if found != str(CHECKPOINT_FORMAT):
-            raise CheckpointError(
-                f"{path} has checkpoint format {found}; this pconv-deploy reads format "
-                f"{CHECKPOINT_FORMAT}. Upgrade pconv-deploy"
-            )
         shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    if (found := metadata.get(_PREFIX + "format")) != str(CHECKPOINT_FORMAT):
+        raise CheckpointError(
+            f"{path} has checkpoint format {found}; this pconv-deploy reads format "
+            f"{CHECKPOINT_FORMAT}. Upgrade pconv-deploy"
+        )
     return CheckpointHeader(
         network=_fact(path, metadata, "network", UNetConfig),
         normalisation=_fact(path, metadata, "normalisation", Normalisation),
@@ -235,6 +259,7 @@ def _read_own_header(path: Path) -> CheckpointHeader:
         family=_fact(path, {_PREFIX + "family": "{}"} | metadata, "family", Family),
         training=_fact(path, metadata, "training", dict[str, JsonScalar]),
         shapes=shapes,
+        sha256=file.sha256(),
     )
 
 
@@ -247,25 +272,6 @@ def _converted(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Ten
     if name.endswith("running_var") and bool((converted < 0).any()):
         raise CheckpointError(f"{path}: {name} is a variance and holds negative values")
     return converted
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with _reading(path), safe_open(path, framework="pt") as stored:
-            yield stored
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged: a safetensors file that is cut short or was changed. Get it again"
-        ) from error
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _fact(path: Path, metadata: Mapping[str, str], key: str, kind: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -40,10 +41,12 @@ class Alone(msgspec.Struct, frozen=True, kw_only=True):
     """Who is to run alone, on what.
 
     path         an engine; a checkpoint, if there is a formulation
+    weights_key  which weights of the checkpoint
     batch, height, width  of the images, padded to what `path` takes
     """
 
     path: str
+    weights_key: str | None = None
     formulation: Formulation | None
     threads: int | None
     batch: int
@@ -128,6 +131,7 @@ def torch_fill(
     formulation: Formulation,
     threads: int | None,
     contract: GraphContract | None = None,
+    weights_key: str | None = None,
 ) -> Fill:
     """Give the same function by a network in PyTorch, compositing included.
 
@@ -153,7 +157,7 @@ def torch_fill(
         )
     if threads is not None:
         torch.set_num_threads(threads)
-    checkpoint = load_checkpoint(checkpoint_file)
+    checkpoint = load_checkpoint(checkpoint_file, weights_key=weights_key)
     if contract and checkpoint.source.sha256 != contract.source.sha256:
         raise UsageError(
             f"{checkpoint_file} is not the checkpoint this engine was made from "
@@ -184,11 +188,12 @@ def torch_contenders(
         raise UsageError(
             "these engines were made from different checkpoints; measure them without --against"
         )
+    key = contracts[0].source.weights_key
     return {
         f"PyTorch eager, {formulation}": Contender(
-            torch_fill(against, formulation, threads, contracts[0]),
+            torch_fill(against, formulation, threads, contracts[0], key),
             task,
-            task.alone(str(against), formulation, threads),
+            replace(task.alone(str(against), formulation, threads), weights_key=key),
         )
         for formulation in _FORMULATIONS
     }
@@ -215,7 +220,7 @@ def engine_facts(opened: Mapping[Path, Inpainter]) -> tuple[EngineFacts, ...]:
     return tuple(
         fact
         if kinds[fact.contender] == 1
-        else msgspec.structs.replace(fact, contender=f"{fact.contender}, {fact.path}")
+        else replace(fact, contender=f"{fact.contender}, {fact.path}")
         for fact in facts
     )
 
@@ -246,7 +251,7 @@ def _peak_of_this_process(who: Alone) -> float | None:
     hole_mask = np.zeros(image.shape[:3], np.uint8)
     hole_mask[:, : who.height // 2] = 255
     if who.formulation:
-        fill = torch_fill(Path(who.path), who.formulation, who.threads)
+        fill = torch_fill(Path(who.path), who.formulation, who.threads, weights_key=who.weights_key)
     else:
         fill = engine_fill(Inpainter.load(who.path, threads=who.threads))
     for _ in range(_MEMORY_RUNS):

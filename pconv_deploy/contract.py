@@ -150,9 +150,10 @@ class UserModule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The checkpoint, or the module with its weights, that a graph was made from.
 
-    file     the checkpoint or the weights; of a module without such a file, its factory
-    network  of a checkpoint
-    module   of anything else
+    file         the checkpoint or the weights; of a module without such a file, its factory
+    network      of a checkpoint
+    module       of anything else
+    weights_key  where in `file` the weights lie; None: they are the file
     """
 
     file: str
@@ -161,6 +162,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     module: UserModule | None = None
     family: Family = Family()
     training: Mapping[str, JsonScalar] = {}
+    weights_key: str | None = None
 
     def __post_init__(self) -> None:
         if (self.network is None) == (self.module is None):
@@ -171,6 +173,10 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         network = self.network or self.module
         assert network is not None
         return network.describe()
+
+    def describe_weights(self) -> str:
+        """One line for people: the file, and which weights of it."""
+        return f"{self.weights_key} in {self.file}" if self.weights_key else self.file
 
 
 class GraphContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

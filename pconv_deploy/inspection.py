@@ -16,7 +16,7 @@ from pconv_deploy.engines.manifest import (
 )
 from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts, words
 from pconv_deploy.engines.tuning import Tuning
-from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError
+from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, UsageError
 from pconv_deploy.file_kinds import is_graph
 from pconv_deploy.files import sha256_of
 from pconv_deploy.onnx_file import read_graph
@@ -28,16 +28,23 @@ _JUDGES = {
 Facts = dict[str, str | dict[str, str]]
 
 
-def inspect_file(path: Path) -> Facts:
+def inspect_file(path: Path, weights_key: str | None = None) -> Facts:
     """Collect the facts of a checkpoint, an exported graph or an engine folder.
 
+    Args:
+        path: of the file or folder.
+        weights_key: of a checkpoint that holds several sets of weights, which are meant.
+
     Raises:
+        UsageError: a key of anything else.
         InputError: it is none of them, or damaged.
         EngineError: a folder whose manifest cannot be read.
         MissingRuntimeError: a package that reads such a file is not installed.
     """
     if not path.exists():
         raise InputError(f"{path} does not exist")
+    if weights_key is not None and (path.is_dir() or is_graph(path)):
+        raise UsageError(f"{path} is no checkpoint; leave --weights-key out")
     if path.is_dir() or path.name == MANIFEST:
         return _engine_facts(path if path.is_dir() else path.parent)
     if is_graph(path):
@@ -47,7 +54,7 @@ def inspect_file(path: Path) -> Facts:
             f"{path} is a file of an engine. See: "
             f"{shlex.join(['pconv-deploy', 'inspect', str(path.parent)])}"
         )
-    return _checkpoint_facts(path)
+    return _checkpoint_facts(path, weights_key)
 
 
 def _engine_facts(folder: Path) -> Facts:
@@ -154,14 +161,14 @@ def _graph_facts(path: Path) -> Facts:
     }
 
 
-def _checkpoint_facts(path: Path) -> Facts:
+def _checkpoint_facts(path: Path, weights_key: str | None) -> Facts:
     try:
         from pconv_deploy.checkpoint import read_header
     except ModuleNotFoundError as error:
         raise MissingRuntimeError(
             f"reading checkpoints needs {error.name}: pip install 'pconv-deploy[export]'"
         ) from error
-    header = read_header(path)
+    header = read_header(path, weights_key=weights_key)
     parameters = 0
     for shape in header.shapes.values():
         count = 1
@@ -171,7 +178,8 @@ def _checkpoint_facts(path: Path) -> Facts:
     return {
         "what": "checkpoint",
         "of": header.family.describe(),
-        "sha256": sha256_of(path),
+        "sha256": header.sha256,
+        **({"weights": header.weights_key} if header.weights_key else {}),
         "network": header.network.describe(),
         "size multiple": str(header.network.size_multiple),
         "stored values": f"{parameters:,} in {len(header.shapes)} tensors",
@@ -191,7 +199,7 @@ def _contract_facts(contract: GraphContract) -> Facts:
             for spec in (*contract.inputs, *contract.outputs)
         },
         "normalisation": f"mean {normalisation.mean}, std {normalisation.std}",
-        "checkpoint": f"{contract.source.file}, sha256 {contract.source.sha256}",
+        "checkpoint": f"{contract.source.describe_weights()}, sha256 {contract.source.sha256}",
         "of": contract.source.family.describe(),
         "network": contract.source.describe_network(),
         "training": {key: str(value) for key, value in contract.source.training.items()},

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from pconv_deploy.checkpoint import load_checkpoint, read_header, save_checkpoint
 from pconv_deploy.contract import Normalisation, UNetConfig
-from pconv_deploy.errors import CheckpointError, OutputError
+from pconv_deploy.errors import CheckpointError, InputError, OutputError
+from pconv_deploy.files import sha256_of
+from pconv_deploy.held_file import HeldFile
 from tests.conftest import NORMALISATION, TINY, random_network
 
 
@@ -74,7 +77,7 @@ def test_ours_is_not_taken_for_a_pickle(tmp_path: Path) -> None:
         if path.read_bytes()[0] == 0x80:
             break
     assert path.read_bytes()[0] == 0x80
-    with pytest.raises(CheckpointError, match="is a safetensors file, but not"):
+    with pytest.raises(CheckpointError, match="its only tensor is w"):
         load_checkpoint(path)
 
 
@@ -123,7 +126,7 @@ def test_safetensors_of_someone_else(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"w": torch.zeros(1)}, path, {"author": "me"})
     with pytest.raises(
-        CheckpointError, match=r"not a pconv-deploy checkpoint.*found: author.*export --module"
+        CheckpointError, match=r"of no project we know; its only tensor is w\..*export --module"
     ):
         load_checkpoint(path)
 
@@ -213,6 +216,52 @@ def test_unwritable_folder_keeps_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OutputError, match=r"cannot write .*a\.safetensors"):
         save_checkpoint(path, random_network(UNetConfig(channels=(2,), kernels=(3,))))
+
+
+def test_the_hash_is_of_the_file_that_was_loaded(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = tmp_path / "a.safetensors", tmp_path / "other.safetensors"
+    path.write_bytes(checkpoint.read_bytes())
+    save_checkpoint(other, random_network(UNetConfig(channels=(2,), kernels=(3,))))
+    hashed = HeldFile.sha256
+
+    def swapped(file: HeldFile) -> str:
+        if other.exists():
+            os.replace(other, file.path)
+        return hashed(file)
+
+    monkeypatch.setattr(HeldFile, "sha256", swapped)
+    loaded = load_checkpoint(path)
+    assert loaded.model.config == TINY
+    assert loaded.source.sha256 == sha256_of(checkpoint)
+    assert load_checkpoint(path).model.config != TINY
+
+
+def test_a_file_that_is_written_to_meanwhile_is_refused(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content := checkpoint.read_bytes())
+    os.utime(path, (1, 1))
+    hashed = HeldFile.sha256
+
+    def touched(file: HeldFile) -> str:
+        file.path.write_bytes(content)
+        return hashed(file)
+
+    monkeypatch.setattr(HeldFile, "sha256", touched)
+    with pytest.raises(InputError, match="was changed while it was read; run the command again"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("read", [load_checkpoint, read_header])
+def test_what_is_no_regular_file(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")  # nobody writes into it: reading would wait for ever
+    with pytest.raises(InputError, match="is a pipe or a device; needed a regular file"):
+        read(tmp_path / "pipe.pth")
+    with pytest.raises(CheckpointError, match=r"cannot read .*: Is a directory"):
+        read(tmp_path)
 
 
 def test_default_normalisation_is_minus_one_to_one() -> None:

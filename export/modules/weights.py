@@ -1,50 +1,145 @@
 """A user's own weights: read without running anything, fitted to a module name by name."""
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pconv_deploy.errors import CheckpointError, ModuleError
 from pconv_deploy.export.modules.factory import ANY_FAILURE, reason
-from pconv_deploy.foreign.families import LARGEST_FILE, state_dicts
-from pconv_deploy.foreign.torch_file import LEGACY, ZIP, read_torch_file
-from pconv_deploy.foreign.weights import shown
+from pconv_deploy.foreign.contents import read_content
+from pconv_deploy.foreign.places import ROOT, Places, Tensors, unwrapped
+from pconv_deploy.foreign.weights import is_counter, shown
+from pconv_deploy.held_file import held_file
 
 _READ = {
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.bool, torch.uint8, torch.int32, torch.int64),
 }
-# Counts what batch norms saw; old files lack it, and evaluation does not read it.
-_DISPENSABLE = "num_batches_tracked"
+_NEEDED = "Needed: the module's weights, of torch.save or as safetensors"
+_CHOOSE = "Choose one: --weights-key KEY"
+# NVIDIA's name and naoto0804's for what a layer may store or make anew: it is no weight.
+_MASK_KERNEL = re.compile(r"(.*\.)?(weight_mask_?updater|mask_conv\.weight)", re.IGNORECASE)
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a state dict into a module; every name and shape must fit.
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Where a module's weights came from.
+
+    sha256  of the file
+    key     where in the file they lie; None: they are the file
+    """
+
+    sha256: str
+    key: str | None
+
+
+def load_weights(module: nn.Module, path: Path, key: str | None = None) -> LoadedWeights:
+    """Load a module's weights from wherever in a file they lie; every name and shape must fit.
 
     Args:
         module: whose tensors are overwritten.
-        path: safetensors, or a file of torch.save: a state dict, or a dictionary that holds one.
+        path: safetensors, or a file of torch.save.
+        key: which weights are meant, where several in the file would fit.
 
     Raises:
         CheckpointError: unreadable, damaged, with tensors missing, left over, of another shape or
-            kind, or not finite; with their names.
+            kind, not finite, or with several sets of weights that fit and no `key`.
     """
     try:
-        candidates = _candidates(path)
+        with held_file(path) as file:
+            places = Places(path, read_content(file, ("safetensors", "torch"), _NEEDED))
+            wanted = _ModuleWeights(module)
+            fitting = places.fitting(wanted)
+            place = places.chosen(fitting, key, _CHOOSE)
+            if place is None:
+                raise CheckpointError(f"{path} {wanted.misfit(places, key)}")
+            wanted.load(path, fitting[place])
+            return LoadedWeights(file.sha256(), None if place == ROOT else place)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    needed = _tensors(module)
-    # Of several, such as a generator and its discriminator, the one that is meant.
-    stored = max(candidates, key=lambda tensors: len(tensors.keys() & needed.keys()))
-    _require_fit(path, stored, needed)
-    try:
-        module.load_state_dict(dict(stored), strict=False)
-    except ANY_FAILURE as error:
-        raise CheckpointError(f"{path} could not be loaded: {reason(error)}") from error
+
+
+class _ModuleWeights:
+    """What a module needs of a file.
+
+    Names are compared without what wrappers of torch insert, and below the branch that all of the
+    module's lie in: a file may hold the network alone that the module wraps.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        own = _tensors(module)
+        # By the names in a file: the module's own names.
+        names = unwrapped({name: name for name in own})
+        self._names = [names, *_below_common_branch(names)]
+        self._own = own
+
+    def concerns(self, names: Collection[str], /) -> bool:
+        return any(not wanted.keys().isdisjoint(names) for wanted in self._names)
+
+    def fits(self, tensors: Tensors, /) -> bool:
+        return any(not self._problems(tensors, names) for names in self._names)
+
+    def misfit(self, places: Places, key: str | None) -> str:
+        """Say what the place that comes nearest lacks, or has too much."""
+        there = [places.concerning(place, self) for place in places.within(key)]
+        if not there:
+            return "holds no state dict: no dictionary of named tensors"
+        # Of places that come equally near, the innermost.
+        nearest = max(there, key=lambda tensors: len(tensors.keys() & self._names[0].keys()))
+        return f"does not fit the module; {'; '.join(self._problems(nearest, self._names[0]))}"
+
+    def load(self, path: Path, tensors: Tensors) -> None:
+        """Copy them into the module, after a look at their values."""
+        names = next(names for names in self._names if not self._problems(tensors, names))
+        given = {
+            names[name]: tensor.to(self._own[names[name]].dtype)  # finite as the module holds it
+            for name, tensor in tensors.items()
+            if name in names and tensor.shape == self._own[names[name]].shape
+        }
+        if bad := [name for name, tensor in given.items() if not bool(tensor.isfinite().all())]:
+            raise CheckpointError(f"{path} holds NaN or infinity in {shown(bad)}")
+        try:
+            self._module.load_state_dict(given, strict=False)
+        except ANY_FAILURE as error:
+            raise CheckpointError(f"{path} could not be loaded: {reason(error)}") from error
+
+    def _problems(self, tensors: Tensors, names: Mapping[str, str]) -> list[str]:
+        extra = [n for n in tensors if n not in names and not is_counter(n)]
+        lacking = [n for n in names if n not in tensors and not is_counter(n)]
+        common = [n for n in names if n in tensors]
+        problems = {
+            "missing": [n for n in lacking if not _sums_masks(n, self._own[names[n]])],
+            "left over": [n for n in extra if not _sums_masks(n, tensors[n])],
+            "not of a kind that is read": [n for n in common if not _readable(tensors[n])],
+        }
+        shapes = [
+            f"{n}: found {list(tensors[n].shape)}, needed {list(self._own[names[n]].shape)}"
+            for n in common
+            if tensors[n].shape != self._own[names[n]].shape and not is_counter(n)
+        ]
+        complaints = [f"{what}: {shown(found)}" for what, found in problems.items() if found]
+        return [*complaints, *shapes[:5]]
+
+
+def _below_common_branch(names: Mapping[str, str]) -> list[dict[str, str]]:
+    """The same names without the branch that all of them begin with, if there is one."""
+    below = dict(names)
+    # Of a single layer "weight" and "bias" would be left, which any layer has.
+    while len({n.partition(".")[0] for n in below}) == 1 and any(n.count(".") > 1 for n in below):
+        below = {name.partition(".")[2]: own for name, own in below.items()}
+    return [below] if len(below) == len(names) and below != names else []
+
+
+def _sums_masks(name: str, tensor: Tensor) -> bool:
+    """Whether this is the kernel of ones with which partial convolutions sum their masks."""
+    named = _MASK_KERNEL.fullmatch(name) is not None
+    return named and _readable(tensor) and bool((tensor == 1).all())
 
 
 def require_finite(module: nn.Module, place: str) -> None:
@@ -64,50 +159,6 @@ def sha256_of_state(module: nn.Module) -> str:
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
-
-
-def _candidates(path: Path) -> list[Mapping[str, Tensor]]:
-    size = path.stat().st_size
-    if size > LARGEST_FILE:
-        raise CheckpointError(f"{path} has {size:,} bytes; at most {LARGEST_FILE:,} are read")
-    with path.open("rb") as stream:
-        start = stream.read(16)
-    if start.startswith((ZIP, LEGACY)):
-        found = list(state_dicts(read_torch_file(path)).values())
-        if not found:
-            raise CheckpointError(f"{path} holds no state dict: no dictionary of named tensors")
-        return found
-    try:
-        with safe_open(path, framework="pt") as stored:
-            return [{name: stored.get_tensor(name) for name in stored.keys()}]  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged, or neither safetensors nor a file of torch.save: {error}"
-        ) from error
-
-
-def _require_fit(path: Path, stored: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> None:
-    lacking = [n for n in needed if n not in stored and not n.endswith(_DISPENSABLE)]
-    problems = {
-        "missing": lacking,
-        "left over": [name for name in stored if name not in needed],
-        "not of a kind that is read": [n for n, t in stored.items() if not _readable(t)],
-    }
-    common = [name for name in needed if name in stored]
-    shapes = [
-        f"{name}: found {list(stored[name].shape)}, needed {list(needed[name].shape)}"
-        for name in common
-        if stored[name].shape != needed[name].shape
-    ]
-    complaints = [f"{what}: {shown(names)}" for what, names in problems.items() if names]
-    if complaints or shapes:
-        raise CheckpointError(
-            f"{path} does not fit the module; {'; '.join((*complaints, *shapes[:5]))}"
-        )
-    # As the module holds them: a number may be finite in double precision only.
-    found = {name: stored[name].to(needed[name].dtype) for name in common}
-    if bad := [name for name, t in found.items() if not bool(t.isfinite().all())]:
-        raise CheckpointError(f"{path} holds NaN or infinity in {shown(bad)}")
 
 
 def _readable(tensor: Tensor) -> bool:

@@ -32,6 +32,11 @@ CHECKPOINT_HELP = (
     "PConv (*.pth), MathiasGruber/PConv-Keras (*.h5)."
 )
 
+WEIGHTS_KEY_HELP = (
+    "Which weights are meant, where a file of another project holds several sets, such as "
+    "params_ema."
+)
+
 
 class _Warnings(logging.Handler):
     """Prints what our own modules warn of, around a progress bar if there is one."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT
+from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT, WEIGHTS_KEY_HELP
 from pconv_deploy.errors import needs
 
 
@@ -15,6 +15,7 @@ def convert(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Checkpoint of ours to write (*.safetensors).")
     ],
+    weights_key: Annotated[str | None, typer.Option(help=WEIGHTS_KEY_HELP, metavar="KEY")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file if it exists.")
     ] = False,
@@ -26,8 +27,12 @@ def convert(
     with needs("pconv-deploy[export]"):
         from pconv_deploy.checkpoint import convert_checkpoint
 
-    source = convert_checkpoint(checkpoint, output, overwrite=overwrite).source
+    source = convert_checkpoint(
+        checkpoint, output, overwrite=overwrite, weights_key=weights_key
+    ).source
     OUT.print(
         f"[bold]{escape(str(output))}[/bold]  "
         + escape(f"from {source.family.describe()}; {source.describe_network()}")
     )
+    if source.weights_key:
+        OUT.print(escape(f"weights: {source.describe_weights()}"))

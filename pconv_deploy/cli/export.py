@@ -9,7 +9,13 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT, parse_size, steps
+from pconv_deploy.cli.console import (
+    CHECKPOINT_HELP,
+    OUT,
+    WEIGHTS_KEY_HELP,
+    parse_size,
+    steps,
+)
 from pconv_deploy.cli.normalisation import Normalised, parse_normalisation
 from pconv_deploy.errors import needs
 from pconv_deploy.export.modules.factory_name import parse_factory
@@ -34,6 +40,7 @@ def export(
         Path | None,
         typer.Option(help="Its state dict: *.safetensors, or *.pth. Default: as it is made."),
     ] = None,
+    weights_key: Annotated[str | None, typer.Option(help=WEIGHTS_KEY_HELP, metavar="KEY")] = None,
     normalisation: Annotated[
         Normalised | None,
         typer.Option(help="Its images: unit is 0..1, half is -1..1. Default: half."),
@@ -117,6 +124,8 @@ def export(
             "needed either a checkpoint alone, or --module; --weights, --normalisation, "
             "--mean, --std and --size-multiple go with --module"
         )
+    if weights_key is not None and module and not weights:
+        raise typer.BadParameter("--weights-key goes with a checkpoint or with --weights")
     if module:
         parse_factory(module)
     normalised = parse_normalisation(normalisation, mean, std)
@@ -132,6 +141,7 @@ def export(
         precision=precision,
         level=level,
         without=tuple(name.strip() for names in without or () for name in names.split(",")),
+        weights_key=weights_key,
     )
     with steps() as progress:
         if checkpoint:
@@ -155,6 +165,8 @@ def export(
     source = result.contract.source
     of = f"checkpoint: {source.family.describe()}; " if source.network else ""
     OUT.print(escape(of + source.describe_network()))
+    if source.weights_key:
+        OUT.print(escape(f"weights: {source.describe_weights()}"))
     if source.module:
         facts = result.contract.normalisation
         OUT.print(f"normalisation: mean {facts.mean}, std {facts.std}", markup=False)

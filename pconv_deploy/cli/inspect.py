@@ -6,19 +6,20 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import OUT, print_json
+from pconv_deploy.cli.console import OUT, WEIGHTS_KEY_HELP, print_json
 from pconv_deploy.errors import needs
 
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="Checkpoint, exported ONNX file or engine folder.")],
+    weights_key: Annotated[str | None, typer.Option(help=WEIGHTS_KEY_HELP, metavar="KEY")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a file is: network, tensors, shapes, origin, evidence."""
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.inspection import inspect_file
 
-    facts = inspect_file(file)
+    facts = inspect_file(file, weights_key)
     if json_output:
         print_json(facts)
         return

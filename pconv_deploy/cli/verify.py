@@ -10,7 +10,14 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import ERR, OUT, parse_size, print_json, progress_bar
+from pconv_deploy.cli.console import (
+    ERR,
+    OUT,
+    WEIGHTS_KEY_HELP,
+    parse_size,
+    print_json,
+    progress_bar,
+)
 from pconv_deploy.cli.mask_options import (
     Convention,
     MaskConvention,
@@ -78,6 +85,7 @@ def verify(
     dtype: Annotated[Dtype, typer.Option(help="Precision a checkpoint is computed in.")] = (
         Dtype.FP64
     ),
+    weights_key: Annotated[str | None, typer.Option(help=WEIGHTS_KEY_HELP, metavar="KEY")] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -121,6 +129,7 @@ def verify(
         a=a,
         b=b,
         dtype="fp64" if dtype is Dtype.FP64 else "fp32",
+        weights_key=weights_key,
         pictures=PictureOptions(
             photos=photos,
             holes=holes,
@@ -205,7 +214,8 @@ def show(verification: "Verification") -> None:
 
 
 def _described(side: "SideFacts") -> str:
-    return f"{side.kind}, {escape(side.computed_by)}, {side.precision}"
+    key = f", weights {escape(side.source.weights_key)}" if side.source.weights_key else ""
+    return f"{side.kind}{key}, {escape(side.computed_by)}, {side.precision}"
 
 
 def _cells(row: "ClassResult") -> list[str]:

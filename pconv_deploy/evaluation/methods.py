@@ -115,9 +115,10 @@ def open_method(spec: MethodSpec, threads: int | None = None) -> Method:
     """
     if spec.kind == "engine":
         inpainter = Inpainter.load(spec.source, threads=threads)
+        _require_unchanged(spec, sha256_of(Path(spec.source, MANIFEST)))
         return Method(inpainter, inpainter.close)
     if spec.kind == "checkpoint":
-        return Method(_checkpoint(Path(spec.source), threads), lambda: None)
+        return Method(_checkpoint(spec, threads), lambda: None)
     try:
         return Method(BASELINES[spec.source](threads), lambda: None)
     except ImportError as error:
@@ -127,7 +128,14 @@ def open_method(spec: MethodSpec, threads: int | None = None) -> Method:
         ) from error
 
 
-def _checkpoint(path: Path, threads: int | None) -> Fill:
+def _require_unchanged(spec: MethodSpec, sha256: Sha256) -> None:
+    """Scores are kept by the hash: they must not be another file's."""
+    if sha256 != spec.sha256:
+        raise InputError(f"{spec.source} was changed after the evaluation began; run it again")
+
+
+def _checkpoint(spec: MethodSpec, threads: int | None) -> Fill:
+    path = Path(spec.source)
     try:
         import torch
     except ImportError as error:
@@ -141,6 +149,7 @@ def _checkpoint(path: Path, threads: int | None) -> Fill:
     if threads is not None:
         torch.set_num_threads(threads)
     checkpoint = load_checkpoint(path)
+    _require_unchanged(spec, checkpoint.source.sha256)
     graph = DeploymentGraph(for_inference(checkpoint.model), checkpoint.normalisation).eval()
 
     @torch.inference_mode()

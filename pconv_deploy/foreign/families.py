@@ -3,21 +3,21 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from pconv_deploy.contract import Family, JsonScalar, Normalisation, UNetConfig
 from pconv_deploy.errors import CheckpointError
-from pconv_deploy.file_kinds import kind_of_file
+from pconv_deploy.file_kinds import CHECKPOINTS
 from pconv_deploy.foreign import mmagic, naoto0804, pconv_keras
 from pconv_deploy.foreign.canonical import ForeignUNet, canonical_state
-from pconv_deploy.foreign.hdf5_file import read_hdf5_file
-from pconv_deploy.foreign.torch_file import read_torch_file
+from pconv_deploy.foreign.contents import read_content
+from pconv_deploy.foreign.keras3 import KERAS3_VARIABLES
+from pconv_deploy.foreign.places import ROOT, Places, Tensors, is_within
 from pconv_deploy.foreign.weights import Weights, shown
+from pconv_deploy.held_file import HeldFile
 
-LARGEST_FILE = 8 << 30
 # How far training had come, where a file says so.
 _PROGRESS = ("n_iter", "iter", "epoch")
 READABLE = (
@@ -28,12 +28,17 @@ OWN_NETWORK = (
     "Weights of a network of your own are exported with its code: "
     "pconv-deploy export --module PACKAGE.MODULE:FACTORY --weights FILE -o model.onnx"
 )
-# What other networks' tensors are called.
+_READ_OF = f"Checkpoints are read of {READABLE}"
+_CHOOSE = (
+    "Choose one: --weights-key KEY, of export, convert, inspect and verify; other commands take "
+    "what convert writes"
+)
+# What other networks' tensors are called, from the place on where their weights lie.
 _OTHERS = (
-    (r"generator\.dilation_neck\..*", "another inpainting network of MMagic"),
-    (r"generator\.stage[12]\..*", "DeepFill, as in MMagic"),
+    (r"dilation_neck\..*", "another inpainting network of MMagic"),
+    (r"stage[12]\.(encoder|decoder)\..*", "DeepFill, as in MMagic"),
     (r".*\.ffc\.convl2l\..*", "LaMa"),
-    (r"(generator\.)?(synthesis|mapping)\..*", "a StyleGAN or what grew from it (CoModGAN, MAT)"),
+    (r"(synthesis|mapping)\..*", "a StyleGAN or what grew from it (CoModGAN, MAT)"),
     (r"features\.\d+\.weight", "a classifier of torchvision (VGG, AlexNet)"),
     (r"block1_conv1/kernel", "VGG, as in Keras"),
     (r"layer1\.0\.conv1\.weight", "a ResNet"),
@@ -59,76 +64,71 @@ _READERS: tuple[Reader, ...] = (naoto0804.LAYOUT, mmagic.LAYOUT, pconv_keras)
 
 @dataclass(frozen=True)
 class ForeignCheckpoint:
-    """Another project's network as ours: `state` is the state dict of `PConvUNet`."""
+    """Another project's network as ours.
+
+    state  the state dict of `PConvUNet`
+    key    where in the file its weights lie; None: they are the file
+    """
 
     network: UNetConfig
     state: Mapping[str, Tensor]
     normalisation: Normalisation
     family: Family
     training: Mapping[str, JsonScalar]
+    key: str | None
 
 
-def read_foreign(path: Path) -> ForeignCheckpoint:
+class _AnyProject:
+    """What is looked for in a file: the network of any project that has a reader."""
+
+    def concerns(self, names: Collection[str], /) -> bool:
+        return _reader(names) is not None
+
+    def fits(self, _tensors: Tensors, /) -> bool:
+        return True  # or its reader says what it lacks
+
+
+def read_foreign(file: HeldFile, key: str | None = None) -> ForeignCheckpoint:
     """Read another project's checkpoint; what project it is follows from its tensors' names.
 
+    Args:
+        file: of torch.save, of Keras or safetensors.
+        key: which weights are meant, where a file has several.
+
     Raises:
-        CheckpointError: damaged, of no known project, incomplete, or with weights not finite.
+        CheckpointError: damaged, of no known project, incomplete, with weights not finite, or with
+            several sets of weights and no `key`.
         MissingRuntimeError: h5py is needed and not installed.
     """
-    if path.stat().st_size > LARGEST_FILE:
-        raise CheckpointError(
-            f"{path} has {path.stat().st_size:,} bytes; at most {LARGEST_FILE:,} are read"
-        )
-    hdf5 = kind_of_file(path) == "hdf5"
-    content: Any = read_hdf5_file(path) if hdf5 else read_torch_file(path)
-    reader, tensors = _recognised(path, content)
+    path = file.path
+    content = read_content(file, CHECKPOINTS, _READ_OF)
+    places = Places(path, content)
+    others = tuple(place for place in places.keys if _resembles(places.tensors(place)))
+    fitting = {
+        place: tensors
+        for place, tensors in places.fitting(_AnyProject()).items()
+        if not any(is_within(place, other) for other in others)
+    }
+    place = places.chosen(fitting, key, _CHOOSE)
+    if place is None:
+        raise CheckpointError(f"{path} {_description(places, key)}")
+    tensors = fitting[place]
+    reader = _reader(tensors)
+    assert reader is not None, "it fits"
     unet = reader.read(Weights(path, tensors))
     network, state = canonical_state(path, unet)
-    return ForeignCheckpoint(network, state, unet.normalisation, unet.family, _progress(content))
-
-
-def _recognised(path: Path, content: Any) -> tuple[Reader, Mapping[str, Tensor]]:
-    """Find the one state dict in `content` that one reader knows."""
-    candidates = state_dicts(content)
-    found = [
-        (place, reader)
-        for place, tensors in candidates.items()
-        for reader in _READERS
-        if reader.recognises(tensors) and not _resembles(tensors)
-    ]
-    if len(found) == 1:
-        place, reader = found[0]
-        return reader, candidates[place]
-    if found:
-        raise CheckpointError(
-            f"{path} holds more than one network that could be meant: "
-            f"{shown([place or 'the file itself' for place, _ in found])}. "
-            "Save the state dict of one alone"
-        )
-    own = any(not _resembles(tensors) for tensors in candidates.values())
-    raise CheckpointError(
-        f"{path} {_description(candidates)}. Checkpoints are read of {READABLE}"
-        + (f". {OWN_NETWORK}" if own else "")
+    return ForeignCheckpoint(
+        network=network,
+        state=state,
+        normalisation=unet.normalisation,
+        family=unet.family,
+        training=_progress(content),
+        key=None if place == ROOT else place,
     )
 
 
-def state_dicts(content: Any) -> dict[str, Mapping[str, Tensor]]:
-    """The file's content if it is a state dict, else those among its values; by their key."""
-    if not isinstance(content, Mapping):
-        return {}
-    places = {"": content, **{str(k): v for k, v in content.items() if isinstance(v, Mapping)}}
-    return {
-        place: _without_wrapper(tensors)
-        for place, tensors in places.items()
-        if tensors and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items())
-    }
-
-
-def _without_wrapper(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Without the prefix that torch's DataParallel puts before every name."""
-    if not all(name.startswith("module.") for name in tensors):
-        return tensors
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+def _reader(names: Collection[str]) -> Reader | None:
+    return next((reader for reader in _READERS if reader.recognises(names)), None)
 
 
 def _resembles(names: Collection[str]) -> str | None:
@@ -138,18 +138,29 @@ def _resembles(names: Collection[str]) -> str | None:
     return None
 
 
-def _description(candidates: Mapping[str, Mapping[str, Tensor]]) -> str:
-    if not candidates:
-        return "holds no state dict: no dictionary of named tensors"
-    largest = max(candidates.values(), key=len)
-    network = _resembles(largest)
-    seems = f"seems to be {network}" if network else "is of no project we know"
-    names = shown(largest.keys())
+def _description(places: Places, key: str | None) -> str:
+    """What a file holds in which nothing is recognised."""
+    there = places.within(key)
+    if not there:
+        return f"holds no state dict: no dictionary of named tensors. {_READ_OF}"
+    networks = [network for place in there if (network := _resembles(places.tensors(place)))]
+    # Of places with equally many tensors, the innermost: without the names of what it lies in.
+    largest = max((places.tensors(place) for place in there), key=len)
     its = "its only tensor is" if len(largest) == 1 else f"its {len(largest)} tensors are"
-    return f"{seems}; {its} {names}"
+    tensors = f"{its} {shown(largest.keys())}. {_READ_OF}"
+    if any(KERAS3_VARIABLES in name for name in largest):
+        return (
+            f"is a file of Keras 3, without the layers of PConv-Keras: {tensors}. Names of layers "
+            "are kept by a functional model's model.save('model.h5'), in the code that made it"
+        )
+    if networks:
+        return f"seems to be {networks[0]}; {tensors}"
+    return f"is of no project we know; {tensors}. {OWN_NETWORK}"
 
 
-def _progress(content: Any) -> dict[str, JsonScalar]:
+def _progress(content: object) -> dict[str, JsonScalar]:
+    if not isinstance(content, Mapping):
+        return {}
     meta = content.get("meta")
     places = [content, *([meta] if isinstance(meta, Mapping) else [])]
     return {

@@ -1,25 +1,31 @@
-"""HDF5 files of Keras' save_weights: the datasets, and nothing they point at."""
+"""HDF5 files of Keras: the datasets, and nothing they point at."""
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pconv_deploy.errors import CheckpointError, MissingRuntimeError
+from pconv_deploy.foreign.keras3 import KERAS3_VARIABLES, named_as_keras2
 
-_DEEPEST, _MOST_DATASETS, _LONGEST_NAME = 6, 10_000, 500
-_WHOLE_MODEL, _OPTIMIZER = "model_weights", "optimizer_weights"
+_DEEPEST, _MOST_ITEMS, _LONGEST_NAME = 6, 20_000, 500  # groups and datasets are items
+_WHOLE_MODEL, _OPTIMIZERS = "model_weights", ("optimizer_weights", "optimizer")
 
 
-def read_hdf5_file(path: Path) -> dict[str, Tensor]:
+def read_hdf5(path: Path, source: Path | BinaryIO, size: int) -> dict[str, Tensor]:
     """Read the weights as `layer/weight`, such as `p_conv2d_3/img_kernel`.
 
     Files of a whole model are read as well; its optimiser is left out.
+
+    Args:
+        path: of the file, for messages.
+        source: where it is read.
+        size: its bytes.
 
     Raises:
         CheckpointError: damaged, claiming more than it holds, or pointing elsewhere.
@@ -33,25 +39,29 @@ def read_hdf5_file(path: Path) -> dict[str, Tensor]:
             "pip install 'pconv-deploy[export]'"
         ) from error
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(source, "r") as file:
             datasets = list(_datasets(path, file))
-            _require_bounded(path, datasets)
-            return {name: _tensor(dataset) for name, dataset in datasets}
+            _require_bounded(path, datasets, size)
+            return named_as_keras2({name: _tensor(dataset) for name, dataset in datasets})
     except CheckpointError:
         raise
     except Exception as error:  # of any kind: the file decides
-        raise CheckpointError(f"{path} is damaged: {str(error)[:200]}") from error
+        reason = str(error).replace(str(source), str(path))
+        raise CheckpointError(f"{path} is damaged: {reason[:200]}") from error
 
 
 def _datasets(path: Path, file: Any) -> Iterator[tuple[str, Any]]:
     import h5py
 
-    groups = [("", file, 0)]
+    groups, items = [("", file, 0)], 0
     while groups:
         place, group, depth = groups.pop()
         for name in group:
+            items += 1  # groups may hold each other, many times over
+            if items > _MOST_ITEMS:
+                raise CheckpointError(f"{path} has more than {_MOST_ITEMS:,} groups and datasets")
             here = f"{place}/{name}".lstrip("/")
-            if here == _OPTIMIZER:
+            if here in _OPTIMIZERS:
                 continue
             if len(here) > _LONGEST_NAME or not here.isprintable():
                 raise CheckpointError(f"{path} is damaged: it holds {here[:80]!a}")
@@ -67,7 +77,9 @@ def _datasets(path: Path, file: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _weight_name(place: str) -> str:
-    """`p_conv2d_3/p_conv2d_3/img_kernel:0` -> `p_conv2d_3/img_kernel`."""
+    """`p_conv2d_3/p_conv2d_3/img_kernel:0` -> `p_conv2d_3/img_kernel`; names of Keras 3 stay."""
+    if KERAS3_VARIABLES in place:
+        return place
     parts = place.removeprefix(f"{_WHOLE_MODEL}/").split("/")
     return f"{parts[0]}/{parts[-1].partition(':')[0]}"
 
@@ -77,10 +89,8 @@ def _tensor(dataset: Any) -> Tensor:
     return torch.from_numpy(np.asarray(dataset[()], dtype=native))
 
 
-def _require_bounded(path: Path, datasets: Sequence[tuple[str, Any]]) -> None:
-    size, claimed = path.stat().st_size, 0
-    if len(datasets) > _MOST_DATASETS:
-        raise CheckpointError(f"{path} has {len(datasets):,} datasets; at most {_MOST_DATASETS:,}")
+def _require_bounded(path: Path, datasets: Sequence[tuple[str, Any]], size: int) -> None:
+    claimed = 0
     for name, count in Counter(name for name, _ in datasets).items():
         if count > 1:
             raise CheckpointError(f"{path} holds {name} {count} times")

@@ -11,12 +11,12 @@ LAYOUT = NumberedLayout(
     # It draws masks at the size of the picture.
     family=Family(name="mmagic", mask_convention="hole-white", mask_scaling=None),
     normalisation=Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-    encoder="generator.encoder.enc{}",
-    decoder="generator.decoder.dec{}",
+    # Below "generator", beside which its files have losses and whatever else trained with it.
+    encoder="encoder.enc{}",
+    decoder="decoder.dec{}",
     conv="conv",
     ones="conv.weight_mask_updater",
     norm="bn",
     biased_encoder=True,
     ratio_of_one=False,
-    besides=r"(?!generator\.).*",  # losses and whatever else trained with it
 )

@@ -24,7 +24,6 @@ class NumberedLayout:
     conv, ones, norm   within a layer: convolution, mask-summing kernel, batch norm
     biased_encoder     its outermost encoder layer has a bias (the outermost decoder always has)
     ratio_of_one       it multiplies by 1 / known instead of area / known
-    besides            pattern of names in the same file that are not the network's
     """
 
     family: Family
@@ -36,7 +35,6 @@ class NumberedLayout:
     norm: str
     biased_encoder: bool
     ratio_of_one: bool
-    besides: str = "(?!)"
 
     def recognises(self, names: Collection[str]) -> bool:
         """Whether any name is that of an encoder layer's weights."""
@@ -55,9 +53,7 @@ class NumberedLayout:
             if layer not in self._outermost:
                 ranks |= {f"{layer}.{self.norm}.{part}": 1 for part in _NORM_PARTS}
         ranks |= {f"{layer}.{self.conv}.bias": 1 for layer in self._biased}
-        counters = rf"{re.escape(self.norm)}\.num_batches_tracked"
-        ignored = rf".*\.({re.escape(self.ones)}|{counters})|{self.besides}"
-        weights.require(self.family.name, ranks, ignored)
+        weights.require(self.family.name, ranks, ignored=rf".*\.{re.escape(self.ones)}")
         encoder, decoder = (
             [self._stage(weights, half.format(n)) for n in levels]
             for half in (self.encoder, self.decoder)

@@ -89,9 +89,27 @@ def _number(layer: str) -> int:
 
 
 def _require(weights: Weights, convs: list[str], norms: list[str], head: str) -> None:
+    kernels = _mask_kernels(weights, convs)
     ranks = {f"{conv}/{_KERNEL}": 4 for conv in convs} | {f"{conv}/bias": 1 for conv in convs}
     ranks |= {f"{norm}/{part}": 1 for norm in norms for part in _NORM_PARTS}
-    weights.require(FAMILY.name, ranks | {f"{head}/kernel": 4, f"{head}/bias": 1})
+    ranks |= {f"{head}/kernel": 4, f"{head}/bias": 1}
+    weights.require(FAMILY.name, ranks, ignored="|".join(map(re.escape, kernels)) or "(?!)")
+    for kernel, shape in kernels.items():
+        weights.require_ones(kernel, shape)
+
+
+def _mask_kernels(weights: Weights, convs: list[str]) -> dict[str, tuple[int, ...]]:
+    """What sums masks, with the shape of its layer's weights: later TensorFlow saves it as well.
+
+    Its name is whatever TensorFlow called it, such as `Variable`.
+    """
+    shapes = {conv: weights.shape(f"{conv}/{_KERNEL}") for conv in convs}
+    kernels = {}
+    for name in weights.names:
+        layer, _, part = name.rpartition("/")
+        if part not in (_KERNEL, "bias") and weights.shape(name) == shapes.get(layer):
+            kernels[name] = shapes[layer]
+    return kernels
 
 
 def _stage(weights: Weights, conv: str, norm: str | None, skipped: int = 0) -> Stage:

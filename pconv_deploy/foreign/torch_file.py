@@ -19,8 +19,8 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pconv_deploy.errors import CheckpointError
-from pconv_deploy.file_kinds import LEGACY as LEGACY
-from pconv_deploy.file_kinds import ZIP as ZIP
+from pconv_deploy.file_kinds import ZIP
+from pconv_deploy.held_file import HeldFile
 
 _MOST_ENTRIES, _LONGEST_PICKLE = 100_000, 256 << 20
 
@@ -36,8 +36,12 @@ class _Inert:
     def __setstate__(self, _: object) -> None: ...
 
 
-# MMEngine's log of losses and numpy's numbers in it. None of these is imported or called.
+# Settings of a training script, MMEngine's log of losses and numpy's numbers in it. None of these
+# is imported or called.
 _INERT_NAMES = (
+    "argparse.Namespace",
+    *(f"datetime.{kind}" for kind in ("date", "datetime", "time", "timedelta", "timezone")),
+    *(f"pathlib.{kind}Path" for kind in ("Posix", "PurePosix", "Windows", "PureWindows")),
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
     "numpy.ndarray",
@@ -49,26 +53,35 @@ _INERT_NAMES = (
     ),
 )
 
+# Keeps every tensor and what names it. FILE stays a word: its own name might not be harmless in a
+# shell.
+_REMEDY = (
+    'keep the tensors alone, where the file was made: python -c "import torch; '
+    "keep = lambda v: v if isinstance(v, torch.Tensor) else keep(v.state_dict()) if hasattr(v, "
+    "'state_dict') else {k: keep(w) for k, w in v.items()} if isinstance(v, dict) else [keep(w) "
+    "for w in v] if isinstance(v, (list, tuple)) else None; torch.save(keep(torch.load('FILE', "
+    "map_location='cpu', weights_only=False)), 'weights.pth')\" and read weights.pth instead"
+)
 
-def read_torch_file(path: Path) -> Any:
+
+def read_torch_file(file: HeldFile) -> Any:
     """Load the dictionaries, lists, numbers and tensors of a file; tensors are on the CPU.
 
     Raises:
         CheckpointError: damaged, TorchScript, with objects other than tensors, or claiming more
             than it holds.
     """
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        archive = stream.read(len(ZIP)) == ZIP
+    archive = file.start().startswith(ZIP)
     if archive:
-        _require_plain_archive(path, size)
+        _require_plain_archive(file)
     with FakeTensorMode():
-        claimed = _claimed_bytes(_loaded(path, mmap=False))
-    if claimed > size:
+        claimed = _claimed_bytes(_loaded(file, mmap=False))
+    if claimed > file.size:
         raise CheckpointError(
-            f"{path} is damaged: its tensors claim {claimed:,} bytes, the file has {size:,}"
+            f"{file.path} is damaged: its tensors claim {claimed:,} bytes, the file has "
+            f"{file.size:,}"
         )
-    return _loaded(path, mmap=archive)
+    return _loaded(file, mmap=archive)
 
 
 def _tensors_in(content: Any) -> Iterator[Tensor]:
@@ -90,48 +103,45 @@ def _claimed_bytes(content: Any) -> int:
     return sum(storages.values())
 
 
-def _loaded(path: Path, *, mmap: bool) -> Any:
+def _loaded(file: HeldFile, *, mmap: bool) -> Any:
     inert: list[Any] = [(_Inert, name) for name in _INERT_NAMES]
-    # Only a path can be mapped; but torch.load takes one of this name for safetensors unseen.
-    mmap = mmap and not path.name.endswith(".safetensors")
+    file.stream.seek(0)
+    source: Any = file.place if mmap else file.stream  # only a path can be mapped
     try:
-        with (
-            warnings.catch_warnings(),
-            torch.serialization.safe_globals(inert),
-            path.open("rb") as stream,
-        ):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(inert):
             warnings.simplefilter("ignore")  # of old formats; what matters becomes an error
-            source: Any = path if mmap else stream
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(_refusal(path, str(error))) from error
+        raise CheckpointError(_refusal(file.path, str(error))) from error
     except Exception as error:  # of any kind: the file decides
+        if "its data is not allocated" in str(error):  # from torch 2.14 on, in the first reading
+            raise CheckpointError(
+                f"{file.path} holds sparse tensors; needed dense floating point: store "
+                "tensor.to_dense() of each"
+            ) from error
         reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        raise CheckpointError(f"{path} is damaged: {reason[:200]}") from error
+        raise CheckpointError(f"{file.path} is damaged: {reason[:200]}") from error
 
 
 def _refusal(path: Path, complaint: str) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", complaint)
-    if not found:
-        reason = complaint.partition("WeightsUnpickler error:")[2].strip() or complaint
+    if found:
         return (
-            f"{path} is damaged, or written as torch.load(weights_only=True) does not read it: "
-            f"{reason.splitlines()[0][:200] if reason else 'no reason given'}"
+            f"{path} holds objects of {found[1][:200]}, and making one would run code; it was not "
+            f"loaded. Needed: tensors, numbers, dictionaries. If you trust its author, {_REMEDY}"
         )
-    # FILE stays a word: its own name might not be harmless in a shell.
+    reason = complaint.partition("WeightsUnpickler error:")[2].strip() or complaint
     return (
-        f"{path} holds objects of {found[1][:200]}, and making one would run code; it was not "
-        "loaded. Needed: tensors, numbers, dictionaries. If you trust its author, keep the weights "
-        "alone, where the file was made: python -c \"import torch; c = torch.load('FILE', "
-        "map_location='cpu', weights_only=False); torch.save({k: v for k, v in c.items() if k in "
-        "('model', 'state_dict')}, 'weights.pth')\" (if it holds a whole module: "
-        "torch.save(c.state_dict(), 'weights.pth'))"
+        f"{path} is damaged, or written as torch.load(weights_only=True) does not read it: "
+        f"{reason.splitlines()[0][:200] if reason else 'no reason given'}. If it is not damaged "
+        f"and you trust its author, {_REMEDY}"
     )
 
 
-def _require_plain_archive(path: Path, size: int) -> None:
+def _require_plain_archive(file: HeldFile) -> None:
+    path, size = file.path, file.size
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file.stream) as archive:
             entries = list(itertools.islice(archive.infolist(), _MOST_ENTRIES + 1))
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error

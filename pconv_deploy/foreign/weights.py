@@ -9,6 +9,8 @@ from torch import Tensor
 
 from pconv_deploy.errors import CheckpointError
 
+# What torch and thop count beside the weights; no network computes with it.
+_COUNTERS = ("num_batches_tracked", "total_ops", "total_params")
 _READ = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _SHOWN, _LONGEST = 8, 100
 
@@ -26,6 +28,9 @@ class Weights:
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name].detach().double()
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
     def require(self, project: str, ranks: Mapping[str, int], ignored: str = "(?!)") -> None:
         """Check that the file holds what is needed, of these numbers of dimensions, and no more.
 
@@ -39,7 +44,9 @@ class Weights:
         """
         missing = [name for name in ranks if name not in self._tensors]
         left_over = [
-            name for name in self._tensors if name not in ranks and not re.fullmatch(ignored, name)
+            name
+            for name in self._tensors
+            if name not in ranks and not is_counter(name) and not re.fullmatch(ignored, name)
         ]
         problems = [
             f"{what}: {shown(names)}"
@@ -80,6 +87,11 @@ class Weights:
                 f"{self.path}: {name} is {tensor.dtype} {list(tensor.shape)}; needed dense "
                 f"floating point of {rank} dimensions, none of them 0"
             )
+
+
+def is_counter(name: str) -> bool:
+    """Whether a tensor counts something beside the weights."""
+    return name.rpartition(".")[2] in _COUNTERS
 
 
 def shown(names: Collection[str]) -> str:

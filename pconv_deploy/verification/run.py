@@ -48,14 +48,16 @@ _BATCH, _BATCH_PIXELS = 3, 3 * 512 * 512
 class Request:
     """What is compared with what.
 
-    dtype      of checkpoints
-    size       height and width; None takes the fixed one, or the smallest possible from 256 on
-    tolerance  relative error allowed; None takes that of the lower precision from parity's table
+    dtype        of checkpoints
+    weights_key  of checkpoints of other projects: which weights, where a file holds several sets
+    size         height and width; None takes the fixed one, or the smallest possible from 256 on
+    tolerance    relative error allowed; None takes that of the lower precision from parity's table
     """
 
     a: Path
     b: Path
     dtype: Dtype = "fp64"
+    weights_key: str | None = None
     pictures: PictureOptions = field(default_factory=PictureOptions)
     size: Size | None = None
     tolerance: float | None = None
@@ -140,9 +142,9 @@ def verify(
         PConvError: a side, a photo or a mask that cannot be used.
     """
     with contextlib.ExitStack() as stack:
-        a = open_side(request.a, request.dtype)
+        a = open_side(request.a, request.dtype, request.weights_key)
         stack.callback(a.close)
-        b = open_side(request.b, request.dtype)
+        b = open_side(request.b, request.dtype, request.weights_key)
         stack.callback(b.close)
         size = settled_size(a, b, request.size, request.pictures.max_pixels)
         strictness = _strictness(a, b, request)

@@ -93,11 +93,12 @@ class Side:
     close: Callable[[], None] = lambda: None
 
 
-def open_side(path: Path, dtype: Dtype = "fp64") -> Side:
+def open_side(path: Path, dtype: Dtype = "fp64", weights_key: str | None = None) -> Side:
     """Load a checkpoint, an exported graph or an engine folder.
 
     A checkpoint is computed by the literal network in `dtype`, a graph by ONNX Runtime without
-    optimisation, an engine by its runtime.
+    optimisation, an engine by its runtime. `weights_key` says which weights of another project's
+    checkpoint are meant.
 
     Raises:
         InputError: nothing is there, or nothing that can be read.
@@ -112,7 +113,7 @@ def open_side(path: Path, dtype: Dtype = "fp64") -> Side:
         return _engine_side(path if path.is_dir() else path.parent)
     if is_graph(path):
         return _graph_side(path)
-    return _checkpoint_side(path, dtype)
+    return _checkpoint_side(path, dtype, weights_key)
 
 
 def _engine_side(folder: Path) -> Side:
@@ -157,13 +158,14 @@ def _graph_side(path: Path) -> Side:
     )
 
 
-def _checkpoint_side(path: Path, dtype: Dtype) -> Side:
+def _checkpoint_side(path: Path, dtype: Dtype, weights_key: str | None) -> Side:
     with needs("pconv-deploy[export]", what=str(path)):
         import torch
 
-        from pconv_deploy.checkpoint import load_checkpoint
+        from pconv_deploy.checkpoint import is_own_checkpoint, load_checkpoint
         from pconv_deploy.export.verify import literal_fill
-    checkpoint = load_checkpoint(path)
+    key = None if is_own_checkpoint(path) else weights_key  # it is meant for the other side
+    checkpoint = load_checkpoint(path, weights_key=key)
 
     def fill_in(dtype: torch.dtype) -> Fill:
         literal = literal_fill(checkpoint, dtype)

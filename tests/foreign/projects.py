@@ -222,6 +222,24 @@ def write_keras(
             root.create_group(name)
 
 
+def write_keras3(
+    path: Path, layers: list[tuple[str, dict[str, Array]]], *, masks: bool = False
+) -> None:
+    """As Keras 3.15 writes .weights.h5: variables numbered, layers called by their class."""
+    made: dict[str, int] = {}
+    with h5py.File(path, "w") as file:
+        for kind, parts in layers:
+            by_class = "batch_normalization" if kind.startswith("EncBN") else kind
+            number = made[by_class] = made.get(by_class, -1) + 1
+            name = f"{by_class}_{number}" if number else by_class
+            ones = [np.ones_like(parts["img_kernel"])] if masks and "img_kernel" in parts else []
+            for variable, values in enumerate([*parts.values(), *ones]):
+                file[f"layers/{name}/vars/{variable}"] = values
+        file.create_group("layers/activation/vars")
+        file["optimizer/vars/0"] = 7
+        file.create_group("vars")
+
+
 def keras_fill(layers: list[tuple[str, dict[str, Array]]], image: Array, known: Array) -> Array:
     """image (N, 3, H, W) in 0..1, known (N, 1, H, W) -> (N, 3, H, W) in 0..1, float64."""
     waiting = list(layers)

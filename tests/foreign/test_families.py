@@ -1,17 +1,19 @@
 """What a file is recognised by, what is recorded of its project."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import h5py
 import msgspec
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from pconv_deploy.checkpoint import convert_checkpoint, load_checkpoint, read_header
 from pconv_deploy.contract import Family, Normalisation, Source, UNetConfig
-from pconv_deploy.errors import UsageError
+from pconv_deploy.errors import CheckpointError, UsageError
 from tests.foreign.projects import (
     CHANNELS,
     KERNELS,
@@ -19,6 +21,7 @@ from tests.foreign.projects import (
     mmagic_state,
     naoto_state,
     write_keras,
+    write_keras3,
 )
 
 State = dict[str, Tensor]
@@ -125,6 +128,38 @@ def test_keras_files_of_a_whole_model(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "b.h5", "a") as file:
         file["optimizer_weights/Adam/iterations:0"] = 7
     assert same_weights(tmp_path / "a.h5", tmp_path / "b.h5")
+
+
+@pytest.mark.parametrize("masks", [False, True])
+@pytest.mark.parametrize("archive", [False, True])
+def test_files_of_keras_3(tmp_path: Path, masks: bool, archive: bool) -> None:
+    layers = keras_layers()
+    path = tmp_path / "b.weights.h5"
+    write_keras(tmp_path / "a.h5", layers)
+    write_keras3(path, layers, masks=masks)
+    if archive:
+        with zipfile.ZipFile(tmp_path / "b.keras", "w") as stored:
+            stored.writestr("config.json", "{}")
+            stored.write(path, "model.weights.h5")
+        path = tmp_path / "b.keras"
+    assert same_weights(tmp_path / "a.h5", path)
+
+
+@pytest.mark.parametrize("name", ["Variable", "kernel_mask", "Variable_7"])
+def test_keras_kernels_that_sum_masks_are_left_out_if_they_are_ones(
+    tmp_path: Path, name: str
+) -> None:
+    layers = keras_layers()
+    write_keras(tmp_path / "a.h5", layers)
+    for _, parts in layers:
+        if "img_kernel" in parts:
+            parts[name] = np.ones_like(parts["img_kernel"])
+    write_keras(tmp_path / "b.h5", layers)
+    assert same_weights(tmp_path / "a.h5", tmp_path / "b.h5")
+    layers[0][1][name][0, 0, 0, 0] = 0
+    write_keras(tmp_path / "c.h5", layers)
+    with pytest.raises(CheckpointError, match=rf"p_conv2d/{name} .* sums the masks.*all ones"):
+        load_checkpoint(tmp_path / "c.h5")
 
 
 def test_converting_keeps_weights_and_origin(tmp_path: Path) -> None:

@@ -1,15 +1,21 @@
 """Files that want more than to be read: code, memory, other files; and broken ones."""
 
+import argparse
+import collections
 import contextlib
 import io
 import os
 import pickle
+import re
 import resource
+import subprocess
 import sys
 import types
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +58,32 @@ def test_a_whole_module_is_refused_with_the_way_out(tmp_path: Path) -> None:
     torch.save(torch.nn.Conv2d(1, 1, 1), path)
     with pytest.raises(CheckpointError, match=r"torch\.nn\.modules\.conv\.Conv2d.*state_dict\(\)"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_the_advised_command_keeps_the_weights(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "training.pth"
+    content = {
+        "generator": naoto_state(),
+        "history": collections.deque([collections.defaultdict(list)]),
+        "critic": torch.nn.Conv2d(1, 1, 1),
+        "nested": [{"more": (1, Fraction(1, 3))}],
+    }
+    torch.save(content, path, pickle_protocol=protocol)
+    with pytest.raises(CheckpointError, match="you trust its author") as caught:
+        load_checkpoint(path)
+    advised = re.search('python -c "(.+?)"', str(caught.value))
+    assert advised is not None
+    code = advised[1].replace("FILE", path.name)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=tmp_path)
+    loaded = load_checkpoint(tmp_path / "weights.pth")
+    assert loaded.source.weights_key == "generator"
+
+
+def test_settings_of_a_training_script_are_passed_over(tmp_path: Path) -> None:
+    settings = argparse.Namespace(lr=0.1, out=Path("runs"), started=datetime.now(UTC))
+    torch.save({"model": naoto_state(), "args": settings}, tmp_path / "a.pth")
+    assert load_checkpoint(tmp_path / "a.pth").source.weights_key == "model"
 
 
 class HistoryBuffer:
@@ -245,6 +277,11 @@ def _cycle(file: Any) -> None:
     file["p_conv2d/self"] = file["p_conv2d"]
 
 
+def _many_cycles(file: Any) -> None:
+    for number in range(100):
+        file[f"p_conv2d/{number}"] = file["p_conv2d"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -257,6 +294,7 @@ def _cycle(file: Any) -> None:
         (_text, r"layer/note is object \(\); needed floating point"),
         (_escape, r"damaged: it holds 'p_conv2d/\\x1b\[2J'"),
         (_cycle, r"deeper than 6 groups"),
+        (_many_cycles, r"has more than 20,000 groups and datasets|deeper than 6 groups"),
     ],
 )
 def test_hdf5_that_points_elsewhere_or_claims_too_much(

@@ -193,8 +193,9 @@ def test_weights_without_counts_of_batches_or_in_halves(unet: nn.Module, tmp_pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "damaged, or neither safetensors nor a file of torch.save"),
-        (b"\x80\x02cos\nsystem\n.", "damaged, or neither"),
+        (b"", "is empty. Needed: the module's weights, of torch.save or as safetensors"),
+        (b"\x80\x02cos\nsystem\n.", "is a Python pickle, which can run code"),
+        (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras writes them. Needed: the module's"),
         (b"PK\x03\x04 no archive", "is damaged"),
     ],
 )

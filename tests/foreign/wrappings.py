@@ -1,0 +1,98 @@
+"""The ways in which training code and tools wrap a state dict before they store it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+State = Mapping[str, Tensor]
+
+
+def named(prefix: str, state: State) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def averaged(state: State) -> dict[str, Tensor]:
+    """Other weights of the same network, as an average over the training has."""
+    weights = (n for n, t in state.items() if t.is_floating_point() and "mask" not in n)
+    return {**state, **{name: state[name] * 2 for name in weights}}
+
+
+def compiled_inside(state: State) -> dict[str, Tensor]:
+    """One layer of the network was compiled, another one wrapped, each alone."""
+    names = list(state)
+    inside = {names[0]: "_orig_mod", names[-1]: "module"}
+    return {
+        ".".join((*name.split(".")[:-1], inside[name], name.split(".")[-1]))
+        if name in inside
+        else name: tensor
+        for name, tensor in state.items()
+    }
+
+
+def adam(state: State) -> dict[str, Any]:
+    moments = {i: {"step": torch.ones(1), "exp_avg": t} for i, t in enumerate(state.values())}
+    return {"state": moments, "param_groups": [{"lr": 0.1, "params": list(moments)}]}
+
+
+# Each holds one set of weights; where they lie.
+ALONE: dict[str, tuple[str | None, Callable[[State], object]]] = {
+    "DataParallel": ("module", lambda s: named("module.", s)),
+    "torch.compile": ("_orig_mod", lambda s: named("_orig_mod.", s)),
+    "both": ("module._orig_mod", lambda s: named("module._orig_mod.", s)),
+    "the other way round": ("_orig_mod.module", lambda s: named("_orig_mod.module.", s)),
+    "FSDP": ("_fsdp_wrapped_module", lambda s: named("_fsdp_wrapped_module.", s)),
+    "layers compiled": (None, compiled_inside),
+    "a key": ("generator", lambda s: {"generator": dict(s), "epoch": 3, "best": 0.5}),
+    "any key": ("our best so far", lambda s: {"our best so far": dict(s)}),
+    "deep": ("a.b.net_G", lambda s: {"a": {"b": {"net_G": dict(s)}, "note": "x"}}),
+    "in a list": ("models.0", lambda s: {"models": [dict(s), {"other": torch.ones(2)}]}),
+    "with an optimiser": (
+        "model",
+        lambda s: {"model": dict(s), "optimizer": adam(s), "scheduler": {"last_epoch": 3}},
+    ),
+    "flat, with an optimiser": (None, lambda s: {**s, "optimizer": adam(s), "epoch": 3}),
+    "Lightning": (
+        "state_dict.model",
+        lambda s: {
+            "state_dict": named("model.", s) | {"loss.weight": torch.ones(3)},
+            "epoch": 1,
+            "global_step": 10,
+            "pytorch-lightning_version": "2.5",
+            "optimizer_states": [adam(s)],
+            "hyper_parameters": {"lr": 0.1},
+        },
+    ),
+    "Lightning, compiled": (
+        "state_dict.net._orig_mod",
+        lambda s: {"state_dict": named("net._orig_mod.", s)},
+    ),
+    "AveragedModel": ("module", lambda s: {"n_averaged": torch.tensor(4), **named("module.", s)}),
+    "thop": (None, lambda s: {**s, "total_ops": torch.zeros(1), "x.total_params": torch.zeros(1)}),
+    "the same twice": (
+        "model",
+        lambda s: {"model": dict(s), "best": {n: +t for n, t in s.items()}},
+    ),
+}
+# Each holds several; their keys, of which the second are the averaged ones.
+SEVERAL: dict[str, tuple[tuple[str, str], Callable[[State], object]]] = {
+    "BasicSR": (
+        ("params", "params_ema"),
+        lambda s: {"params": dict(s), "params_ema": averaged(s)},
+    ),
+    "timm": (
+        ("state_dict", "state_dict_ema"),
+        lambda s: {"state_dict": dict(s), "state_dict_ema": averaged(s), "epoch": 3},
+    ),
+    "nested": (
+        ("model", "ema.module"),
+        lambda s: {"model": dict(s), "ema": {"decay": 0.9, "module": averaged(s)}},
+    ),
+    "flat beside nested": ((".", "ema"), lambda s: {**s, "ema": averaged(s)}),
+    "one dictionary": (
+        ("state_dict.model", "state_dict.model_ema"),
+        lambda s: {"state_dict": named("model.", s) | named("model_ema.", averaged(s))},
+    ),
+    "the average inside": ((".", "ema"), lambda s: {**s, **named("ema.module.", averaged(s))}),
+}
