@@ -5,7 +5,6 @@ LPIPS takes all five stages.
 The weights are torchvision's, read from a local file; torchvision itself is not needed.
 """
 
-import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from pconv_deploy.errors import InputError
 from pconv_deploy.files import reading
+from pconv_deploy.held_file import held_file
 
 # torchvision names the file after the first digits of its SHA-256.
 VGG16_FILE = "vgg16-397923af.pth"
@@ -80,17 +80,17 @@ def checked_weights(path: Path, sha256_prefix: str, wanted: str) -> Mapping[str,
     Raises:
         InputError: missing, another file than `wanted`, or damaged.
     """
-    with reading(path), path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    with reading(path), held_file(path) as file:
+        found = file.sha256()
         if not found.startswith(sha256_prefix):
             raise InputError(
                 f"{path} is not {wanted}: its SHA-256 begins with {found[:8]}, "
                 f"needed {sha256_prefix}"
             )
-        stream.seek(0)
+        file.stream.seek(0)
         try:
             weights: Mapping[str, Tensor] = torch.load(
-                stream, map_location="cpu", weights_only=True
+                file.stream, map_location="cpu", weights_only=True
             )
         except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
             raise InputError(f"{path} is damaged: {error}") from error
