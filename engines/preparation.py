@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.acceptance import why_rejected
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.engines.calibration import CalibrationFiles, CalibrationSet, read_calibration
@@ -110,9 +109,7 @@ def prepare_again(
     """
     with _editing_graphs(backend):
         from pconv_deploy.export.rewrites.arrangement import arranged
-    model = exported.model
-    if backend.typed:
-        model = _typed(model, exported.contract, precision)
+    model = _typed(backend, exported, precision)
     return arranged(model, arrangement, exported.contract) if arrangement else model
 
 
@@ -136,14 +133,8 @@ def _chosen_form(
     progress: Callable[[str], None],
 ) -> Prepared:
     with _editing_graphs(backend):
-        from pconv_deploy.export.rewrites.arrangement import (
-            arranged,
-            is_arranged,
-            upsampling_sites,
-        )
-    model, contract = exported.model, exported.contract
-    if backend.typed:
-        model = _typed(model, contract, precision)
+        from pconv_deploy.export.rewrites.arrangement import arranged, is_arranged
+    model, contract = _typed(backend, exported, precision), exported.contract
     if is_arranged(contract):
         if tune is not None:
             raise UsageError(
@@ -155,6 +146,20 @@ def _chosen_form(
         return Prepared(arranged(model, usual, contract), usual)
     if why := backend.why_not_run():
         raise UsageError(f"--tune measures what is fastest, but no engine runs here: {why}")
+    return _tuned(backend, exported, precision, tune, photos, progress)
+
+
+def _tuned(
+    backend: Backend,
+    exported: ExportedGraph,
+    precision: Precision,
+    tune: TuneOptions,
+    photos: CalibrationSet | None,
+    progress: Callable[[str], None],
+) -> Prepared:
+    from pconv_deploy.export.rewrites.arrangement import arranged, upsampling_sites
+
+    model, contract = _typed(backend, exported, precision), exported.contract
 
     @lru_cache(maxsize=2)  # the best one takes part in every comparison
     def candidate(arrangement: Arrangement) -> "onnx.ModelProto":
@@ -180,13 +185,10 @@ def _chosen_form(
     return Prepared(arranged(model, tuning.best, contract), tuning.best, tuning)
 
 
-def _typed(
-    model: "onnx.ModelProto", contract: GraphContract, precision: Precision
-) -> "onnx.ModelProto":
-    """Let a graph's types say the precision it is to be computed in."""
-    from pconv_deploy.export.half_precision import in_half_precision
-
-    if precision == contract.precision:
+def _typed(backend: Backend, exported: ExportedGraph, precision: Precision) -> "onnx.ModelProto":
+    """Let a graph's types say what it is to be computed in, for a backend that goes by them."""
+    model, contract = exported.model, exported.contract
+    if not backend.typed or precision == contract.precision:
         return model
     if contract.precision != "fp32":
         raise UsageError(
@@ -195,4 +197,6 @@ def _typed(
         )
     if precision == "int8":
         return model  # it is quantised later
+    from pconv_deploy.export.half_precision import in_half_precision
+
     return in_half_precision(model, precision)
