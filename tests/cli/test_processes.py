@@ -1,4 +1,6 @@
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,3 +82,41 @@ def test_help_needs_no_heavy_imports() -> None:
 def test_inference_never_imports_torch(module: str) -> None:
     found = imported_by(f"import {module}; from pconv_deploy import Inpainter")
     assert not found & {"torch", "onnx", "onnxscript", "safetensors"}
+
+
+INTERRUPTED_AT_IMPORT = """
+import os, signal, sys
+
+class Interrupt:
+    module = sys.argv.pop(1)
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.module:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from pconv_deploy.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "code"),
+    [
+        ("pconv_deploy.cli.main", -signal.SIGINT),  # a shell shows it as 130
+        ("pconv_deploy.batch", 130),
+        ("numpy", 130),
+    ],
+)
+def test_ctrl_c_during_imports_leaves_no_traceback(
+    module: str, code: int, engine: Path, files: Path
+) -> None:
+    done = subprocess.run(
+        [
+            sys.executable, "-c", INTERRUPTED_AT_IMPORT, module, "infer", engine, files / "in",
+            files / "mask.png", "-o", files / "out",
+        ],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
