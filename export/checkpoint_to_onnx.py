@@ -1,6 +1,7 @@
 """`pconv-deploy export`: a checkpoint becomes an ONNX file that is proven before it is named."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +21,17 @@ from pconv_deploy.contract import (
     deployment_specs,
     tensor_specs,
 )
-from pconv_deploy.errors import ParityError, UsageError
+from pconv_deploy.errors import OutputError, ParityError, UsageError
 from pconv_deploy.export.explain import ExplainedStep, explain_step
 from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
 from pconv_deploy.export.half_precision import in_half_precision
+from pconv_deploy.export.inline import without_functions
 from pconv_deploy.export.rewrites.pipeline import Level, chosen, rewritten
 from pconv_deploy.export.subject import Subject, subject_of
 from pconv_deploy.export.to_onnx import onnx_from_module
 from pconv_deploy.export.torch_release import warn_if_untried
-from pconv_deploy.export.verify import Reference, compare_at_odd_multiples
-from pconv_deploy.files import atomic_file
+from pconv_deploy.export.verify import Reference, reference_at_odd_multiples
+from pconv_deploy.files import atomic_file, writing
 from pconv_deploy.onnx_file import embed
 from pconv_deploy.parity import ParityReport
 
@@ -52,6 +54,7 @@ class ExportOptions:
     level        how far it is rewritten, 0 to 3; see `rewrites.pipeline`
     without      names of rewrites that are left out
     weights_key  which weights of the file, where it holds several sets; see `foreign.places`
+    inline       write the graph without model-local functions, for tools that read none
     """
 
     kind: Literal["deployment", "tensor"] = "deployment"
@@ -61,6 +64,7 @@ class ExportOptions:
     level: int = Level.WORK
     without: tuple[str, ...] = ()
     weights_key: str | None = None
+    inline: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,13 @@ class ExportResult:
     """The file's contract, and the evidence that it computes what its checkpoint computes.
 
     explained  what each rewrite did, the traced graph first; empty if that was not asked for
+    notes      what may surprise
     """
 
     contract: GraphContract
     parity: ParityReport
     explained: tuple[ExplainedStep, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def export_checkpoint(
@@ -136,48 +142,64 @@ def export_subject(
             explained.append(explain_step(step, _finish(model, contract), reference))
     if contract.precision != "fp32":
         model = in_half_precision(model, contract.precision)
+    if options.inline:
+        model = without_functions(model)
     model = _finish(model, contract)
     progress("comparing with PyTorch")
     parity = reference.compare(model, contract.precision)
-    odd = compare_at_odd_multiples(subject, contract, model)
+    reference_at_odd = reference_at_odd_multiples(subject, contract)
+    odd = reference_at_odd and reference_at_odd.compare(model, contract.precision)
     if odd:
         parity = msgspec.structs.replace(parity, cases=parity.cases + odd.cases)
     embed(model, contract, parity)
     try:
-        _require_numbers(parity, contract.precision)
+        _require_numbers(parity, contract.precision, reference, reference_at_odd)
         if odd and len(odd.failures()) == len(parity.failures()):
             odd.require_success(_AT_ODD_MULTIPLES)
         parity.require_success("the exported graph")
     except ParityError as error:
         rejected = output.with_suffix(".rejected.onnx")
-        _write(model, rejected)
-        raise ParityError(
-            f"{error}\n  {output} was not written; the graph is in {rejected}"
-        ) from None
+        kept = f"the graph is in {rejected}"
+        try:
+            _write(model, rejected)
+        except OutputError as unwritten:
+            kept = f"nor was the graph kept: {unwritten}"
+        raise ParityError(f"{error}\n  {output} was not written; {kept}") from None
     refuse_existing(output, overwrite)  # it may have appeared meanwhile
     _write(model, output)
-    return ExportResult(contract, parity, tuple(explained))
+    return ExportResult(contract, parity, tuple(explained), subject.notes)
 
 
-def _require_numbers(parity: ParityReport, precision: GraphPrecision) -> None:
+def _require_numbers(
+    parity: ParityReport, precision: GraphPrecision, *references: Reference | None
+) -> None:
     """What is wrong beside NaN and infinity follows from them."""
     bad = [case.name for case in parity.cases if not case.finite]
-    if bad:
-        advice = {
-            "fp32": "The network itself may overflow: try its weights in PyTorch",
-            "fp16": "Features may overflow, beyond 65504: export --precision bf16 or fp32",
-            "bf16": "Export --precision fp32",
-        }
-        raise ParityError(
-            f"the exported graph in {precision} returns NaN or infinity in {len(bad)} of "
-            f"{len(parity.cases)} cases, such as: {bad[0]}. {advice[precision]}"
-        )
+    if not bad:
+        return
+    advice = {
+        "fp32": "The network itself returns finite numbers in PyTorch, so this is a fault of the "
+        "export, not of your network: please report it. Until then, -O 0 may do",
+        "fp16": "Features may overflow, beyond 65504: export --precision bf16 or fp32",
+        "bf16": "Export --precision fp32",
+    }[precision]
+    if any(reference and reference.overflows() for reference in references):
+        advice = "The network itself does so in PyTorch, too: check its weights"
+    raise ParityError(
+        f"the exported graph in {precision} returns NaN or infinity in {len(bad)} of "
+        f"{len(parity.cases)} cases, such as: {bad[0]}. {advice}"
+    )
 
 
 def refuse_existing(output: Path, overwrite: bool) -> None:
-    """Raise UsageError if a file would be replaced unasked."""
-    if output.exists() and not overwrite:
+    """Raise UsageError if a file would be replaced unasked, OutputError if none can be written."""
+    with writing(output):
+        there = output.exists()
+        folder = next(above for above in output.absolute().parents if above.exists())
+    if there and not overwrite:
         raise UsageError(f"{output} already exists; pass --overwrite to replace it")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write {output}: {folder} is no folder that can be written to")
 
 
 def _contract(subject: Subject, options: ExportOptions) -> GraphContract:

@@ -1,26 +1,35 @@
 """`pconv-deploy export --module`: a user's own network becomes a verified ONNX file."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pconv_deploy.contract import MAX_LEVELS, Family, Normalisation, Source, UserModule
-from pconv_deploy.errors import ModuleError, UsageError
+from pconv_deploy.errors import ModuleError, PConvError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import (
     ExportOptions,
     ExportResult,
     export_subject,
     refuse_existing,
 )
-from pconv_deploy.export.modules.factory import importable_from_here, make_module
+from pconv_deploy.export.modules.factory import (
+    ANY_FAILURE,
+    importable_from_here,
+    make_module,
+    place_of,
+    reason,
+)
 from pconv_deploy.export.modules.factory_name import parse_factory
-from pconv_deploy.export.modules.partial_convolutions import with_operators
-from pconv_deploy.export.modules.trial import Called, tried_out
+from pconv_deploy.export.modules.partial_convolutions import WithOperators, with_operators
+from pconv_deploy.export.modules.trial import Called, run_on_holes, runs_in_double, tried_out
 from pconv_deploy.export.modules.weights import load_weights, require_finite, sha256_of_state
 from pconv_deploy.export.rewrites.pipeline import chosen
 from pconv_deploy.export.subject import Subject
 from pconv_deploy.export.untraceable import UnfollowedSizesError
 
+_SHOWN = 64  # pixels of a side that show what masks a layer is given
 FAMILY = Family(name="module", mask_convention=None, mask_scaling=None)
 
 
@@ -69,7 +78,7 @@ def export_module(
     refuse_existing(output, overwrite)
     chosen(options.level, options.without)  # before anything is read
     parse_factory(request.factory)
-    with importable_from_here():
+    with importable_from_here(), _blaming(request.factory):
         subject = _subject(request, options, progress)
         while True:
             try:
@@ -83,6 +92,19 @@ def export_module(
                 )
             except UnfollowedSizesError as error:
                 subject = _with_larger_multiple(subject, error, request, progress)
+
+
+@contextmanager
+def _blaming(factory: str) -> Iterator[None]:
+    """Turn what the user's code raises where nobody expects it into an error that says so."""
+    try:
+        yield
+    except PConvError:
+        raise
+    except ANY_FAILURE as error:
+        if not place_of(error):
+            raise  # a bug of ours
+        raise ModuleError(f"the module of {factory} raised {reason(error)}") from error
 
 
 def _with_larger_multiple(
@@ -113,12 +135,15 @@ def _subject(
     weights = request.weights
     loaded = load_weights(network, weights, options.weights_key) if weights else None
     require_finite(network, request.factory)
-    traced, count = with_operators(network)
-    mask_channels, multiple = tried_out(network, request.size_multiple, options.size, progress)
+    size = options.size
+    mask_channels, multiple = tried_out(network, request.size_multiple, size, progress)
+    shown = size or (multiple * math.ceil(_SHOWN / multiple),) * 2
+    made = with_operators(network, lambda layers: run_on_holes(layers, mask_channels, shown))
+    reference = Called(network, mask_channels)
     name = weights.name.encode(errors="replace").decode() if weights else request.factory
     return Subject(
-        traced=Called(traced, mask_channels),
-        reference=Called(network, mask_channels),
+        traced=Called(made.network, mask_channels),
+        reference=reference,
         reference_name="the module itself",
         normalisation=request.normalisation,
         size_multiple=multiple,
@@ -127,8 +152,24 @@ def _subject(
             sha256=loaded.sha256 if loaded else sha256_of_state(network),
             weights_key=loaded.key if loaded else None,
             module=UserModule(
-                factory=request.factory, mask_channels=mask_channels, partial_convolutions=count
+                factory=request.factory,
+                mask_channels=mask_channels,
+                partial_convolutions=made.partial_convolutions,
             ),
             family=FAMILY,
         ),
+        in_double=runs_in_double(reference, *(size or (multiple, 2 * multiple))),
+        notes=_notes(made),
+    )
+
+
+def _notes(made: WithOperators) -> tuple[str, ...]:
+    if not made.lookalikes:
+        return ()
+    layer, difference = next(iter(made.lookalikes.items()))
+    more = f", and {len(made.lookalikes) - 1} more," if len(made.lookalikes) > 1 else ""
+    return (
+        f"{layer}{more} looks like NVIDIA's PartialConv2d, but computes something else: "
+        f"{difference}. It is exported as the operators that it is made of; the rewrites of masks "
+        "do nothing there",
     )

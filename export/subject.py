@@ -19,6 +19,8 @@ class Subject:
     traced          what is exported: its partial convolutions become single nodes
     reference       what the graph is compared with, in any precision
     reference_name  for the report
+    in_double       whether the reference can be computed in double precision
+    notes           what may surprise whoever exports it
     """
 
     traced: nn.Module
@@ -27,6 +29,8 @@ class Subject:
     normalisation: Normalisation
     size_multiple: int
     source: Source
+    in_double: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def subject_of(checkpoint: Checkpoint) -> Subject:

@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import onnx
-import onnxscript.optimizer
 import torch
 from onnxscript import ir
 from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from pconv_deploy.export.functions import OPSET, attach_functions, translate_partial_conv2d
-from pconv_deploy.export.rewrites.hidden_weights import hidden_weights
+from pconv_deploy.export.rewrites.simplification import simplify
 from pconv_deploy.export.untraceable import following, path_in_network, translating
 
 _TALKATIVE = ("torch.onnx", "torch.fx.experimental.symbolic_shapes")
@@ -65,8 +64,7 @@ def onnx_from_module(
     model = program.model
     attach_functions(model)
     _name_after_modules(model.graph)
-    with hidden_weights(model.graph):
-        onnxscript.optimizer.optimize_ir(model, inline=False)
+    simplify(model)
     # Stack traces with the paths of whoever exported.
     ClearMetadataAndDocStringPass()(model)
     return program.model_proto
@@ -94,6 +92,8 @@ def _quiet_exporter() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            # What a layer keeps of a call, such as its mask, is of no use to a graph.
+            warnings.filterwarnings("ignore", message="The tensor attributes? ")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from pconv_deploy.errors import ModuleError
-from pconv_deploy.export.modules.factory import place_of
+from pconv_deploy.export.modules.factory import ANY_FAILURE, place_of
 
 # See `graphs`; a user's network is wrapped once more.
 _AROUND = re.compile(r"(?:inner\.)?network(?:\.network)?(?:\.|$)")
@@ -48,7 +48,7 @@ def following(module: nn.Module) -> Iterator[None]:
         try:
             with redirect_stderr(io.StringIO()):
                 yield
-        except Exception as error:  # of any kind: torch.export runs the module
+        except ANY_FAILURE as error:  # torch.export runs the module
             raise _not_followed(error, _named(inside[-1] if inside else "")) from error
 
 
@@ -76,7 +76,7 @@ def path_in_network(path: str) -> str:
     return path[around.end() :] if around else ""
 
 
-def _not_followed(error: Exception, place: str) -> ModuleError:
+def _not_followed(error: BaseException, place: str) -> ModuleError:
     said, where = str(error), place_of(error)
     if "Constraints violated" in said:
         return _sizes(said)
@@ -132,5 +132,5 @@ def _named(path: str) -> str:
     return f"the submodule {inner}" if inner else "the module"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), "")[:_LONGEST]

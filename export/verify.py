@@ -8,6 +8,7 @@ second time: no folding, no mask collapse, nothing of what is exported.
 import copy
 import hashlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -30,10 +31,19 @@ from pconv_deploy.contract import (
     deployment_specs,
     tensor_specs,
 )
+from pconv_deploy.export.modules.double_precision import DoublePrecision
 from pconv_deploy.export.subject import Subject
 from pconv_deploy.networks import literal_network
 from pconv_deploy.onnx_run import graph_run
-from pconv_deploy.parity import Arrays, ParityReport, Run, compare_runs, own_error
+from pconv_deploy.parity import (
+    Arrays,
+    ParityReport,
+    Run,
+    compare_runs,
+    graph_inputs,
+    own_error,
+    parity_batches,
+)
 
 Fill = Callable[[NDArray[Any], NDArray[np.bool_]], NDArray[np.float64]]
 
@@ -49,8 +59,9 @@ class Reference:
     def __init__(self, subject: Subject, contract: GraphContract) -> None:
         self.contract = contract
         self._subject = subject
-        self._name = f"{subject.reference_name}, PyTorch float64"
-        self._exact = self._remembered(subject, torch.float64)
+        number = "float64" if subject.in_double else "float32"
+        self._name = f"{subject.reference_name}, PyTorch {number}"
+        self._exact = self._remembered(subject, getattr(torch, number))
         self._rounded = self._remembered(subject, torch.float32)
 
     def compare(self, model: onnx.ModelProto, precision: GraphPrecision = "fp32") -> ParityReport:
@@ -68,6 +79,16 @@ class Reference:
             reference_in_precision=self._rounded
             if precision == "fp32"
             else own_error(self._exact, self._stored_in(precision), contract),
+        )
+
+    def overflows(self) -> bool:
+        """Whether the reference itself returns NaN or infinity in any case, in either precision."""
+        batches = (graph_inputs(batch, self.contract) for batch in parity_batches(self.contract))
+        return not all(
+            np.isfinite(output).all()
+            for inputs in batches
+            for run in (self._exact, self._rounded)
+            for output in run(inputs).values()
         )
 
     def _stored_in(self, precision: GraphPrecision) -> Run:
@@ -104,10 +125,8 @@ class Reference:
         return run
 
 
-def compare_at_odd_multiples(
-    subject: Subject, contract: GraphContract, model: onnx.ModelProto
-) -> ParityReport | None:
-    """Compare a user's module at sides of 3 and 5 multiples too; None where that shows nothing.
+def reference_at_odd_multiples(subject: Subject, contract: GraphContract) -> Reference | None:
+    """Give a user's module at sides of 3 and 5 multiples; None where that shows nothing.
 
     Its code may decide by its sides (`if height % 16`), and where these are multiples, torch.export
     may take for granted that all decide as those traced. The usual cases would not show it:
@@ -120,7 +139,7 @@ def compare_at_odd_multiples(
     specs = tensor_specs if contract.kind == "tensor" else deployment_specs
     inputs, outputs = specs(contract.batch, size)
     fixed = msgspec.structs.replace(contract, size=size, inputs=inputs, outputs=outputs)
-    return Reference(subject, fixed).compare(model, contract.precision)
+    return Reference(subject, fixed)
 
 
 def _rounded(value: Any, dtype: torch.dtype) -> Any:
@@ -141,7 +160,8 @@ def literal_fill(checkpoint: Checkpoint, dtype: torch.dtype = torch.float64) -> 
 
 def network_fill(network: nn.Module, normalisation: Normalisation, dtype: torch.dtype) -> Fill:
     """Give the same function of any network from image and known to the image; it is copied."""
-    network = copy.deepcopy(network).to(dtype).eval()
+    network = copy.deepcopy(network).to(dtype)
+    network.eval()
     mean, std = (
         np.array(values, np.float64).reshape(3, 1, 1)
         for values in (normalisation.mean, normalisation.std)
@@ -149,7 +169,7 @@ def network_fill(network: nn.Module, normalisation: Normalisation, dtype: torch.
 
     def fill(colours: NDArray[Any], known: NDArray[np.bool_]) -> NDArray[np.float64]:
         normalised = (colours.astype(np.float64) - mean) / std
-        with torch.no_grad():
+        with torch.no_grad(), DoublePrecision() if dtype == torch.float64 else nullcontext():
             output = network(
                 torch.from_numpy(normalised).to(dtype), torch.from_numpy(known).to(dtype)
             )

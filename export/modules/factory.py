@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pconv_deploy.errors import ModuleError
@@ -64,9 +65,30 @@ def make_module(factory: str) -> nn.Module:
     if any(is_lazy(p) or p.is_meta for p in made.parameters()):
         raise ModuleError(f"{factory} has parameters without values: lazy or on the meta device")
     try:
-        return copy.deepcopy(made).cpu().float().eval().requires_grad_(requires_grad=False)
+        copied = copied_module(made)
+        # One by one: methods that a network overrides, such as train(), may return nothing.
+        copied.cpu()
+        copied.float()
+        copied.eval()
+        copied.requires_grad_(requires_grad=False)
     except ANY_FAILURE as error:
         raise ModuleError(f"{factory} cannot be copied: {reason(error)}") from error
+    return copied
+
+
+def copied_module(module: nn.Module) -> nn.Module:
+    """Copy a module deeply, with the tensors that it computed from its parameters.
+
+    Hooks such as `torch.nn.utils.weight_norm` keep those as attributes, and torch refuses to copy
+    a tensor with a history.
+    """
+    computed = [
+        value
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    ]
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
 
 
 _NEEDED = "torch.nn.Module"
@@ -127,7 +149,13 @@ def reason(error: BaseException) -> str:
 
 def place_of(error: BaseException) -> str:
     """The last line of the user's own code: " (nets.py, line 7)", or nothing if there is none."""
-    others = (*torch.__path__, str(_OURS), "<")
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(others)]
+    own = [frame for frame in frames if _is_the_users(frame.filename)]
     return f" ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else ""
+
+
+def _is_the_users(file: str) -> bool:
+    if file.startswith((*torch.__path__, str(_OURS), "<")):
+        return False
+    installed = "site-packages" in file or "dist-packages" in file
+    return installed or not file.startswith(sysconfig.get_path("stdlib"))

@@ -1,25 +1,31 @@
-"""NVIDIA's PartialConv2d inside a user's module, computed by our operator while it is exported.
+"""Partial convolutions inside a user's module, computed by our operator while it is exported.
 
-The layer (Liu et al. 2018; NVIDIA/partialconv) is an nn.Conv2d with four attributes more, by which
-it is found, since every project has a copy of its own. With D the sum of the mask under the window,
+The layer (Liu et al. 2018; NVIDIA/partialconv) is an nn.Conv2d whose forward takes a mask. With D
+the sum of the mask under the window,
 
     ratio = slide_winsize / (D + 1e-8) * clamp(D, 0, 1)
     y     = (weight * (x mask) * ratio + bias) * clamp(D, 0, 1)
 
-where the mask has as many channels as x (`multi_channel`) or one, and without a mask all is known.
-Whether a layer computes this is tried out.
+where the mask has as many channels as x or one, and without a mask all is known. Every project has
+a copy of its own, under names of its own. So every nn.Conv2d with a forward of its own is tried
+out, and what computes this is one. Others are exported as the operators that they are made of.
 """
 
 import copy
-from functools import partial
+import inspect
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from types import MethodType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from pconv_deploy.errors import ModuleError
+from pconv_deploy.export.modules.double_precision import DoublePrecision
 from pconv_deploy.export.modules.factory import ANY_FAILURE, reason
+from pconv_deploy.export.modules.reparametrisation import fix_computed_weights
 from pconv_deploy.layers import PartialConv2d
 
 _ATTRIBUTES = ("multi_channel", "return_mask", "slide_winsize", "weight_maskUpdater")
@@ -27,25 +33,80 @@ _ATTRIBUTES = ("multi_channel", "return_mask", "slide_winsize", "weight_maskUpda
 _TOLERANCE = 1e-5
 
 
-def with_operators(network: nn.Module) -> tuple[nn.Module, int]:
+@dataclass(frozen=True)
+class WithOperators:
+    """A copy of a network, with operators for its partial convolutions.
+
+    lookalikes  what differs, by the paths of layers that have the name or the attributes of
+                NVIDIA's, but compute something else
+    """
+
+    network: nn.Module
+    partial_convolutions: int
+    lookalikes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Returned:
+    """What a layer returns beside its features: channels of its mask, None for no mask."""
+
+    mask_channels: int | None = None
+    one_mask_for_all: bool = True  # of a batch, where it was called without a mask
+
+
+# By the channels of the mask that it is called with; 0: without a mask.
+_Answers = dict[int, _Returned]
+
+
+def with_operators(network: nn.Module, run: Callable[[nn.Module], None]) -> WithOperators:
     """Copy a network; in the copy every partial convolution becomes one operator when exported.
 
-    Returns:
-        The copy, and how many partial convolutions it has. Ours know the operator already.
-
-    Raises:
-        ModuleError: a layer looks like NVIDIA's, but is another; with its path.
+    Args:
+        network: with its weights, in evaluation mode.
+        run: calls a network with holes. It shows whether layers are given masks of 0 and 1 alone:
+            copies of the layer differ where masks lie between them.
     """
-    network, count = copy.deepcopy(network), 0
+    soft = _given_soft_masks(network, run)
+    network, count, lookalikes = copy.deepcopy(network), 0, {}
+    fix_computed_weights(network)
     for path, layer in network.named_modules():
-        if isinstance(layer, PartialConv2d):
+        if isinstance(layer, PartialConv2d):  # ours knows the operator already
             count += 1
-        elif isinstance(layer, nn.Conv2d) and _resembles(layer):
-            _require_nvidias(path or "the module itself", layer)
-            # Not another object: hooks, parametrisations and attributes stay where they are.
-            layer.forward = MethodType(_forward_by_operator, layer)  # type: ignore[method-assign]
-            count += 1
-    return network, count
+        elif _has_own_forward(layer):
+            answers, difference = _tried_out(layer, soft=path in soft)
+            if answers:
+                # Not another object: hooks and attributes stay where they are.
+                forward = _by_operator(answers, layer.forward)
+                layer.forward = MethodType(forward, layer)  # type: ignore[method-assign]
+            count += any(answers)  # with a mask, that is
+            if difference and _resembles(layer):
+                lookalikes[f"{path or 'the module itself'} ({type(layer).__name__})"] = difference
+    return WithOperators(network, count, lookalikes)
+
+
+def _has_own_forward(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return isinstance(layer, nn.Conv2d) and type(layer).forward is not nn.Conv2d.forward
+
+
+def _given_soft_masks(network: nn.Module, run: Callable[[nn.Module], None]) -> set[str]:
+    """Paths of the layers that are called with other numbers than 0 and 1 behind the features."""
+    network, soft = copy.deepcopy(network), set()
+
+    def note(path: str, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        masks = [value for value in (*args, *named.values())[1:] if isinstance(value, Tensor)]
+        if any(not bool(((mask == 0) | (mask == 1)).all()) for mask in masks):
+            soft.add(path)
+
+    for path, layer in network.named_modules():
+        if _has_own_forward(layer):
+            layer.register_forward_pre_hook(
+                lambda _layer, args, named, path=path: note(path, args, named), with_kwargs=True
+            )
+    try:
+        run(network)
+    except ModuleError:  # another size may do; nothing is known of its masks
+        return {path for path, layer in network.named_modules() if _has_own_forward(layer)}
+    return soft
 
 
 def _resembles(layer: nn.Conv2d) -> bool:
@@ -53,15 +114,30 @@ def _resembles(layer: nn.Conv2d) -> bool:
     return named or any(hasattr(layer, attribute) for attribute in _ATTRIBUTES)
 
 
-def _forward_by_operator(layer: Any, input: Tensor, mask_in: Tensor | None = None) -> Any:
-    """Compute what the layer computes: x (N, C, H, W), mask (N, C or 1, H, W) or None."""
-    mask = mask_in
+def _by_operator(answers: _Answers, own: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a forward that computes by the operator what the layer's own is known to compute so."""
+    signature = inspect.signature(own)
+
+    def forward(layer: Any, *args: Any, **named: Any) -> Any:
+        given = list(signature.bind(*args, **named).arguments.values())
+        x, mask = given[0], given[1] if len(given) > 1 else None
+        answer = answers.get(0 if mask is None else mask.shape[1])
+        if answer is None or len(given) > 2:
+            return own(*args, **named)
+        parts = _answered(layer, x, mask, answer)
+        return parts if len(parts) > 1 else parts[0]
+
+    return forward
+
+
+def _answered(layer: Any, x: Tensor, mask: Tensor | None, answer: _Returned) -> tuple[Tensor, ...]:
+    """Compute a layer by the operator: x (N, C, H, W), mask (N, C or 1, H, W) or None."""
     if mask is None:
-        masks = input.shape[0] if layer.multi_channel else 1
-        everywhere = torch.ones((masks, 1, *input.shape[2:]), dtype=torch.bool, device=input.device)
-        mask = everywhere.to(input.dtype)  # that it is binary shows in the graph
+        masks = 1 if answer.one_mask_for_all else x.shape[0]
+        everywhere = torch.ones((masks, 1, *x.shape[2:]), dtype=torch.bool, device=x.device)
+        mask = everywhere.to(x.dtype)  # that it is binary shows in the graph
     y, known = torch.ops.pconv_deploy.partial_conv2d(
-        input,
+        x,
         mask,
         layer.weight,
         layer.bias,
@@ -70,71 +146,94 @@ def _forward_by_operator(layer: Any, input: Tensor, mask_in: Tensor | None = Non
         layer.dilation,
         layer.groups,
     )
-    if layer.multi_channel and mask.shape[1] == 1:  # the operator gives one channel back
-        known = known.expand(-1, layer.out_channels, -1, -1)
-    return (y, known) if layer.return_mask else y
+    if answer.mask_channels is None:
+        return (y,)
+    if answer.mask_channels < known.shape[1]:  # all channels are equal
+        known = known[:, : answer.mask_channels]
+    elif answer.mask_channels > known.shape[1]:
+        known = known.expand(-1, answer.mask_channels, -1, -1)
+    return y, known
 
 
 def _padding(layer: nn.Conv2d) -> list[int]:
     if layer.padding == "valid":
         return [0, 0]
-    if layer.padding == "same":  # of even windows it is uneven: another size, refused
+    if layer.padding == "same":  # of even windows it is uneven: another size, which differs
         sides = zip(layer.dilation, layer.kernel_size, strict=True)
         return [dilation * (kernel - 1) // 2 for dilation, kernel in sides]
     return [int(pad) for pad in layer.padding]
 
 
+def _tried_out(layer: nn.Conv2d, *, soft: bool) -> tuple[_Answers, str | None]:
+    """Call a layer in every way; give those in which it is the operator, and what differs."""
+    answers: _Answers = {}
+    difference = None
+    for channels in dict.fromkeys((layer.in_channels, 1, 0)):
+        found = _as_operator(layer, channels, soft=soft)
+        if isinstance(found, _Returned):
+            answers[channels] = found
+        elif found is not None:
+            way = f"with a mask of {channels} channels" if channels else "without a mask"
+            difference = difference or f"{way}, {found}"
+    if not answers and difference is None:
+        difference = "it takes no features of four axes, nor these with a mask"
+    return answers, difference
+
+
 @torch.no_grad()
-def _require_nvidias(path: str, layer: nn.Conv2d) -> None:
-    found = f"{path} ({type(layer).__name__})"
-    if lacking := [name for name in _ATTRIBUTES if not hasattr(layer, name)]:
-        raise ModuleError(
-            f"{found} looks like NVIDIA's PartialConv2d, but has no {', '.join(lacking)}: "
-            "it is another layer"
-        )
-    if layer.padding_mode != "zeros":
-        raise ModuleError(
-            f"{found} has padding_mode {layer.padding_mode!r}, which would make something "
-            "known of the outside of an image; needed 'zeros'"
-        )
-    for masked in (True, False):
-        if difference := _difference(layer, masked=masked):
-            raise ModuleError(
-                f"{found} looks like NVIDIA's PartialConv2d, but computes something else "
-                f"{'with a mask' if masked else 'without a mask'}: {difference}"
-            )
+def _as_operator(layer: nn.Conv2d, channels: int, *, soft: bool) -> _Returned | str | None:
+    """Compare a layer, with drawn weights, with the operator.
 
+    Args:
+        layer: is not changed.
+        channels: of the mask it is called with; 0: without a mask.
+        soft: whether the mask is to have values between 0 and 1.
 
-def _difference(layer: Any, *, masked: bool) -> str | None:
-    """What distinguishes a layer, in double precision and with drawn weights, from the operator."""
-    layer = copy.deepcopy(layer).double()  # it remembers the mask of the last size
+    Returns:
+        What it returns, if both compute the same; what differs; None if it cannot be called so.
+    """
     drawn = torch.Generator().manual_seed(0)
-    for parameter in layer.parameters():
-        parameter.normal_(generator=drawn)
     windows = zip(layer.dilation, layer.kernel_size, layer.stride, strict=True)
     height, width = (2 * (d * (k - 1) + 1 + stride) for d, k, stride in windows)
-    x = torch.empty(2, layer.in_channels, height, width).double().normal_(generator=drawn)
-    mask = None
-    if masked:  # the left half is hole: windows that know nothing, a little, much
-        channels = layer.in_channels if layer.multi_channel else 1
-        mask = torch.rand((2, channels, height, width), generator=drawn).lt(0.3).double()
-        mask[..., : width // 2] = 0
-    by_operator = partial(_forward_by_operator, layer)
-    try:
-        # Without hooks, which stay.
-        found, expected = (_parts(f(x, mask)) for f in (layer.forward, by_operator))
-    except ANY_FAILURE as error:
-        return reason(error)
-    shapes = [[list(part.shape) for part in parts] for parts in (found, expected)]
-    if shapes[0] != shapes[1]:
-        return f"found results of shapes {shapes[0]}, needed {shapes[1]}"
-    for name, part, needed in zip(("output", "mask"), found, expected, strict=False):
-        apart = float((part - needed).abs().max()) / (float(needed.abs().max()) or 1.0)
-        if not apart <= _TOLERANCE:  # written so that NaN counts
-            return f"its {name} differs by {apart:.1e} of the largest value"
+    x = torch.empty(2, layer.in_channels, height, width).normal_(generator=drawn)
+    # The left half is hole: windows that know nothing, a little, much.
+    mask = torch.rand((2, channels, height, width), generator=drawn).lt(0.3).float()
+    mask[..., : width // 2] = 0
+    if soft:
+        mask[..., height // 2, 0] = 0.5 / max(1, channels)
+    for precision in (torch.float64, torch.float32):  # some insist on single
+        tried = copy.deepcopy(layer).to(precision)  # it remembers the mask of the last size
+        for parameter in tried.parameters():
+            parameter.normal_(generator=drawn)
+        given = [part.to(precision) for part in (x, mask) if part.numel()]
+        with DoublePrecision() if precision == torch.float64 else nullcontext():
+            try:
+                found = tried.forward(*given)  # without hooks, which stay
+            except ANY_FAILURE:
+                continue
+            return _difference(tried, given, found)
     return None
 
 
-def _parts(result: Any) -> list[Tensor]:
-    parts = list(result) if isinstance(result, tuple | list) else [result]
-    return [part for part in parts if isinstance(part, Tensor)]
+def _difference(layer: nn.Conv2d, given: list[Tensor], result: Any) -> _Returned | str:
+    found = list(result) if isinstance(result, tuple | list) else [result]
+    if not 1 <= len(found) <= 2 or not all(_is_image(part) for part in found):
+        return "it returns something else than features, or features and their mask"
+    returned = _Returned()
+    if len(found) == 2:
+        returned = _Returned(found[1].shape[1], found[1].shape[0] == 1)
+    try:
+        expected = _answered(layer, given[0], given[1] if len(given) > 1 else None, returned)
+    except ANY_FAILURE as error:
+        return reason(error)
+    for name, part, needed in zip(("output", "mask"), found, expected, strict=False):
+        if part.shape != needed.shape:
+            return f"its {name} has shape {list(part.shape)}; needed {list(needed.shape)}"
+        apart = float((part - needed).abs().max()) / (float(needed.abs().max()) or 1.0)
+        if not apart <= _TOLERANCE:  # written so that NaN counts
+            return f"its {name} differs by {apart:.1e} of the largest value"
+    return returned
+
+
+def _is_image(part: object) -> bool:
+    return isinstance(part, Tensor) and part.dim() == 4 and part.is_floating_point()

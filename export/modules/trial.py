@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pconv_deploy.contract import MAX_LEVELS
 from pconv_deploy.errors import ModuleError
+from pconv_deploy.export.modules.double_precision import DoublePrecision
 from pconv_deploy.export.modules.enlargements import whole_multiple
 from pconv_deploy.export.modules.factory import ANY_FAILURE, reason
 
@@ -98,6 +99,28 @@ def tried_out(
             )
         side = whole
     return channels, side
+
+
+def run_on_holes(network: nn.Module, mask_channels: MaskChannels, size: Size) -> None:
+    """Call a network as ours are: with a hole in a quarter, and with one known pixel alone."""
+    height, width = size
+    called = Called(network, mask_channels)
+    _run(called, height, width)
+    known = torch.zeros(1, 1, height, width)
+    known[..., height // 2, width // 3] = 1
+    with torch.no_grad():
+        called(torch.ones(1, 3, height, width), known)
+
+
+def runs_in_double(called: Called, height: int, width: int) -> bool:
+    """Whether a network can be computed in double precision; some insist on single."""
+    called = copy.deepcopy(called).double()
+    try:
+        with DoublePrecision():
+            _run(called, height, width)
+    except ModuleError:
+        return False
+    return True
 
 
 def _first_that_runs(

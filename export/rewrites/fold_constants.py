@@ -7,19 +7,14 @@ one is enough. By the passes of onnxscript and onnx-ir.
 from collections.abc import Sequence
 
 import onnx_ir as ir
-import onnxscript.optimizer
-from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 
-from pconv_deploy.export.rewrites.hidden_weights import hidden_weights
+from pconv_deploy.export.rewrites.simplification import simplify
 from pconv_deploy.export.rewrites.site import Site
 
 
 def fold_constants(model: ir.Model) -> Sequence[Site]:
     """Fold, share and remove, until nothing changes any more."""
     before = len(model.graph)
-    with hidden_weights(model.graph):
-        onnxscript.optimizer.optimize_ir(model, inline=False)
-        CommonSubexpressionEliminationPass()(model)
-        RemoveUnusedNodesPass()(model)
+    simplify(model)
     gone = before - len(model.graph)
     return [Site(f"{gone} of {before} nodes")] if gone else []

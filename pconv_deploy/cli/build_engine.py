@@ -108,7 +108,9 @@ def build_engine(
     if not tune and (tune_size or tune_batch or tune_threads):
         raise UsageError("--tune-size, --tune-batch and --tune-threads go with --tune")
     tuning = TuneOptions(
-        size=parse_size(tune_size) if tune_size else None, batch=tune_batch, threads=tune_threads
+        size=parse_size(tune_size, "--tune-size") if tune_size else None,
+        batch=tune_batch,
+        threads=tune_threads,
     )
     options = folder.BuildOptions(
         backend=backend,

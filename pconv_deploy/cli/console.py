@@ -108,13 +108,15 @@ def one_folder(argument: Path | None, option: Path | None) -> Path:
     return folder
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """'512' or '512x768' (height x width) -> height, width."""
+def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
+    """'512' or '512x768' (height x width) -> height, width; errors name the option."""
     match = re.fullmatch(r"(\d{1,5})(?:[x,](\d{1,5}))?", text.strip())
     if not match:
-        raise typer.BadParameter(f"found {text!r}; needed 512 or 512x768 (height x width)")
+        raise typer.BadParameter(
+            f"found {text!r}; needed 512 or 512x768 (height x width)", param_hint=repr(option)
+        )
     height = int(match[1])
     width = int(match[2] or match[1])
     if min(height, width) < 1:
-        raise typer.BadParameter("found a side of 0; needed at least 1")
+        raise typer.BadParameter("found a side of 0; needed at least 1", param_hint=repr(option))
     return height, width

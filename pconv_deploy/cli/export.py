@@ -94,6 +94,14 @@ def export(
             "commas between.",
         ),
     ] = None,
+    inline: Annotated[
+        bool,
+        typer.Option(
+            "--inline",
+            help="Write the graph without model-local functions, for tools that read none, such as "
+            "OpenVINO's own and OpenCV.",
+        ),
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show what each rewrite did, refused and cost.")
     ] = False,
@@ -140,6 +148,7 @@ def export(
         size=fixed,
         precision=precision,
         level=level,
+        inline=inline,
         without=tuple(name.strip() for names in without or () for name in names.split(",")),
         weights_key=weights_key,
     )
@@ -177,6 +186,7 @@ def export(
 
 def _notes(result: "ExportResult", options: "ExportOptions") -> Iterator[str]:
     """What may surprise."""
+    yield from result.notes
     from pconv_deploy.export.rewrites.pipeline import not_there
 
     if idle := not_there(options.level, options.without):
@@ -187,9 +197,8 @@ def _notes(result: "ExportResult", options: "ExportOptions") -> Iterator[str]:
     module = result.contract.source.module
     if module and not module.partial_convolutions:
         yield (
-            "no layer of this module was recognised as a partial convolution (NVIDIA's "
-            "PartialConv2d, or pconv_deploy.layers.PartialConv2d), so the rewrites of masks had "
-            "nothing to do"
+            "no layer of this module was recognised as a partial convolution, so the rewrites of "
+            "masks had nothing to do; what is recognised is in docs/formats.md"
         )
     lost = result.parity.worst_error or 0.0
     if lost > result.parity.tolerance and options.precision != "fp32":

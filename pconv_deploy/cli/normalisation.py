@@ -35,14 +35,19 @@ def parse_normalisation(
         return Normalisation(mean=usual_mean, std=usual_std)
     if name is not None or mean is None or std is None:
         raise typer.BadParameter("needed either --normalisation, or both --mean and --std")
+    colours = _colour(mean, "--mean"), _colour(std, "--std")
     try:
-        return Normalisation(mean=_colour(mean), std=_colour(std))
+        return Normalisation(mean=colours[0], std=colours[1])
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+        raise typer.BadParameter(str(error), param_hint="'--mean', '--std'") from error
 
 
-def _colour(text: str) -> tuple[float, float, float]:
-    numbers = [float(number) for number in text.split(",")]
-    if len(numbers) != 3:
-        raise ValueError(f"found {text!r}; needed three numbers, such as 0.485,0.456,0.406")
-    return numbers[0], numbers[1], numbers[2]
+def _colour(text: str, option: str) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (float(number) for number in text.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"found {text!r}; needed three numbers, such as 0.485,0.456,0.406",
+            param_hint=repr(option),
+        ) from error
+    return red, green, blue

@@ -50,6 +50,19 @@ def test_from_a_module_to_an_engine(run: Run, tmp_path: Path) -> None:
     assert "is of no project we know" in result.err
 
 
+def test_a_graph_without_functions_is_taken_by_every_command(
+    run: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    graph, engine = tmp_path / "inlined.onnx", tmp_path / "x.engine"
+    result = run("export", checkpoint, "-o", graph, "--inline")
+    assert result.code == 0, result.err
+    assert not read_graph(graph).model.functions
+    assert run("inspect", graph).code == 0
+    assert run("build-engine", graph, "-o", engine).code == 0
+    assert run("verify", graph, engine).code == 0
+    assert run("verify", checkpoint, graph).code == 0
+
+
 def test_options_reach_the_graph(run: Run, tmp_path: Path) -> None:
     arguments = (
         "--mean",
@@ -158,11 +171,16 @@ def test_code_that_fails_exits_3(run: Run, code: Path, content: str, message: st
         (("--module", UNET, "--mean", "1,1,1"), "either --normalisation, or both --mean and --std"),
         (
             ("--module", UNET, "--mean", "1,1", "--std", "1,1,1"),
-            "found '1,1'; needed three numbers",
+            "Invalid value for '--mean': found '1,1'; needed three numbers",
         ),
         (("--module", UNET, "--mean", "1,1,1", "--std", "0,1,1"), "needed finite, std > 0"),
-        (("--module", UNET, "--mean", "a,b,c", "--std", "1,1,1"), "could not convert"),
+        (
+            ("--module", UNET, "--mean", "1,1,1", "--std", "a,b,c"),
+            "Invalid value for '--std': found",
+        ),
         (("--module", UNET, "--size-multiple", "0"), "Invalid value for '--size-multiple'"),
+        (("--module", UNET, "--size", "-512"), "Invalid value for '--size': found '-512'"),
+        (("--module", UNET, "--size", "0"), "Invalid value for '--size': found a side of 0"),
     ],
 )
 def test_wrong_usage_exits_2_before_anything_heavy_is_imported(

@@ -20,62 +20,6 @@ from tests.export.modules.networks import PartialConv2d, UNet, make_unet
 SMALL = ExportOptions(batch=1, size=(16, 16))
 
 
-class NoRatio(PartialConv2d):
-    def forward(self, input: Tensor, mask_in: Tensor | None = None) -> Any:
-        super().forward(input, mask_in)
-        return nn.Conv2d.forward(self, input), self.update_mask
-
-
-class NeverMasked(PartialConv2d):
-    def forward(self, input: Tensor, mask_in: Tensor | None = None) -> Any:
-        _, known = super().forward(input, mask_in)
-        return super().forward(input, None)[0], known
-
-
-class PaddedAsKnown(PartialConv2d):
-    def forward(self, input: Tensor, mask_in: Tensor | None = None) -> Any:
-        if mask_in is not None:
-            return super().forward(input, mask_in)
-        return nn.Conv2d.forward(self, input), None
-
-
-class Forgetful(PartialConv2d):
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        del self.slide_winsize
-
-
-class Reflecting(PartialConv2d):
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, padding_mode="reflect", **named)
-
-
-class Even(PartialConv2d):
-    def __init__(self, inputs: int, outputs: int, kernel: int, **named: Any) -> None:
-        named |= {"padding": "same", "stride": 1}
-        super().__init__(inputs, outputs, kernel - 1, **named)
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
-@pytest.mark.parametrize(
-    ("layer", "message"),
-    [
-        (NoRatio, r"down1 \(NoRatio\) .* computes something else with a mask: its output differs"),
-        (NeverMasked, r"down1 \(NeverMasked\) .* with a mask: its output differs by"),
-        (PaddedAsKnown, r"down1 \(PaddedAsKnown\) .* without a mask: "),
-        (Forgetful, r"down1 \(Forgetful\) looks like NVIDIA's .* has no slide_winsize"),
-        (Reflecting, r"down1 \(Reflecting\) has padding_mode 'reflect'.*needed 'zeros'"),
-        (Even, r"down1 \(Even\) .* found results of shapes"),
-    ],
-)
-def test_layers_that_only_look_like_nvidias(
-    offer: Offer, tmp_path: Path, layer: Any, message: str
-) -> None:
-    with pytest.raises(ModuleError, match=message):
-        export_module(ModuleRequest(factory=offer(lambda: UNet(layer))), tmp_path / "x.onnx")
-    assert not list(tmp_path.iterdir())
-
-
 class OneInput(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return image
