@@ -228,13 +228,11 @@ def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[
     """
     folder, options = Path(folder), options or RunOptions()
     manifest, backend, files = _checked(folder)
-    session = backend.open(files, manifest.precision, options)
     there = folder.absolute()  # a child may have another working directory
-
-    def open_in_child() -> Session:
-        return _open_in_child(there, manifest, backend, options)
-
-    return manifest, safe_to_fork(session, open_in_child)
+    return manifest, safe_to_fork(
+        lambda: backend.open(files, manifest.precision, options),
+        lambda: _open_in_child(there, manifest, backend, options),
+    )
 
 
 def _open_in_child(

@@ -2,14 +2,17 @@
 
 Runtimes have threads and locks of their own, and `fork` copies none of the threads. In the child, a
 call of an inherited session waits for threads that do not exist, and so does its destructor, or
-it crashes. So the child never calls it and never frees it, not even when the child ends.
+it crashes. So the child never calls it and never frees it, not even when the child ends. A lock
+that another thread holds at the fork stays locked in the child, so a fork waits for running calls.
 """
 
+import contextlib
 import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from pconv_deploy.engines.base import Session
@@ -18,18 +21,56 @@ from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.parity import Arrays
 
 
-def safe_to_fork(session: Session, reopen: Callable[[], Session]) -> Session:
-    """Return a session that may be used in processes forked from this one, too.
+def safe_to_fork(load: Callable[[], Session], reopen: Callable[[], Session]) -> Session:
+    """Load an engine; return a session that may be used in processes forked from this one, too.
 
     Args:
-        session: a loaded engine.
-        reopen: open the same engine in a child, where its first call needs it. An exception that
-            this raises is raised by that call.
+        load: open it now.
+        reopen: open it in a child, at its first call there, which raises what this raises.
     """
+    with _gate.no_fork():
+        session = load()
     loaded = _Loaded(session, reopen)
     if isinstance(session, RunsOnDevice):
         return _DeviceSession(loaded)
     return _HostSession(loaded)
+
+
+class _Gate:
+    """Calls of runtimes, which go on beside each other, but not while the process forks."""
+
+    def __init__(self) -> None:
+        self._inside: Counter[int] = Counter()  # calls by thread
+        self._forking = False
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def no_fork(self) -> Iterator[None]:
+        """Let forks by other threads wait until the end of the block."""
+        me = threading.get_ident()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._forking or me in self._inside)
+            self._inside[me] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside[me] -= 1
+                self._inside += Counter()  # without threads that are not inside
+                self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._forking)
+            self._forking = True
+            # A call may hang for a reason of its own.
+            self._changed.wait_for(lambda: self._inside.keys() <= {me}, _LONGEST_WAIT)
+
+    def after_fork_in_parent(self) -> None:
+        with self._changed:
+            self._forking = False
+            self._changed.notify_all()
 
 
 class _Loaded:
@@ -52,11 +93,12 @@ class _Loaded:
             return self._session
 
     def close(self) -> None:
-        with self._changing:
-            self._closed = True
-            session, self._session = self._session, None
-        if session is not None:
-            session.close()
+        with _gate.no_fork():
+            with self._changing:
+                self._closed = True
+                session, self._session = self._session, None
+            if session is not None:
+                session.close()
 
     def leave_to_parent(self) -> None:
         """Forget the parent's session, in a child that has just been forked."""
@@ -76,8 +118,9 @@ class _HostSession:
         self._loaded = loaded
 
     def run(self, inputs: Arrays) -> Arrays:
-        outputs: Arrays = self._loaded.session().run(inputs)
-        return outputs
+        with _gate.no_fork():
+            outputs: Arrays = self._loaded.session().run(inputs)
+            return outputs
 
     def close(self) -> None:
         self._loaded.close()
@@ -88,14 +131,17 @@ class _DeviceSession:
         self._loaded = loaded
 
     def run(self, inputs: Arrays) -> Arrays:
-        outputs: Arrays = self._loaded.session().run(inputs)
-        return outputs
+        with _gate.no_fork():
+            outputs: Arrays = self._loaded.session().run(inputs)
+            return outputs
 
     def run_on_device(
         self, inputs: DeviceArrays, stream: Any = None, outputs: DeviceArrays | None = None
     ) -> DeviceArrays:
-        results: DeviceArrays = self._loaded.session().run_on_device(inputs, stream, outputs)
-        return results
+        with _gate.no_fork():
+            session = self._loaded.session()
+            results: DeviceArrays = session.run_on_device(inputs, stream, outputs)
+            return results
 
     def close(self) -> None:
         self._loaded.close()
@@ -106,12 +152,20 @@ def never_free(thing: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
+_LONGEST_WAIT = 60.0  # seconds
 _ALL: weakref.WeakSet[_Loaded] = weakref.WeakSet()
+_gate = _Gate()
 
 
-def _leave_all_to_parent() -> None:
+def _begin_in_child() -> None:
+    global _gate
+    _gate = _Gate()
     for loaded in list(_ALL):
         loaded.leave_to_parent()
 
 
-os.register_at_fork(after_in_child=_leave_all_to_parent)
+os.register_at_fork(
+    before=lambda: _gate.before_fork(),
+    after_in_parent=lambda: _gate.after_fork_in_parent(),
+    after_in_child=_begin_in_child,
+)

@@ -6,6 +6,8 @@ signal with a Python handler then ends the process (SIGSEGV). One that is never 
 """
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -55,4 +57,32 @@ def processor() -> tuple[str, frozenset[str]]:
     return core.get_property("CPU", "FULL_DEVICE_NAME"), frozenset(capabilities)
 
 
-os.register_at_fork(after_in_child=shared_core.cache_clear)  # its threads are the parent's
+def compile_for_cpu(model: Any, settings: Mapping[str, Any]) -> Any:
+    """Compile a model, an `openvino.Model`.
+
+    In a process forked after OpenVINO had compiled something, OpenVINO would give the model threads
+    that were idle at the fork; they do not exist here, and it would wait for ever. Without streams
+    it takes none: each call computes in the thread that makes it, one at a time.
+    """
+    _threads.started = True
+    streams = {"NUM_STREAMS": 0} if _threads.lost else {}
+    return shared_core().compile_model(model, "CPU", {**settings, **streams})
+
+
+@dataclass
+class _Threads:
+    """Whether OpenVINO's threads are `started`, and `lost` in a fork."""
+
+    started: bool = False
+    lost: bool = False
+
+
+_threads = _Threads()
+
+
+def _begin_in_child() -> None:
+    shared_core.cache_clear()  # it belongs to the parent
+    _threads.lost = _threads.started
+
+
+os.register_at_fork(after_in_child=_begin_in_child)

@@ -19,7 +19,12 @@ from pconv_deploy.engines.base import (
     another_release,
     silent,
 )
-from pconv_deploy.engines.openvino_library import import_openvino, processor, shared_core
+from pconv_deploy.engines.openvino_library import (
+    compile_for_cpu,
+    import_openvino,
+    processor,
+    shared_core,
+)
 from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.errors import EngineError
 from pconv_deploy.export.rewrites.forms import Arrangement
@@ -198,7 +203,7 @@ class OpenVinoSession:
             )
         try:
             self._model.reshape({name: list(shape) for name, shape in shapes})
-            compiled = shared_core().compile_model(self._model, "CPU", self._settings)
+            compiled = compile_for_cpu(self._model, self._settings)
         except _ERRORS as error:
             raise EngineError(f"OpenVINO failed on {_show(shapes)}: {_brief(error)}") from error
         hint, wanted = "INFERENCE_PRECISION_HINT", self._settings["INFERENCE_PRECISION_HINT"]

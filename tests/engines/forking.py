@@ -173,6 +173,44 @@ def other_threads_are_inside_calls() -> None:
         call.result()
 
 
+def the_parent_has_closed_others() -> None:
+    """The runtime may keep their threads for the next engine: the child has none of them."""
+    before = filled()
+
+    def load_another() -> None:
+        with load() as another:
+            np.testing.assert_array_equal(another(_IMAGE, _HOLE), before)
+
+    for height in (8, 16, 24, 32, 40):  # OpenVINO frees what it compiled first
+        filled(height)
+    load_another()
+    for child in (load_another, filled):
+        assert exit_code_of_child(child) == 0
+    assert exit_code_of_child(lambda: exit_with(exit_code_of_child(load_another))) == 0
+
+
+def other_threads_load_and_close() -> None:
+    before = filled()
+    done = threading.Event()
+
+    def keep_loading() -> None:
+        while not done.is_set():
+            with load() as another:
+                another(_IMAGE, _HOLE)
+
+    def child() -> None:
+        np.testing.assert_array_equal(filled(), before)
+
+    with ThreadPoolExecutor(2) as loaders:
+        loading = [loaders.submit(keep_loading) for _ in range(2)]
+        try:
+            assert [exit_code_of_child(child) for _ in range(4)] == [0] * 4
+        finally:
+            done.set()
+    for each in loading:
+        each.result()
+
+
 def a_pool_of_multiprocessing_shares_it() -> None:
     before = filled()
     with multiprocessing.get_context("fork").Pool(2) as pool:
@@ -238,14 +276,13 @@ def its_runtime_works_in_no_child() -> None:
     np.testing.assert_array_equal(inpaint(_IMAGE, _HOLE), before)
 
 
-def main(name: str, engine: str, *numbers: str) -> None:
-    global inpaint
-    threads, streams = map(int, numbers)
-    inpaint = Inpainter.load(engine, threads=threads, streams=streams)
-    program: Callable[[], None] = globals()[name]
-    program()
-    print("done")  # noqa: T201
+def load() -> Inpainter:
+    engine, threads, streams = sys.argv[2:]
+    return Inpainter.load(engine, threads=int(threads), streams=int(streams))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    inpaint = load()
+    program: Callable[[], None] = globals()[sys.argv[1]]
+    program()
+    print("done")  # noqa: T201

@@ -25,6 +25,8 @@ SCENARIOS = (
     forking.other_threads_are_inside_calls,
     forking.a_pool_of_multiprocessing_shares_it,
     forking.files_are_being_filled,
+    forking.the_parent_has_closed_others,
+    forking.other_threads_load_and_close,
     forking.the_engine_is_found_from_elsewhere,
     forking.the_engine_is_no_longer_there,
 )
@@ -98,8 +100,8 @@ class OnDevice:
 
 
 def test_arrays_on_the_device_go_through(engine: Path) -> None:
-    assert isinstance(safe_to_fork(OnDevice(), OnDevice), RunsOnDevice)
-    session: Any = safe_to_fork(OnDevice(), OnDevice)
+    assert isinstance(safe_to_fork(OnDevice, OnDevice), RunsOnDevice)
+    session: Any = safe_to_fork(OnDevice, OnDevice)
     arguments = ({"image": 1}, 2, {"filled": 3})
     assert session.run_on_device(*arguments) == arguments
     session.close()
