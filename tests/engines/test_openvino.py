@@ -4,7 +4,6 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -21,7 +20,7 @@ from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
 from pconv_deploy.engines.base import RunOptions, files_just_built
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import describe, read_manifest, write_manifest
-from pconv_deploy.engines.openvino_library import processor, shared_core
+from pconv_deploy.engines.openvino_library import compile_for_cpu, processor
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.rewrites.arrangement import arranged
@@ -82,14 +81,13 @@ def test_shapes_stay_compiled_while_there_is_memory_for_them(
     limit: int,
     compiled: int,
 ) -> None:
-    core, count = shared_core(), list[None]()
+    count = list[None]()
 
-    def compile_model(*arguments: Any) -> Any:
+    def counting(*arguments: Any) -> Any:
         count.append(None)
-        return core.compile_model(*arguments)
+        return compile_for_cpu(*arguments)
 
-    counting = SimpleNamespace(read_model=core.read_model, compile_model=compile_model)
-    monkeypatch.setattr(openvino_cpu, "shared_core", lambda: counting)
+    monkeypatch.setattr(openvino_cpu, "compile_for_cpu", counting)
     monkeypatch.setattr(openvino_cpu, "_MEMORY_OF_KEPT", limit)
     _, session = open_engine(engine, RunOptions(threads=1))
     for width in (16, 32, 48, 64, 80) * 2:
@@ -195,14 +193,12 @@ def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     if not has_bf16():
         return
     name, capabilities = processor()
-    core = shared_core()
 
-    def compile_model(model: Any, device: str, settings: dict[str, Any]) -> Any:
-        return core.compile_model(model, device, {**settings, "INFERENCE_PRECISION_HINT": "f32"})
+    def compile_in_fp32(model: Any, settings: dict[str, Any]) -> Any:
+        return compile_for_cpu(model, {**settings, "INFERENCE_PRECISION_HINT": "f32"})
 
-    pretended = SimpleNamespace(read_model=core.read_model, compile_model=compile_model)
     monkeypatch.setattr(openvino_cpu, "processor", lambda: (name, capabilities - {"BF16"}))
-    monkeypatch.setattr(openvino_cpu, "shared_core", lambda: pretended)
+    monkeypatch.setattr(openvino_cpu, "compile_for_cpu", compile_in_fp32)
 
 
 @pytest.mark.usefixtures("without_bf16")
