@@ -6,6 +6,7 @@ off: slow, and none of what a runtime does to a graph to make it fast.
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import msgspec
 
 from pconv_deploy.contract import RAW_OUTPUT
 from pconv_deploy.engines.base import Backend, EngineFiles, RunOptions, Session, files_just_built
+from pconv_deploy.engines.golden import GoldenCase, make_case
 from pconv_deploy.engines.tensorrt.inspection import shortfall
 from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts
 from pconv_deploy.engines.tensorrt.profiles import judged_batches
@@ -45,6 +47,20 @@ _MAY_RUN_IN: Mapping[Precision, frozenset[Precision]] = {
 }
 
 
+@dataclass(frozen=True)
+class Acceptance:
+    """What an engine computes, beside the graph that it came from.
+
+    executed  its convolutions by the precision that the runtime says it computes them in
+    golden    a fill to be made again elsewhere; None of an engine that failed, or that takes no
+              small image
+    """
+
+    parity: ParityReport
+    executed: Mapping[Precision, int]
+    golden: GoldenCase | None
+
+
 def accept(
     backend: Backend,
     files: EngineFiles,
@@ -52,7 +68,7 @@ def accept(
     model: "onnx.ModelProto | None",
     precision: Precision,
     plan: PlanFacts | None,
-) -> tuple[ParityReport, Mapping[Precision, int]]:
+) -> Acceptance:
     """Run an engine beside the graph as it was exported.
 
     model: what it was built from, of which a witness is built that shows the network's own output.
@@ -78,7 +94,8 @@ def accept(
         name = f"{installed.package} {installed.version}, {judged.arithmetic}"
         own = _own_rounding(exported, precision)
         parity = compare_with_graph(session, witness, exported, name, judged, own)
-    return parity, backend.executed(files, contract, precision)
+        golden = None if parity.failures() else make_case(session, contract, plan)
+    return Acceptance(parity, backend.executed(files, contract, precision), golden)
 
 
 def why_rejected(
@@ -92,9 +109,9 @@ def why_rejected(
     """Say why the engine in `folder` would not be kept, or None if it would; see `accept`."""
     files = files_just_built(folder)
     try:
-        parity, executed = accept(backend, files, exported, model, precision, plan)
-        parity.require_success("it")
-        require_precision(executed, precision, "it", plan.layers if plan else None)
+        accepted = accept(backend, files, exported, model, precision, plan)
+        accepted.parity.require_success("it")
+        require_precision(accepted.executed, precision, "it", plan.layers if plan else None)
     except ParityError as error:
         return str(error)
     return None

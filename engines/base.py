@@ -50,7 +50,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def another_release(installed: Runtime, built_with: Runtime) -> str | None:
-    """Patch releases may differ; anything more was not what the engine was accepted with."""
+    """Say so, unless only the patch release differs from what an engine was accepted with."""
     same = installed.version.split(".")[:2] == built_with.version.split(".")[:2]
     if installed.package == built_with.package and same:
         return None
@@ -155,7 +155,11 @@ class Backend(Protocol):
         ...
 
     def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:
-        """Say why an engine built elsewhere is not for what is installed here, or None if it is."""
+        """Say why what is installed here opens no engine that was built so, or None if it may."""
+        ...
+
+    def why_unproved(self, built_with: Runtime) -> str | None:
+        """Say why what was found with another runtime may not hold here, or None if it does."""
         ...
 
     def build(

@@ -1,83 +1,41 @@
 """Building an engine folder from an exported graph, and opening one."""
 
 import contextlib
-import datetime
-import hashlib
-import platform
-import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Iterator
 from pathlib import Path
 
-from pconv_deploy.engines.acceptance import accept, require_precision
-from pconv_deploy.engines.accepted_graph import read_accepted
 from pconv_deploy.engines.base import (
     Backend,
     EngineFiles,
     Progress,
     RunOptions,
     Session,
-    files_just_built,
     silent,
 )
-from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles, require_folders
+from pconv_deploy.engines.building import build, check_build
 from pconv_deploy.engines.forks import safe_to_fork
+from pconv_deploy.engines.integrity import unchanged_files, unexpected_files
 from pconv_deploy.engines.locks import locked
 from pconv_deploy.engines.manifest import (
-    MANIFEST,
-    BuiltWith,
     Manifest,
-    check_machine,
-    describe,
+    built_by,
     read_manifest,
     rebuild,
-    unchanged_files,
     write_manifest,
 )
-from pconv_deploy.engines.preparation import prepare
+from pconv_deploy.engines.proof import check_machine, prove, required_proof
+from pconv_deploy.engines.rebuilding import kept_engine, recorded_options
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions, words
-from pconv_deploy.engines.tuning import TuneOptions
+from pconv_deploy.engines.request import BuildOptions, command_of
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.files import atomic_folder, parent_made, writing
-from pconv_deploy.onnx_file import ExportedGraph
-from pconv_deploy.parity import PRECISIONS, ParityReport, Precision
 
-_NOTHING_FOR_TF32: tuple[Precision, ...] = ("fp16", "bf16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """What kind of engine to build.
-
-    backend      a name of `registry.BACKENDS`
-    precision    of the convolutions; None takes the graph's own
-    calibration  photos and holes for int8, which needs them
-    tune         measure which form of the graph is fastest here; None takes the backend's usual
-    tensorrt     how TensorRT is to build it; None takes its usual options
-
-    Raises:
-        UsageError: one profile is there twice.
-    """
-
-    backend: str = "onnxruntime"
-    precision: Precision | None = None
-    calibration: CalibrationFiles | None = None
-    tune: TuneOptions | None = None
-    tensorrt: TensorRtOptions | None = None
-
-    def __post_init__(self) -> None:
-        # Asked of the request, not of what manifests hold: such an engine is no damaged one.
-        profiles = self.tensorrt.profiles if self.tensorrt else ()
-        for number, profile in enumerate(profiles):
-            if profile in profiles[:number]:
-                raise UsageError(f"the profile {profile.describe()} is there twice")
+__all__ = ["BuildOptions", "alone", "build_engine", "is_engine", "open_engine"]
 
 
 def build_engine(
     graph: Path | str,
-    output: Path | str,
+    output: Path | str | None = None,
     options: BuildOptions | None = None,
     *,
     overwrite: bool = False,
@@ -85,13 +43,15 @@ def build_engine(
 ) -> Manifest:
     """Build an engine, run it against the graph it came from, and keep it if they agree.
 
-    Where the machine can build but not run it, it is kept without: its manifest says so.
+    Where the machine can build but not run it, it is kept without: its manifest says so. An engine
+    that cannot be used any more is built again from the graph that it keeps; it stays as it is
+    until the new one is accepted.
 
     Args:
-        graph: ONNX file of `pconv-deploy export`.
-        output: folder to create.
-        options: which runtime, and how exact.
-        overwrite: replace `output` if it exists.
+        graph: ONNX file of `pconv-deploy export`, or the folder of an engine.
+        output: folder to create; None takes the place of the engine.
+        options: which runtime, and how exact; None: the usual, or those of the engine.
+        overwrite: replace `output` if it exists and is not that engine.
         progress: is told each step as it begins.
 
     Raises:
@@ -101,88 +61,35 @@ def build_engine(
         ParityError: the engine does not compute what the graph computes; nothing is left.
         UsageError: unknown backend, a precision it does not have here, int8 without photos,
             `output` exists and may not be replaced, or another process is building it.
-        EngineError: the runtime cannot build it.
+        EngineError: the runtime cannot build it, or an engine keeps no graph.
         OutputError: `output` could not be written.
     """
-    graph, output, options = Path(graph), Path(output), options or BuildOptions()
-    backend = backend_named(options.backend, options.tensorrt)
-    exported, precision = _read_what_can_be_built(graph, output, backend, options, progress)
+    graph = Path(graph)
+    engine = kept_engine(graph)
+    options = options or (recorded_options(engine.manifest) if engine else BuildOptions())
+    if output is None:
+        if engine is None:
+            raise UsageError(
+                f"found no name for the engine of {graph}; needed -o, such as -o x.engine"
+            )
+        output = engine.folder
+    output = Path(output)
+    wanted = check_build(engine or graph, output, options, overwrite=overwrite, progress=progress)
+    in_place = engine is not None and engine.folder.resolve() == output.resolve()
     with (
         alone(output),
-        atomic_folder(output, overwrite=overwrite, replaceable=is_engine) as folder,
+        atomic_folder(output, overwrite=overwrite or in_place, replaceable=is_engine) as folder,
     ):
-        prepared = prepare(
-            backend, exported, precision, options.tune, options.calibration, progress
+        again = engine is not None and options == recorded_options(engine.manifest)
+        command = (
+            built_by(engine.manifest, output)
+            if engine and again
+            else command_of(graph, output, options)
         )
-        progress(f"building for {backend.name}, {precision}")
-        content = prepared.model.SerializeToString()
-        with writing(output):
-            plan = backend.build(content, exported.contract, precision, folder, progress)
-        files = files_just_built(folder)
-        parity: ParityReport | None = None
-        executed: Mapping[Precision, int] = {}
-        why = backend.why_not_run()
-        if why is None:
-            progress("comparing the engine with the graph")
-            parity, executed = accept(backend, files, exported, prepared.model, precision, plan)
-            parity.require_success(str(output))
-            layers = plan.layers if plan else None
-            require_precision(executed, precision, str(output), layers)
-        manifest = Manifest(
-            backend=backend.name,
-            precision=precision,
-            executed=executed,
-            arrangement=prepared.arrangement,
-            tuning=prepared.tuning,
-            quantisation=prepared.quantisation,
-            built_with=built_with(backend),
-            contract=exported.contract,
-            graph_sha256=hashlib.sha256(exported.content).hexdigest(),
-            files={p.name: describe(p.read_bytes()) for p in sorted(folder.iterdir())},
-            export_parity=exported.parity,
-            engine_parity=parity,
-            not_compared=why,
-            plan=plan,
-            command=_command(graph, output, options),
-            created=now(),
-        )
+        manifest = build(wanted, output, folder, command, progress)
         with writing(output):
             write_manifest(folder, manifest)
     return manifest
-
-
-def _read_what_can_be_built(
-    graph: Path, output: Path, backend: Backend, options: BuildOptions, progress: Progress
-) -> tuple[ExportedGraph, Precision]:
-    """The graph and the engine's precision; what cannot come to a good end is refused at once."""
-    backend.runtime()  # a missing one before any work
-    if options.calibration:
-        require_folders(options.calibration)
-    progress("reading the graph")
-    exported = read_accepted(graph)
-    if graph.resolve() == output.resolve() or output.resolve() in graph.resolve().parents:
-        raise UsageError(f"{output} holds or is the graph itself; choose another name")
-    precision = options.precision or exported.contract.precision
-    _refuse_precision(backend, precision, options)
-    return exported, precision
-
-
-def built_with(backend: Backend) -> BuiltWith:
-    """What a manifest says of this machine."""
-    installed = backend.runtime()
-    return BuiltWith(
-        pconv_deploy=version("pconv-deploy"),
-        package=installed.package,
-        version=installed.version,
-        device=backend.device,
-        machine=platform.machine(),
-        gpu=installed.gpu,
-    )
-
-
-def now() -> str:
-    """The time of a manifest."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 @contextlib.contextmanager
@@ -195,42 +102,34 @@ def alone(output: Path) -> Iterator[None]:
         yield
 
 
-def _refuse_precision(backend: Backend, precision: Precision, options: BuildOptions) -> None:
-    if why := backend.why_not(precision):
-        possible = [p for p in PRECISIONS if backend.why_not(p) is None]
-        raise UsageError(
-            f"the {backend.name} backend cannot build {precision} engines here: {why}. "
-            f"It can build: {', '.join(possible)}"
-        )
-    if options.tensorrt and options.tensorrt.tf32 and precision in _NOTHING_FOR_TF32:
-        raise UsageError(
-            f"found --tf32 for an engine that computes in {precision}; needed --precision fp32, "
-            "whose convolutions it lets round, or int8 for the layers that stay in fp32"
-        )
-    if precision == "int8" and options.calibration is None:
-        raise UsageError(
-            "int8 engines are calibrated on photos like those they will fill; "
-            f"give a folder of at least {MIN_PHOTOS} with --calibration-photos"
-        )
-    if precision != "int8" and options.calibration is not None:
-        raise UsageError(f"only int8 engines are calibrated; this one computes in {precision}")
-
-
 def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[Manifest, Session]:
     """Load an engine, after its manifest has been checked against files and machine.
 
-    A process that is forked afterwards may use the session, too: its first call loads the engine
-    anew.
+    Under another release of its runtime, or on another kind of processor, it fills its golden
+    case first, once. A process that is forked afterwards may use the session, too: its first call
+    loads the engine anew.
 
     Raises:
-        EngineError: no engine, changed, or built with another runtime version.
+        EngineError: no engine, changed, or not for this machine: what built it is not what is
+            here, and it computes something else here, or has no golden case to prove itself by.
         MissingRuntimeError: its runtime is not installed.
     """
     folder, options = Path(folder), options or RunOptions()
     manifest, backend, files = _checked(folder)
+    needed = required_proof(folder, manifest, backend)
+
+    def open_here() -> Session:
+        session = backend.open(files, manifest.precision, options)
+        with contextlib.ExitStack() as stack:
+            stack.callback(session.close)
+            if needed:
+                prove(folder, manifest, session, needed)
+            stack.pop_all()
+        return session
+
     there = folder.absolute()  # a child may have another working directory
     return manifest, safe_to_fork(
-        lambda: backend.open(files, manifest.precision, options),
+        open_here,
         lambda: _open_in_child(there, manifest, backend, options),
     )
 
@@ -279,26 +178,7 @@ def is_engine(path: Path) -> bool:
     if not path.is_dir():
         return False
     try:
-        known = read_manifest(path).files.keys() | {MANIFEST}
+        manifest = read_manifest(path)
     except EngineError:
-        known = set()
-    return {entry.name for entry in path.iterdir()} <= known
-
-
-def _command(graph: Path, output: Path, options: BuildOptions) -> str:
-    command = ["pconv-deploy", "build-engine", str(graph), "-o", str(output)]
-    command += ["--backend", options.backend]
-    if options.precision:
-        command += ["--precision", options.precision]
-    if tune := options.tune:
-        command += ["--tune"]
-        command += ["--tune-size", "x".join(map(str, tune.size))] if tune.size else []
-        command += ["--tune-batch", str(tune.batch)] if tune.batch else []
-        command += ["--tune-threads", str(tune.threads)] if tune.threads else []
-    if options.calibration:
-        command += ["--calibration-photos", str(options.calibration.photos)]
-        if options.calibration.holes:
-            command += ["--calibration-holes", str(options.calibration.holes)]
-    command += words(options.tensorrt) if options.tensorrt else []
-    # Names need not be Unicode.
-    return shlex.join([*command, "--overwrite"]).encode(errors="replace").decode()
+        return not any(path.iterdir())
+    return not unexpected_files(path, manifest)

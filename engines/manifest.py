@@ -1,7 +1,6 @@
 """manifest.json: what an engine folder holds, for whom it was built, and how to rebuild it."""
 
 import hashlib
-import platform
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from pconv_deploy.contract import NETWORK_FILE, GraphContract, Sha256
-from pconv_deploy.engines.base import Backend, EngineFiles, Gpu, Runtime
+from pconv_deploy.engines.base import Gpu, Runtime
+from pconv_deploy.engines.golden import Allowance
 from pconv_deploy.engines.quantisation import Quantisation
 from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.engines.tuning import Tuning
@@ -21,7 +21,11 @@ from pconv_deploy.files import read_json_bytes
 from pconv_deploy.parity import ParityReport, Precision
 
 MANIFEST = "manifest.json"
-MANIFEST_FORMAT: Final = 1
+MANIFEST_FORMAT: Final = 2
+# Beside the runtime's files: what builds the engine again and proves it elsewhere. Running it needs
+# none of them, so they may be deleted.
+GRAPH, QUANTISED, GOLDEN = "graph.onnx", "quantised.onnx", "golden.png"
+PROOFS = "proofs.json"  # written when an engine is opened; vouched for by nobody
 # Plain names only: a manifest must not reach outside of its folder.
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
 
@@ -34,13 +38,17 @@ class EngineFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class BuiltWith(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What built the engine, and so what may open it."""
+    """What built the engine: elsewhere it has to prove itself, or is refused.
+
+    processor  see `processor.instruction_sets`; None: not known
+    """
 
     pconv_deploy: str
     package: str
     version: str
     device: str
     machine: str
+    processor: tuple[str, ...] | None = None
     gpu: Gpu | None = None
 
     def runtime(self) -> Runtime:
@@ -56,16 +64,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tuning         the forms that were measured, if they were
     quantisation   of an int8 engine: what it was calibrated on, and which layers are finer
     graph_sha256   of the ONNX file it was built from
+    kept           files beside the runtime's own: the graph, and what else builds the engine again
+    quantised      of an int8 engine: the file that holds its quantised graph
+    golden         how far its golden case may come out elsewhere from what it was here; None: it
+                   has none
     export_parity  the exported graph against PyTorch, as the export measured it
     engine_parity  this engine against the exported graph, measured when it was built; None: it
                    has not run, and nothing is known
     not_compared   why it has not; None: it has, or an older release did not write down why
     plan           of a TensorRT engine
-    command        builds it again
+    command        what built it, for people
     created        ISO 8601, UTC
     """
 
-    format: Literal[1] = MANIFEST_FORMAT
+    format: Literal[1, 2] = MANIFEST_FORMAT
     backend: str
     precision: Precision = "fp32"
     executed: Mapping[Precision, int] = {}
@@ -76,6 +88,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     contract: GraphContract
     graph_sha256: Sha256
     files: Mapping[FileName, EngineFile]
+    kept: Mapping[FileName, EngineFile] = {}
+    quantised: FileName | None = None
+    golden: Allowance | None = None
     export_parity: ParityReport | None
     engine_parity: ParityReport | None
     not_compared: str | None = None
@@ -107,16 +122,27 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         text = read_json_bytes(path)
         found = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format")
-        if found is not None and bytes(found) != str(MANIFEST_FORMAT).encode():
+        if found is not None and bytes(found) not in (b"1", b"2"):
             raise EngineError(
-                f"{path} has format {bytes(found).decode()}; this pconv-deploy reads format "
+                f"{path} has format {bytes(found).decode()}; this pconv-deploy reads formats 1 and "
                 f"{MANIFEST_FORMAT}. Upgrade pconv-deploy, or rebuild the engine with this one"
+                f"{_from_its_graph(folder)}"
             )
         return msgspec.json.decode(text, type=Manifest)
     except InputError as error:
         raise EngineError(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise EngineError(f"{path} is damaged: {error}. Rebuild the engine") from error
+        raise EngineError(
+            f"{path} is damaged: {error}. Rebuild the engine{_from_its_graph(folder)}"
+        ) from error
+
+
+def _from_its_graph(folder: Path) -> str:
+    """How to build an engine whose manifest cannot be read, if its graph is there."""
+    if not (folder / GRAPH).is_file():
+        return ""
+    words = ["pconv-deploy", "build-engine", str(folder / GRAPH), "-o", "new.engine"]
+    return f":\n  {_printable(shlex.join(words))}"
 
 
 def _no_engine(path: Path) -> EngineError:
@@ -135,75 +161,6 @@ def _no_engine(path: Path) -> EngineError:
     )
 
 
-def check_unchanged(folder: Path, manifest: Manifest) -> None:
-    """Compare every file with its size and hash.
-
-    Raises:
-        EngineError: a file is missing or changed.
-    """
-    files = unchanged_files(folder, manifest)
-    for name in manifest.files:
-        files.read(name)
-
-
-def unchanged_files(folder: Path, manifest: Manifest) -> EngineFiles:
-    """Compare the list of files now, and each file's size and hash when it is read.
-
-    Raises:
-        EngineError: a file is missing or changed.
-    """
-    strangers = {path.name for path in folder.iterdir()} - manifest.files.keys() - {MANIFEST}
-    if strangers or not manifest.files:
-        what = f"holds {', '.join(sorted(strangers))}" if strangers else "lists no files"
-        raise EngineError(f"{folder} {what}, unlike when it was built.{rebuild(manifest, folder)}")
-    for name, written in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise EngineError(f"{folder}: {name} is missing.{rebuild(manifest, folder)}")
-        if (size := path.stat().st_size) != written.size:
-            raise EngineError(
-                f"{path} has {size} bytes, was built with {written.size}."
-                f"{rebuild(manifest, folder)}"
-            )
-
-    def read(name: str) -> bytes:
-        path, written = folder / name, manifest.files[name]
-        try:
-            with path.open("rb") as stream:
-                content = stream.read(written.size + 1)
-        except OSError as error:
-            raise EngineError(f"cannot read {path}: {error.strerror or error}") from error
-        if describe(content) != written:
-            raise EngineError(f"{path} was changed after it was built.{rebuild(manifest, folder)}")
-        return content
-
-    return EngineFiles(folder, read)
-
-
-def check_machine(folder: Path, manifest: Manifest, backend: Backend) -> None:
-    """Compare this machine and its runtime with those the engine was accepted with.
-
-    Raises:
-        EngineError: another kind of processor, a runtime that differs by more than its backend
-            allows, or an engine without weights.
-    """
-    built = manifest.built_with
-    if manifest.plan and manifest.plan.options.strip_weights:
-        raise EngineError(
-            f"{folder} was built without its weights.{put_weights_in(manifest, folder)}"
-        )
-    if built.machine != platform.machine():
-        raise EngineError(
-            f"{folder} was built on {built.machine}; this machine is {platform.machine()}."
-            f"{rebuild(manifest, folder)}"
-        )
-    if why := backend.why_not_open(built.runtime(), manifest.plan):
-        raise EngineError(
-            f"{folder} was built with {built.runtime().describe()}; this machine has "
-            f"{backend.runtime().describe()}: {why}.{rebuild(manifest, folder)}"
-        )
-
-
 def describe_parity(manifest: Manifest) -> str:
     """What is known of how near an engine is to its graph, in one line for people."""
     if manifest.engine_parity:
@@ -218,10 +175,17 @@ def rebuild(manifest: Manifest, folder: Path) -> str:
 
 
 def rebuild_command(manifest: Manifest, folder: Path) -> str:
-    """What builds an engine again where it lies now.
+    """What builds an engine again where it lies now, from the graph in it if there is one.
 
     It may be a copy: where it was built there may be another engine, which --overwrite would cost.
     """
+    if GRAPH in manifest.kept and (folder / GRAPH).is_file():
+        return _printable(shlex.join(["pconv-deploy", "build-engine", str(folder)]))
+    return built_by(manifest, folder)
+
+
+def built_by(manifest: Manifest, folder: Path) -> str:
+    """What built an engine from its graph's file, with the name that the engine has now."""
     try:
         steps = [shlex.split(step) for step in manifest.command.split(" && ")]
         built = steps[0][steps[0].index("-o") + 1]

@@ -7,22 +7,23 @@ from pathlib import Path
 
 import msgspec
 
-from pconv_deploy.engines.acceptance import accept, require_precision
+from pconv_deploy.engines.acceptance import accept, arithmetic_of, require_precision
 from pconv_deploy.engines.backends.tensorrt import PLAN, TensorRtBackend
 from pconv_deploy.engines.base import Progress, files_just_built
-from pconv_deploy.engines.folder import alone, built_with, is_engine, now
+from pconv_deploy.engines.building import built_with, keep, now
+from pconv_deploy.engines.folder import alone, is_engine
+from pconv_deploy.engines.golden import allowance
+from pconv_deploy.engines.integrity import check_unchanged, unchanged_files
 from pconv_deploy.engines.manifest import (
     Manifest,
-    check_machine,
-    check_unchanged,
     describe,
     read_manifest,
     rebuild,
     rebuild_command,
-    unchanged_files,
     write_manifest,
 )
 from pconv_deploy.engines.preparation import prepare_again
+from pconv_deploy.engines.proof import check_machine
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.same_graph import differences
 from pconv_deploy.engines.tensorrt.library import load
@@ -174,20 +175,26 @@ def refit_engine(
         files = files_just_built(folder)
         progress("comparing the engine with the graph")
         # A witness would be another engine, which tells nothing of weights that were swapped.
-        parity, executed = accept(backend, files, exported, None, precision, plan)
-        parity.require_success(str(output))
-        require_precision(executed, precision, str(output))
+        accepted = accept(backend, files, exported, None, precision, plan)
+        accepted.parity.require_success(str(output))
+        require_precision(accepted.executed, precision, str(output))
+        plan = with_weights(plan, refit=refitted.refittable)
+        with writing(output):
+            kept = keep(folder, exported, accepted.golden, plan)
+        allowed = allowance(arithmetic_of(precision, plan), accepted.parity)
         result = msgspec.structs.replace(
             manifest,
-            executed=executed,
+            executed=accepted.executed,
             built_with=built_with(backend),
             contract=exported.contract,
             graph_sha256=hashlib.sha256(exported.content).hexdigest(),
             files={name: describe(files.read(name)) for name in manifest.files},
             export_parity=exported.parity,
-            engine_parity=parity,
+            kept=kept,
+            golden=allowed if accepted.golden else None,
+            engine_parity=accepted.parity,
             not_compared=None,
-            plan=with_weights(plan, refit=refitted.refittable),
+            plan=plan,
             command=_whole_command(request, manifest),
             created=now(),
         )

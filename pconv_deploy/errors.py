@@ -22,6 +22,10 @@ exception is a bug of ours and keeps its traceback.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+# Level of what our modules log and the command line shows as a note.
+NOTE: Final = 25
 
 
 class PConvError(Exception):

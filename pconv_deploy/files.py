@@ -97,6 +97,11 @@ def _remove_if_abandoned(partial: Path) -> None:
             os.close(descriptor)
 
 
+def is_partial(name: str) -> bool:
+    """Whether a file of this name is one that `atomic_file` has not finished, or never will."""
+    return _PARTIAL_FILE.fullmatch(name) is not None
+
+
 @contextlib.contextmanager
 def atomic_folder(
     path: Path, *, overwrite: bool, replaceable: Callable[[Path], bool]

@@ -74,8 +74,8 @@ class Inpainter:
                 ONNX Runtime lets none wait.
 
         Raises:
-            EngineError: not an engine, changed after it was built, built with another version
-                of its runtime, or not made for images.
+            EngineError: not an engine, changed after it was built, not made for images, or one that
+                computes something else here than where it was accepted.
             MissingRuntimeError: its runtime is not installed.
             UsageError: `threads` or `streams` is no whole number from 1 to 1024.
         """

@@ -6,14 +6,19 @@ from pathlib import Path
 import msgspec
 
 from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.integrity import check_unchanged, read_kept
 from pconv_deploy.engines.manifest import (
+    GOLDEN,
+    GRAPH,
     MANIFEST,
+    QUANTISED,
     BuiltWith,
     Manifest,
-    check_unchanged,
     describe_parity,
     read_manifest,
+    rebuild_command,
 )
+from pconv_deploy.engines.proof import describe_proofs
 from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts, words
 from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, UsageError
@@ -59,26 +64,51 @@ def inspect_file(path: Path, weights_key: str | None = None) -> Facts:
 
 def _engine_facts(folder: Path) -> Facts:
     manifest = read_manifest(folder)
-    built = manifest.built_with
+    built, proofs = manifest.built_with, describe_proofs(folder, manifest)
     return {
         "what": f"engine for {manifest.backend}",
         "built with": f"{built.package} {built.version}, pconv-deploy {built.pconv_deploy}",
         "built for": f"{built.device}, {built.machine}",
+        **({"processor": ", ".join(built.processor)} if built.processor else {}),
         **_gpu_facts(built),
         "computes in": _precisions(manifest),
         "form of graph": manifest.arrangement.describe() if manifest.arrangement else "its own",
         **({"tuning": _trials(manifest.tuning)} if manifest.tuning else {}),
         "created": manifest.created,
         "files are": _state(folder, manifest),
-        "rebuild": manifest.command,
+        "rebuild": rebuild_command(manifest, folder),
         **_contract_facts(manifest.contract),
         **(_plan_facts(manifest.plan) if manifest.plan else {}),
         "files": {
             name: f"{f.size:,} bytes, sha256 {f.sha256}" for name, f in manifest.files.items()
         },
+        "kept": _kept(folder, manifest),
+        **(
+            {"proved itself": "; ".join(proofs)}
+            if (proofs := describe_proofs(folder, manifest))
+            else {}
+        ),
         "engine parity": describe_parity(manifest),
         "export parity": manifest.export_parity.describe() if manifest.export_parity else "none",
     }
+
+
+def _kept(folder: Path, manifest: Manifest) -> dict[str, str] | str:
+    """What builds the engine again and proves it elsewhere, and whether it is still there."""
+    meanings = {
+        GRAPH: "the graph that it was built from",
+        QUANTISED: "the same, calibrated",
+        GOLDEN: "a fill to be made again elsewhere",
+    }
+    found = {}
+    for name, written in manifest.kept.items():
+        state = f"{written.size:,} bytes, sha256 {written.sha256}"
+        try:
+            read_kept(folder, name, manifest)
+        except EngineError as error:
+            state = str(error).partition("\n")[0]
+        found[name] = f"{meanings.get(name, 'unknown')}, {state}"
+    return found or "nothing: it can be built again from its graph's file alone"
 
 
 def _gpu_facts(built: BuiltWith) -> Facts:

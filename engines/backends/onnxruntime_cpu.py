@@ -51,6 +51,9 @@ class OnnxRuntimeBackend:
         return None
 
     def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:  # noqa: ARG002
+        return None
+
+    def why_unproved(self, built_with: Runtime) -> str | None:
         return another_release(self.runtime(), built_with)
 
     def why_not(self, precision: Precision) -> str | None:

@@ -108,6 +108,9 @@ class OnnxRuntimeGpuBackend:
         return self._why_no_provider(onnxruntime) or why_no_gpu() or self._why_no_start(onnxruntime)
 
     def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:  # noqa: ARG002
+        return None
+
+    def why_unproved(self, built_with: Runtime) -> str | None:
         installed = self.runtime()
         # Packages may differ: the engine may have been built where there is no GPU, with
         # ONNX Runtime for the CPU.

@@ -78,6 +78,9 @@ class OpenVinoBackend:
         return None
 
     def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:  # noqa: ARG002
+        return None
+
+    def why_unproved(self, built_with: Runtime) -> str | None:
         return another_release(self.runtime(), built_with)
 
     def why_not(self, precision: Precision) -> str | None:
@@ -167,6 +170,7 @@ class OpenVinoSession:
             raise EngineError(
                 f"OpenVINO cannot load {files.folder / _MODEL}: {_brief(error)}"
             ) from error
+        del content, weights  # the model has copies: compiling needs the room
         if self._fixed is not None:
             self._idle_requests(self._fixed)
 

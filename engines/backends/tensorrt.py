@@ -110,6 +110,16 @@ class TensorRtBackend:
             )
         return None
 
+    def why_unproved(self, built_with: Runtime) -> str | None:
+        # What `why_not_open` lets pass is a version compatible plan, or one for several GPUs.
+        installed = self.runtime()
+        if installed.version != built_with.version:
+            return "its kernels ran under another release"
+        here, there = installed.gpu, built_with.gpu
+        if here and there and here.name != there.name:
+            return "its kernels ran on another GPU"
+        return None
+
     def build(
         self,
         graph: bytes,

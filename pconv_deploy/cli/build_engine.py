@@ -1,6 +1,7 @@
 """`pconv-deploy build-engine`."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,16 +24,31 @@ if TYPE_CHECKING:
 
 
 def build_engine(
-    graph: Annotated[Path, typer.Argument(help="ONNX file of `pconv-deploy export`.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Engine folder to create.")],
+    graph: Annotated[
+        Path,
+        typer.Argument(help="ONNX file of `pconv-deploy export`, or an engine, to build it again."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Engine folder to create. Default, for an engine: it takes its own place.",
+        ),
+    ] = None,
     backend: Annotated[
-        str, typer.Option(help="Runtime to build for; `pconv-deploy doctor` lists them.")
-    ] = "onnxruntime",
+        str | None,
+        typer.Option(
+            help="Runtime to build for; `pconv-deploy doctor` lists them. "
+            "Default: onnxruntime, or the engine's own."
+        ),
+    ] = None,
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"] | None,
         typer.Option(
             metavar="PRECISION",
-            help="Of the convolutions: fp32, fp16, bf16 or int8. Default: the graph's own.",
+            help="Of the convolutions: fp32, fp16, bf16 or int8. Default: the graph's own, or the "
+            "engine's.",
         ),
     ] = None,
     calibration_photos: Annotated[
@@ -80,16 +96,21 @@ def build_engine(
 ) -> None:
     """Build an engine folder from an exported graph, checked against the graph.
 
-    The folder holds the runtime's own files and manifest.json: what it was built from, with and
-    for, the files' hashes, the evidence that it computes the right thing, and the command that
-    builds it again.
+    The folder holds the runtime's own files, the graph, and manifest.json: what it was built from,
+    with and for, the files' hashes, and the evidence that it computes the right thing.
+
+    Given an engine folder instead, it is built again from the graph that it keeps, with the
+    options that it was built with and those that are given here. The old engine stays until the
+    new one is accepted.
     """
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.engines import folder
         from pconv_deploy.engines.acceptance import describe_mixed
         from pconv_deploy.engines.calibration import CalibrationFiles
         from pconv_deploy.engines.manifest import describe_parity
+        from pconv_deploy.engines.rebuilding import kept_engine, recorded_options
         from pconv_deploy.engines.registry import backend_named
+        from pconv_deploy.engines.request import BuildOptions
         from pconv_deploy.engines.tuning import TuneOptions
 
     if calibration_holes and not calibration_photos:
@@ -112,11 +133,14 @@ def build_engine(
         batch=tune_batch,
         threads=tune_threads,
     )
-    options = folder.BuildOptions(
-        backend=backend,
-        precision=precision,
+    engine = kept_engine(graph)
+    recorded = recorded_options(engine.manifest, backend) if engine else BuildOptions()
+    options = replace(
+        recorded,
+        backend=backend or recorded.backend,
+        precision=precision or recorded.precision,
         calibration=calibration,
-        tune=tuning if tune else None,
+        tune=tuning if tune else recorded.tune,
         tensorrt=trt.tensorrt_options(
             (min_shapes, opt_shapes, max_shapes),
             {
@@ -133,6 +157,7 @@ def build_engine(
                 "max_aux_streams": max_aux_streams,
                 "compute_capabilities": tuple(compute_capabilities or ()) or None,
             },
+            recorded.tensorrt,
         ),
     )
     with building() as progress:
@@ -144,8 +169,9 @@ def build_engine(
             progress=progress,
         )
     built, plan = manifest.built_with, manifest.plan
+    name = output or (engine.folder if engine else graph)
     OUT.print(
-        f"[bold]{escape(str(output))}[/bold]  {built.package} {built.version} on {built.device}, "
+        f"[bold]{escape(str(name))}[/bold]  {built.package} {built.version} on {built.device}, "
         f"{manifest.precision}" + ("" if plan else f", {manifest.contract.describe_shapes()}")
     )
     if manifest.arrangement:

@@ -21,7 +21,7 @@ from rich.progress import (
 from typer.core import TyperGroup
 
 from pconv_deploy.cli.plain_help import PlainHelp
-from pconv_deploy.errors import UsageError
+from pconv_deploy.errors import NOTE, UsageError
 
 OUT = Console(highlight=False, emoji=False, soft_wrap=True)
 # Progress and complaints: stdout stays clean for whoever reads the result.
@@ -45,12 +45,14 @@ class _Warnings(logging.Handler):
         ERR.print(f"{record.levelname.lower()}: {record.getMessage()}", markup=False)
 
 
-_WARNINGS = _Warnings(logging.WARNING)
+_WARNINGS = _Warnings(NOTE)
 
 
 def show_warnings() -> None:
-    """Print the warnings that our modules log."""
+    """Print the warnings and notes that our modules log."""
+    logging.addLevelName(NOTE, "NOTE")
     logging.getLogger("pconv_deploy").addHandler(_WARNINGS)
+    logging.getLogger("pconv_deploy.engines.proof").setLevel(NOTE)
     # It tells in a traceback what an error of ours tells in a line.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
 

@@ -157,13 +157,16 @@ ComputeCapabilities = Annotated[
 
 
 def tensorrt_options(
-    shapes: Sequence[list[str] | None], given: dict[str, Any]
+    shapes: Sequence[list[str] | None],
+    given: dict[str, Any],
+    recorded: "TensorRtOptions | None" = None,
 ) -> "TensorRtOptions | None":
-    """Options of the command as those of the builder; None where none was given.
+    """Options of the command as those of the builder; None where there are none.
 
     Args:
         shapes: the values of --min-shapes, --opt-shapes and --max-shapes.
         given: the other options by the names of `TensorRtOptions`; None and False are not given.
+        recorded: what holds where nothing is given.
 
     Raises:
         UsageError: values out of range, or profiles that are incomplete or contradict themselves.
@@ -187,14 +190,17 @@ def tensorrt_options(
     if listed := chosen.get("compute_capabilities"):
         chosen["compute_capabilities"] = list(dict.fromkeys(",".join(listed).split(",")))
     if not best and not chosen:
-        return None
+        return recorded
     profiles = [
         {"min": least, "opt": middle, "max": most}
         for least, middle, most in zip(low or best, best, high or best, strict=True)
     ]
+    before = msgspec.to_builtins(recorded) if recorded else {}
+    if best:
+        chosen["profiles"] = profiles
     try:
         # Made by its constructor, it would not be checked.
-        return msgspec.convert({"profiles": profiles, **chosen}, TensorRtOptions)
+        return msgspec.convert({**before, **chosen}, TensorRtOptions)
     except msgspec.ValidationError as error:
         what = str(error).partition(" - at `$")[0]  # a place in our own notation
         raise UsageError(f"TensorRT cannot build with these options: {what}") from error

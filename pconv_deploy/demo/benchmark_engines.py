@@ -105,6 +105,12 @@ def _build_unjudged(
         backend.build(model.SerializeToString(), exported.contract, "int8", folder)
         files = {path.name: describe(path.read_bytes()) for path in sorted(folder.iterdir())}
         manifest = msgspec.structs.replace(
-            plain, precision="int8", executed={}, files=files, engine_parity=None
+            plain,
+            precision="int8",
+            executed={},
+            files=files,
+            kept={},
+            golden=None,
+            engine_parity=None,
         )
         write_manifest(folder, manifest)

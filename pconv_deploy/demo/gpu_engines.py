@@ -15,7 +15,8 @@ from pconv_deploy.demo.gpu_steps import Progress, Step
 from pconv_deploy.engines.backends.onnxruntime_gpu import OnnxRuntimeGpuBackend
 from pconv_deploy.engines.base import Backend, EngineFiles, RunOptions
 from pconv_deploy.engines.folder import BuildOptions, build_engine
-from pconv_deploy.engines.manifest import Manifest, describe_parity, unchanged_files
+from pconv_deploy.engines.integrity import unchanged_files
+from pconv_deploy.engines.manifest import Manifest, describe_parity
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.tensorrt.options import Profile, Shape, TensorRtOptions
 from pconv_deploy.errors import EngineError

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pconv_deploy.engines.integrity import unchanged_files
 from pconv_deploy.engines.manifest import (
     MANIFEST,
     Manifest,
@@ -16,7 +17,6 @@ from pconv_deploy.engines.manifest import (
     put_weights_in,
     read_manifest,
     rebuild,
-    unchanged_files,
 )
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.files import atomic_folder, writing

@@ -38,7 +38,7 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
 
 def test_the_manifest_tells_the_whole_story(engine: Path, graph: Path) -> None:
     facts = json.loads((engine / "manifest.json").read_text())
-    assert facts["format"] == 1
+    assert facts["format"] == 2
     assert facts["backend"] == "onnxruntime"
     assert facts["built_with"]["package"] == "onnxruntime"
     assert facts["built_with"]["device"] == "cpu"
@@ -56,7 +56,10 @@ def test_the_manifest_tells_the_whole_story(engine: Path, graph: Path) -> None:
     assert facts["command"] == (
         f"pconv-deploy build-engine {graph} -o {engine} --backend onnxruntime --overwrite"
     )
-    assert sorted(p.name for p in engine.iterdir()) == ["manifest.json", "model.onnx"]
+    assert facts["kept"].keys() == {"graph.onnx", "golden.png"}
+    assert sha256_of(engine / "graph.onnx") == sha256_of(graph)
+    names = ["golden.png", "graph.onnx", "manifest.json", "model.onnx"]
+    assert sorted(p.name for p in engine.iterdir()) == names
 
 
 def test_the_runtimes_file_needs_nothing_of_ours(engine: Path) -> None:
@@ -128,8 +131,9 @@ def test_a_link_to_the_same_bytes_will_do(own: Path, engine: Path, graph: Path) 
 
 
 def test_a_future_manifest(own: Path) -> None:
-    edit_manifest(own, format=2, news="of the future")
-    with pytest.raises(EngineError, match=r"has format 2; this pconv-deploy reads format 1"):
+    edit_manifest(own, format=3, news="of the future")
+    text = r"has format 3; this pconv-deploy reads formats 1 and 2[^$]*engine \S+/graph\.onnx -o"
+    with pytest.raises(EngineError, match=text):
         open_engine(own)
 
 
@@ -173,11 +177,11 @@ def test_an_engine_for_a_backend_we_do_not_have(own: Path) -> None:
 @pytest.mark.parametrize(
     ("installed", "opens"), [("1.31.9", True), ("1.30.1", False), ("2.31.1", False)]
 )
-def test_runtime_versions(
+def test_without_a_golden_case_an_engine_is_for_one_release(
     own: Path, monkeypatch: pytest.MonkeyPatch, installed: str, opens: bool
 ) -> None:
     built = json.loads((own / "manifest.json").read_text())["built_with"]
-    edit_manifest(own, built_with=built | {"version": "1.31.1"})
+    edit_manifest(own, built_with=built | {"version": "1.31.1"}, golden=None)
     runtime = Runtime(package="onnxruntime", version=installed)
     monkeypatch.setattr(OnnxRuntimeBackend, "runtime", lambda _self: runtime)
     if opens:
@@ -185,7 +189,8 @@ def test_runtime_versions(
     else:
         text = rf"built with onnxruntime 1\.31\.1; this machine has onnxruntime {installed}"
         with pytest.raises(
-            EngineError, match=rf"{text}: .*release\.\n  Rebuild it: pconv-deploy build-engine"
+            EngineError,
+            match=rf"{text}: .*release\.\n  Rebuild it: pconv-deploy build-engine {own}$",
         ):
             open_engine(own)
 
@@ -373,9 +378,9 @@ def test_files_that_the_manifest_does_not_list(own: Path) -> None:
         open_engine(own)
 
 
-def test_another_kind_of_machine(own: Path) -> None:
+def test_without_a_golden_case_an_engine_is_for_one_kind_of_machine(own: Path) -> None:
     built = json.loads((own / "manifest.json").read_text())["built_with"]
-    edit_manifest(own, built_with=built | {"machine": "s390x"})
+    edit_manifest(own, built_with=built | {"machine": "s390x"}, golden=None)
     with pytest.raises(EngineError, match=r"was built on s390x; this machine is"):
         open_engine(own)
 

@@ -352,14 +352,15 @@ def test_cuda_graphs_are_for_those_who_ask(pretend: Pretend, kept: Path) -> None
     assert set(tensorrt.values()) == {"True", "False"}
 
 
-def test_which_engines_open_here(pretend: Pretend) -> None:
+def test_which_engines_have_to_prove_themselves_here(pretend: Pretend) -> None:
     stand_in = pretend(ONNXRUNTIME_CUDA)
     stand_in.__version__ = "1.31.1"
     other = Gpu(name="B", compute_capability="8.6", memory=1, driver="", cuda="")
 
     def why(version: str, gpu: Gpu | None, package: str = "onnxruntime-gpu") -> str | None:
         built_with = Runtime(package=package, version=version, gpu=gpu)
-        return ONNXRUNTIME_CUDA.why_not_open(built_with, None)
+        assert ONNXRUNTIME_CUDA.why_not_open(built_with, None) is None
+        return ONNXRUNTIME_CUDA.why_unproved(built_with)
 
     assert why("1.31.9", GPU) is None
     assert why("1.31.1", None, "onnxruntime") is None  # built where there is no GPU

@@ -52,7 +52,9 @@ def feed(batch: int = 2, height: int = 32, width: int = 48) -> Arrays:
 
 def test_the_folder_holds_openvinos_own_files(engine: Path) -> None:
     facts = json.loads((engine / "manifest.json").read_text())
-    assert sorted(p.name for p in engine.iterdir()) == ["manifest.json", "model.bin", "model.xml"]
+    assert sorted(p.name for p in engine.iterdir()) == [
+        *("golden.png", "graph.onnx", "manifest.json", "model.bin", "model.xml")
+    ]
     assert facts["built_with"]["package"] == "openvino"
     assert facts["precision"] == "fp32"
     assert facts["executed"].keys() == {"fp32"}

@@ -37,7 +37,7 @@ def engine(graph: Path, tmp_path: Path) -> Path:
 
 
 def test_an_engine_that_was_built_and_never_ran(engine: Path, graph: Path) -> None:
-    names = ["engine.plan", "layers.json", "manifest.json"]
+    names = ["engine.plan", "graph.onnx", "layers.json", "manifest.json"]
     assert sorted(path.name for path in engine.iterdir()) == names
     told = json.loads((engine / "layers.json").read_text())
     assert told == {"graph": {"fp16": 12}, "engine": None}

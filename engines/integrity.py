@@ -1,0 +1,85 @@
+"""An engine's files compared with what its manifest says of them."""
+
+from pathlib import Path
+
+from pconv_deploy.engines.base import EngineFiles
+from pconv_deploy.engines.manifest import (
+    MANIFEST,
+    PROOFS,
+    EngineFile,
+    Manifest,
+    describe,
+    rebuild,
+)
+from pconv_deploy.errors import EngineError
+from pconv_deploy.files import is_partial
+
+
+def check_unchanged(folder: Path, manifest: Manifest) -> None:
+    """Compare every file with its size and hash.
+
+    Raises:
+        EngineError: a file is missing or changed.
+    """
+    files = unchanged_files(folder, manifest)
+    for name in manifest.files:
+        files.read(name)
+
+
+def unchanged_files(folder: Path, manifest: Manifest) -> EngineFiles:
+    """Compare the list of files now, and each file's size and hash when it is read.
+
+    Raises:
+        EngineError: a file is missing or changed.
+    """
+    strangers = unexpected_files(folder, manifest)
+    if strangers or not manifest.files:
+        what = f"holds {', '.join(strangers)}" if strangers else "lists no files"
+        raise EngineError(f"{folder} {what}, unlike when it was built.{rebuild(manifest, folder)}")
+    for name, written in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise EngineError(f"{folder}: {name} is missing.{rebuild(manifest, folder)}")
+        if (size := path.stat().st_size) != written.size:
+            raise EngineError(
+                f"{path} has {size} bytes, was built with {written.size}."
+                f"{rebuild(manifest, folder)}"
+            )
+
+    def read(name: str) -> bytes:
+        return _read(folder, name, manifest.files[name], manifest)
+
+    return EngineFiles(folder, read)
+
+
+def unexpected_files(folder: Path, manifest: Manifest) -> list[str]:
+    """Names of files that are neither the engine's own nor what we leave beside them."""
+    ours = {MANIFEST, PROOFS} | manifest.files.keys() | manifest.kept.keys()
+    names = sorted(path.name for path in folder.iterdir())
+    return [name for name in names if name not in ours and not is_partial(name)]
+
+
+def read_kept(folder: Path, name: str, manifest: Manifest) -> bytes:
+    """Read one of the files that build or prove an engine elsewhere.
+
+    Raises:
+        EngineError: it was deleted or changed, or there never was one.
+    """
+    written = {**manifest.files, **manifest.kept}.get(name)
+    if written is None or not (folder / name).is_file():
+        why = "was deleted" if written else "was not kept when it was built"
+        raise EngineError(f"{folder}: {name} {why}.{rebuild(manifest, folder)}")
+    return _read(folder, name, written, manifest)
+
+
+def _read(folder: Path, name: str, written: EngineFile, manifest: Manifest) -> bytes:
+    path = folder / name
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(written.size + 1)
+    except (OSError, MemoryError, OverflowError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it does not fit into memory"
+        raise EngineError(f"cannot read {path}: {why}") from error
+    if describe(content) != written:
+        raise EngineError(f"{path} was changed after it was built.{rebuild(manifest, folder)}")
+    return content

@@ -1,0 +1,96 @@
+"""What kind of engine is asked for, and what no backend can build is refused."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from pconv_deploy.engines.base import Backend
+from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles
+from pconv_deploy.engines.tensorrt.options import TensorRtOptions, words
+from pconv_deploy.engines.tuning import TuneOptions
+from pconv_deploy.errors import UsageError
+from pconv_deploy.parity import PRECISIONS, Precision
+
+_NOTHING_FOR_TF32: tuple[Precision, ...] = ("fp16", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What kind of engine to build.
+
+    backend      a name of `registry.BACKENDS`
+    precision    of the convolutions; None takes the graph's own
+    calibration  photos and holes for int8, which needs them
+    tune         measure which form of the graph is fastest here; None takes the backend's usual
+    tensorrt     how TensorRT is to build it; None takes its usual options
+
+    Raises:
+        UsageError: one profile is there twice.
+    """
+
+    backend: str = "onnxruntime"
+    precision: Precision | None = None
+    calibration: CalibrationFiles | None = None
+    tune: TuneOptions | None = None
+    tensorrt: TensorRtOptions | None = None
+
+    def __post_init__(self) -> None:
+        # Asked of the request, not of what manifests hold: such an engine is no damaged one.
+        profiles = self.tensorrt.profiles if self.tensorrt else ()
+        for number, profile in enumerate(profiles):
+            if profile in profiles[:number]:
+                raise UsageError(f"the profile {profile.describe()} is there twice")
+
+
+def refuse_precision(
+    backend: Backend, precision: Precision, options: BuildOptions, *, quantised: bool
+) -> None:
+    """Refuse what no build can bring about.
+
+    Args:
+        backend: is to build it.
+        precision: of the engine.
+        options: as they were asked for.
+        quantised: the graph comes quantised already.
+
+    Raises:
+        UsageError: a precision that there is not, or options that contradict it.
+    """
+    if why := backend.why_not(precision):
+        possible = [p for p in PRECISIONS if backend.why_not(p) is None]
+        raise UsageError(
+            f"the {backend.name} backend cannot build {precision} engines here: {why}. "
+            f"It can build: {', '.join(possible)}"
+        )
+    if options.tensorrt and options.tensorrt.tf32 and precision in _NOTHING_FOR_TF32:
+        raise UsageError(
+            f"found --tf32 for an engine that computes in {precision}; needed --precision fp32, "
+            "whose convolutions it lets round, or int8 for the layers that stay in fp32"
+        )
+    if precision == "int8" and options.calibration is None and not quantised:
+        raise UsageError(
+            "int8 engines are calibrated on photos like those they will fill; "
+            f"give a folder of at least {MIN_PHOTOS} with --calibration-photos"
+        )
+    if precision != "int8" and options.calibration is not None:
+        raise UsageError(f"only int8 engines are calibrated; this one computes in {precision}")
+
+
+def command_of(graph: Path, output: Path, options: BuildOptions) -> str:
+    """What asks for the same on the command line."""
+    command = ["pconv-deploy", "build-engine", str(graph), "-o", str(output)]
+    command += ["--backend", options.backend]
+    if options.precision:
+        command += ["--precision", options.precision]
+    if tune := options.tune:
+        command += ["--tune"]
+        command += ["--tune-size", "x".join(map(str, tune.size))] if tune.size else []
+        command += ["--tune-batch", str(tune.batch)] if tune.batch else []
+        command += ["--tune-threads", str(tune.threads)] if tune.threads else []
+    if options.calibration:
+        command += ["--calibration-photos", str(options.calibration.photos)]
+        if options.calibration.holes:
+            command += ["--calibration-holes", str(options.calibration.holes)]
+    command += words(options.tensorrt) if options.tensorrt else []
+    # Names need not be Unicode.
+    return shlex.join([*command, "--overwrite"]).encode(errors="replace").decode()
