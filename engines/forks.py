@@ -31,9 +31,7 @@ def safe_to_fork(load: Callable[[], Session], reopen: Callable[[], Session]) -> 
     with _gate.no_fork():
         session = load()
     loaded = _Loaded(session, reopen)
-    if isinstance(session, RunsOnDevice):
-        return _DeviceSession(loaded)
-    return _HostSession(loaded)
+    return _LoadedOnDevice(loaded) if isinstance(session, RunsOnDevice) else loaded
 
 
 class _Gate:
@@ -74,7 +72,7 @@ class _Gate:
 
 
 class _Loaded:
-    """A session and the process that it belongs to."""
+    """A session that each process has of its own."""
 
     def __init__(self, session: Session, reopen: Callable[[], Session]) -> None:
         self._session: Session | None = session  # None: of another process, or closed
@@ -83,14 +81,22 @@ class _Loaded:
         self._changing = threading.Lock()
         _ALL.add(self)
 
-    def session(self) -> Any:
-        """Return this process's session; open it if there is none yet."""
-        with self._changing:
-            if self._closed:
-                raise EngineError("the engine is closed")
-            if self._session is None:
-                self._session = self._reopen()
-            return self._session
+    @contextlib.contextmanager
+    def session(self) -> Iterator[Any]:
+        """Give this process's session for a call; open it if there is none yet."""
+        with _gate.no_fork():
+            with self._changing:
+                if self._closed:
+                    raise EngineError("the engine is closed")
+                if self._session is None:
+                    self._session = self._reopen()
+                session = self._session
+            yield session
+
+    def run(self, inputs: Arrays) -> Arrays:
+        with self.session() as session:
+            outputs: Arrays = session.run(inputs)
+            return outputs
 
     def close(self) -> None:
         with _gate.no_fork():
@@ -113,38 +119,19 @@ class _Loaded:
         )
 
 
-class _HostSession:
+class _LoadedOnDevice:
+    """A loaded session that also takes and returns arrays on the GPU."""
+
     def __init__(self, loaded: _Loaded) -> None:
         self._loaded = loaded
-
-    def run(self, inputs: Arrays) -> Arrays:
-        with _gate.no_fork():
-            outputs: Arrays = self._loaded.session().run(inputs)
-            return outputs
-
-    def close(self) -> None:
-        self._loaded.close()
-
-
-class _DeviceSession:
-    def __init__(self, loaded: _Loaded) -> None:
-        self._loaded = loaded
-
-    def run(self, inputs: Arrays) -> Arrays:
-        with _gate.no_fork():
-            outputs: Arrays = self._loaded.session().run(inputs)
-            return outputs
+        self.run, self.close = loaded.run, loaded.close
 
     def run_on_device(
         self, inputs: DeviceArrays, stream: Any = None, outputs: DeviceArrays | None = None
     ) -> DeviceArrays:
-        with _gate.no_fork():
-            session = self._loaded.session()
+        with self._loaded.session() as session:
             results: DeviceArrays = session.run_on_device(inputs, stream, outputs)
             return results
-
-    def close(self) -> None:
-        self._loaded.close()
 
 
 def never_free(thing: object) -> None:
