@@ -1,5 +1,6 @@
 """What a file is by its first bytes; its name may say anything."""
 
+import os
 from pathlib import Path
 from typing import Final, Literal
 
@@ -20,8 +21,9 @@ def kind_of_file(path: Path) -> Kind:
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as stream:
-        return kind_of(stream.read(_SHOWN))
+    # Without O_NONBLOCK, opening a pipe waits for somebody who writes into it.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        return kind_of(stream.read(_SHOWN) or b"")
 
 
 def is_graph(path: Path) -> bool:

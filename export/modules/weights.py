@@ -1,6 +1,7 @@
 """A user's own weights: read without running anything, fitted to a module name by name."""
 
 import hashlib
+import itertools
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -91,8 +92,10 @@ class _ModuleWeights:
         if not there:
             return "holds no state dict: no dictionary of named tensors"
         # Of places that come equally near, the innermost.
-        nearest = max(there, key=lambda tensors: len(tensors.keys() & self._names[0].keys()))
-        return f"does not fit the module; {'; '.join(self._problems(nearest, self._names[0]))}"
+        tensors, names = max(
+            itertools.product(there, self._names), key=lambda pair: len(pair[0].keys() & pair[1])
+        )
+        return f"does not fit the module; {'; '.join(self._problems(tensors, names))}"
 
     def load(self, path: Path, tensors: Tensors) -> None:
         """Copy them into the module, after a look at their values."""

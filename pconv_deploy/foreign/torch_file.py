@@ -148,9 +148,10 @@ def _require_plain_archive(file: HeldFile) -> None:
     names = {entry.filename.rpartition("/")[2]: entry for entry in entries}
     if "constants.pkl" in names:
         raise CheckpointError(
-            f"{path} is a TorchScript program, which runs as code; it was not opened. "
-            "Save the state dict of the network it was made from: "
-            "torch.save(network.state_dict(), 'weights.pth')"
+            f"{path} is a TorchScript program, which runs as code; it was not opened. If you trust "
+            'its author, keep its weights alone, where it runs: python -c "import torch; '
+            "torch.save(torch.jit.load('FILE', map_location='cpu').state_dict(), 'weights.pth')\" "
+            "and read weights.pth instead"
         )
     if "data.pkl" not in names:
         raise CheckpointError(f"{path} is a zip archive, but not one of torch.save")

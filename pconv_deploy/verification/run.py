@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from pconv_deploy.errors import ParityError
+from pconv_deploy.errors import ParityError, UsageError
 from pconv_deploy.parity import ParityCase, ParityInput, ParityReport, allowed_error
 from pconv_deploy.verification.common_ground import reasons_to_differ, settled_size, tolerance_of
 from pconv_deploy.verification.measures import (
@@ -146,6 +146,7 @@ def verify(
         stack.callback(a.close)
         b = open_side(request.b, request.dtype, request.weights_key)
         stack.callback(b.close)
+        _require_key_used(request, a, b)
         size = settled_size(a, b, request.size, request.pictures.max_pixels)
         strictness = _strictness(a, b, request)
         planned = plan_cases(request.pictures)
@@ -158,6 +159,12 @@ def verify(
             progress(len(results), len(planned))
     assert worst is not None
     return Outcome(_verification(request, (a, b), size, strictness, results), worst)
+
+
+def _require_key_used(request: Request, a: Side, b: Side) -> None:
+    keys = [side.facts.source.weights_key for side in (a, b) if side.facts.kind == "checkpoint"]
+    if request.weights_key not in (None, ".") and not any(keys):
+        raise UsageError("neither A nor B has weights under keys; leave --weights-key out")
 
 
 def _strictness(a: Side, b: Side, request: Request) -> ParityReport:

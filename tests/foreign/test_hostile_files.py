@@ -72,12 +72,30 @@ def test_the_advised_command_keeps_the_weights(tmp_path: Path, protocol: int) ->
     torch.save(content, path, pickle_protocol=protocol)
     with pytest.raises(CheckpointError, match="you trust its author") as caught:
         load_checkpoint(path)
-    advised = re.search('python -c "(.+?)"', str(caught.value))
-    assert advised is not None
-    code = advised[1].replace("FILE", path.name)
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=tmp_path)
+    run_advised(caught.value, path)
     loaded = load_checkpoint(tmp_path / "weights.pth")
     assert loaded.source.weights_key == "generator"
+
+
+def run_advised(error: Exception, path: Path) -> None:
+    """Run the command in a message, with the file's name in it, in the file's folder."""
+    advised = re.search('python -c "(.+?)"', str(error))
+    assert advised is not None
+    run_code(advised[1].replace("FILE", path.name), path.parent)
+
+
+def run_code(code: str, folder: Path) -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=folder)
+
+
+def test_the_command_advised_for_torchscript_keeps_the_weights(tmp_path: Path) -> None:
+    code = "import torch; torch.jit.script(torch.nn.Linear(2, 3)).save('program.pt')"
+    run_code(code, tmp_path)
+    with pytest.raises(CheckpointError, match="is a TorchScript program") as caught:
+        load_checkpoint(tmp_path / "program.pt")
+    run_advised(caught.value, tmp_path / "program.pt")
+    with pytest.raises(CheckpointError, match="its 2 tensors are bias, weight"):
+        load_checkpoint(tmp_path / "weights.pth")
 
 
 def test_settings_of_a_training_script_are_passed_over(tmp_path: Path) -> None:
