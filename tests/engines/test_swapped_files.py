@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.engines.backends.onnxruntime_gpu import ONNXRUNTIME_CUDA
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import describe as describe_content
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
 from pconv_deploy.parity import Arrays, graph_inputs, parity_batches
 from pconv_deploy.triton.repository import write_model
 from tests.conftest import NORMALISATION, TINY, random_network
+from tests.engines.test_onnxruntime_gpu import Pretend
+from tests.engines.test_onnxruntime_gpu import pretend as pretend  # a fixture
 
 Swap = Callable[[Path, Path], None]
 
@@ -67,18 +70,25 @@ def fill(engine: Path) -> Arrays:
 @pytest.mark.parametrize("swap", [renamed, written_over])
 @pytest.mark.parametrize(
     ("backend", "files"),
-    [("onnxruntime", ["model.onnx"]), ("openvino", ["model.xml", "model.bin"])],
+    [
+        ("onnxruntime", ["model.onnx"]),
+        ("openvino", ["model.xml", "model.bin"]),
+        ("onnxruntime-cuda", ["model.onnx"]),
+    ],
 )
 def test_an_engine_runs_what_was_checked(
     graph: Path,
     other_graph: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    pretend: Pretend,
     *,
     backend: str,
     files: list[str],
     swap: Swap,
 ) -> None:
+    if backend == ONNXRUNTIME_CUDA.name:
+        pretend(ONNXRUNTIME_CUDA)
     engine, other = tmp_path / "x.engine", tmp_path / "other.engine"
     build_engine(graph, engine, BuildOptions(backend=backend))
     build_engine(other_graph, other, BuildOptions(backend=backend))
