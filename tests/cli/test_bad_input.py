@@ -254,8 +254,8 @@ def test_warnings_are_called_so_and_told_once(run: Run, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "warning: the cache is old\n"
 
 
-@pytest.mark.parametrize("command", ["infer", "inspect", "verify", "bench", "triton-repo"])
-@pytest.mark.parametrize("unreadable", ["manifest.json"])
+@pytest.mark.parametrize("command", ["infer", "verify", "bench", "triton-repo"])
+@pytest.mark.parametrize("unreadable", ["model.onnx", "manifest.json"])
 def test_an_engine_with_an_unreadable_file(
     command: str, unreadable: str, engine: Path, files: Path
 ) -> None:
