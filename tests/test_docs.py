@@ -1,6 +1,7 @@
 """The documents name commands, options, files and codes that exist."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,11 @@ def test_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"make ([a-z]+)", "\n".join(code_lines(text))):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_the_changelog_has_the_version_of_the_package() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## (\d+\.\d+\.\d+) - \d{4}-\d\d-\d\d$", text, flags=re.MULTILINE)
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert released[0] == package["project"]["version"]
+    assert text.index("## Unreleased") < text.index(f"## {released[0]}")
