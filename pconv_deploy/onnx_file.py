@@ -141,7 +141,13 @@ def read_graph(path: Path) -> ExportedGraph:
             else None
         )
         onnx.checker.check_model(model)
-    except (ValueError, RecursionError, onnx.checker.ValidationError) as error:
+    # Errors of older releases of msgspec are no ValueErrors.
+    except (
+        ValueError,
+        msgspec.MsgspecError,
+        RecursionError,
+        onnx.checker.ValidationError,
+    ) as error:
         raise GraphError(f"{path} is damaged: {error}") from error
     _compare_tensors(path, model.graph, contract)
     changed = HASH_KEY in facts and facts[HASH_KEY] != graph_sha256(model)
