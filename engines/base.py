@@ -1,6 +1,7 @@
 """The protocol between us and a runtime: what one must do to be a backend."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -71,19 +72,26 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class EngineFiles:
-    """A runtime's files, to be loaded as bytes: what is loaded is what was checked.
+    """A runtime's files, of which it loads what was checked, whatever lies in the folder by then.
 
-    folder  for messages; what lies there may have changed since the check
+    folder  for messages
     read    a file's whole content, checked as it is read
+    held    a path to a file that stays open in the block, and was checked: for runtimes that would
+            keep what `read` gives beside their own copy
     """
 
     folder: Path
     read: Callable[[str], bytes]
+    held: Callable[[str], AbstractContextManager[Path]]
 
 
 def files_just_built(folder: Path) -> EngineFiles:
     """Return what `Backend.build` has written into a folder that nobody else knows."""
-    return EngineFiles(folder, lambda name: (folder / name).read_bytes())
+    return EngineFiles(
+        folder,
+        read=lambda name: (folder / name).read_bytes(),
+        held=lambda name: nullcontext(folder / name),
+    )
 
 
 class Session(Protocol):
@@ -181,7 +189,7 @@ class Backend(Protocol):
         ...
 
     def open(self, files: EngineFiles, precision: Precision, options: RunOptions) -> Session:
-        """Load files that `build` wrote, by `files.read` alone.
+        """Load files that `build` wrote, by `files.read` or `files.held` alone.
 
         Raises:
             EngineError: the runtime refuses them, or would compute in another precision.

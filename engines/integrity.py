@@ -1,5 +1,7 @@
 """An engine's files compared with what its manifest says of them."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from pconv_deploy.engines.base import EngineFiles
@@ -11,8 +13,9 @@ from pconv_deploy.engines.manifest import (
     describe,
     rebuild,
 )
-from pconv_deploy.errors import EngineError
+from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.files import is_partial
+from pconv_deploy.held_file import held_file
 
 
 def check_unchanged(folder: Path, manifest: Manifest) -> None:
@@ -49,7 +52,20 @@ def unchanged_files(folder: Path, manifest: Manifest) -> EngineFiles:
     def read(name: str) -> bytes:
         return _read(folder, name, manifest.files[name], manifest)
 
-    return EngineFiles(folder, read)
+    @contextlib.contextmanager
+    def held(name: str) -> Iterator[Path]:
+        path, written = folder / name, manifest.files[name]
+        try:
+            with held_file(path) as file:
+                if (file.size, file.sha256()) != (written.size, written.sha256):
+                    raise _changed(path, manifest)
+                yield file.place
+        except OSError as error:
+            raise EngineError(f"cannot read {path}: {error.strerror or error}") from error
+        except InputError as error:  # somebody writes to it
+            raise EngineError(str(error)) from error
+
+    return EngineFiles(folder, read, held)
 
 
 def unexpected_files(folder: Path, manifest: Manifest) -> list[str]:
@@ -81,5 +97,9 @@ def _read(folder: Path, name: str, written: EngineFile, manifest: Manifest) -> b
         why = error.strerror if isinstance(error, OSError) else "it does not fit into memory"
         raise EngineError(f"cannot read {path}: {why}") from error
     if describe(content) != written:
-        raise EngineError(f"{path} was changed after it was built.{rebuild(manifest, folder)}")
+        raise _changed(path, manifest)
     return content
+
+
+def _changed(path: Path, manifest: Manifest) -> EngineError:
+    return EngineError(f"{path} was changed after it was built.{rebuild(manifest, path.parent)}")

@@ -79,14 +79,12 @@ def plugin_devices(onnxruntime: ModuleType, plugin: str, provider: str) -> list[
     return [device for device in onnxruntime.get_ep_devices() if device.ep_name == provider]
 
 
-def open_alone(
-    folder: Path, model: bytes, provider: str, load: Callable[[bytes, bool], Any]
-) -> Any:
+def open_alone(folder: Path, model: Path, provider: str, load: Callable[[Path, bool], Any]) -> Any:
     """Open a model that runs on one provider and on nothing else.
 
     Args:
         folder: of the engine, for messages.
-        model: its content.
+        model: file to open.
         provider: its name in ONNX Runtime.
         load: opens it; told whether nodes on the CPU are an error.
 
@@ -133,7 +131,7 @@ class OnnxRuntimeGpuSession(OnnxRuntimeSession):
     """A model on the GPU. Arrays of the host are copied there and back by every `run`."""
 
     def __init__(
-        self, files: EngineFiles, load: Callable[[bytes], Any], onnxruntime: ModuleType
+        self, files: EngineFiles, load: Callable[[Path], Any], onnxruntime: ModuleType
     ) -> None:
         super().__init__(files, load)
         self._onnxruntime = onnxruntime
@@ -210,7 +208,7 @@ def _why_not_alone(session: Any, provider: str) -> str | None:
     return f"it leaves {len(left)} nodes to the CPU: {', '.join(left[:_NAMED])}{more}"
 
 
-def _what_went_where(model: bytes, provider: str, load: Callable[[bytes, bool], Any]) -> str | None:
+def _what_went_where(model: Path, provider: str, load: Callable[[Path, bool], Any]) -> str | None:
     try:
         return _why_not_alone(load(model, False), provider)
     except Exception as error:  # noqa: BLE001  the lenient way fails too: that is the answer

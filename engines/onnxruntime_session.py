@@ -1,6 +1,7 @@
 """ONNX Runtime on whatever it runs: imported, opened and called in one place."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -47,18 +48,18 @@ class OnnxRuntimeSession:
     Calls from several threads share one thread pool and none waits, whatever `streams` says.
     """
 
-    def __init__(self, files: EngineFiles, load: Callable[[bytes], Any]) -> None:
-        try:
-            self._session: Any = load(files.read(MODEL))
-        except EngineError:
-            raise
-        # ONNX Runtime's exceptions share no base class but Exception.
-        except Exception as error:
-            raise EngineError(
-                f"ONNX Runtime cannot load {files.folder / MODEL}: {brief(error)}"
-            ) from error
-        # Its Python wrapper keeps the bytes to load them again elsewhere, which we never do.
-        self._session._model_bytes = None
+    def __init__(self, files: EngineFiles, load: Callable[[Path], Any]) -> None:
+        with files.held(MODEL) as model:
+            try:
+                self._session: Any = load(model)
+            except EngineError:
+                raise
+            # ONNX Runtime's exceptions share no base class but Exception.
+            except Exception as error:
+                raise EngineError(
+                    f"ONNX Runtime cannot load {files.folder / MODEL}: "
+                    f"{brief(error).replace(str(model), MODEL)}"
+                ) from error
 
     def run(self, inputs: Arrays) -> Arrays:
         session = self._session  # kept while it runs, whatever `close` does meanwhile

@@ -148,7 +148,7 @@ class OnnxRuntimeGpuBackend:
         if self.library:
             find_libraries(onnxruntime, self.library)
 
-        def load(model: bytes, strict: bool) -> Any:
+        def load(model: Path, strict: bool) -> Any:
             return self._session(onnxruntime, model, options, strict=strict)
 
         return OnnxRuntimeGpuSession(
@@ -166,7 +166,7 @@ class OnnxRuntimeGpuBackend:
         return typed_convolutions(files.read(MODEL))
 
     def _session(
-        self, onnxruntime: ModuleType, model: bytes, options: RunOptions, *, strict: bool
+        self, onnxruntime: ModuleType, model: Path, options: RunOptions, *, strict: bool
     ) -> Any:
         settings = session_settings(onnxruntime, options)
         settings.add_session_config_entry(RECORD_ASSIGNMENT, "1")
