@@ -60,8 +60,8 @@ def export_module(
 ) -> ExportResult:
     """Make the module, which runs the user's code, and export it as `export_checkpoint` does.
 
-    Its partial convolutions may be NVIDIA's or ours, everything else what torch.export follows. The
-    graph is compared with the module itself, untouched, in double precision.
+    Its layers may be anything that torch.export follows; those that compute a partial convolution
+    are known by that. The graph is compared with the module itself, untouched, in double precision.
 
     Raises:
         UsageError, ParityError, OutputError: as `export_checkpoint`.

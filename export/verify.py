@@ -61,8 +61,12 @@ class Reference:
         self._subject = subject
         number = "float64" if subject.in_double else "float32"
         self._name = f"{subject.reference_name}, PyTorch {number}"
-        self._exact = self._remembered(subject, getattr(torch, number))
-        self._rounded = self._remembered(subject, torch.float32)
+        exact, rounded = (
+            network_fill(subject.reference, subject.normalisation, dtype)
+            for dtype in (getattr(torch, number), torch.float32)
+        )
+        self._exact = self._remembered(exact)
+        self._rounded = self._remembered(rounded if subject.in_double else _nudged(rounded))
 
     def compare(self, model: onnx.ModelProto, precision: GraphPrecision = "fp32") -> ParityReport:
         """Fill every parity case with an ONNX model too, whose features have this precision."""
@@ -102,8 +106,8 @@ class Reference:
         fill = network_fill(network, self._subject.normalisation, torch.float32)
         return self._answering(fill)
 
-    def _remembered(self, subject: Subject, dtype: torch.dtype) -> Run:
-        run = self._answering(network_fill(subject.reference, subject.normalisation, dtype))
+    def _remembered(self, fill: Fill) -> Run:
+        run = self._answering(fill)
         answers: dict[bytes, Arrays] = {}
 
         def remembered(inputs: Arrays) -> Arrays:
@@ -147,6 +151,16 @@ def _rounded(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, Tensor) and value.is_floating_point():
         return value.to(dtype).to(value.dtype)
     return tuple(_rounded(v, dtype) for v in value) if isinstance(value, tuple) else value
+
+
+def _nudged(fill: Fill) -> Fill:
+    """Compute the same of an image whose last bits differ: how far rounding is carried."""
+
+    def filled(colours: NDArray[Any], known: NDArray[np.bool_]) -> NDArray[np.float64]:
+        signs = np.random.default_rng(0).choice([-1, 1], colours.shape)
+        return fill(colours * (1 + signs * np.finfo(np.float32).eps), known)
+
+    return filled
 
 
 def literal_fill(checkpoint: Checkpoint, dtype: torch.dtype = torch.float64) -> Fill:

@@ -153,7 +153,8 @@ def _require_two_inputs(network: nn.Module) -> None:
         signature.bind("image", "mask")
     except TypeError as error:
         raise ModuleError(
-            f"the module's forward takes {signature}; needed (image, mask): {error}"
+            f"the module's forward takes {signature}; needed (image, mask): {error}. A subclass "
+            "that takes these, as in docs/own-networks.md, needs no other weights"
         ) from error
 
 

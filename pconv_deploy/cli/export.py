@@ -121,9 +121,9 @@ def export(
 
     The network is rewritten on the way, by exact rewrites only: `--explain` shows which.
 
-    With `--module` any network is exported that takes (image, mask), mask 1 = known, and whose
-    partial convolutions are NVIDIA's PartialConv2d or ours. It is compared with itself, untouched,
-    in double precision.
+    With `--module` any network is exported that takes (image, mask), mask 1 = known. Layers that
+    compute a partial convolution, such as NVIDIA's, are known by that. It is compared with itself,
+    untouched, in double precision.
     """
     # What is written wrongly is said before anything heavy is imported.
     of_a_module = (weights, normalisation, mean, std, size_multiple)
@@ -198,7 +198,7 @@ def _notes(result: "ExportResult", options: "ExportOptions") -> Iterator[str]:
     if module and not module.partial_convolutions:
         yield (
             "no layer of this module was recognised as a partial convolution, so the rewrites of "
-            "masks had nothing to do; what is recognised is in docs/formats.md"
+            "masks had nothing to do; what is recognised is in docs/own-networks.md"
         )
     lost = result.parity.worst_error or 0.0
     if lost > result.parity.tolerance and options.precision != "fp32":

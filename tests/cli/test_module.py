@@ -63,6 +63,33 @@ def test_a_graph_without_functions_is_taken_by_every_command(
     assert run("verify", checkpoint, graph).code == 0
 
 
+def test_the_example_of_another_call(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "own-networks.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "for_export.py").write_text(example)
+    (tmp_path / "nets.py").write_text(
+        "import torch\n"
+        "class Inpainting(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = torch.nn.Conv2d(4, 3, 3, padding=1)\n"
+        "    def forward(self, batch):\n"
+        "        picture = torch.cat([batch['picture'], batch['hole']], 1)\n"
+        "        return {'filled': self.conv(picture), 'coarse': picture}\n"
+    )
+    torch.save({"conv.weight": torch.ones(3, 4, 3, 3), "conv.bias": torch.ones(3)}, "weights.pth")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (command,) = re.findall(r"`pconv-deploy (export --module for_export:[^`]+)`", text)
+    result = run(*command.split(), "--size", "16")
+    for name in ("nets", "for_export"):
+        sys.modules.pop(name, None)
+    assert result.code == 0, result.err
+    assert read_graph(tmp_path / "model.onnx").parity is not None
+
+
 def test_options_reach_the_graph(run: Run, tmp_path: Path) -> None:
     arguments = (
         "--mean",
