@@ -14,7 +14,7 @@ import msgspec
 
 from pconv_deploy.contract import RAW_OUTPUT
 from pconv_deploy.engines.base import Backend, EngineFiles, RunOptions, Session, files_just_built
-from pconv_deploy.engines.golden import GoldenCase, make_case
+from pconv_deploy.engines.golden import Allowance, GoldenCase, allowance, make_case
 from pconv_deploy.engines.tensorrt.inspection import shortfall
 from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts
 from pconv_deploy.engines.tensorrt.profiles import judged_batches
@@ -54,11 +54,13 @@ class Acceptance:
     executed  its convolutions by the precision that the runtime says it computes them in
     golden    a fill to be made again elsewhere; None of an engine that failed, or that takes no
               small image
+    allowed   how far that fill may differ elsewhere; None where there is none
     """
 
     parity: ParityReport
     executed: Mapping[Precision, int]
     golden: GoldenCase | None
+    allowed: Allowance | None
 
 
 def accept(
@@ -95,7 +97,8 @@ def accept(
         own = _own_rounding(exported, precision)
         parity = compare_with_graph(session, witness, exported, name, judged, own)
         golden = None if parity.failures() else make_case(session, contract, plan)
-    return Acceptance(parity, backend.executed(files, contract, precision), golden)
+    allowed = allowance(judged.arithmetic, parity) if golden else None
+    return Acceptance(parity, backend.executed(files, contract, precision), golden, allowed)
 
 
 def why_rejected(

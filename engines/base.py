@@ -17,7 +17,7 @@ Progress = Callable[[str], None]
 
 
 def silent(_step: str) -> None:
-    """Show nobody how far something is."""
+    """Discard progress."""
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""One build: what can be said before any work, the runtime's files, the evidence, the manifest."""
+"""One build: check the request, write the runtime's files, compare, make the manifest."""
 
 import datetime
 import hashlib
@@ -8,11 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pconv_deploy.engines import processor
-from pconv_deploy.engines.acceptance import Acceptance, accept, arithmetic_of, require_precision
+from pconv_deploy.engines.acceptance import Acceptance, accept, require_precision
 from pconv_deploy.engines.accepted_graph import read_accepted
 from pconv_deploy.engines.base import Backend, Progress, files_just_built
 from pconv_deploy.engines.calibration import require_folders
-from pconv_deploy.engines.golden import GoldenCase, allowance
+from pconv_deploy.engines.golden import GoldenCase
 from pconv_deploy.engines.manifest import (
     GOLDEN,
     GRAPH,
@@ -108,14 +108,9 @@ def build(wanted: Build, output: Path, folder: Path, command: str, progress: Pro
     why = backend.why_not_run()
     if why is None:
         progress("comparing the engine with the graph")
-        just_built = files_just_built(folder)
-        accepted = accept(backend, just_built, exported, prepared.model, precision, plan)
-        accepted.parity.require_success(str(output))
-        layers = plan.layers if plan else None
-        require_precision(accepted.executed, precision, str(output), layers)
-    golden = accepted.golden if accepted else None
+        accepted = _accepted(wanted, prepared, folder, plan, str(output))
     with writing(output):
-        kept = keep(folder, exported, golden, plan)
+        kept = keep(folder, exported, accepted.golden if accepted else None, plan)
         quantised = _keep_quantised(folder, content, files, kept) if precision == "int8" else None
     return Manifest(
         backend=backend.name,
@@ -130,9 +125,7 @@ def build(wanted: Build, output: Path, folder: Path, command: str, progress: Pro
         files=files,
         kept=kept,
         quantised=quantised,
-        golden=allowance(arithmetic_of(precision, plan), accepted.parity)
-        if accepted and golden
-        else None,
+        golden=accepted.allowed if accepted else None,
         export_parity=exported.parity,
         engine_parity=accepted.parity if accepted else None,
         not_compared=why,
@@ -142,12 +135,22 @@ def build(wanted: Build, output: Path, folder: Path, command: str, progress: Pro
     )
 
 
+def _accepted(
+    wanted: Build, prepared: Prepared, folder: Path, plan: PlanFacts | None, name: str
+) -> Acceptance:
+    precision, files = wanted.precision, files_just_built(folder)
+    accepted = accept(wanted.backend, files, wanted.exported, prepared.model, precision, plan)
+    accepted.parity.require_success(name)
+    require_precision(accepted.executed, precision, name, plan.layers if plan else None)
+    return accepted
+
+
 def keep(
     folder: Path, exported: ExportedGraph, golden: GoldenCase | None, plan: PlanFacts | None
 ) -> dict[str, EngineFile]:
-    """Write what builds an engine again and proves it elsewhere; say what was written.
+    """Write the graph and golden case that an engine keeps; return their sizes and hashes.
 
-    An engine whose weights are left out keeps no graph, which has them.
+    An engine without its weights keeps no graph: the graph contains them.
     """
     contents: dict[str, bytes] = {}
     if not (plan and plan.options.strip_weights):
@@ -162,7 +165,7 @@ def keep(
 def _keep_quantised(
     folder: Path, content: bytes, files: Mapping[str, EngineFile], kept: dict[str, EngineFile]
 ) -> str | None:
-    """Say which file holds the quantised graph: one of the runtime's own, or one that is added."""
+    """Return the name of the file with the quantised graph: the runtime's own, or an added one."""
     if GRAPH not in kept:
         return None  # its weights are left out
     facts = describe(content)
@@ -175,7 +178,7 @@ def _keep_quantised(
 
 
 def built_with(backend: Backend) -> BuiltWith:
-    """What a manifest says of this machine."""
+    """Describe this machine and its runtime, for a manifest."""
     installed = backend.runtime()
     return BuiltWith(
         pconv_deploy=version("pconv-deploy"),
@@ -189,7 +192,7 @@ def built_with(backend: Backend) -> BuiltWith:
 
 
 def now() -> str:
-    """The time of a manifest."""
+    """Return the current time, for a manifest."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 

@@ -1,4 +1,4 @@
-"""An engine's files compared with what its manifest says of them."""
+"""Compare an engine's files with the sizes and hashes in its manifest."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from pconv_deploy.engines.manifest import (
     rebuild,
 )
 from pconv_deploy.errors import EngineError, InputError
-from pconv_deploy.files import is_partial
+from pconv_deploy.files import is_temporary
 from pconv_deploy.held_file import held_file
 
 
@@ -35,9 +35,9 @@ def unchanged_files(folder: Path, manifest: Manifest) -> EngineFiles:
     Raises:
         EngineError: a file is missing or changed.
     """
-    strangers = unexpected_files(folder, manifest)
-    if strangers or not manifest.files:
-        what = f"holds {', '.join(strangers)}" if strangers else "lists no files"
+    unexpected = unexpected_files(folder, manifest)
+    if unexpected or not manifest.files:
+        what = f"holds {', '.join(unexpected)}" if unexpected else "lists no files"
         raise EngineError(f"{folder} {what}, unlike when it was built.{rebuild(manifest, folder)}")
     for name, written in manifest.files.items():
         path = folder / name
@@ -69,10 +69,10 @@ def unchanged_files(folder: Path, manifest: Manifest) -> EngineFiles:
 
 
 def unexpected_files(folder: Path, manifest: Manifest) -> list[str]:
-    """Names of files that are neither the engine's own nor what we leave beside them."""
+    """Return the names of files that are neither the engine's own nor written by us beside them."""
     ours = {MANIFEST, PROOFS} | manifest.files.keys() | manifest.kept.keys()
     names = sorted(path.name for path in folder.iterdir())
-    return [name for name in names if name not in ours and not is_partial(name)]
+    return [name for name in names if name not in ours and not is_temporary(name)]
 
 
 def read_kept(folder: Path, name: str, manifest: Manifest) -> bytes:

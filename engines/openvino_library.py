@@ -46,7 +46,7 @@ def shared_core() -> Any:
     return core
 
 
-def processor() -> tuple[str, frozenset[str]]:
+def processor_capabilities() -> tuple[str, frozenset[str]]:
     """Return the processor's name and what OpenVINO says it computes in: "FP32", "BF16" and others.
 
     Raises:

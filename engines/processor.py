@@ -16,12 +16,12 @@ _CHOSEN_BY = frozenset(
 
 
 def machine() -> str:
-    """What `uname -m` says, such as x86_64."""
+    """Return the architecture as `uname -m` names it, such as x86_64."""
     return platform.machine()
 
 
 def instruction_sets() -> tuple[str, ...] | None:
-    """Those of this processor that change results, sorted; None where the system does not say."""
+    """Return those that change results, sorted; None where the system does not list them."""
     try:
         with _CPUINFO.open(encoding="ascii", errors="replace") as stream:
             for line in stream:

@@ -1,7 +1,7 @@
-"""Whether an engine runs here: under what built it, or once it has proved itself.
+"""Check whether an engine runs on this machine, with the runtime that is installed.
 
-Under another release of its runtime, or on another kind of processor, an engine fills its golden
-case before anything else; what came of it is kept beside the engine, where that can be written.
+Under another release of its runtime, or on another kind of processor, an engine first fills its
+golden case; if the result agrees, that is recorded beside the engine, where that can be written.
 """
 
 import contextlib
@@ -71,10 +71,10 @@ def check_machine(folder: Path, manifest: Manifest, backend: Backend) -> None:
 
 
 def required_proof(folder: Path, manifest: Manifest, backend: Backend) -> Proof | None:
-    """What an engine has to prove before its first fill here; None: nothing, or it has before.
+    """Return what an engine must prove before its first fill here; None if nothing, or if it has.
 
     Raises:
-        EngineError: it cannot, as it has no golden case.
+        EngineError: it has no golden case to prove itself by.
     """
     built = manifest.built_with
     why = backend.why_unproved(built.runtime())
@@ -97,10 +97,10 @@ def required_proof(folder: Path, manifest: Manifest, backend: Backend) -> Proof 
 
 
 def prove(folder: Path, manifest: Manifest, session: Session, here: Proof) -> None:
-    """Let an engine fill its golden case, and keep the proof beside it where that is possible.
+    """Let an engine fill its golden case, and record the proof beside it where that is possible.
 
     Raises:
-        EngineError: it comes out otherwise than when the engine was accepted, or the case is gone.
+        EngineError: the result differs too much from the one that is kept, or the case is gone.
     """
     allowed = manifest.golden
     assert allowed is not None
@@ -124,14 +124,14 @@ def prove(folder: Path, manifest: Manifest, session: Session, here: Proof) -> No
 
 
 def describe_proofs(folder: Path, manifest: Manifest) -> list[str]:
-    """Where an engine has proved itself, a phrase each for people."""
+    """Describe where an engine has proved itself, one phrase for each place."""
     engine = _identity(manifest)
     own = [proof for proof in _read(folder) if proof.engine == engine]
     return [f"{proof.runtime.describe()} on {proof.machine}" for proof in own]
 
 
 def _identity(manifest: Manifest) -> str:
-    """An engine's files, and how it may differ."""
+    """Return the hash of a manifest: its files' hashes and what its golden case allows."""
     return hashlib.sha256(msgspec.json.encode(manifest)).hexdigest()
 
 
@@ -152,7 +152,7 @@ def _measured(folder: Path, manifest: Manifest, session: Session, where: str) ->
 
 
 def _other_processor(manifest: Manifest) -> Iterator[str]:
-    """What instructions are here more or less, where results depend on them and both are known."""
+    """Describe instruction sets that only one of the two processors has, if both are known."""
     there, here = manifest.built_with.processor, processor.instruction_sets()
     if manifest.built_with.device != "cpu" or there is None or here is None:
         return

@@ -1,4 +1,4 @@
-"""Building an engine again from what it keeps, wherever it lies now."""
+"""Build an engine again from the graph that its folder keeps."""
 
 import hashlib
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from pconv_deploy.parity import Precision
 
 @dataclass(frozen=True)
 class KeptEngine:
-    """An engine that another one is built from."""
+    """An engine folder, with what it keeps to be built again."""
 
     folder: Path
     manifest: Manifest
@@ -72,7 +72,7 @@ class KeptEngine:
 
 
 def kept_engine(source: Path) -> KeptEngine | None:
-    """Say which engine a path names; None for the file of a graph.
+    """Return the engine that a path names; None for the file of a graph.
 
     Raises:
         EngineError: a folder that is no engine.
@@ -83,11 +83,11 @@ def kept_engine(source: Path) -> KeptEngine | None:
 
 
 def recorded_options(manifest: Manifest, backend: str | None = None) -> BuildOptions:
-    """The options that build an engine again as it was built.
+    """Return the options that build an engine again as it was built.
 
     Args:
         manifest: of the engine.
-        backend: another than its own, which has no use for its own options.
+        backend: None is its own; another one does not take its TensorRT options.
     """
     tuning = manifest.tuning
     tune = None
@@ -119,7 +119,7 @@ def refuse_to_lose(engine: KeptEngine, backend: Backend, precision: Precision) -
 
 
 def _tensorrt(manifest: Manifest) -> TensorRtOptions | None:
-    """A timing cache saves time where it lies, and changes nothing else."""
+    """Return TensorRT's options, without a timing cache whose folder is not here."""
     if manifest.plan is None:
         return None
     options = manifest.plan.options

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from pconv_deploy.engines.acceptance import accept, arithmetic_of, require_precision
+from pconv_deploy.engines.acceptance import accept, require_precision
 from pconv_deploy.engines.backends.tensorrt import PLAN, TensorRtBackend
 from pconv_deploy.engines.base import Progress, files_just_built
 from pconv_deploy.engines.building import built_with, keep, now
 from pconv_deploy.engines.folder import alone, is_engine
-from pconv_deploy.engines.golden import allowance
 from pconv_deploy.engines.integrity import check_unchanged, unchanged_files
 from pconv_deploy.engines.manifest import (
     Manifest,
@@ -181,7 +180,6 @@ def refit_engine(
         plan = with_weights(plan, refit=refitted.refittable)
         with writing(output):
             kept = keep(folder, exported, accepted.golden, plan)
-        allowed = allowance(arithmetic_of(precision, plan), accepted.parity)
         result = msgspec.structs.replace(
             manifest,
             executed=accepted.executed,
@@ -191,7 +189,7 @@ def refit_engine(
             files={name: describe(files.read(name)) for name in manifest.files},
             export_parity=exported.parity,
             kept=kept,
-            golden=allowed if accepted.golden else None,
+            golden=accepted.allowed,
             engine_parity=accepted.parity,
             not_compared=None,
             plan=plan,

@@ -1,4 +1,4 @@
-"""What kind of engine is asked for, and what no backend can build is refused."""
+"""The options of a build, and checks of what a backend cannot build."""
 
 import shlex
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class BuildOptions:
 def refuse_precision(
     backend: Backend, precision: Precision, options: BuildOptions, *, quantised: bool
 ) -> None:
-    """Refuse what no build can bring about.
+    """Refuse precisions and options that the backend cannot build.
 
     Args:
         backend: is to build it.
@@ -54,7 +54,7 @@ def refuse_precision(
         quantised: the graph comes quantised already.
 
     Raises:
-        UsageError: a precision that there is not, or options that contradict it.
+        UsageError: the backend has no such precision here, or options contradict it.
     """
     if why := backend.why_not(precision):
         possible = [p for p in PRECISIONS if backend.why_not(p) is None]
@@ -77,7 +77,7 @@ def refuse_precision(
 
 
 def command_of(graph: Path, output: Path, options: BuildOptions) -> str:
-    """What asks for the same on the command line."""
+    """Return the command that builds such an engine."""
     command = ["pconv-deploy", "build-engine", str(graph), "-o", str(output)]
     command += ["--backend", options.backend]
     if options.precision:

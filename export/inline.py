@@ -1,4 +1,4 @@
-"""The graph without model-local functions, for tools that read none."""
+"""Inline the model-local functions of a graph, for tools that do not support them."""
 
 import onnx
 import onnx_ir as ir

@@ -1,4 +1,4 @@
-"""With which releases of torch the exporter was tried."""
+"""The releases of torch that the exporter was tried with."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Picture files, decoded by Pillow with suspicion; what goes wrong is said in our words."""
+"""Decode untrusted picture files with Pillow, and translate its errors into ours."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -84,13 +84,13 @@ def require_one_page(path: Path, image: Image.Image) -> None:
 
 
 def further_pictures(image: Image.Image) -> int:
-    """How many pictures come after the photo in its file: previews, gain maps, second views."""
+    """Count the pictures after the photo in its file: previews, gain maps, second views."""
     return max(0, image.n_frames - 1) if isinstance(image, MpoImageFile) else 0
 
 
 @contextmanager
 def _translated(path: Path, failure: type[InputError]) -> Iterator[None]:
-    """Say in our words what Pillow's decoders raise on hostile or broken files."""
+    """Translate what Pillow's decoders raise on hostile or broken files."""
     try:
         yield
     except InputError as error:
@@ -111,7 +111,7 @@ def _translated(path: Path, failure: type[InputError]) -> Iterator[None]:
 
 
 def _unidentified(path: Path) -> str:
-    """What a file is that no decoder of ours takes."""
+    """Describe a file that no decoder reads."""
     if not path.is_file():  # a member of an archive, say
         return "no image that can be read"
     with path.open("rb") as stream:

@@ -97,11 +97,6 @@ def _remove_if_abandoned(partial: Path) -> None:
             os.close(descriptor)
 
 
-def is_partial(name: str) -> bool:
-    """Whether a file of this name is one that `atomic_file` has not finished, or never will."""
-    return _PARTIAL_FILE.fullmatch(name) is not None
-
-
 @contextlib.contextmanager
 def atomic_folder(
     path: Path, *, overwrite: bool, replaceable: Callable[[Path], bool]
@@ -279,7 +274,7 @@ def is_still(path: Path, descriptor: int) -> bool:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file name is one that `atomic_file` gives while it writes."""
+    """Whether a name is one that `atomic_file` or `atomic_folder` gives until all is written."""
     return _PARTIAL_FILE.fullmatch(name) is not None
 
 

@@ -16,7 +16,7 @@ Place = str  # a folder, relative to that of all photos or masks, as `same_name`
 
 
 class MasksOfPhoto(NamedTuple):
-    """The masks of one photo; without any, what is wrong."""
+    """The masks of one photo; or the reason why there are none."""
 
     masks: tuple[Path, ...]
     problem: str | None = None
@@ -54,7 +54,7 @@ class MaskFolder:
         return bool(mark) and (place, marked) in self._by_stem
 
     def pair(self, photos: Sequence[Path]) -> list[MasksOfPhoto]:
-        """Find the masks of each photo; several that could be meant are a problem, no choice."""
+        """Find the masks of each photo; several that could be meant are a problem to report."""
         self._photos = {self._resolved(photo) for photo in photos}
         for photo in photos:
             names = self._names_of_photos[_place(photo, self._root)]
@@ -62,7 +62,7 @@ class MaskFolder:
         return [self._masks_of(photo) for photo in photos]
 
     def warn_of_letters(self) -> None:
-        """Say which masks were found by ignoring capital and small letters."""
+        """Log which masks were found only by ignoring upper and lower case."""
         if self._other_letters:
             photo, mask = self._other_letters[0]
             more = f", and {len(self._other_letters) - 1} more" * (len(self._other_letters) > 1)
@@ -71,7 +71,7 @@ class MaskFolder:
             )
 
     def warn_of_others(self) -> None:
-        """Say which masks are no photo's."""
+        """Log which masks belong to no photo."""
         idle = [
             path
             for path in self._masks.paths

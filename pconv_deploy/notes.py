@@ -1,4 +1,4 @@
-"""What may not be meant about an image and its hole, though it can be filled."""
+"""Notes on images and holes that can be filled, but look like mistakes."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ _VISIBLE = 16
 
 
 class Note(NamedTuple):
-    """A fact, and the option to use if it is not meant.
+    """An observation, and the option to use if it was not intended.
 
     kind  the same for facts of one kind, so that those of many files can be summarised
     text  of one image; options are those of the command line, `Inpainter`'s have the same names

@@ -59,18 +59,18 @@ _KNOWN_TYPES: Final = mimetypes.MimeTypes(filenames=()).types_map[True]
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file's name, in small letters."""
+    """Return the suffix of a file's name, in lower case."""
     return PurePath(name).suffix.lower()
 
 
 def may_hide_a_picture(suffix: str) -> bool:
-    """Whether a name says nothing, so that only the first bytes tell what the file is."""
+    """Whether a suffix is of no known kind, so that the first bytes have to be read."""
     known = _KNOWN_TYPES.get(suffix, "application/octet-stream")
     return known == "application/octet-stream"
 
 
 def picture_kind(start: bytes) -> str | None:
-    """What kind of picture starts with these bytes; None if none that is known."""
+    """Return the kind of picture that starts with these bytes; None if it is not known."""
     for beginning, kind in _STARTS:
         if start.startswith(beginning):
             return kind

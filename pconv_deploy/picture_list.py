@@ -1,4 +1,4 @@
-"""The pictures of a folder; nothing is left out without a word. The rule: docs/files.md."""
+"""List the pictures of a folder, and report all that is left out. The rule: docs/files.md."""
 
 import logging
 import os
@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pconv_deploy.errors import InputError
+from pconv_deploy.files import is_temporary
 from pconv_deploy.picture_kinds import (
     FIRST_BYTES,
     READ_KINDS,
@@ -20,7 +21,6 @@ from pconv_deploy.picture_kinds import (
 )
 
 _LOG = logging.getLogger(__name__)
-_PARTIAL = ".partial"  # in the names of what killed runs left
 _CONVERT = "convert it to PNG or JPEG"
 _NAMED = READ_SUFFIXES | UNREAD_SUFFIXES
 Identity = tuple[int, int]  # of a folder, whatever it is called: device, inode
@@ -80,7 +80,7 @@ class Pictures:
         raise InputError(f"{self.root} holds no pictures ({', '.join(READ_KINDS)}){said}")
 
     def warn(self, *, of_unread: bool = True) -> None:
-        """Say what was left out, in a line for each reason."""
+        """Log what was left out, one line for each reason."""
         if self.unread and of_unread:
             more = f"; {len(self.unread) - 1} more in {self.root}" if len(self.unread) > 1 else ""
             _LOG.warning("left out: %s%s", self.unread[0].why, more)
@@ -191,12 +191,12 @@ class _Walk:
 
 
 def same_name(name: str) -> str:
-    """What is equal for names that people, and some file systems, take for the same."""
+    """Return a key that is equal for names that people and some file systems take for the same."""
     return composed(composed(name).lower())
 
 
 def composed(name: str) -> str:
-    """The same for all Unicode forms of a name: that in which an accent and its letter are one."""
+    """Return the composed Unicode form of a name: a letter and its accent are one character."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -206,7 +206,7 @@ def _identity(place: Path) -> Identity:
 
 
 def _true(check: Callable[[], bool]) -> bool:
-    """What a directory entry says of itself; links that lead in circles say nothing."""
+    """Call a check of a directory entry; False for links that lead in circles."""
     try:
         return check()
     except OSError:
@@ -233,4 +233,4 @@ def _holds_picture(hidden: Path) -> bool:
 
 
 def _named_as_picture(name: str) -> bool:
-    return _PARTIAL not in name and suffix_of(name) in _NAMED
+    return suffix_of(name) in _NAMED and not is_temporary(name)

@@ -127,7 +127,7 @@ def name_in_list(index: int, image: Any, hole_mask: Any) -> str:
 
 
 def log_notes(log: logging.Logger, name: str, prepared: Prepared) -> None:
-    """Log as INFO what may not be meant about an image of this name."""
+    """Log the notes on an image of this name as INFO."""
     if log.isEnabledFor(logging.INFO):  # notes take time
         for note in prepared.notes:
             log.info("%s: %s", name, note.text)

@@ -15,7 +15,7 @@ from pconv_deploy.demo.photos import sample_photo
 from pconv_deploy.engines.backends import openvino_cpu
 from pconv_deploy.engines.calibration import CalibrationFiles, read_calibration
 from pconv_deploy.engines.manifest import read_manifest
-from pconv_deploy.engines.openvino_library import processor
+from pconv_deploy.engines.openvino_library import processor_capabilities
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.onnx_file import read_graph
 
@@ -63,7 +63,7 @@ def test_bf16_is_timed_where_the_processor_has_it(
 ) -> None:
     """Both kinds of processor, as OpenVINO would describe them."""
     able = frozenset({"FP32", "INT8", *(["BF16"] if bf16 else [])})
-    monkeypatch.setattr(openvino_cpu, "processor", lambda: ("A processor", able))
+    monkeypatch.setattr(openvino_cpu, "processor_capabilities", lambda: ("A processor", able))
     said: list[str] = []
     runnable = {(b.name, p) for b, p in benchmark_engines._runnable(said.append)}
     assert {("openvino", "fp32"), ("openvino", "int8")} <= runnable
@@ -83,7 +83,7 @@ def test_an_unjudged_engine_computes_every_layer_in_eight_bits(graph: Path, tmp_
     )
 
     manifests = {folder.name: read_manifest(folder) for folder in folders}
-    bf16 = {"openvino-bf16.engine"} if "BF16" in processor()[1] else set()
+    bf16 = {"openvino-bf16.engine"} if "BF16" in processor_capabilities()[1] else set()
     assert manifests.keys() == bf16 | {
         f"{backend}-{precision}.engine"
         for backend in ("onnxruntime", "openvino")

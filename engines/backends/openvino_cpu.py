@@ -22,7 +22,7 @@ from pconv_deploy.engines.base import (
 from pconv_deploy.engines.openvino_library import (
     compile_for_cpu,
     import_openvino,
-    processor,
+    processor_capabilities,
     shared_core,
 )
 from pconv_deploy.engines.tensorrt.options import PlanFacts
@@ -88,7 +88,7 @@ class OpenVinoBackend:
             return None
         if precision == "fp16":  # where it would not has not been tried
             return "on most processors OpenVINO would compute in fp32 and not say so"
-        name, capabilities = processor()
+        name, capabilities = processor_capabilities()
         if "BF16" in capabilities:
             return None
         # Asked for bf16 all the same, it would compute in single precision and not say so.

@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 def build_engine(
     graph: Annotated[
         Path,
-        typer.Argument(help="ONNX file of `pconv-deploy export`, or an engine, to build it again."),
+        typer.Argument(
+            help="ONNX file of `pconv-deploy export`; or an engine folder, which is built again."
+        ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="Engine folder to create. Default, for an engine: it takes its own place.",
+            help="Engine folder to create. Default, where GRAPH is an engine: replace that engine.",
         ),
     ] = None,
     backend: Annotated[
@@ -47,8 +49,8 @@ def build_engine(
         Literal["fp32", "fp16", "bf16", "int8"] | None,
         typer.Option(
             metavar="PRECISION",
-            help="Of the convolutions: fp32, fp16, bf16 or int8. Default: the graph's own, or the "
-            "engine's.",
+            help="Precision of the convolutions: fp32, fp16, bf16 or int8. Default: that of the "
+            "graph or engine.",
         ),
     ] = None,
     calibration_photos: Annotated[

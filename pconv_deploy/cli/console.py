@@ -33,8 +33,7 @@ CHECKPOINT_HELP = (
 )
 
 WEIGHTS_KEY_HELP = (
-    "Which weights are meant, where a file of another project holds several sets, such as "
-    "params_ema."
+    "Which weights to read, where a file of another project holds several sets, such as params_ema."
 )
 
 

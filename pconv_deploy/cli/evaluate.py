@@ -40,7 +40,9 @@ def evaluate(
     images: Annotated[
         Path,
         typer.Option(
-            "--images", "--photos", help="Unharmed pictures: a file, or a folder with subfolders."
+            "--images",
+            "--photos",
+            help="Pictures without holes: a file, or a folder with subfolders.",
         ),
     ],
     output: Annotated[

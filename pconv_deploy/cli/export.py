@@ -98,8 +98,8 @@ def export(
         bool,
         typer.Option(
             "--inline",
-            help="Write the graph without model-local functions, for tools that read none, such as "
-            "OpenVINO's own and OpenCV.",
+            help="Write the graph without model-local functions, for tools that do not support "
+            "them, such as OpenVINO's own and OpenCV.",
         ),
     ] = False,
     explain: Annotated[

@@ -57,8 +57,8 @@ def infer(
         list[str] | None,
         typer.Option(
             metavar="PATTERN",
-            help="Leave out images and masks of such names or paths, as '*.heic' or "
-            "'masks/*.jpg'. Repeatable.",
+            help="Leave out images and masks whose name or path matches, such as '*.heic' or "
+            "'masks/*.jpg'. May be repeated.",
         ),
     ] = None,
     batch: Annotated[
@@ -77,18 +77,18 @@ def infer(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="Of outputs in a folder: png, jpg, webp, tif, or same as each image. jpg changes "
-            "known pixels too. Default: png.",
+            help="File format of outputs in a folder: png, jpg, webp, tif, or same as each image. "
+            "jpg changes known pixels too. Default: png.",
         ),
     ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG outputs.")] = 95,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG outputs.")] = 95,
     mask_convention: MaskConvention = Convention.HOLE_WHITE,
     mask_threshold: MaskThreshold = None,
     masks_as_stored: Annotated[
         bool,
         typer.Option(
             "--masks-as-stored",
-            help="Masks were drawn over the pixels as stored, not as viewers turn them (EXIF).",
+            help="Masks were drawn over the pixels as stored, not turned by EXIF orientation.",
         ),
     ] = False,
     dilate: Annotated[
@@ -102,11 +102,17 @@ def infer(
     ] = False,
     convert_cmyk: Annotated[
         bool,
-        typer.Option("--convert-cmyk", help="Take CMYK images, as sRGB by their colour profile."),
+        typer.Option(
+            "--convert-cmyk",
+            help="Convert CMYK images to sRGB, by their colour profile, instead of refusing them.",
+        ),
     ] = False,
     convert_16_bit: Annotated[
         bool,
-        typer.Option("--convert-16-bit", help="Take colour images of 16 bits, as ones of 8."),
+        typer.Option(
+            "--convert-16-bit",
+            help="Read 8 of the 16 bits of 16-bit colour images instead of refusing them.",
+        ),
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep outputs that exist, do the rest.")
@@ -119,7 +125,7 @@ def infer(
         typer.Option(
             min=1,
             max=1024,
-            help="Of one inference on the CPU. Default: all cores, shared by those at once.",
+            help="CPU threads per inference. Default: all cores, divided by --at-once.",
         ),
     ] = None,
     max_megapixels: Annotated[
@@ -134,8 +140,8 @@ def infer(
     """Fill the holes of images, one or a folder of them.
 
     Every known pixel, the alpha channel, colour profile, EXIF and resolution are kept. A picture
-    that cannot be read, or has no mask or several, is reported and passed over; the exit code is
-    then 8. Holes that are probably not meant, such as inverted ones, are filled with a note.
+    that cannot be read, or has no mask or several, is reported and skipped; the exit code is then
+    8. Holes that look like mistakes, such as inverted ones, are filled with a note.
     After Ctrl-C the finished outputs stay and --resume does the rest.
     """
     if resume and overwrite:

@@ -22,8 +22,8 @@ MaskConvention = Annotated[
     typer.Option(
         "--mask-convention",
         metavar="WHICH",
-        help="Mask pixels that are the hole: hole-white, hole-black or alpha, the transparent "
-        "ones; grey ones always.",
+        help="Which mask pixels are the hole: white ones (hole-white), black ones (hole-black) or "
+        "transparent ones (alpha); grey ones are hole under both of the first.",
     ),
 ]
 MaskThreshold = Annotated[
@@ -32,9 +32,9 @@ MaskThreshold = Annotated[
         "--mask-threshold",
         min=1,
         max=255,
-        help="How white, black or transparent a pixel of the hole is at least; 1 takes every "
-        "label of a label map. Default: 16, and refuse a mask that holds only lower values; "
-        "docs/embedding.md has the rule.",
+        help="Smallest value from which a pixel is hole: how white, black or transparent it is, by "
+        "--mask-convention; 1 takes every label of a label map. Default: 16, and refuse a mask "
+        "that holds only lower values; docs/embedding.md has the rule.",
         show_default=False,
     ),
 ]

@@ -49,7 +49,7 @@ def _group() -> None:
 def make(
     folder: Annotated[Path | None, typer.Argument(help="Folder to make.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The same, given as an option.")
+        Path | None, typer.Option("--output", "-o", help="The same folder, as an option.")
     ] = None,
     count: Annotated[
         int,

@@ -31,7 +31,7 @@ _SHOWN = ("loss", "hole", "pictures/s", "validation hole L1 (%)", "unreadable pi
 def train(
     run: Annotated[Path | None, typer.Argument(help="Folder of the run.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The same, given as an option.")
+        Path | None, typer.Option("--output", "-o", help="The same folder, as an option.")
     ] = None,
     config: Annotated[
         str | None,

@@ -16,7 +16,7 @@ from pconv_deploy.held_file import HeldFile
 
 LARGEST_FILE = 8 << 30
 _KERAS_WEIGHTS = "model.weights.h5"  # in a .keras archive
-# What a file is that is not of a kind that is needed; the file's name comes before it.
+# Descriptions of files that are not of a kind that is needed, to follow the file's name.
 _KINDS: dict[Kind, str] = {
     "empty": "is empty",
     "hdf5": "is an HDF5 file, as Keras writes them",

@@ -1,4 +1,4 @@
-"""Complaints about settings, in the words of those who write them."""
+"""Errors in settings, with each setting named as users write it."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What becomes of a run's steps: figures, pictures and checkpoints, in its folder."""
+"""Record a training run in its folder: figures, pictures and checkpoints."""
 
 import time
 from collections.abc import Mapping

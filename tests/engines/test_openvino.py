@@ -20,7 +20,7 @@ from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
 from pconv_deploy.engines.base import RunOptions, files_just_built
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import describe, read_manifest, write_manifest
-from pconv_deploy.engines.openvino_library import compile_for_cpu, processor
+from pconv_deploy.engines.openvino_library import compile_for_cpu, processor_capabilities
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.rewrites.arrangement import arranged
@@ -186,7 +186,7 @@ def test_a_fixed_size_and_float_tensors(checkpoint: Path, tmp_path: Path) -> Non
 
 
 def has_bf16() -> bool:
-    return "BF16" in processor()[1]
+    return "BF16" in processor_capabilities()[1]
 
 
 @pytest.fixture
@@ -194,12 +194,14 @@ def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """This processor, if it has no bf16; or as OpenVINO describes and treats one that has not."""
     if not has_bf16():
         return
-    name, capabilities = processor()
+    name, capabilities = processor_capabilities()
 
     def compile_in_fp32(model: Any, settings: dict[str, Any]) -> Any:
         return compile_for_cpu(model, {**settings, "INFERENCE_PRECISION_HINT": "f32"})
 
-    monkeypatch.setattr(openvino_cpu, "processor", lambda: (name, capabilities - {"BF16"}))
+    monkeypatch.setattr(
+        openvino_cpu, "processor_capabilities", lambda: (name, capabilities - {"BF16"})
+    )
     monkeypatch.setattr(openvino_cpu, "compile_for_cpu", compile_in_fp32)
 
 
