@@ -14,7 +14,7 @@ from pconv_deploy.errors import CheckpointError, ModuleError
 from pconv_deploy.export.modules.factory import ANY_FAILURE, reason
 from pconv_deploy.foreign.contents import read_content
 from pconv_deploy.foreign.places import ROOT, Places, Tensors, unwrapped
-from pconv_deploy.foreign.weights import is_counter, shown
+from pconv_deploy.foreign.weights import is_counter, lies_beside, shown
 from pconv_deploy.held_file import held_file
 
 _READ = {
@@ -113,7 +113,7 @@ class _ModuleWeights:
             raise CheckpointError(f"{path} could not be loaded: {reason(error)}") from error
 
     def _problems(self, tensors: Tensors, names: Mapping[str, str]) -> list[str]:
-        extra = [n for n in tensors if n not in names and not is_counter(n)]
+        extra = [n for n in tensors if n not in names and not lies_beside(n, tensors[n])]
         lacking = [n for n in names if n not in tensors and not is_counter(n)]
         common = [n for n in names if n in tensors]
         problems = {

@@ -8,6 +8,8 @@ below it, named from there. The weights are the place that fits the network, wha
 if several fit, the user has to choose.
 """
 
+import re
+import shlex
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -24,6 +26,8 @@ Tensors = Mapping[str, Tensor]
 ROOT = "."  # the place that is the whole file
 # What wrappers of torch insert into names, anywhere: around the network or around one layer.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+# Words by which files name averages of weights; an optimiser's exp_avg is none.
+_AVERAGES = re.compile(r"(?<![a-z])(ema|swa|shadow|averaged?)(?![a-z])", re.IGNORECASE)
 # Hostile files; others have a tenth of it.
 _MOST_TENSORS, _LONGEST_NAME, _MOST_BRANCHES = 20_000, 500, 16
 
@@ -95,7 +99,8 @@ class Places:
         """The one fitting place, at or below `key` if that is given; None if none fits.
 
         Raises:
-            CheckpointError: several fit, with their names and `remedy`; or there is no such key.
+            CheckpointError: several fit, with their names and `remedy`; one fits, beside averaged
+                weights that do not; or there is no such key.
         """
         if key is not None and key not in self._at:
             there = fitting or [place for place in self.keys if _depth(place) == 1]
@@ -110,7 +115,27 @@ class Places:
                 f"{self._path} holds {len(candidates)} sets of weights that fit: "
                 f"{shown(candidates)}. {remedy}"
             )
-        return next(iter(candidates), None)
+        place = next(iter(candidates), None)
+        if place is not None and (averages := self._averages_beside(fitting)):
+            raise CheckpointError(
+                f"{self._path} holds averaged weights beside those that fit, without the names or "
+                f"all the tensors of the network, so that they cannot be read: {shown(averages)}. "
+                f"If the weights at {place} are meant, say so: --weights-key {shlex.quote(place)}"
+            )
+        return place
+
+    def _averages_beside(self, fitting: Mapping[str, Tensors]) -> list[str]:
+        """Names of tensors that seem to be averages of those that fit, and are none of them."""
+        fit = [tensor for tensors in fitting.values() for tensor in tensors.values()]
+        own = {id(tensor) for tensor in fit}
+        shapes = {tensor.shape for tensor in fit if tensor.dim() > 1}
+        return [
+            entry.name
+            for entry in self._entries
+            if _AVERAGES.search(entry.name)
+            and id(entry.tensor) not in own
+            and entry.tensor.shape in shapes
+        ]
 
     def within(self, key: str | None) -> list[str]:
         """The places at or below a key, innermost first."""
@@ -132,7 +157,7 @@ def unwrapped(named: Mapping[str, _T]) -> dict[str, _T]:
 
 
 def _entries(path: Path, content: object) -> list[_Entry]:
-    """Every tensor that a dictionary names, in nested containers; each container once."""
+    """Every tensor in nested containers, by the keys on the way to it; each container once."""
     entries: list[_Entry] = []
     waiting, seen = deque([("", content)]), {id(content)}
     while waiting:
@@ -143,6 +168,8 @@ def _entries(path: Path, content: object) -> list[_Entry]:
             name = f"{branch}.{key}" if branch else key
             if len(name) > _LONGEST_NAME:
                 raise CheckpointError(f"{path} holds names of more than {_LONGEST_NAME} characters")
+            if isinstance(item, Tensor) and not isinstance(container, Mapping) and not branch:
+                continue  # a file that is a list of tensors names none
             if isinstance(item, Tensor):
                 entries.append(_Entry(name, item, id(container)))
             elif id(item) not in seen:
@@ -154,12 +181,15 @@ def _entries(path: Path, content: object) -> list[_Entry]:
 
 
 def _items(container: Any) -> Iterable[tuple[str, object]]:
-    if isinstance(container, Mapping):  # numbers as keys are an optimiser's
-        return [(key, item) for key, item in container.items() if isinstance(key, str)]
+    if isinstance(container, Mapping):
+        return [(str(key), item) for key, item in container.items() if _names(key)]
     if isinstance(container, list | tuple):
-        numbered = enumerate(container)
-        return [(str(n), item) for n, item in numbered if not isinstance(item, Tensor)]
+        return [(str(number), item) for number, item in enumerate(container)]
     return []
+
+
+def _names(key: object) -> bool:
+    return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
 
 
 def _branches(name: str) -> list[str]:

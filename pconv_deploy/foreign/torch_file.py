@@ -75,10 +75,10 @@ def read_torch_file(file: HeldFile) -> Any:
     if archive:
         _require_plain_archive(file)
     with FakeTensorMode():
-        claimed = _claimed_bytes(_loaded(file, mmap=False))
+        claimed = _largest_claim(_loaded(file, mmap=False))
     if claimed > file.size:
         raise CheckpointError(
-            f"{file.path} is damaged: its tensors claim {claimed:,} bytes, the file has "
+            f"{file.path} is damaged: one of its tensors claims {claimed:,} bytes, the file has "
             f"{file.size:,}"
         )
     return _loaded(file, mmap=archive)
@@ -96,11 +96,15 @@ def _tensors_in(content: Any) -> Iterator[Tensor]:
             waiting.extend(item.values() if isinstance(item, Mapping) else item)
 
 
-def _claimed_bytes(content: Any) -> int:
+def _largest_claim(content: Any) -> int:
+    """Bytes of the largest storage; several tensors may share one, which cannot be seen here.
+
+    That is enough: a zip archive is mapped, and from an older file storages are read one after
+    the other, until it ends.
+    """
     # Tensors of no dense storage are left to whoever wants them, who refuses them.
-    dense = [t for t in _tensors_in(content) if t.layout == torch.strided]
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in dense}
-    return sum(storages.values())
+    dense = (t for t in _tensors_in(content) if t.layout == torch.strided)
+    return max((t.untyped_storage().nbytes() for t in dense), default=0)
 
 
 def _loaded(file: HeldFile, *, mmap: bool) -> Any:

@@ -45,8 +45,10 @@ class Weights:
         missing = [name for name in ranks if name not in self._tensors]
         left_over = [
             name
-            for name in self._tensors
-            if name not in ranks and not is_counter(name) and not re.fullmatch(ignored, name)
+            for name, tensor in self._tensors.items()
+            if name not in ranks
+            and not lies_beside(name, tensor)
+            and not re.fullmatch(ignored, name)
         ]
         problems = [
             f"{what}: {shown(names)}"
@@ -92,6 +94,11 @@ class Weights:
 def is_counter(name: str) -> bool:
     """Whether a tensor counts something beside the weights."""
     return name.rpartition(".")[2] in _COUNTERS
+
+
+def lies_beside(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is no weight: a counter, or a single whole number, such as an epoch."""
+    return is_counter(name) or (tensor.dim() == 0 and not tensor.is_floating_point())
 
 
 def shown(names: Collection[str]) -> str:

@@ -204,7 +204,7 @@ def test_claimed_memory_is_never_taken(
             for entry, data in {"data.pkl": content, "data/0": bytes(64), "version": b"3"}.items():
                 archive.writestr(f"huge/{entry}", data)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(CheckpointError, match=r"claim [\d,]{18,} bytes|needed dense"):
+    with pytest.raises(CheckpointError, match=r"claims [\d,]{18,} bytes|needed dense"):
         load_checkpoint(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 

@@ -11,7 +11,7 @@ from pconv_deploy.checkpoint import convert_checkpoint, load_checkpoint, read_he
 from pconv_deploy.errors import CheckpointError, UsageError
 from tests.foreign.projects import mmagic_state, naoto_state
 from tests.foreign.test_families import same_weights
-from tests.foreign.wrappings import ALONE, SEVERAL, averaged
+from tests.foreign.wrappings import ALONE, SEVERAL, UNREAD_AVERAGES, averaged
 
 
 @pytest.fixture
@@ -44,6 +44,17 @@ def test_several_sets_are_a_question(tmp_path: Path, plain: Path, way: str) -> N
         ours = tmp_path / "ours.safetensors"
         convert_checkpoint(path, ours, weights_key=key, overwrite=True)
         assert same_weights(other, ours)
+
+
+@pytest.mark.parametrize("way", UNREAD_AVERAGES)
+def test_averages_that_cannot_be_read_are_a_question(tmp_path: Path, plain: Path, way: str) -> None:
+    path = tmp_path / "wrapped.pth"
+    torch.save(UNREAD_AVERAGES[way](naoto_state((4,), (3,))), path)
+    with pytest.raises(CheckpointError, match=r"averaged weights beside .*--weights-key model"):
+        load_checkpoint(path)
+    ours = tmp_path / "ours.safetensors"
+    convert_checkpoint(path, ours, weights_key="model")
+    assert same_weights(plain, ours)
 
 
 def test_a_generator_of_mmagic_stored_alone_and_its_average(tmp_path: Path) -> None:

@@ -36,6 +36,13 @@ def adam(state: State) -> dict[str, Any]:
     return {"state": moments, "param_groups": [{"lr": 0.1, "params": list(moments)}]}
 
 
+def views_of_one_storage(state: State) -> dict[str, Tensor]:
+    parts = torch.cat([t.flatten().float() for t in state.values()]).split(
+        [t.numel() for t in state.values()]
+    )
+    return {name: part.view(t.shape) for part, (name, t) in zip(parts, state.items(), strict=True)}
+
+
 # Each holds one set of weights; where they lie.
 ALONE: dict[str, tuple[str | None, Callable[[State], object]]] = {
     "DataParallel": ("module", lambda s: named("module.", s)),
@@ -70,6 +77,13 @@ ALONE: dict[str, tuple[str | None, Callable[[State], object]]] = {
     ),
     "AveragedModel": ("module", lambda s: {"n_averaged": torch.tensor(4), **named("module.", s)}),
     "thop": (None, lambda s: {**s, "total_ops": torch.zeros(1), "x.total_params": torch.zeros(1)}),
+    "numbers beside": (None, lambda s: {**s, "epoch": torch.tensor(3), "on": torch.tensor(True)}),
+    "numbers as keys": ("stages.2", lambda s: {"stages": {1: {"w": torch.ones(2)}, 2: dict(s)}}),
+    "two state_dict() of one network": (
+        "model",
+        lambda s: {key: {n: t.detach() for n, t in s.items()} for key in ("model", "best", "ema")},
+    ),
+    "views of one storage": (None, lambda s: views_of_one_storage(s)),
     "the same twice": (
         "model",
         lambda s: {"model": dict(s), "best": {n: +t for n, t in s.items()}},
@@ -90,9 +104,21 @@ SEVERAL: dict[str, tuple[tuple[str, str], Callable[[State], object]]] = {
         lambda s: {"model": dict(s), "ema": {"decay": 0.9, "module": averaged(s)}},
     ),
     "flat beside nested": ((".", "ema"), lambda s: {**s, "ema": averaged(s)}),
+    "numbers as keys": (("1", "2"), lambda s: {1: dict(s), 2: averaged(s)}),
     "one dictionary": (
         ("state_dict.model", "state_dict.model_ema"),
         lambda s: {"state_dict": named("model.", s) | named("model_ema.", averaged(s))},
     ),
     "the average inside": ((".", "ema"), lambda s: {**s, **named("ema.module.", averaged(s))}),
+}
+# Each holds the weights at "model", and averages that cannot be read by the network's names.
+UNREAD_AVERAGES: dict[str, Callable[[State], object]] = {
+    "torch_ema": lambda s: {
+        "model": dict(s),
+        "ema": {"decay": 0.9, "shadow_params": [t for t in averaged(s).values() if t.dim()]},
+    },
+    "LitEma": lambda s: {
+        **named("model.", s),
+        **{"model_ema." + name.replace(".", ""): t for name, t in averaged(s).items()},
+    },
 }
