@@ -1,7 +1,10 @@
 """OpenVINO on the CPU."""
 
+import errno
 import logging
 import math
+import os
+import shutil
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
@@ -109,10 +112,13 @@ class OpenVinoBackend:
         content = inlined(graph)
         try:
             model = shared_core().read_model(content, b"")
-            # Its default would halve the weights' precision.
-            import_openvino().save_model(model, folder / _MODEL, compress_to_fp16=False)
         except _ERRORS as error:
             raise EngineError(f"OpenVINO cannot convert the graph: {_brief(error)}") from error
+        try:
+            # Its default would halve the weights' precision.
+            import_openvino().save_model(model, folder / _MODEL, compress_to_fp16=False)
+        except _ERRORS as error:  # which does not say why
+            raise _unwritten(folder, len(content), error) from error
 
     def open(
         self, files: EngineFiles, precision: Precision, options: RunOptions
@@ -136,6 +142,17 @@ class OpenVinoBackend:
             if facts["layerType"].value in ("Convolution", "Deconvolution"):
                 found[_EXECUTED[facts["runtimePrecision"].value]] += 1
         return found
+
+
+def _unwritten(folder: Path, needed: int, error: Exception) -> OSError:
+    """The system's error behind one of OpenVINO's: a full disk where there is too little room."""
+    free = shutil.disk_usage(folder).free
+    code = errno.ENOSPC if free < needed else errno.EIO
+    return OSError(
+        code,
+        f"{os.strerror(code)} (OpenVINO writes about {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB "
+        f"are free: {_brief(error)})",
+    )
 
 
 class OpenVinoSession:

@@ -1,9 +1,11 @@
 import json
+import resource
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -21,7 +23,7 @@ from pconv_deploy.engines.base import RunOptions, files_just_built
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import describe, read_manifest, write_manifest
 from pconv_deploy.engines.openvino_library import compile_for_cpu, processor_capabilities
-from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
+from pconv_deploy.errors import EngineError, MissingRuntimeError, OutputError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.rewrites.arrangement import arranged
 from pconv_deploy.export.rewrites.forms import Arrangement
@@ -38,6 +40,23 @@ def engine(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("openvino") / "tiny.engine"
     build_engine(graph, path, OPENVINO)
     return path
+
+
+@pytest.mark.parametrize(("free", "reason"), [(1_000, "No space left"), (1 << 40, "Input/output")])
+def test_files_that_openvino_cannot_write(
+    tmp_path: Path, graph: Path, monkeypatch: pytest.MonkeyPatch, free: int, reason: str
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    disk = SimpleNamespace(free=free)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: disk)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # as a full disk does, for OpenVINO
+    try:
+        with pytest.raises(OutputError, match=rf"x\.engine: {reason}.*MB are free") as caught:
+            build_engine(graph, tmp_path / "x.engine", OPENVINO)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"{free / 1e6:.1f} MB" in str(caught.value)
+    assert not (tmp_path / "x.engine").exists()
 
 
 def feed(batch: int = 2, height: int = 32, width: int = 48) -> Arrays:
