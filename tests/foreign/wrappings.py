@@ -37,10 +37,12 @@ def adam(state: State) -> dict[str, Any]:
 
 
 def views_of_one_storage(state: State) -> dict[str, Tensor]:
-    parts = torch.cat([t.flatten().float() for t in state.values()]).split(
-        [t.numel() for t in state.values()]
-    )
-    return {name: part.view(t.shape) for part, (name, t) in zip(parts, state.items(), strict=True)}
+    storage = torch.cat([t.flatten().float() for t in state.values()])
+    views, start = {}, 0
+    for name, tensor in state.items():
+        views[name] = storage[start : start + tensor.numel()].view(tensor.shape)
+        start += tensor.numel()
+    return views
 
 
 # Each holds one set of weights; where they lie.
