@@ -68,7 +68,7 @@ class FillOptions:
 
     at_once          batches in the engine at the same time; open it with as many streams
     mask_rule        which pixels of a mask are hole
-    masks_as_stored  masks were drawn over images without their EXIF orientation
+    masks_as_stored  EXIF orientations, of images and masks, say nothing of where the hole is
     dilate           pixels by which every hole grows, so that no seam of the removed thing stays
     fit_masks        scale a mask of another size to its image instead of refusing it
     opaque           filled pixels lose their transparency
@@ -216,7 +216,9 @@ def _load(
     if job.mask is None:
         raise HoleMaskError(f"{job.image} has no mask of the same name")
     image, notes = _read(job, options)
-    mask = read_mask(job.mask, options.mask_rule, options.max_pixels)
+    mask = read_mask(
+        job.mask, options.mask_rule, options.max_pixels, as_stored=options.masks_as_stored
+    )
     hole = _hole_as_stored(mask.hole, image, job, options)
     try:
         prepared = inpainter.prepare_hole(to_pixels(image), hole, mask, opaque=options.opaque)

@@ -147,7 +147,7 @@ def require_upper_bits(reading: MaskReading) -> None:
     Raises:
         HoleMaskError: it may hold labels in the lower 8.
     """
-    if not reading.levels.any():
+    if reading.rule.convention == "hole-white" and not reading.levels.any():
         raise HoleMaskError(
             "the hole mask has 16 bits a colour channel, of which the upper 8 are read, and these "
             "are all 0. Save it in 8 bits or as 16-bit grey"
@@ -186,7 +186,7 @@ def _require_meaning(reading: MaskReading) -> None:
 def _values(hole_mask: Image.Image | ArrayLike) -> NDArray[Any]:
     """Booleans or numbers (H, W, C), C from 1 to 4."""
     if isinstance(hole_mask, Image.Image):
-        hole_mask = _in_channels(hole_mask)
+        hole_mask = _with_transparent_value(_in_channels(hole_mask))
     elif isinstance(hole_mask, str | Path) or hole_mask is None:
         raise HoleMaskError(
             f"found a {type(hole_mask).__name__} as hole mask; needed a numpy array or Pillow image"
@@ -224,6 +224,15 @@ def _in_channels(image: Image.Image) -> Image.Image:
     return image
 
 
+def _with_transparent_value(image: Image.Image) -> Image.Image | NDArray[Any]:
+    """Give 16-bit grey with a transparent value an alpha channel, for which Pillow has no mode."""
+    transparent = image.info.get("transparency")
+    if transparent is None or not image.mode.startswith("I;16"):
+        return image
+    grey = np.asarray(image)
+    return np.stack([grey, np.where(grey == transparent, 0, 65535)], axis=2)
+
+
 def _in_bytes(values: NDArray[Any], *, labels: bool = True) -> Bytes:
     """Booleans or numbers of 0..1, 0..255 or 0..65535, by the largest -> 0..255.
 
@@ -233,7 +242,7 @@ def _in_bytes(values: NDArray[Any], *, labels: bool = True) -> Bytes:
         return values.astype(np.uint8) * np.uint8(255)
     if values.dtype.kind == "f" and not bool(np.isfinite(values).all()):
         raise HoleMaskError("the hole mask holds NaN or infinite values")
-    low, high = values.min(), values.max()
+    low, high = float(values.min()), float(values.max())  # not in 16 bits, where 65535 is infinite
     if low < 0 or high > 65535:
         raise HoleMaskError(
             f"the hole mask holds values from {low:g} to {high:g}; needed 0 to 1, 0 to 255 or 0 "

@@ -116,7 +116,11 @@ def read_hole_mask(
 
 
 def read_mask_file(
-    path: Path, rule: MaskRule = DEFAULT_RULE, max_pixels: int = DEFAULT_MAX_PIXELS
+    path: Path,
+    rule: MaskRule = DEFAULT_RULE,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    *,
+    as_stored: bool = False,
 ) -> MaskReading:
     """Decode a mask file, upright by its EXIF orientation, and read it as `read_mask` does.
 
@@ -124,6 +128,7 @@ def read_mask_file(
         path: of an image of any mode.
         rule: which pixels are the hole.
         max_pixels: as in `read_image`.
+        as_stored: do not turn it.
 
     Raises:
         HoleMaskError: as `read_image`'s ImageError, and as `read_mask`.
@@ -140,6 +145,8 @@ def read_mask_file(
                 require_upper_bits(reading)
         except HoleMaskError as error:
             raise HoleMaskError(f"{path}: {error}") from error
+        if as_stored:
+            return reading
         turned = Image.fromarray(reading.levels)
         turned.getexif()[EXIF_ORIENTATION] = exif_orientation(opened)
         return replace(reading, levels=np.asarray(ImageOps.exif_transpose(turned)))

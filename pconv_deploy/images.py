@@ -68,10 +68,9 @@ def to_pixels(image: Image.Image | NDArray[Any]) -> Pixels:
 def _require_kind(image: Image.Image) -> None:
     """Refuse Pillow images whose colours, depth or pages would be lost."""
     if image.mode not in MODES:
-        by_profile = ", or by its profile with images.cmyk_to_srgb" * (image.mode == "CMYK")
         raise ImageError(
             f"found an image of mode {image.mode}; needed one of {', '.join(MODES)}. "
-            f"Convert it first, for instance with image.convert('RGB'){by_profile}"
+            f"{_how_to_convert(image.mode)}"
         )
     if (pages := page_count(image)) > 1:
         raise ImageError(f"the image {PAGES.format(pages)}")
@@ -84,6 +83,17 @@ def _require_kind(image: Image.Image) -> None:
         raise ImageError(
             "the image is 16-bit grey with a transparent colour, which would be lost; convert it"
         )
+
+
+def _how_to_convert(mode: str) -> str:
+    """What to do with a Pillow image of a mode that is not taken."""
+    if mode in ("I", "F"):  # convert would cut off what is above 255
+        return "Pass its numbers as an array of uint8 or uint16"
+    if mode == "LAB":  # which convert does not know
+        return "Convert it first, with PIL.ImageCms"
+    kept = {"PA": "RGBA", "RGBa": "RGBA", "La": "LA"}.get(mode, "RGB")
+    by_profile = ", or by its profile with images.cmyk_to_srgb" * (mode == "CMYK")
+    return f"Convert it first, for instance with image.convert({kept!r}){by_profile}"
 
 
 def page_count(image: Image.Image) -> int:

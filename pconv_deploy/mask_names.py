@@ -1,6 +1,8 @@
 """Which mask files belong to which photo, by their names. The rule: docs/files.md."""
 
+import glob
 import logging
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -144,9 +146,10 @@ def _numbered(marked: Sequence[Path]) -> bool:
 
 
 def _question(photo: Path, found: Sequence[Path]) -> str:
+    pattern = shlex.quote(glob.escape(str(found[0])))
     return (
         f"found {_counted(found, 'mask')} for {photo}; needed one. Leave others out, as with "
-        f"--exclude '{found[0]}', or fill this photo alone with the file of its mask"
+        f"--exclude {pattern}, or fill this photo alone with the file of its mask"
     )
 
 

@@ -16,6 +16,7 @@ import msgspec
 from pconv_deploy.contract import GRAPH_FORMAT, RAW_OUTPUT, GraphContract
 from pconv_deploy.errors import GraphError, MissingRuntimeError
 from pconv_deploy.file_kinds import CHECKPOINTS, kind_of
+from pconv_deploy.held_file import held_file
 from pconv_deploy.parity import ParityReport
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def read_graph(path: Path) -> ExportedGraph:
     Raises:
         GraphError: missing, too large, damaged, with weights in other files, or not exported
             by pconv-deploy.
+        InputError: a pipe or a device, or written to meanwhile.
         MissingRuntimeError: the onnx package is not installed.
     """
     try:
@@ -107,9 +109,10 @@ def read_graph(path: Path) -> ExportedGraph:
             "reading ONNX files needs onnx: pip install 'pconv-deploy[onnxruntime]'"
         ) from error
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise GraphError(f"{path} is larger than 2 GiB, which no ONNX file can be")
-        content = path.read_bytes()
+        with held_file(path) as held:
+            if held.size > _MAX_BYTES:
+                raise GraphError(f"{path} is larger than 2 GiB, which no ONNX file can be")
+            content = held.stream.read(_MAX_BYTES + 1)
         if kind_of(content[:16]) in CHECKPOINTS:
             raise GraphError(
                 f"{path} is a checkpoint, no exported graph. "

@@ -245,3 +245,17 @@ def test_mask_files_are_turned_as_viewers_show_them(tmp_path: Path, orientation:
 
         shown = np.asarray(ImageOps.exif_transpose(opened)) == 255
     assert (read_mask_file(path).hole == shown).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16"])
+def test_a_transparent_value_is_not_painted_in_8_and_16_bits(tmp_path: Path, mode: str) -> None:
+    values = BOX if mode == "L" else BOX.astype(np.uint16) * 257
+    Image.fromarray(values).save(path := tmp_path / "m.png", transparency=int(values.max()))
+    with pytest.raises(HoleMaskError, match="all of them are transparent"):
+        read_hole_mask(path)
+    assert (read_hole_mask(path, MaskRule("alpha")) == HOLE).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_of_16_bits_are_compared_without_a_warning() -> None:
+    assert (read_mask((BOX / 255).astype(np.float16)).hole == HOLE).all()

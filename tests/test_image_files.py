@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
 from pconv_deploy.errors import HoleMaskError, ImageError, OutputError, UsageError
-from pconv_deploy.hole_rule import MaskRule
+from pconv_deploy.hole_rule import MaskConvention, MaskRule
 from pconv_deploy.image_files import (
     OUTPUT_MODES,
     _lasting_info,
@@ -383,3 +383,12 @@ def test_sixteen_bit_masks_are_scaled_not_clipped(tmp_path: Path) -> None:
     Image.fromarray(np.array([[0, 1000, 40_000, 65_535]], np.uint16)).save(path)
     assert read_hole_mask(path)[0].tolist() == [False, False, True, True]
     assert read_hole_mask(path, MaskRule("hole-black"))[0].tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("convention", ["hole-black", "alpha"])
+def test_a_white_mask_of_16_bits_a_channel_has_no_hole(
+    tmp_path: Path, convention: MaskConvention
+) -> None:
+    path = tmp_path / "white.png"
+    path.write_bytes(png(2, 2, 16, 6, (b"\0" + b"\xff" * 16) * 2))
+    assert not read_hole_mask(path, MaskRule(convention)).any()

@@ -33,9 +33,20 @@ def test_no_pixels(shape: tuple[int, ...]) -> None:
         to_pixels(np.zeros(shape, np.uint8))
 
 
-@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB", "HSV", "F", "I"])
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "RGBX", "RGBa", "La", "PA"])
 def test_modes_whose_colours_would_change_are_refused(mode: str) -> None:
-    with pytest.raises(ImageError, match=rf"mode {mode}; needed one of .*convert"):
+    image = Image.new(mode, (4, 4))
+    with pytest.raises(ImageError, match=rf"mode {mode}; needed one of .*convert") as refused:
+        to_pixels(image)
+    advised = str(refused.value).partition("image.convert('")[2].partition("'")[0]
+    assert to_pixels(image.convert(advised)).shape[2] == len(advised)
+
+
+@pytest.mark.parametrize(
+    ("mode", "advice"), [("LAB", "PIL.ImageCms"), ("F", "an array"), ("I", "an array")]
+)
+def test_modes_that_convert_would_damage_get_another_advice(mode: str, advice: str) -> None:
+    with pytest.raises(ImageError, match=rf"mode {mode}; needed one of .*{advice}"):
         to_pixels(Image.new(mode, (4, 4)))
 
 

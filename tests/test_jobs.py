@@ -1,3 +1,4 @@
+import shlex
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,14 @@ def test_several_masks_that_could_be_meant_are_a_question(
     assert all(f"m/{name}" in said for name in masks)
     assert "p/a.jpg; needed one" in said
     assert problems(tmp_path, exclude=[f"*/m/{masks[0]}"]) == {}
+
+
+@pytest.mark.parametrize("name", ["b[1]", "don't", "new\nline", "a*?"])
+def test_the_advised_exclusion_can_be_typed(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, f"p/{name}.jpg", f"m/{name}.png", f"m/{name}_mask.png")
+    (said,) = problems(tmp_path).values()
+    advised = said.partition("--exclude ")[2].partition(", or fill")[0]
+    assert problems(tmp_path, exclude=shlex.split(advised)) == {}
 
 
 def test_names_in_other_unicode_forms_are_the_same(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from pconv_deploy.errors import GraphError
+from pconv_deploy.errors import GraphError, InputError
 from pconv_deploy.onnx_file import CONTRACT_KEY, HASH_KEY, embed, read_graph
 
 
@@ -48,6 +49,13 @@ def test_a_checkpoint_is_to_be_exported_first(tmp_path: Path, checkpoint: Path, 
     command = re.escape(f"Export it first: pconv-deploy export {path} -o model.onnx")
     with pytest.raises(GraphError, match=rf"is a checkpoint, no exported graph\. {command}$"):
         read_graph(path)
+
+
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")  # nobody writes into it: reading would wait for ever
+    for path in (tmp_path / "pipe.onnx", Path("/dev/zero")):
+        with pytest.raises(InputError, match="is a pipe or a device; needed a regular file"):
+            read_graph(path)
 
 
 def test_truncated(tmp_path: Path, graph: Path) -> None:

@@ -155,7 +155,7 @@ def infer(
     warnings.filterwarnings("ignore", module=r"PIL\.")
     suffix = None if image_format is Format.SAME else f".{image_format or Format.PNG}"
     jobs = plan_jobs(images, masks, output, suffix, exclude=exclude or ())
-    if image_format and suffix and any(job.output.suffix != suffix for job in jobs):
+    if image_format and suffix and any(_short(job.output.suffix) != suffix for job in jobs):
         raise UsageError(f"{output} is not of --format {image_format}: give one of them")
     done_before = settle_existing(jobs, resume=resume, overwrite=overwrite)
     waiting = [job for job, done in zip(jobs, done_before, strict=True) if not done]
@@ -181,6 +181,12 @@ def infer(
         again = "--overwrite" if overwrite else "--resume"
         outcomes = _fill_with_progress(inpainter, waiting, options, again)
     _summarise(jobs, outcomes, output)
+
+
+def _short(suffix: str) -> str:
+    """The suffix that `--format` gives to files of a format."""
+    suffix = suffix.lower()
+    return {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)
 
 
 def _fill_with_progress(

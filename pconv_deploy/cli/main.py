@@ -20,7 +20,7 @@ from pconv_deploy.cli.masks import masks
 from pconv_deploy.cli.plain_help import PlainCommand
 from pconv_deploy.cli.refit import refit
 from pconv_deploy.cli.signals import INTERRUPTED, TERMINATED, end_cleanly
-from pconv_deploy.cli.streams import guarded_streams
+from pconv_deploy.cli.streams import guarded_streams, reopen_closed_streams
 from pconv_deploy.cli.train import train
 from pconv_deploy.cli.triton_repo import triton_repo
 from pconv_deploy.cli.trtexec import BuildCommand, kebab_case
@@ -100,6 +100,7 @@ def root(
 
 def main() -> None:
     """Run the command line; errors a user can cause become one message and an exit code."""
+    reopen_closed_streams()
     end_cleanly()
     show_warnings()
     try:

@@ -1,8 +1,12 @@
 """Plain help: `--overwrite` and `N`, not `--overwrite <bool>` and `<int range>`."""
 
+import re
+from itertools import pairwise
 from typing import Any
 
 from typer.core import TyperCommand
+
+from pconv_deploy.errors import UsageError
 
 
 class PlainHelp:
@@ -20,6 +24,15 @@ class PlainHelp:
 
 class PlainCommand(PlainHelp, TyperCommand):
     """A command with plain help."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, but refuse empty words: as a path they would be the current folder."""
+        for before, word in pairwise([f"{self.name}", *args]):
+            if not word or re.fullmatch(r"--[\w-]+=", word):
+                raise UsageError(
+                    f"found nothing after {word or before!r}; is a variable of the shell not set?"
+                )
+        return super().parse_args(ctx, args)
 
 
 def _is_ranged_option(parameter: Any) -> bool:

@@ -47,6 +47,21 @@ class _Guarded:
         return getattr(self._stream, name)
 
 
+def reopen_closed_streams() -> None:
+    """Put something in the place of closed standard streams, before a file of ours takes it.
+
+    Otherwise a library that prints would write into that file. Standard output is replaced by what
+    cannot be written to, so that what gets lost is reported.
+    """
+    for descriptor, access in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, access)  # takes the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  for good
+
+
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[None]:
     """Escape characters that a stream cannot encode, and check that all output is written.

@@ -18,6 +18,7 @@ from msgspec import Meta
 from pconv_deploy.contract import Normalisation, UNetConfig
 from pconv_deploy.errors import InputError, UsageError
 from pconv_deploy.files import read_json_bytes
+from pconv_deploy.held_file import held_file
 from pconv_deploy.training.config_errors import explained
 
 Positive = Annotated[int, Meta(ge=1, le=10**9)]
@@ -228,7 +229,8 @@ def _read_toml(source: str | Path) -> dict[str, Any]:
         preset = files("pconv_deploy.training").joinpath("presets", f"{source}.toml")
         return tomllib.loads(preset.read_text(encoding="utf-8"))
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with held_file(path) as held:
+            return tomllib.loads(held.stream.read().decode())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, endless numbers, no Unicode

@@ -292,3 +292,15 @@ def test_what_the_system_says_of_a_file_is_one_line(
         monkeypatch.setattr("pconv_deploy.inspection.inspect_file", fail)
         result = run("inspect", files)
         assert (result.code, result.err) == (code, f"error: {files / 'x'}: {os.strerror(number)}\n")
+
+
+@pytest.mark.parametrize("words", [("", "m.png", "-o", "out"), ("in", "m.png", "--output=")])
+def test_empty_words_are_not_the_current_folder(
+    run: Run, engine: Path, files: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(files)
+    before = sorted(files.rglob("*"))
+    result = run("infer", engine, *words)
+    assert result.code == 2
+    assert "found nothing after" in result.err
+    assert sorted(files.rglob("*")) == before

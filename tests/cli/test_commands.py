@@ -69,6 +69,8 @@ def test_one_format_only(run: Run, engine: Path, files: Path) -> None:
     result = run(*arguments, files / "o.heic")
     assert (result.code, "cannot write" in result.err) == (2, True)
     assert not (files / "o.heic").exists()
+    assert run(*arguments, files / "o.jpeg", "--format", "jpg").code == 0
+    assert run(*arguments, files / "o.JPG", "--format", "jpg").code == 0
 
 
 def test_inspect_tells_a_changed_engine(run: Run, engine: Path, files: Path) -> None:

@@ -144,6 +144,27 @@ def test_a_mask_that_fits_turned_names_the_orientation(
     assert "leave out --masks-as-stored" in again.err
 
 
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_masks_as_stored_are_not_turned_by_their_own_orientation(
+    run: Run, engine: Path, files: Path, photo: Photo, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    hole = np.zeros((40, 56), bool)
+    hole[5:15, 30:50] = True
+    Image.fromarray(photo()).save(files / "turned.png", exif=exif)
+    Image.fromarray(hole).save(files / "m.png", exif=exif)
+    for options in ((), ("--masks-as-stored", "--overwrite")):  # both mean the same here
+        output = files / "o.png"
+        assert (
+            run("infer", engine, files / "turned.png", files / "m.png", "-o", output, *options).code
+            == 0
+        )
+        changed = (pixels(output) != photo()).any(axis=-1)
+        assert changed[hole].mean() > 0.9
+        assert not changed[~hole].any()
+
+
 def test_a_smaller_mask_is_not_stretched_the_other_way(
     run: Run, engine: Path, turned: tuple[Path, Path, NDArray[np.bool_]], files: Path
 ) -> None:

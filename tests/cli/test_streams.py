@@ -55,6 +55,25 @@ def test_a_closed_pipe_exits_7_without_a_traceback() -> None:
     assert "Broken pipe" in done.stderr
 
 
+@pytest.mark.parametrize("closed", ["0<&-", "0<&- 2>&-"])
+def test_a_closed_standard_output_exits_7_and_loses_no_result(
+    engine: Path, files: Path, closed: str
+) -> None:
+    command = [sys.executable, "-m", "pconv_deploy"]
+    arguments = ["infer", engine, files / "in", files / "mask.png", "-o", files / "out"]
+    shell = f'exec "$@" 1>&- {closed}'
+    done = subprocess.run(
+        ["sh", "-c", shell, "sh", *command, *map(str, arguments)],
+        check=False, text=True, capture_output=True, env=os.environ | WIDE,
+    )  # fmt: skip
+    assert done.returncode == 7
+    assert ("cannot write to standard output" in done.stderr) == ("2>" not in closed)
+    assert "Traceback" not in done.stderr
+    for path in (files / "out").iterdir():
+        Image.open(path).load()
+    assert len(list((files / "out").iterdir())) == 3
+
+
 def test_a_full_standard_error_changes_no_exit_code(engine: Path, files: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = run("inspect", files / "nothing", stdout=subprocess.PIPE, stderr=full)
