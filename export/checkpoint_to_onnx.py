@@ -158,22 +158,27 @@ def export_subject(
             odd.require_success(_AT_ODD_MULTIPLES)
         parity.require_success("the exported graph")
     except ParityError as error:
-        rejected = output.with_suffix(".rejected.onnx")
-        kept = f"the graph is in {rejected}"
-        try:
-            _write(model, rejected)
-        except OutputError as unwritten:
-            kept = f"nor was the graph kept: {unwritten}"
+        kept = _keep_rejected(model, output)
         raise ParityError(f"{error}\n  {output} was not written; {kept}") from None
     refuse_existing(output, overwrite)  # it may have appeared meanwhile
     _write(model, output)
     return ExportResult(contract, parity, tuple(explained), subject.notes)
 
 
+def _keep_rejected(model: onnx.ModelProto, output: Path) -> str:
+    """Write a rejected graph beside `output`; say where it is, or why it could not be written."""
+    rejected = output.with_suffix(".rejected.onnx")
+    try:
+        _write(model, rejected)
+    except OutputError as unwritten:
+        return f"nor was the graph kept: {unwritten}"
+    return f"the graph is in {rejected}"
+
+
 def _require_numbers(
     parity: ParityReport, precision: GraphPrecision, *references: Reference | None
 ) -> None:
-    """What is wrong beside NaN and infinity follows from them."""
+    """Raise ParityError for NaN or infinity, before the differences that follow from them."""
     bad = [case.name for case in parity.cases if not case.finite]
     if not bad:
         return

@@ -28,6 +28,7 @@ from pconv_deploy.contenders import (
     peak_mib,
     torch_contenders,
 )
+from pconv_deploy.engines.processor import model_name
 from pconv_deploy.errors import UsageError
 from pconv_deploy.images import like
 from pconv_deploy.inpainter import Inpainter, finish
@@ -186,17 +187,8 @@ def _size(opened: Mapping[Path, Inpainter], options: BenchOptions) -> tuple[int,
 
 def describe_machine() -> dict[str, str]:
     """Processor, cores, system and Python, for people who compare figures."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [
-            line.partition(":")[2].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        processor = names[0] if names else processor
     return {
-        "processor": processor,
+        "processor": model_name(),
         "cores": str(
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         ),

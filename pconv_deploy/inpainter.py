@@ -129,7 +129,7 @@ class Inpainter:
             What came in, of the same type, mode, depth, profile and EXIF, with the hole's
             colours replaced. Every known pixel and, unless `opaque`, the alpha channel are
             unchanged. A palette image comes back as RGB or RGBA, a bilevel one as grey.
-            What may not be meant is logged as INFO, see `Prepared.notes`.
+            What looks like a mistake is logged as INFO, see `Prepared.notes`.
 
         Raises:
             ImageError: an image that cannot be filled, or larger than the engine takes.

@@ -1,5 +1,6 @@
 """What a file of ours is and says of itself: checkpoint, exported graph or engine."""
 
+import hashlib
 import shlex
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts, words
 from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, UsageError
 from pconv_deploy.file_kinds import is_graph
-from pconv_deploy.files import sha256_of
 from pconv_deploy.onnx_file import read_graph
 
 _JUDGES = {
@@ -183,7 +183,7 @@ def _graph_facts(path: Path) -> Facts:
     opsets = {o.domain or "ai.onnx": str(o.version) for o in graph.model.opset_import}
     return {
         "what": "exported graph (ONNX)",
-        "sha256": sha256_of(path),
+        "sha256": hashlib.sha256(graph.content).hexdigest(),
         **_contract_facts(graph.contract),
         "operator sets": opsets,
         "nodes": {op: str(nodes.count(op)) for op in sorted(set(nodes))},

@@ -1,4 +1,4 @@
-"""PNG files with metadata that Pillow does not take.
+"""Remove metadata from PNG files that Pillow would refuse to read because of it.
 
 Pillow refuses a whole file for a compressed text or profile of more than a megabyte, and for any
 metadata that is damaged. Editors and generators write such files; viewers show them.
@@ -23,14 +23,17 @@ _MOST_FILE = 1 << 30  # bytes of a file that is taken apart in memory
 
 
 class LeanPng(NamedTuple):
-    """A PNG without the metadata that Pillow does not take, and its colour profile if that was."""
+    """A PNG without the metadata that Pillow refuses.
+
+    profile  its colour profile, if that was removed; None if it was not, or is damaged
+    """
 
     content: bytes
     profile: bytes | None
 
 
 def lean_png(source: Path | io.BytesIO) -> LeanPng | None:
-    """Take out of a PNG what Pillow does not unpack.
+    """Remove from a PNG the metadata that Pillow refuses.
 
     Returns:
         None if it is no PNG, or there is no such metadata in it.

@@ -1,4 +1,4 @@
-"""The first and the last step of a call: image and hole made ready; the result put together."""
+"""The first and last step of a call: prepare image and hole, put the result together."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -59,7 +59,7 @@ class Prepared:
 
     @property
     def notes(self) -> list[Note]:
-        """What may not be meant: a hole of nearly everything, a fill that nobody can see, ..."""
+        """What looks like a mistake: a hole of nearly everything, a fill that is invisible, ..."""
         height, width = self.hole.shape
         image = self.image[:height, :width]
         notes = notes_on_mask(self.hole, self.mask, image) if self.mask else []
