@@ -86,7 +86,7 @@ class EngineFiles:
 
 
 def files_just_built(folder: Path) -> EngineFiles:
-    """Return what `Backend.build` has written into a folder that nobody else knows."""
+    """Return the files that `Backend.build` has written into a private folder."""
     return EngineFiles(
         folder,
         read=lambda name: (folder / name).read_bytes(),

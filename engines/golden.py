@@ -33,7 +33,7 @@ _HEADROOM = 2
 
 
 class Allowance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How far the case may come out elsewhere from what it was: one of the two.
+    """How much the fill may differ elsewhere from the one that is kept: one of the two.
 
     levels  steps of 0..255 in the hole
     psnr    dB in the hole, at least
@@ -124,10 +124,10 @@ def run_case(
 def allowance(arithmetic: Arithmetic, parity: ParityReport) -> Allowance:
     """What a precision allows: by levels in fp32, by PSNR where single pixels may be far off.
 
-    By the PSNR of photographs, too, which is the stricter one in int8: the same codes come out
-    nearer to each other than to the graph. Where a network magnifies rounding, so that the engine
-    was further off its graph than the levels say, another way of computing it may be as far off
-    again.
+    The PSNR is that of photographs, which is the stricter one in int8: fills of the same codes
+    are nearer to each other than to the graph. Where a network magnifies rounding, so that the
+    engine was further off its graph than the levels say, another way of computing it may be as far
+    off again.
     """
     tolerance = TOLERANCES[arithmetic]
     if tolerance.hole_psnr is not None:
@@ -138,7 +138,7 @@ def allowance(arithmetic: Arithmetic, parity: ParityReport) -> Allowance:
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """How far a case came out from what it was; infinite dB where nothing differs."""
+    """How much a fill differs from the one that is kept; infinite dB where nothing differs."""
 
     levels: int
     psnr: float

@@ -66,8 +66,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     graph_sha256   of the ONNX file it was built from
     kept           files beside the runtime's own: the graph, and what else builds the engine again
     quantised      of an int8 engine: the file that holds its quantised graph
-    golden         how far its golden case may come out elsewhere from what it was here; None: it
-                   has none
+    golden         how much the fill of its golden case may differ elsewhere; None: it has none
     export_parity  the exported graph against PyTorch, as the export measured it
     engine_parity  this engine against the exported graph, measured when it was built; None: it
                    has not run, and nothing is known

@@ -165,7 +165,7 @@ def _painted(colours: Bytes, alpha: Bytes | None, rule: MaskRule) -> Bytes:
     if int(visible.max()) < rule.least <= int(levels.max()):
         raise HoleMaskError(
             f"the hole mask has {int((levels >= rule.least).sum())} pixels of the hole's colour, "
-            "but all of them are transparent, so nobody sees them. Remove its alpha channel if "
+            "but all of them are transparent, so they are invisible. Remove its alpha channel if "
             "they are the hole; --mask-convention alpha takes all transparent pixels"
         )
     return visible

@@ -183,7 +183,7 @@ class _Walk:
                 name, f"{path} is a picture of a kind that is not read ({suffix}): {_CONVERT}"
             )
         elif may_hide_a_picture(suffix) and (kind := _kind_of_file(path)):
-            todo = "give it the usual ending" if kind in READ_KINDS else _CONVERT
+            todo = "give it the usual extension" if kind in READ_KINDS else _CONVERT
             self._unread(name, f"{path} is a {kind} picture by another name: {todo}")
 
     def _unread(self, name: str, why: str) -> None:

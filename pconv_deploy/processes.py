@@ -76,7 +76,7 @@ def _starting() -> Iterator[None]:
 
 
 def run_child(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run a command and give its output; if we are stopped, it ends with all that it started."""
+    """Run a command and return its output; if we are stopped, end it and all that it started."""
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, **options) as process:
         try:

@@ -70,7 +70,7 @@ def test_pictures_that_are_not_read_are_named(folder: Path, suffix: str) -> None
 @pytest.mark.parametrize(
     ("start", "said"),
     [
-        (png_bytes(), "is a PNG picture by another name: give it the usual ending"),
+        (png_bytes(), "is a PNG picture by another name: give it the usual extension"),
         (b"\xff\xd8\xff\xe0", "is a JPEG picture by another name"),
         (b"RIFF\0\0\0\0WEBPVP8 ", "is a WebP picture"),
         (b"BM\0\0\0\0\0\0\0\0", "is a BMP picture"),
