@@ -257,8 +257,9 @@ def _trace(subject: Subject, contract: GraphContract) -> onnx.ModelProto:
             torch.zeros(batch, height, width, dtype=torch.uint8),
         )
         output_names = [*(spec.name for spec in contract.outputs), RAW_OUTPUT]
+    module.training = False  # the network in it is in evaluation, whatever its own train() takes
     return onnx_from_module(
-        module.eval(),
+        module,
         example,
         input_names=[spec.name for spec in contract.inputs],
         output_names=output_names,

@@ -28,6 +28,7 @@ from pconv_deploy.export.modules.weights import load_weights, require_finite, sh
 from pconv_deploy.export.rewrites.pipeline import chosen
 from pconv_deploy.export.subject import Subject
 from pconv_deploy.export.untraceable import UnfollowedSizesError
+from pconv_deploy.foreign.weights import shown as listed
 
 _SHOWN = 64  # pixels of a side that show what masks a layer is given
 FAMILY = Family(name="module", mask_convention=None, mask_scaling=None)
@@ -132,6 +133,11 @@ def _subject(
 ) -> Subject:
     progress(f"making {request.factory}")
     network = make_module(request.factory)
+    if training := [name for name, part in network.named_modules() if name and part.training]:
+        progress(
+            "its own train() or eval() leaves parts in training mode after eval(): "
+            f"{listed(training)}; batch norms and dropouts there compute as in training"
+        )
     weights = request.weights
     loaded = load_weights(network, weights, options.weights_key) if weights else None
     require_finite(network, request.factory)

@@ -17,7 +17,7 @@ class Subject:
     of `size_multiple`, and return (N, 3, H, W), normalised.
 
     traced          what is exported: its partial convolutions become single nodes
-    reference       what the graph is compared with, in any precision
+    reference       what the graph is compared with, in any precision; in evaluation mode
     reference_name  for the report
     in_double       whether the reference can be computed in double precision
     notes           what may surprise whoever exports it
@@ -37,7 +37,7 @@ def subject_of(checkpoint: Checkpoint) -> Subject:
     """A checkpoint's network, and the literal one with its weights."""
     return Subject(
         traced=checkpoint.model,
-        reference=literal_network(checkpoint.model),
+        reference=literal_network(checkpoint.model).eval(),
         reference_name="the literal network",
         normalisation=checkpoint.normalisation,
         size_multiple=checkpoint.model.config.size_multiple,

@@ -169,13 +169,15 @@ def literal_fill(checkpoint: Checkpoint, dtype: torch.dtype = torch.float64) -> 
     colours (N, 3, H, W) in 0..1, known (N, 1, H, W) -> (N, 3, H, W) float64, about 0..1; sides
     must be multiples of 2**levels. The network computes in `dtype`, the ends in float64.
     """
-    return network_fill(literal_network(checkpoint.model), checkpoint.normalisation, dtype)
+    return network_fill(literal_network(checkpoint.model).eval(), checkpoint.normalisation, dtype)
 
 
 def network_fill(network: nn.Module, normalisation: Normalisation, dtype: torch.dtype) -> Fill:
-    """Give the same function of any network from image and known to the image; it is copied."""
+    """Give the same function of any network in evaluation mode, from image and known to the image.
+
+    The network is copied.
+    """
     network = copy.deepcopy(network).to(dtype)
-    network.eval()
     mean, std = (
         np.array(values, np.float64).reshape(3, 1, 1)
         for values in (normalisation.mean, normalisation.std)

@@ -69,7 +69,7 @@ def make_module(factory: str) -> nn.Module:
         # One by one: methods that a network overrides, such as train(), may return nothing.
         copied.cpu()
         copied.float()
-        copied.eval()
+        put_in_evaluation(copied)
         copied.requires_grad_(requires_grad=False)
     except ANY_FAILURE as error:
         raise ModuleError(f"{factory} cannot be copied: {reason(error)}") from error
@@ -89,6 +89,26 @@ def copied_module(module: nn.Module) -> nn.Module:
         if isinstance(value, Tensor) and not value.is_leaf
     ]
     return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+
+
+def put_in_evaluation(module: nn.Module) -> None:
+    """Do what eval() does, also where a part's own train() or eval() cannot be called as torch's.
+
+    Such a method is not called: each part is put in evaluation by itself.
+    """
+    if all(_takes(part.train, False) and _takes(part.eval) for part in module.modules()):
+        module.eval()
+    else:
+        for part in module.modules():
+            part.training = False
+
+
+def _takes(method: Callable[..., object], *given: object) -> bool:
+    try:
+        inspect.signature(method).bind(*given)
+    except TypeError:
+        return False
+    return True
 
 
 _NEEDED = "torch.nn.Module"

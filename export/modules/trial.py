@@ -20,6 +20,10 @@ MaskChannels = Literal[1, 3]
 _MASK_CHANNELS: tuple[MaskChannels, ...] = (1, 3)
 
 
+# Another way to call it.
+_SUBCLASS = "A subclass with such a forward, as in docs/own-networks.md, needs no other weights"
+
+
 class WrongOutputError(ModuleError):
     """A module ran, but what it returned is no image, whatever its size."""
 
@@ -51,7 +55,7 @@ class Called(nn.Module):
             resized = isinstance(output, Tensor) and output.shape[:-2] == image.shape[:-2]
             raise (ModuleError if resized else WrongOutputError)(
                 f"the module makes {found} of an image of {list(image.shape)}; needed a tensor of "
-                "that shape, alone or before its mask"
+                f"that shape, alone or before its mask. {_SUBCLASS}"
             )
         checked: Tensor = output
         return checked
@@ -153,8 +157,7 @@ def _require_two_inputs(network: nn.Module) -> None:
         signature.bind("image", "mask")
     except TypeError as error:
         raise ModuleError(
-            f"the module's forward takes {signature}; needed (image, mask): {error}. A subclass "
-            "that takes these, as in docs/own-networks.md, needs no other weights"
+            f"the module's forward takes {signature}; needed (image, mask): {error}. {_SUBCLASS}"
         ) from error
 
 

@@ -36,6 +36,36 @@ def test_methods_that_return_nothing(offer: Offer, tmp_path: Path) -> None:
     exported(offer, randomised(Frozen()), tmp_path / "x.onnx")
 
 
+class OwnTrain(Frozen):
+    """Its training loop calls these."""
+
+    def train(self) -> Any:  # type: ignore[override]
+        super().train(True)
+
+    def eval(self, verbose: bool) -> Any:  # type: ignore[override]
+        raise AssertionError(verbose)
+
+
+def test_methods_that_take_other_arguments(offer: Offer, tmp_path: Path) -> None:
+    network = randomised(Frozen())
+    network.__class__ = OwnTrain
+    exported(offer, network, tmp_path / "x.onnx")
+
+
+class AlwaysTraining(UNet):
+    def train(self, _mode: bool = True) -> Any:
+        super().train(True)
+
+
+def test_parts_that_stay_in_training_mode_are_named(offer: Offer, tmp_path: Path) -> None:
+    said: list[str] = []
+    request = ModuleRequest(factory=offer(AlwaysTraining()))
+    with pytest.raises(ParityError):
+        export_module(request, tmp_path / "x.onnx", SMALL, progress=said.append)
+    assert any("leaves parts in training mode after eval(): " in line for line in said)
+    assert any("norm2" in line for line in said)
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("called_before", [False, True])
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ class Answers(nn.Module):
         (Answers(lambda image: {"output": image}), "the module makes dict of an image"),
         (
             MoreColours(),
-            r"^the module makes \[1, 5, 1, 1\] of an image of \[1, 3, .*before its mask$",
+            r"^the module makes \[1, 5, 1, 1\] .*before its mask\. A subclass with such",
         ),
         (Answers(lambda image: image[:, :1]), r"makes \[1, 1, .*\] of an image of \[1, 3, "),
         (
