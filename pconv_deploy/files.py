@@ -253,7 +253,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        if isinstance(error, FileExistsError) and error.filename:  # when a folder is to be made
+            reason = f"{error.filename} is no folder"
+        raise OutputError(f"cannot write {path}: {reason}") from error
 
 
 @contextlib.contextmanager

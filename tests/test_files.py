@@ -203,3 +203,12 @@ def test_a_loop_of_links_is_no_place_to_write(tmp_path: Path) -> None:
         atomic_folder(inside, overwrite=True, replaceable=lambda _: True),
     ):
         pass
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*/file/a\.png: .*/file is no folder"),
+        atomic_file(tmp_path / "file" / "a.png"),
+    ):
+        pass
