@@ -44,4 +44,4 @@ def test_documents_and_requirements_name_the_releases_that_were_tried() -> None:
     assert f"torch>={OLDEST}" in checkpoint
     tried = re.escape(f"torch {OLDEST} to {NEWEST}")
     assert re.search(tried, (root / "README.md").read_text())
-    assert re.search(tried, (root / "docs" / "formats.md").read_text())
+    assert re.search(tried, (root / "docs" / "own-networks.md").read_text())

@@ -60,8 +60,8 @@ def as_if(monkeypatch: pytest.MonkeyPatch) -> AsIf:
     """
 
     def count(path: Path, precision: str, rounding: float | None = None) -> None:
-        def opened(named: Path, dtype: Dtype) -> Side:
-            side = open_side(named, dtype)
+        def opened(named: Path, dtype: Dtype, weights_key: str | None = None) -> Side:
+            side = open_side(named, dtype, weights_key)
             if named != path:
                 return side
             facts = msgspec.structs.replace(side.facts, precision=precision)
