@@ -197,7 +197,8 @@ def _with_ranges(
         raise MissingRuntimeError(
             "int8 engines need NNCF: pip install 'pconv-deploy[int8]'"
         ) from error
-    nncf.set_log_level(logging.ERROR)
+    # nncf.set_log_level would set the handlers of others, too.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     others = [node.name for node in model.graph.node if node.name not in layers]
     around_zero = advanced.QuantizationParameters(mode=advanced.QuantizationMode.SYMMETRIC)
     try:

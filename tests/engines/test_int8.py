@@ -1,3 +1,4 @@
+import logging
 import re
 import sys
 from collections import Counter
@@ -300,3 +301,13 @@ def test_nncf_not_installed(
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(MissingRuntimeError, match=r"pip install 'pconv-deploy\[int8\]'"):
         build_engine(trained, tmp_path / "x", options("onnxruntime", crops))
+
+
+def test_quantising_changes_no_log_handler(trained: Path, crops: Path) -> None:
+    handler = logging.Handler()
+    logging.getLogger("nncf").addHandler(handler)
+    try:
+        build_engine(trained, trained.with_name("quiet.engine"), options("onnxruntime", crops))
+    finally:
+        logging.getLogger("nncf").removeHandler(handler)
+    assert handler.level == logging.NOTSET
