@@ -30,8 +30,8 @@ from pconv_deploy.files import NO_SPACE
 
 _EPILOG = (
     "Exit codes: 0 done, 2 usage, 3 unusable input, 4 parity failed, 5 unusable engine, "
-    "6 package missing, 7 cannot write, 8 some files of a batch failed, 9 training diverged, "
-    "130 interrupted, 143 terminated."
+    "6 package missing, 7 cannot write, 8 some files of a batch failed, 9 training diverged or "
+    "lost a process, 130 interrupted, 143 terminated."
 )
 
 
