@@ -1,0 +1,1 @@
+"""A server that fills holes over HTTP, and the page to paint them on."""
