@@ -13,39 +13,14 @@ from functools import lru_cache
 
 from PIL import Image
 
-from pconv_deploy.errors import (
-    EngineError,
-    HoleMaskError,
-    ImageError,
-    InputError,
-    PConvError,
-    UsageError,
-)
-from pconv_deploy.hole_rule import DEFAULT_RULE, MaskReading, MaskRule
-from pconv_deploy.image_files import (
-    DEFAULT_MAX_PIXELS,
-    FURTHER_PICTURES,
-    Convertible,
-    displayed_size,
-    hole_as_stored,
-    read_image,
-    read_mask_file,
-    require_writable,
-    save_image,
-)
-from pconv_deploy.images import (
-    Hole,
-    Pixels,
-    cmyk_to_srgb,
-    dilated,
-    exif_orientation,
-    like,
-    resized_hole,
-    to_pixels,
-)
+from pconv_deploy.errors import EngineError, HoleMaskError, InputError, PConvError, UsageError
+from pconv_deploy.hole_rule import MaskReading
+from pconv_deploy.image_files import read_mask_file, require_writable, save_image
+from pconv_deploy.images import Pixels, like
 from pconv_deploy.inpainter import Inpainter, Prepared
 from pconv_deploy.jobs import Job
 from pconv_deploy.notes import Note
+from pconv_deploy.photo import NamedPhoto, PhotoOptions, prepare_photo, read_photo
 
 
 @dataclass(frozen=True)
@@ -63,30 +38,15 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FillOptions:
-    """How files are read, filled and written.
+class FillOptions(PhotoOptions):
+    """How files are filled, beside what is said of each photo.
 
-    at_once          batches in the engine at the same time; open it with as many streams
-    mask_rule        which pixels of a mask are hole
-    masks_as_stored  EXIF orientations, of images and masks, say nothing of where the hole is
-    dilate           pixels by which every hole grows, so that no seam of the removed thing stays
-    fit_masks        scale a mask of another size to its image instead of refusing it
-    opaque           filled pixels lose their transparency
-    convert          colour types that may be converted instead of refused
-    jpeg_quality     1..100, where the output is JPEG
-    max_pixels       larger images are refused before they are decoded
+    batch    images decoded and filled together
+    at_once  batches in the engine at the same time; open it with as many streams
     """
 
     batch: int = 1
     at_once: int = 1
-    mask_rule: MaskRule = DEFAULT_RULE
-    masks_as_stored: bool = False
-    dilate: int = 0
-    fit_masks: bool = False
-    opaque: bool = False
-    convert: frozenset[Convertible] = frozenset()
-    jpeg_quality: int = 95
-    max_pixels: int = DEFAULT_MAX_PIXELS
 
 
 @dataclass
@@ -215,83 +175,10 @@ def _load(
         raise InputError(job.problem)
     if job.mask is None:
         raise HoleMaskError(f"{job.image} has no mask of the same name")
-    image, notes = _read(job, options)
+    image, notes = read_photo(job.image, options)
     mask = read_mask(
         job.mask, options.mask_rule, options.max_pixels, as_stored=options.masks_as_stored
     )
-    hole = _hole_as_stored(mask.hole, image, job, options)
-    try:
-        prepared = inpainter.prepare_hole(to_pixels(image), hole, mask, opaque=options.opaque)
-    except HoleMaskError as error:
-        raise HoleMaskError(f"{job.image}, {job.mask}: {error}") from error
-    except InputError as error:
-        raise type(error)(f"{job.image}: {error}") from error
-    padded = prepared.padded_size
-    if padded[0] * padded[1] > options.max_pixels and padded != hole.shape:
-        raise ImageError(
-            f"{job.image} is {image.width}x{image.height} and padded for the network "
-            f"{padded[1]}x{padded[0]}, more than {options.max_pixels / 1e6:.1f} megapixels; see "
-            "--max-megapixels"
-        )
+    prepared = prepare_photo(inpainter, NamedPhoto(job.image, job.mask, image), mask, options)
     require_writable(job.output, like(image, prepared.pixels).mode)
     return _Loaded(image, prepared, [*notes, *prepared.notes])
-
-
-def _read(job: Job, options: FillOptions) -> tuple[Image.Image, list[Note]]:
-    image = read_image(job.image, options.max_pixels, allow=options.convert)
-    notes = []
-    if further := image.info.get(FURTHER_PICTURES):
-        left_out = f"{further} more in its file (previews, gain maps, second views) left out"
-        notes.append(Note("further pictures", left_out))
-    if image.mode == "CMYK":
-        image, by_profile = cmyk_to_srgb(image)
-        if not by_profile:
-            plain = "the CMYK image has no colour profile of use; converted without, colours differ"
-            notes.append(Note("no profile", plain))
-    return image, notes
-
-
-def _hole_as_stored(hole: Hole, image: Image.Image, job: Job, options: FillOptions) -> Hole:
-    """The hole in the size of the image, in the order its pixels are stored in."""
-    stored, shown = (image.height, image.width), displayed_size(image)
-    # Masks are drawn over the picture as viewers show it, if nobody says otherwise.
-    height, width = stored if options.masks_as_stored else shown
-    if hole.shape != (height, width):
-        sizes = f"{job.mask} is {hole.shape[1]}x{hole.shape[0]}, {job.image} is {width}x{height}"
-        if _fits_turned(hole, (height, width)):
-            raise HoleMaskError(f"{sizes}; {_why_turned(image, options)}")
-        if not options.fit_masks:
-            raise HoleMaskError(
-                f"{sizes}; needed the same size. Scale masks to their images with --fit-masks"
-            )
-        hole = resized_hole(hole, (height, width))
-    hole = dilated(hole, options.dilate)
-    return hole if options.masks_as_stored else hole_as_stored(hole, image)
-
-
-def _fits_turned(hole: Hole, size: tuple[int, int]) -> bool:
-    """Whether a mask has the proportions of an image of (height, width) turned by 90 degrees."""
-    rows, columns = hole.shape
-    height, width = size
-    rounding = max(size)  # sides of a scaled mask are whole numbers
-    upright = abs(rows * width - columns * height) <= rounding
-    return not upright and abs(rows * height - columns * width) <= rounding
-
-
-def _why_turned(image: Image.Image, options: FillOptions) -> str:
-    orientation = exif_orientation(image)
-    if orientation < 5:
-        return (
-            "the mask fits turned by 90 degrees. Was one of them turned by its EXIF orientation? "
-            "Turn the mask"
-        )
-    if options.masks_as_stored:
-        return (
-            f"the mask fits the image as viewers show it (EXIF orientation {orientation}): leave "
-            "out --masks-as-stored"
-        )
-    return (
-        f"the mask fits turned by 90 degrees, as the image is stored: viewers turn it (EXIF "
-        f"orientation {orientation}). If masks were drawn over images as they are stored, use "
-        "--masks-as-stored"
-    )

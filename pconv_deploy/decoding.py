@@ -49,7 +49,7 @@ def decoded(
         raise failure(
             f"{path} is a camera's raw file, which is not read: convert it to PNG or TIFF"
         )
-    with _translated(path, failure):
+    with _translated(path, failure, content):
         try:
             with Image.open(source, formats=_FORMATS) as opened:
                 return use(opened)
@@ -89,7 +89,7 @@ def further_pictures(image: Image.Image) -> int:
 
 
 @contextmanager
-def _translated(path: Path, failure: type[InputError]) -> Iterator[None]:
+def _translated(path: Path, failure: type[InputError], content: bytes | None) -> Iterator[None]:
     """Translate what Pillow's decoders raise on hostile or broken files."""
     try:
         yield
@@ -98,7 +98,7 @@ def _translated(path: Path, failure: type[InputError]) -> Iterator[None]:
     except (DecompressionBombError, DecompressionBombWarning) as error:
         raise failure(f"{path} is refused as a decompression bomb: {error}") from error
     except UnidentifiedImageError as error:
-        raise failure(f"{path} is {_unidentified(path)}") from error
+        raise failure(f"{path} is {_unidentified(path, content)}") from error
     except FileNotFoundError as error:
         raise failure(f"{path} does not exist") from error
     except OSError as error:
@@ -110,12 +110,13 @@ def _translated(path: Path, failure: type[InputError]) -> Iterator[None]:
         raise failure(f"{path} is damaged: {error}") from error
 
 
-def _unidentified(path: Path) -> str:
+def _unidentified(path: Path, content: bytes | None) -> str:
     """Describe a file that no decoder reads."""
-    if not path.is_file():  # a member of an archive, say
-        return "no image that can be read"
-    with path.open("rb") as stream:
-        start = stream.read(FIRST_BYTES)
+    if content is None:
+        with path.open("rb") as stream:
+            start = stream.read(FIRST_BYTES)
+    else:
+        start = content[:FIRST_BYTES]
     if not start:
         return "empty"
     kind = picture_kind(start)

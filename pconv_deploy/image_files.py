@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -39,6 +39,14 @@ OUTPUT_MODES = {
     ".webp": ("L", "LA", "RGB", "RGBA"),
     ".jpg": ("L", "RGB"),
     ".jpeg": ("L", "RGB"),
+}
+_ENCODERS = {
+    ".png": "PNG",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
 }
 # In the info of an image: how many more its file holds, which are not kept.
 FURTHER_PICTURES = "further_pictures"
@@ -120,6 +128,7 @@ def read_mask_file(
     rule: MaskRule = DEFAULT_RULE,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     *,
+    content: bytes | None = None,
     as_stored: bool = False,
 ) -> MaskReading:
     """Decode a mask file, upright by its EXIF orientation, and read it as `read_mask` does.
@@ -128,6 +137,7 @@ def read_mask_file(
         path: of an image of any mode.
         rule: which pixels are the hole.
         max_pixels: as in `read_image`.
+        content: as there.
         as_stored: do not turn it.
 
     Raises:
@@ -151,7 +161,7 @@ def read_mask_file(
         turned.getexif()[EXIF_ORIENTATION] = exif_orientation(opened)
         return replace(reading, levels=np.asarray(ImageOps.exif_transpose(turned)))
 
-    return decoded(path, upright, failure=HoleMaskError)
+    return decoded(path, upright, failure=HoleMaskError, content=content)
 
 
 def displayed_size(image: Image.Image) -> tuple[int, int]:
@@ -198,22 +208,35 @@ def save_image(path: Path, image: Image.Image, quality: int = 95) -> None:
         ImageError: the format cannot hold the image or its EXIF.
         OutputError: the disk is full, the folder not writable, and the like.
     """
+    with atomic_file(path) as partial:
+        encode_image(path, image, partial, quality)
+
+
+def encode_image(
+    path: Path, image: Image.Image, target: Path | BinaryIO, quality: int = 95
+) -> None:
+    """Encode by the suffix of `path` into `target`; otherwise as `save_image`.
+
+    Raises:
+        ImageError: the format cannot hold the image or its EXIF.
+        OSError: what the system says of `target`.
+    """
     require_writable(path, image.mode)
+    suffix = path.suffix.lower()
     kept: dict[str, Any] = {
         key: image.info[key] for key in ("exif", "icc_profile", "dpi") if key in image.info
     }
-    if path.suffix.lower() in (".jpg", ".jpeg"):
+    if suffix in (".jpg", ".jpeg"):
         kept |= {"quality": quality, "subsampling": 0}
-    elif path.suffix.lower() == ".webp":
+    elif suffix == ".webp":
         kept |= {"lossless": True, "exact": True}  # exact: colours under alpha 0 stay
-    with atomic_file(path) as partial:
-        try:
-            image.save(partial, **kept)
-        # Pillow's encoders raise whatever comes up; what the system says has a number.
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise ImageError(f"cannot write {path} as {path.suffix}: {error}") from error
+    try:
+        image.save(target, format=_ENCODERS[suffix], **kept)
+    # Pillow's encoders raise whatever comes up; what the system says has a number.
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ImageError(f"cannot write {path} as {path.suffix}: {error}") from error
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
