@@ -93,6 +93,8 @@ def _translated(path: Path, failure: type[InputError], content: bytes | None) ->
     """Translate what Pillow's decoders raise on hostile or broken files."""
     try:
         yield
+    except failure:
+        raise
     except InputError as error:
         raise failure(str(error)) from None
     except (DecompressionBombError, DecompressionBombWarning) as error:

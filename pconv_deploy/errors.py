@@ -4,6 +4,7 @@ PConvError
 ├── UsageError            2  options that contradict each other, outputs that would be lost
 ├── InputError            3  a file or array that cannot be used
 │   ├── ImageError
+│   │   └── PictureSizeError  more pixels than are accepted
 │   ├── HoleMaskError
 │   ├── CheckpointError
 │   ├── GraphError           an ONNX file
@@ -48,6 +49,10 @@ class InputError(PConvError):
 
 class ImageError(InputError):
     """An image that cannot be read or filled."""
+
+
+class PictureSizeError(ImageError):
+    """An image of more pixels than are accepted."""
 
 
 class HoleMaskError(InputError):

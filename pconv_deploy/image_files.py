@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pconv_deploy.decoding import decoded, further_pictures, require_one_page
-from pconv_deploy.errors import HoleMaskError, ImageError, UsageError
+from pconv_deploy.errors import HoleMaskError, ImageError, PictureSizeError, UsageError
 from pconv_deploy.files import atomic_file
 from pconv_deploy.hole_rule import (
     DEFAULT_RULE,
@@ -242,7 +242,7 @@ def encode_image(
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
-        raise ImageError(
+        raise PictureSizeError(
             f"{path} is {width}x{height}, {width * height / 1e6:.1f} megapixels; at most "
             f"{max_pixels / 1e6:.1f} are accepted. Raise the limit with --max-megapixels if "
             f"memory allows: the full-size network takes {_GIB_PER_MEGAPIXEL} GiB a megapixel"

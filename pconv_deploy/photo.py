@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pconv_deploy.errors import HoleMaskError, ImageError, InputError
+from pconv_deploy.errors import HoleMaskError, InputError, PictureSizeError
 from pconv_deploy.hole_rule import DEFAULT_RULE, MaskReading, MaskRule
 from pconv_deploy.image_files import (
     DEFAULT_MAX_PIXELS,
@@ -105,7 +105,7 @@ def prepare_photo(
         raise type(error)(f"{photo.path}: {error}") from error
     padded = prepared.padded_size
     if padded[0] * padded[1] > options.max_pixels and padded != hole.shape:
-        raise ImageError(
+        raise PictureSizeError(
             f"{photo.path} is {image.width}x{image.height} and padded for the network "
             f"{padded[1]}x{padded[0]}, more than {options.max_pixels / 1e6:.1f} megapixels; see "
             "--max-megapixels"

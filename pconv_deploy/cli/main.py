@@ -19,6 +19,7 @@ from pconv_deploy.cli.inspect import inspect
 from pconv_deploy.cli.masks import masks
 from pconv_deploy.cli.plain_help import PlainCommand
 from pconv_deploy.cli.refit import refit
+from pconv_deploy.cli.serve import serve
 from pconv_deploy.cli.signals import INTERRUPTED, TERMINATED, end_cleanly
 from pconv_deploy.cli.streams import guarded_streams, reopen_closed_streams
 from pconv_deploy.cli.train import train
@@ -55,6 +56,7 @@ for command in (
     triton_repo,
     verify,
     infer,
+    serve,
     bench,
     evaluate,
     inspect,

@@ -1,5 +1,6 @@
 """The photos that come with the package; SOURCES.md beside them names authors and licences."""
 
+import io
 from importlib.resources import files
 
 from PIL import Image
@@ -25,7 +26,11 @@ def sample_photo() -> Image.Image:
     return _load("astronaut")
 
 
+def photo_file(name: str) -> bytes:
+    """The JPEG file of one of them."""
+    return files("pconv_deploy.demo").joinpath("pictures", f"{name}.jpg").read_bytes()
+
+
 def _load(name: str) -> Image.Image:
-    resource = files("pconv_deploy.demo").joinpath("pictures", f"{name}.jpg")
-    with resource.open("rb") as stream, Image.open(stream) as image:
+    with Image.open(io.BytesIO(photo_file(name))) as image:
         return image.convert("RGB")
