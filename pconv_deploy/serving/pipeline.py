@@ -84,15 +84,15 @@ async def done(
 
     Raises:
         PConvError: the request's own fault, or the engine's.
-        ClientGoneError: the client left before the engine began.
+        ClientGoneError: the client left before its turn came.
     """
     loop, stages = asyncio.get_running_loop(), Stages()
     begun = time.perf_counter()
     async with model.turns:
         stages.queue += time.perf_counter() - begun
-        prepared = await loop.run_in_executor(pool, work.load, stages)
         if await gone():
             raise ClientGoneError
+        prepared = await loop.run_in_executor(pool, work.load, stages)
         ran = await _ran(model, prepared)
         if ran:
             stages.queue += max(one.waited for one in ran.values())

@@ -15,7 +15,6 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from pconv_deploy.errors import EngineError, UsageError
-from pconv_deploy.serving.service import Service
 
 # Seconds for the head of a request, from the connection or from the answer before it.
 _HEAD_SECONDS: Final = 30
@@ -67,33 +66,37 @@ def run_server(app: Starlette, listener: socket.socket, when_ready: Callable[[],
         EngineError: an engine could not be warmed up.
         KeyboardInterrupt, SystemExit: by the handlers of the signal that ended it.
     """
-    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    config = uvicorn.Config(
-        app,
-        http=_Connection,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_HEAD_SECONDS,
-        # What is more is answered 503; files and sockets of other kinds need the rest.
-        limit_concurrency=max(16, min(4096, soft * 3 // 4)),
-    )
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-    server = _Server(config, app.state.service, when_ready)
+    server = EngineServer(app, when_ready)
     server.run(sockets=[listener])
     if server.failure is not None:
         raise EngineError(f"an engine could not be warmed up: {server.failure}")
 
 
-class _Server(uvicorn.Server):
-    def __init__(
-        self, config: uvicorn.Config, service: Service, when_ready: Callable[[], None]
-    ) -> None:
-        super().__init__(config)
-        self._service, self._when_ready = service, when_ready
+class EngineServer(uvicorn.Server):
+    """Uvicorn's server, with our bounds; see `run_server`.
+
+    failure  why an engine could not be warmed up, which ends the server
+    """
+
+    def __init__(self, app: Starlette, when_ready: Callable[[], None]) -> None:
+        soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=_Connection,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=_HEAD_SECONDS,
+                # What is more is answered 503; files and other sockets need the rest.
+                limit_concurrency=max(16, min(4096, soft * 3 // 4)),
+            )
+        )
+        self._service, self._when_ready = app.state.service, when_ready
         self._stopped_at: float | None = None
         self.failure: BaseException | None = None
 
