@@ -14,7 +14,7 @@ from PIL import Image
 from pconv_deploy.batch import FillOptions, fill_jobs
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.jobs import Job
-from tests.serving.live import ask, encoded, fill
+from tests.serving.live import BOUNDARY, ask, encoded, fill, form
 
 Photo = Callable[..., NDArray[np.uint8]]
 Address = tuple[str, int]
@@ -71,7 +71,7 @@ def test_what_the_headers_tell(address: Address, photo: Photo, box: Photo) -> No
     ],
 )
 def test_the_options_of_infer(
-    fields: dict[str, str],
+    fields: dict[str, Any],
     options: dict[str, Any],
     address: Address,
     inpainter: Inpainter,
@@ -237,10 +237,7 @@ def test_a_body_that_is_too_long(small: Address, photo: Photo, box: Photo) -> No
 
 def test_a_body_that_grows_too_long(small: Address) -> None:
     """In chunks, with no length announced."""
-    answer = ask(
-        small,
-        "/v1/models/tiny/fill",
-        iter([bytes(20_000)] * 5),
-        {"Content-Type": "multipart/form-data; boundary=b"},
-    )
-    assert answer.status == 413
+    body = form({"image": ("photo.png", bytes(100_000))}, {})
+    chunks = (body[start : start + 20_000] for start in range(0, len(body), 20_000))
+    kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    assert ask(small, "/v1/models/tiny/fill", chunks, kind).status == 413
