@@ -86,6 +86,7 @@ class Model:
             "network": contract.source.describe_network(),
             "size_multiple": contract.size_multiple,
             "ready": self.ready,
+            "accepted": self.accepted,
         }
 
     def close(self) -> None:

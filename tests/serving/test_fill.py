@@ -224,6 +224,7 @@ def test_which_engines_there_are(small: Address) -> None:
         "network": "",
         "size_multiple": 16,
         "ready": True,
+        "accepted": 0,
     }
     assert told["limits"] == {"max_megapixels": 0.01, "max_body_mib": 0.0625}
     assert told["needs_key"] is False
