@@ -273,6 +273,14 @@ class Inpainter:
         """Do as `prepare`, with a hole (H, W) read from `mask`, and perhaps turned or grown."""
         return prepared(pixels, hole, mask, self._shapes.padded(*hole.shape), opaque=opaque)
 
+    def padded_size(self, height: int, width: int) -> Size:
+        """The (height, width) that an image of this size is padded to.
+
+        Raises:
+            ImageError: larger than the engine takes.
+        """
+        return self._shapes.padded(height, width)
+
     def run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
         """Run the engine on images of one padded size; each result (H', W', 3) uint8.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pconv_deploy.errors import HoleMaskError, InputError, PictureSizeError
+from pconv_deploy.errors import HoleMaskError, ImageError, InputError, PictureSizeError
 from pconv_deploy.hole_rule import DEFAULT_RULE, MaskReading, MaskRule
 from pconv_deploy.image_files import (
     DEFAULT_MAX_PIXELS,
@@ -96,21 +96,36 @@ def prepare_photo(
         HoleMaskError: of another size, or nothing known left.
     """
     image = photo.image
+    size = (image.height, image.width)
+    require_padded_size(inpainter, photo.path, size, options.max_pixels)
     hole = _hole_as_stored(mask.hole, photo, options)
     try:
-        prepared = inpainter.prepare_hole(to_pixels(image), hole, mask, opaque=options.opaque)
+        return inpainter.prepare_hole(to_pixels(image), hole, mask, opaque=options.opaque)
     except HoleMaskError as error:
         raise HoleMaskError(f"{photo.path}, {photo.mask_path}: {error}") from error
     except InputError as error:
         raise type(error)(f"{photo.path}: {error}") from error
-    padded = prepared.padded_size
-    if padded[0] * padded[1] > options.max_pixels and padded != hole.shape:
+
+
+def require_padded_size(
+    inpainter: Inpainter, name: Path | str, size: tuple[int, int], max_pixels: int
+) -> None:
+    """Check what an image of (height, width) takes, before memory is taken for it.
+
+    A long and narrow one is padded to many times its size.
+
+    Raises:
+        ImageError: larger than the engine takes, or than `max_pixels` when padded for it.
+    """
+    try:
+        padded = inpainter.padded_size(*size)
+    except ImageError as error:
+        raise type(error)(f"{name}: {error}") from error
+    if padded[0] * padded[1] > max_pixels:
         raise PictureSizeError(
-            f"{photo.path} is {image.width}x{image.height} and padded for the network "
-            f"{padded[1]}x{padded[0]}, more than {options.max_pixels / 1e6:.1f} megapixels; see "
-            "--max-megapixels"
+            f"{name} is {size[1]}x{size[0]} and padded for the network {padded[1]}x{padded[0]}, "
+            f"more than {max_pixels / 1e6:.1f} megapixels; see --max-megapixels"
         )
-    return prepared
 
 
 def _hole_as_stored(hole: Hole, photo: NamedPhoto, options: PhotoOptions) -> Hole:

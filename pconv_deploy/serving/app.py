@@ -10,15 +10,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pconv_deploy.errors import PConvError
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.serving.errors import RequestError, status_of
 from pconv_deploy.serving.fill_routes import fill_routes
+from pconv_deploy.serving.kserve_routes import kserve_routes
+from pconv_deploy.serving.openapi import openapi_routes
 from pconv_deploy.serving.options import ServingOptions
 from pconv_deploy.serving.page_routes import page_routes
 from pconv_deploy.serving.service import Service
+from pconv_deploy.serving.statistics import CONTENT_TYPE
 
 
 def create_app(
@@ -45,9 +49,19 @@ def create_app(
         yield
         await run_in_threadpool(service.close)
 
+    async def metrics(request: Request) -> Response:
+        service.require_key(request)
+        return Response(service.statistics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+
     app = Starlette(
-        routes=[*fill_routes(service), *page_routes()],
-        middleware=[Middleware(_NoSniffing)],
+        routes=[
+            *fill_routes(service),
+            *kserve_routes(service),
+            *page_routes(),
+            *openapi_routes(),
+            Route("/metrics", metrics),
+        ],
+        middleware=[Middleware(_Counted, service=service)],
         exception_handlers={
             PConvError: _refused,
             HTTPException: _not_found,
@@ -87,16 +101,30 @@ def _error(
     return JSONResponse({"error": message, "kind": kind}, status, headers)
 
 
-class _NoSniffing:
-    """Tell browsers to take every answer for what it says it is."""
+class _Counted:
+    """Counts requests, and tells browsers to take every answer for what it says it is."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 499  # as long as nothing is answered
+
         async def sent(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
             await send(message)
 
-        await self._app(scope, receive, sent)
+        self._service.statistics.begun()
+        try:
+            await self._app(scope, receive, sent)
+        finally:
+            model = scope.get("path_params", {}).get("model", "")
+            endpoint = getattr(scope.get("endpoint"), "__name__", "none")
+            known = model if model in self._service.models else ""
+            self._service.statistics.ended(known, endpoint, status)

@@ -88,6 +88,9 @@ class Bodies:
 
     @asynccontextmanager
     async def _counted(self, request: Request) -> AsyncIterator[AsyncGenerator[bytes, None]]:
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            raise RequestError(415, f"found content encoding {encoding[:80]!r}; needed none")
         announced = request.headers.get("content-length", "")
         if announced.isdigit() and int(announced[:20]) > self._max_body:
             await self._refuse_length(request)

@@ -2,6 +2,7 @@
 
 import hmac
 import os
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from pconv_deploy.serving.errors import RequestError
 from pconv_deploy.serving.models import Model, load_models
 from pconv_deploy.serving.options import ServingOptions
 from pconv_deploy.serving.pipeline import Answer, Done, Work, done
+from pconv_deploy.serving.statistics import Statistics
 
 
 class Service:
@@ -29,6 +31,7 @@ class Service:
         self.options = options
         self.stopping = False
         self.models = load_models(engines, options)
+        self.statistics = Statistics(self.models.values())
         self.bodies = Bodies(options.max_body_bytes)
         cores = len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(max(2, min(cores, 32)), thread_name_prefix="pconv-photos")
@@ -76,8 +79,15 @@ class Service:
         Raises:
             PConvError: as `pipeline.done` and `Model.admitted`.
         """
-        with model.admitted(work.images):
-            return await done(model, work, self._pool, request.is_disconnected)
+        begun = time.perf_counter()
+        try:
+            with model.admitted(work.images):
+                result = await done(model, work, self._pool, request.is_disconnected)
+        except Exception:
+            self.statistics.failed(model.name, time.perf_counter() - begun)
+            raise
+        self.statistics.filled(model.name, work.images, result)
+        return result
 
     def close(self) -> None:
         """Finish what was accepted, then free the engines."""
