@@ -154,6 +154,14 @@ def test_refused(case: str, small: Address, photo: Photo, box: Photo) -> None:
     assert message in answer.json["error"]
 
 
+def test_a_long_and_narrow_photo(small: Address) -> None:
+    """9,000 pixels, and 48,000 when padded: refused before memory is taken."""
+    image, hole_mask = (encoded(np.zeros((3, 3000), np.uint8)) for _ in range(2))
+    answer = fill(small, image, hole_mask)
+    assert (answer.status, answer.json["kind"]) == (413, "PictureSizeError")
+    assert "padded for the network 3008x16" in answer.json["error"]
+
+
 def test_everything_is_hole(small: Address, photo: Photo) -> None:
     answer = fill(small, encoded(photo()), encoded(np.full((40, 56), 255, np.uint8)))
     assert (answer.status, answer.json["kind"]) == (422, "HoleMaskError")
