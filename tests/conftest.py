@@ -18,6 +18,7 @@ from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.networks import Network, build_network
+from tests.browser import browser as browser
 
 TINY = UNetConfig(channels=(8, 12, 16, 16), kernels=(7, 5, 3, 3))
 NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
