@@ -123,6 +123,9 @@ class _Counted:
         self._service.statistics.begun()
         try:
             await self._app(scope, receive, sent)
+        except Exception:
+            status = 500  # answered by what is around this
+            raise
         finally:
             model = scope.get("path_params", {}).get("model", "")
             endpoint = getattr(scope.get("endpoint"), "__name__", "none")

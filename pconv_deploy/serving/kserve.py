@@ -5,15 +5,13 @@ and behind it the bytes of the tensors, in the order in which the head names the
 """
 
 import base64
-import binascii
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
 from pconv_deploy.images import Bytes
@@ -23,25 +21,32 @@ MAX_IMAGES: Final = 128  # of one request
 HEAD_LENGTH: Final = "Inference-Header-Content-Length"
 _MAX_JSON: Final = 8 << 20  # of a head: its numbers take several times as much once they are read
 _LENGTH: Final = 4  # bytes before each element of a BYTES tensor
+_MAX_JSON_VALUES: Final = _MAX_JSON // 4  # of an answer in JSON; "255," is four bytes
+# Of Triton's clients: for its scheduler, and without effect on the answer.
+_HINTS: Final = ("priority", "timeout")
+
+_Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
+_Parameters = dict[str, str | int | float | bool | None]
 
 
 class _Input(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    parameters: dict[str, Any] = {}
-    data: Any = None
+    parameters: _Parameters = {}
+    # Read only once it is known what it has to be: a list of anything may take any memory.
+    data: msgspec.Raw = msgspec.Raw()
 
 
 class _Output(msgspec.Struct):
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: _Parameters = {}
 
 
 class _Head(msgspec.Struct):
     inputs: list[_Input]
     id: str = ""
-    parameters: dict[str, Any] = {}
+    parameters: _Parameters = {}
     outputs: list[_Output] = []
 
 
@@ -79,17 +84,23 @@ def read_request(body: bytes, head_length: str | None) -> InferRequest:
         raise _wrong("inputs", ", ".join(contents), f"{IMAGE} and {HOLE_MASK}")
     if [output.name for output in head.outputs] not in ([], [FILLED]):
         raise _wrong("outputs", ", ".join(output.name for output in head.outputs), FILLED)
-    binary = head.parameters.pop("binary_data_output", False)
-    if head.outputs:
-        binary = head.outputs[0].parameters.get("binary_data", binary)
+    for hint in _HINTS:
+        head.parameters.pop(hint, None)
+    binary = _wants_binary(head)
     image, hole_mask = (_elements(*contents[name]) for name in (IMAGE, HOLE_MASK))
     if isinstance(image, list) and isinstance(hole_mask, list):
         files = _pairs(image, hole_mask)
-        return InferRequest(head.id, head.parameters, bool(binary), files=files)
+        return InferRequest(head.id, head.parameters, binary, files=files)
     if isinstance(image, list) or isinstance(hole_mask, list):
         raise RequestError(400, f"found one of {IMAGE} and {HOLE_MASK} as files; needed both")
     tensors = _same_images(image, hole_mask)
-    return InferRequest(head.id, head.parameters, bool(binary), tensors=tensors)
+    if not binary and image.size > _MAX_JSON_VALUES:
+        raise RequestError(
+            400,
+            f"found {image.size} numbers to be answered in JSON, needed at most "
+            f"{_MAX_JSON_VALUES}: ask for binary_data",
+        )
+    return InferRequest(head.id, head.parameters, binary, tensors=tensors)
 
 
 def write_answer(
@@ -144,6 +155,18 @@ def _split(body: bytes, head_length: str | None) -> tuple[_Head, memoryview]:
     return head, memoryview(body)[length:]
 
 
+def _wants_binary(head: _Head) -> bool:
+    """Whether the answer's tensor comes behind its head; the output's own word counts."""
+    binary = head.parameters.pop("binary_data_output", False)
+    for output in head.outputs:
+        binary = output.parameters.pop("binary_data", binary)
+        if output.parameters:
+            raise _wrong("parameters of the output", ", ".join(output.parameters), "binary_data")
+    if not isinstance(binary, bool):
+        raise _wrong("binary_data", binary, "true or false")
+    return binary
+
+
 def _contents(
     inputs: Sequence[_Input], rest: memoryview
 ) -> dict[str, tuple[_Input, memoryview | None]]:
@@ -168,13 +191,13 @@ def _contents(
 
 
 def _elements(one: _Input, content: memoryview | None) -> Bytes | list[bytes]:
-    if (one.data is None) == (content is None):
+    if (len(bytes(one.data)) == 0) == (content is None):
         raise RequestError(400, f"{one.name} needs either data or binary_data_size")
     ranks = {"UINT8": 4 if one.name == IMAGE else 3, "BYTES": None}
     if one.datatype not in ranks:
         raise _wrong(f"datatype of {one.name}", one.datatype, "UINT8 or BYTES")
     if not one.shape or len(one.shape) > 4 or not all(0 < side < 1 << 31 for side in one.shape):
-        raise _wrong(f"shape of {one.name}", one.shape, "sides from 1")
+        raise _wrong(f"shape of {one.name}", one.shape[:5], "one to four sides from 1")
     if not one.shape[0] <= MAX_IMAGES:
         raise _wrong(f"images of {one.name}", one.shape[0], f"at most {MAX_IMAGES}")
     if one.datatype == "BYTES":
@@ -189,21 +212,28 @@ def _elements(one: _Input, content: memoryview | None) -> Bytes | list[bytes]:
 
 
 def _numbers(one: _Input) -> Bytes:
+    values = _flat(one, list[_Byte], "whole numbers from 0 to 255")
+    return np.array(values, np.uint8)
+
+
+def _flat(one: _Input, kind: Any, needed: str) -> Any:
+    """Read a list of `kind` from data that may be nested: its shape says where a row ends."""
+    elements = bytes(one.data).translate(None, b"[] \t\r\n")
     try:
-        values: NDArray[Any] = np.asarray(one.data)
-    except ValueError as error:  # lists of different lengths
-        raise RequestError(400, f"the data of {one.name} is no tensor: {error}") from error
-    whole = values.dtype.kind in "iu"
-    if not whole or (values.size and not 0 <= values.min() <= values.max() <= 255):
-        raise RequestError(400, f"the data of {one.name} needs whole numbers from 0 to 255")
-    return values.astype(np.uint8).reshape(-1)
+        return msgspec.json.decode(b"[" + elements + b"]", type=kind)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise RequestError(400, f"the data of {one.name} needs {needed}: {error}") from error
 
 
 def _files(one: _Input, content: memoryview | None) -> list[bytes]:
     count = math.prod(one.shape)
     if count != one.shape[0]:
         raise _wrong(f"shape of {one.name}", one.shape, "(N) or (N, 1)")
-    files: list[bytes] = _from_base64(one) if content is None else _lengths_read(one, content)
+    files: list[bytes] = (
+        _flat(one, list[bytes], "files in base64")
+        if content is None
+        else _lengths_read(one, content)
+    )
     if len(files) != count:
         raise _wrong(f"files of {one.name}", len(files), f"{count} by its shape")
     return files
@@ -220,15 +250,6 @@ def _lengths_read(one: _Input, content: memoryview) -> list[bytes]:
         if len(files) > MAX_IMAGES:
             break
     return files
-
-
-def _from_base64(one: _Input) -> list[bytes]:
-    data = one.data if isinstance(one.data, list) else [one.data]
-    data = [text for part in data for text in (part if isinstance(part, list) else [part])]
-    try:
-        return [base64.b64decode(text, validate=True) for text in data]
-    except (TypeError, ValueError, binascii.Error) as error:
-        raise RequestError(400, f"the data of {one.name} needs files in base64: {error}") from error
 
 
 def _pairs(images: Sequence[bytes], masks: Sequence[bytes]) -> list[tuple[bytes, bytes]]:

@@ -11,6 +11,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
+from pconv_deploy.engines.shapes import Size
+from pconv_deploy.errors import PictureSizeError
 from pconv_deploy.hole_rule import DEFAULT_RULE, MaskReading
 from pconv_deploy.images import Bytes, Pixels
 from pconv_deploy.inpainter import Inpainter, Prepared
@@ -26,6 +28,7 @@ from pconv_deploy.serving.kserve import (
     write_answer,
 )
 from pconv_deploy.serving.models import Model
+from pconv_deploy.serving.options import ServingOptions
 from pconv_deploy.serving.pipeline import Stages, Work
 from pconv_deploy.serving.service import Service
 
@@ -140,18 +143,40 @@ def _work(service: Service, model: Model, asked: InferRequest) -> Work[Any]:
             for image, hole_mask in asked.files
         ]
 
+        def load(stages: Stages) -> list[Prepared]:
+            prepared = list[Prepared]()
+            for photo in photos:
+                prepared.append(photo.load(stages))
+                _require_room([item.padded_size for item in prepared], service.options)
+            return prepared
+
         def answer(filled: Sequence[Pixels], stages: Stages) -> list[bytes]:
             pairs = zip(photos, filled, strict=True)
             return [photo.answer(pixels, stages).content for photo, pixels in pairs]
 
-        return Work(lambda stages: [photo.load(stages) for photo in photos], answer, len(photos))
+        return Work(load, answer, len(photos))
     image, hole_mask = asked.tensors
     if asked.parameters:
         raise RequestError(
             400, f"parameters: found {', '.join(asked.parameters)[:200]}; tensors take none"
         )
-    tensors = _TensorWork(model.inpainter, image, hole_mask, max_pixels)
+    tensors = _TensorWork(model.inpainter, image, hole_mask, service.options)
     return Work(tensors.load, tensors.answer, len(image))
+
+
+def _require_room(padded: Sequence[Size], options: ServingOptions) -> None:
+    """Check what the images of one request take together; each alone may be as large as any.
+
+    Raises:
+        PictureSizeError: more than two of the largest, and than the largest body could bring.
+    """
+    found = sum(height * width for height, width in padded)
+    most = max(2 * options.max_pixels, options.max_body_bytes // 4)
+    if found > most:
+        raise PictureSizeError(
+            f"found {len(padded)} images of {found / 1e6:.2f} megapixels together, padded for the "
+            f"network; needed at most {most / 1e6:.2f} in one request: send fewer at once"
+        )
 
 
 def _text(value: object) -> str:
@@ -166,12 +191,14 @@ class _TensorWork:
     inpainter: Inpainter
     image: Bytes
     hole_mask: Bytes
-    max_pixels: int
+    options: ServingOptions
 
     def load(self, stages: Stages) -> list[Prepared]:
         with stages.timed("pre"):
             height, width = self.hole_mask.shape[1:]
-            require_padded_size(self.inpainter, IMAGE, (height, width), self.max_pixels)
+            require_padded_size(self.inpainter, IMAGE, (height, width), self.options.max_pixels)
+            padded = self.inpainter.padded_size(height, width)
+            _require_room([padded] * len(self.image), self.options)
             return [
                 self.inpainter.prepare_hole(
                     image, hole, MaskReading(hole.astype(np.uint8) * np.uint8(255), DEFAULT_RULE)

@@ -1,6 +1,7 @@
 """What a server counts: for Prometheus, and for clients of KServe's protocol."""
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
@@ -87,6 +88,7 @@ class _Counts:
         self._lock = threading.Lock()
         self._inferences = self._executions = self._failures = self._successes = 0
         self._failed = 0.0
+        self._last = 0  # milliseconds since 1970
         self._seconds: dict[str, float] = defaultdict(float)
         self._batches: dict[int, list[float]] = {}
 
@@ -95,6 +97,7 @@ class _Counts:
             self._successes += 1
             self._inferences += images
             self._executions += 1
+            self._last = time.time_ns() // 1_000_000
             for stage, seconds in stages.items():
                 self._seconds[stage] += seconds
             count = self._batches.setdefault(batch_size, [0, 0.0])
@@ -115,7 +118,7 @@ class _Counts:
             total = _duration(self._successes, sum(self._seconds.values()))
             none = dict.fromkeys(("cache_hit", "cache_miss"), _duration(0, 0))
             return {
-                "last_inference": 0,
+                "last_inference": self._last,
                 "inference_count": self._inferences,
                 "execution_count": self._executions,
                 "inference_stats": {
