@@ -3,7 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import browser
 from tests.serving.live import serving
+
+__all__ = ["browser"]
 
 
 @pytest.fixture(scope="session")

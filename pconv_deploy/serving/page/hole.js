@@ -42,7 +42,7 @@ export class Hole {
   extend(point) {
     const step = this.#steps.at(-1);
     step.points.push(point);
-    this.#draw({ ...step, points: step.points.slice(-2) });
+    this.#draw(step, step.points.length - 1);
   }
 
   undo() {
@@ -71,10 +71,10 @@ export class Hole {
     for (const step of this.#steps.slice(Math.max(0, whole))) this.#draw(step);
   }
 
-  #draw(step) {
+  #draw(step, first = 0) {
     for (const { context } of this.#layers) {
       context.globalCompositeOperation = step.tool === "eraser" ? "destination-out" : "source-over";
-      DRAW[step.tool](context, step, this);
+      DRAW[step.tool](context, step, this, first);
     }
   }
 
@@ -131,12 +131,20 @@ function layer(width, height, scale) {
   return { context, scale };
 }
 
-function line(context, { size, points }) {
+// Piece by piece, as it was painted: drawn at once, its edges would differ by a pixel here or there.
+function line(context, { size, points }, _hole, first = 0) {
   context.lineWidth = size;
-  context.beginPath();
-  context.moveTo(...points[0]);
-  for (const point of points) context.lineTo(...point);
-  context.stroke();
+  if (first === 0) { // lines of no length are not drawn
+    context.beginPath();
+    context.arc(...points[0], size / 2, 0, 2 * Math.PI);
+    context.fill();
+  }
+  for (let at = Math.max(1, first); at < points.length; at++) {
+    context.beginPath();
+    context.moveTo(...points[at - 1]);
+    context.lineTo(...points[at]);
+    context.stroke();
+  }
 }
 
 const DRAW = {
