@@ -69,6 +69,8 @@ def create_app(
         },
         lifespan=lifespan,
     )
+    # Their addresses would come from the Host header, and only mistakes of clients need them.
+    app.router.redirect_slashes = False
     app.state.service = service
     return app
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -144,6 +144,22 @@ class Bodies:
 
 
 class _InMemory(MultiPartParser):
-    """Keeps files in memory: `Bodies` bounds it, and photos are no business of the disk."""
+    """Keeps files in memory: `Bodies` bounds it, and photos are no business of the disk.
+
+    A body that is cut off is refused: its last part would be missing, and nobody told.
+    """
 
     spool_max_size = 1 << 40
+    _ended = False
+
+    def on_end(self) -> None:
+        self._ended = True
+
+    async def parse(self) -> FormData:
+        form = await super().parse()
+        if not self._ended:
+            await form.close()
+            for file in self._files_to_close_on_error:  # of parts that did not end, too
+                file.close()
+            raise MultiPartException("it is cut off")
+        return form

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 from pconv_deploy.serving.fill import MEDIA_TYPES
 from pconv_deploy.serving.fill_fields import FIELDS
 
-_ERRORS: Final = {
+ERRORS: Final = {
     400: "The request is malformed.",
     401: "No key, or a wrong one.",
     404: "No such engine.",
@@ -177,7 +177,7 @@ def _operation(
     schema = {"$ref": "#/components/schemas/Error"}
     refused = {
         str(status): {"description": why, "content": {"application/json": {"schema": schema}}}
-        for status, why in _ERRORS.items()
+        for status, why in ERRORS.items()
     }
     needed = refused if "requestBody" in more else {}
     return {

@@ -169,6 +169,14 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def test_no_part_of_an_answer_waits_for_the_client() -> None:
+    """The system would hold the second packet back until the first is confirmed, some 40 ms."""
+    with server.listen("127.0.0.1", 0) as listener:
+        client = socket.create_connection(listener.getsockname()[:2], timeout=SECONDS)
+        with client, listener.accept()[0] as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_head_that_is_too_large(address: Address) -> None:
     with socket.create_connection(address, timeout=SECONDS) as greedy:
         greedy.sendall(b"GET / HTTP/1.1\r\n")

@@ -209,6 +209,18 @@ def test_malformed(case: str, small: Address) -> None:
     assert (answer.status, message in answer.json["error"]) == (status, True), answer.json
 
 
+def test_a_form_that_is_cut_off(small: Address, photo: Photo, box: Photo) -> None:
+    """Wherever it is: nothing is filled without the options that were to come."""
+    files = {"image": ("a.png", encoded(photo(12, 10))), "mask": ("b.png", encoded(box(12, 10)))}
+    body = form(files, {"dilate": "2"})
+    kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    whole = ask(small, "/v1/models/tiny/fill", body.removesuffix(b"\r\n"), kind)
+    assert whole.status == 200, whole  # some clients send no last line break
+    for left_out in (3, 20, 30, 100, 200, 400):
+        answer = ask(small, "/v1/models/tiny/fill", body[:-left_out], kind)
+        assert (answer.status, "cut off" in answer.json["error"]) == (400, True), answer
+
+
 def test_a_name_is_for_messages_alone(small: Address, box: Photo) -> None:
     """No file of the server's is looked at, whatever a client calls its own."""
     answer = fill(small, b"text", encoded(box()), names=("../../../etc/passwd", "b.png"))
