@@ -22,6 +22,7 @@ from pconv_deploy.contenders import (
     REFERENCE,
     Contender,
     EngineFacts,
+    Fill,
     Task,
     engine_facts,
     engine_fill,
@@ -103,6 +104,7 @@ def bench(
     engines: Sequence[Path],
     *,
     against: Path | None = None,
+    others: Mapping[str, Fill] | None = None,
     photo: Image.Image,
     options: BenchOptions | None = None,
     progress: Callable[[int, int], None] = lambda _done, _of: None,
@@ -112,6 +114,8 @@ def bench(
     Args:
         engines: engine folders.
         against: checkpoint of them all; its literal network is the reference of every ratio.
+        others: timed beside them under these names, on the first engine's arrays. Their memory
+            is not measured.
         photo: scaled to the wanted size and filled, again and again.
         options: sizes and counts.
         progress: is told the rounds done and their number.
@@ -137,9 +141,13 @@ def bench(
         for fact, inpainter, task in zip(facts, opened.values(), tasks, strict=True):
             alone = task.alone(fact.path, None, options.threads)
             contenders[fact.contender] = Contender(engine_fill(inpainter), task, alone)
+        for name, fill in (others or {}).items():
+            contenders[name] = Contender(fill, tasks[0], None)
         first = next(iter(opened.values()))
         times, stages = _take_turns(contenders, tasks[0], first, options, progress)
-    peaks = {n: peak_mib(c.alone) for n, c in contenders.items()} if options.memory else {}
+    peaks = {}
+    if options.memory:
+        peaks = {n: peak_mib(c.alone) for n, c in contenders.items() if c.alone}
     reference = times.get(REFERENCE)
     timings = tuple(_timing(n, t, options.batch, reference, peaks.get(n)) for n, t in times.items())
     return BenchResult(

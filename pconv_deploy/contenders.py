@@ -109,11 +109,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Contender:
-    """What is timed, on its own arrays (engines pad differently), and how it runs alone."""
+    """What is timed, on its own arrays (engines pad differently), and how it runs alone, if so."""
 
     fill: Fill
     task: Task
-    alone: Alone
+    alone: Alone | None
 
 
 def engine_fill(inpainter: Inpainter) -> Fill:

@@ -1,7 +1,8 @@
 """`pconv-deploy demo`."""
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -9,6 +10,9 @@ from rich.markup import escape
 from pconv_deploy.cli.bench import show
 from pconv_deploy.cli.console import OUT, steps
 from pconv_deploy.errors import needs
+
+if TYPE_CHECKING:
+    from pconv_deploy.demo.results import DemoResult
 
 
 def demo(
@@ -22,14 +26,24 @@ def demo(
 ) -> None:
     """Go the whole way once: export, build, fill holes in photos, measure, report."""
     with needs("pconv-deploy[demo]"):
-        from pconv_deploy.demo.run import run_demo
+        from pconv_deploy.demo.run import DemoOptions, run_demo
 
+    options = DemoOptions(own_checkpoint=checkpoint, rounds=rounds)
     with steps() as progress:
-        result = run_demo(output, own_checkpoint=checkpoint, rounds=rounds, progress=progress)
-    OUT.print(f"[bold yellow]{result.caveat}[/bold yellow]")
+        result = run_demo(output, options, progress=progress)
+    show_result(result)
+
+
+def show_result(result: "DemoResult") -> None:
+    """Print what was measured, and where to look next."""
+    OUT.print(f"[bold yellow]{escape(result.caveat)}[/bold yellow]")
     show(result.bench)
-    OUT.print(f"verified: {result.export_parity.describe()}")
-    OUT.print(f"verified: {result.engine_parity.describe()}")
+    for name, why in result.left_out.items():
+        OUT.print(f"without {name}: {why}", markup=False)
+    for parity in (result.exactness, *result.parities):
+        OUT.print(f"verified: {parity.describe()}", markup=False)
     OUT.print("\nOpen these:")
     for path, what in result.outputs.items():
         OUT.print(f"  [bold]{escape(str(path))}[/bold]  {what}")
+    OUT.print("\nPaint holes of your own in a browser:")
+    OUT.print(f"  pconv-deploy serve {shlex.quote(str(result.engine))}", style="bold", markup=False)

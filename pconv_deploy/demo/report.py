@@ -1,19 +1,35 @@
-"""One self-contained HTML file: pictures, timings, parity, environment."""
+"""One self-contained HTML file: figures, pictures, engines, commands; nothing is fetched."""
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import shlex
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
+from pconv_deploy.demo.charts import charts, display_name, engine_mib, scientific
+from pconv_deploy.demo.fills import TELEA
+from pconv_deploy.demo.photos import CREDITS, photo_file
+from pconv_deploy.demo.results import WIDE, DemoPhoto, DemoResult, spread
 from pconv_deploy.files import atomic_file
 
+_EVIDENCE = (
+    "Engine against the literal network in float64",
+    "Graph against the literal network in float64",
+    "Engine against graph",
+)
 
-def write_report(path: Path, **facts: Any) -> None:
-    """Render `report.html.j2` with `facts`; pictures go in as data, nothing is linked."""
+
+def write_report(path: Path, result: DemoResult) -> None:
+    """Render `report.html.j2`; style, script and pictures are put into the page.
+
+    Raises:
+        OutputError: not writable.
+    """
     environment = Environment(
         loader=PackageLoader("pconv_deploy.demo", "."),
         autoescape=True,
@@ -21,17 +37,79 @@ def write_report(path: Path, **facts: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template("report.html.j2").render(**facts)
+    environment.globals.update(spread=spread, WIDE=WIDE, telea=TELEA, mib=engine_mib)
+    environment.filters.update(name=display_name, scientific=scientific)
+    needed, kept = engine_mib(result, result.main)
+    html = environment.get_template("report.html.j2").render(
+        result=result,
+        bench=result.bench,
+        needed=needed,
+        kept=kept,
+        photos=[_shown(photo, result) for photo in result.photos],
+        charts=charts(result),
+        evidence=zip(_EVIDENCE, (result.exactness, *result.parities), strict=True),
+        commands=_commands(result.engine),
+        credits=CREDITS,
+        style=_part("report.css"),
+        script=_part("report.js"),
+    )
     with atomic_file(path) as partial:
         partial.write_text(html, encoding="utf-8")
 
 
-def as_data(rows: Mapping[str, Sequence[Image.Image]]) -> dict[str, list[str]]:
-    """Pictures as data URLs, for <img src>."""
-    return {name: [_data_url(picture) for picture in pictures] for name, pictures in rows.items()}
+def _part(name: str) -> Markup:
+    text = files("pconv_deploy.demo").joinpath(name).read_text(encoding="utf-8")
+    return Markup(text)
 
 
-def _data_url(picture: Image.Image) -> str:
+def _shown(photo: DemoPhoto, result: DemoResult) -> dict[str, Any]:
+    """The pictures of one photo as data URLs, with what is said of it."""
+    return {
+        "name": photo.name,
+        "width": photo.photo.width,
+        "height": photo.photo.height,
+        "share": float(photo.hole.mean()),
+        "original": _url("jpeg", photo_file(photo.name)),
+        "hole": _hole_url(photo),
+        "filled": _picture_url(photo.filled),
+        "telea": photo.by_telea and _picture_url(photo.by_telea),
+        "psnr": {name: found.photo_psnr(photo.name) for name, found in result.scores.items()},
+    }
+
+
+def _picture_url(picture: Image.Image) -> str:
+    """Without loss: the page zooms in as far as single pixels."""
     stream = io.BytesIO()
-    picture.convert("RGB").save(stream, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    picture.save(stream, "WEBP", lossless=True)
+    return _url("webp", stream.getvalue())
+
+
+def _hole_url(photo: DemoPhoto) -> str:
+    """White where the hole is, transparent elsewhere."""
+    stream = io.BytesIO()
+    Image.fromarray(photo.hole).save(stream, "PNG", transparency=0, optimize=True)
+    return _url("png", stream.getvalue())
+
+
+def _url(kind: Literal["jpeg", "webp", "png"], content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _commands(engine: Path) -> list[tuple[str, str]]:
+    """What to do next, and the command."""
+    name = shlex.quote(str(engine))
+    return [
+        (
+            "Paint holes in a browser: start a server with this engine and open the page it names.",
+            f"pconv-deploy serve {name}",
+        ),
+        (
+            "Fill photos of your own. White pixels of a mask are filled; "
+            "a folder of photos takes a folder of masks.",
+            f"pconv-deploy infer {name} photo.jpg mask.png -o filled.jpg",
+        ),
+        (
+            "Build an engine from a checkpoint of your own.",
+            "pconv-deploy build-engine checkpoint.pth -o my.engine",
+        ),
+    ]

@@ -1,0 +1,86 @@
+"""The demo's engines: its own, and every runtime and precision of processors beside it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pconv_deploy.demo.benchmark_engines import write_crops
+from pconv_deploy.engines.calibration import CalibrationFiles
+from pconv_deploy.engines.folder import BuildOptions, build_engine
+from pconv_deploy.engines.manifest import Manifest
+from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, ParityError
+from pconv_deploy.parity import Precision
+
+Kind = tuple[str, Precision]  # backend, precision
+MAIN: Kind = ("onnxruntime", "fp32")
+BESIDE: tuple[Kind, ...] = (
+    ("onnxruntime", "bf16"),
+    ("onnxruntime", "int8"),
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+    ("openvino", "int8"),
+)
+
+
+def contender(kind: Kind) -> str:
+    """The name `bench` gives an engine of this kind."""
+    return ", ".join(kind)
+
+
+def build_beside(
+    graph: Path, folder: Path, kinds: Sequence[Kind], progress: Callable[[str], None]
+) -> tuple[dict[str, tuple[Path, Manifest]], dict[str, str]]:
+    """Build what this machine can, and say why of the rest.
+
+    Args:
+        graph: ONNX file of `pconv-deploy export`.
+        folder: for the engines, and the crops of the photos that int8 is calibrated on.
+        kinds: what to build.
+        progress: is told each step.
+
+    Returns:
+        Engines with their manifests, and reasons, both by contender.
+
+    Raises:
+        OutputError, UsageError: `folder` cannot be written, or is another process's.
+    """
+    made, left_out = {}, {}
+    crops = None
+    for kind in kinds:
+        backend, precision = kind
+        name, output = contender(kind), folder / f"{backend}-{precision}.engine"
+        if why := _why_not(kind):
+            left_out[name] = why
+            continue
+        calibration = None
+        if precision == "int8":
+            crops = crops or write_crops(folder / "calibration")
+            calibration = CalibrationFiles(photos=crops)
+        options = BuildOptions(backend=backend, precision=precision, calibration=calibration)
+        try:
+            manifest = build_engine(
+                graph,
+                output,
+                options,
+                overwrite=True,
+                progress=_named(name, progress),
+            )
+        # Of a network of one's own, int8 may lose too much: the others are shown all the same.
+        except (EngineError, InputError, MissingRuntimeError, ParityError) as error:
+            left_out[name] = str(error)
+        else:
+            made[name] = (output, manifest)
+    return made, left_out
+
+
+def _named(name: str, progress: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda step: progress(f"build {name}: {step}")
+
+
+def _why_not(kind: Kind) -> str | None:
+    backend = backend_named(kind[0])
+    try:
+        backend.runtime()
+    except MissingRuntimeError as error:
+        return str(error)
+    return backend.why_not_run() or backend.why_not(kind[1])
