@@ -39,6 +39,7 @@ def build_engine(
     options: BuildOptions | None = None,
     *,
     overwrite: bool = False,
+    command: str | None = None,
     progress: Progress = silent,
 ) -> Manifest:
     """Build an engine, run it against the graph it came from, and keep it if they agree.
@@ -52,6 +53,7 @@ def build_engine(
         output: folder to create; None takes the place of the engine.
         options: which runtime, and how exact; None: the usual, or those of the engine.
         overwrite: replace `output` if it exists and is not that engine.
+        command: what asks for the same, for its manifest; None: a build of `graph`.
         progress: is told each step as it begins.
 
     Raises:
@@ -81,11 +83,12 @@ def build_engine(
         atomic_folder(output, overwrite=overwrite or in_place, replaceable=is_engine) as folder,
     ):
         again = engine is not None and options == recorded_options(engine.manifest)
-        command = (
-            built_by(engine.manifest, output)
-            if engine and again
-            else command_of(graph, output, options)
-        )
+        if command is None:
+            command = (
+                built_by(engine.manifest, output)
+                if engine and again
+                else command_of(graph, output, options)
+            )
         manifest = build(wanted, output, folder, command, progress)
         with writing(output):
             write_manifest(folder, manifest)

@@ -1,6 +1,7 @@
 """The options of a build, and checks of what a backend cannot build."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,9 +77,9 @@ def refuse_precision(
         raise UsageError(f"only int8 engines are calibrated; this one computes in {precision}")
 
 
-def command_of(graph: Path, output: Path, options: BuildOptions) -> str:
-    """Return the command that builds such an engine."""
-    command = ["pconv-deploy", "build-engine", str(graph), "-o", str(output)]
+def command_of(source: Path, output: Path, options: BuildOptions, more: Sequence[str] = ()) -> str:
+    """Return the command that builds such an engine; `more` are its further words."""
+    command = ["pconv-deploy", "build-engine", str(source), "-o", str(output), *more]
     command += ["--backend", options.backend]
     if options.precision:
         command += ["--precision", options.precision]

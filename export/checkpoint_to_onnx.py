@@ -111,12 +111,19 @@ def export_checkpoint(
     if output.resolve() == checkpoint_file.resolve():
         raise UsageError(f"{output} is the checkpoint itself; choose another name for the graph")
     refuse_existing(output, overwrite)
-    chosen(options.level, options.without)  # before anything is read
-    progress("reading the checkpoint")
-    subject = subject_of(load_checkpoint(checkpoint_file, weights_key=options.weights_key))
+    subject = checked_subject(checkpoint_file, options, progress)
     return export_subject(
         subject, output, options, overwrite=overwrite, explain=explain, progress=progress
     )
+
+
+def checked_subject(
+    checkpoint_file: Path, options: ExportOptions, progress: Callable[[str], None]
+) -> Subject:
+    """Read what is to be exported, after its options; raises as `export_checkpoint`."""
+    chosen(options.level, options.without)  # before anything is read
+    progress("reading the checkpoint")
+    return subject_of(load_checkpoint(checkpoint_file, weights_key=options.weights_key))
 
 
 def export_subject(
@@ -129,6 +136,25 @@ def export_subject(
     progress: Callable[[str], None],
 ) -> ExportResult:
     """Export any network as `export_checkpoint` does; raises likewise, and ModuleError."""
+    model, result = proven_graph(subject, output, options, explain=explain, progress=progress)
+    refuse_existing(output, overwrite)  # it may have appeared meanwhile
+    write_graph(model, output)
+    return result
+
+
+def proven_graph(
+    subject: Subject,
+    output: Path,
+    options: ExportOptions,
+    *,
+    explain: bool,
+    progress: Callable[[str], None],
+) -> tuple[onnx.ModelProto, ExportResult]:
+    """Export a network and compare it with PyTorch, without writing the graph.
+
+    `output` is what is to be made of it: messages name it, and a rejected graph is kept beside it.
+    Raises as `export_checkpoint`.
+    """
     warn_if_untried()
     rewrites = chosen(options.level, options.without)
     contract = _contract(subject, options)
@@ -160,16 +186,14 @@ def export_subject(
     except ParityError as error:
         kept = _keep_rejected(model, output)
         raise ParityError(f"{error}\n  {output} was not written; {kept}") from None
-    refuse_existing(output, overwrite)  # it may have appeared meanwhile
-    _write(model, output)
-    return ExportResult(contract, parity, tuple(explained), subject.notes)
+    return model, ExportResult(contract, parity, tuple(explained), subject.notes)
 
 
 def _keep_rejected(model: onnx.ModelProto, output: Path) -> str:
     """Write a rejected graph beside `output`; say where it is, or why it could not be written."""
     rejected = output.with_suffix(".rejected.onnx")
     try:
-        _write(model, rejected)
+        write_graph(model, rejected)
     except OutputError as unwritten:
         return f"nor was the graph kept: {unwritten}"
     return f"the graph is in {rejected}"
@@ -291,6 +315,7 @@ def _finish(graph: onnx.ModelProto, contract: GraphContract) -> onnx.ModelProto:
     )
 
 
-def _write(model: onnx.ModelProto, path: Path) -> None:
+def write_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph, whole or not at all."""
     with atomic_file(path) as partial:
         partial.write_bytes(model.SerializeToString())

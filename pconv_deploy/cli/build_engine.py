@@ -1,16 +1,15 @@
 """`pconv-deploy build-engine`."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 
 from pconv_deploy.cli import tensorrt_options as trt
 from pconv_deploy.cli.build_progress import building
-from pconv_deploy.cli.console import ERR, OUT, parse_size
+from pconv_deploy.cli.build_report import tell_engine
+from pconv_deploy.cli.console import WEIGHTS_KEY_HELP, parse_size
 from pconv_deploy.cli.mask_options import (
     Convention,
     MaskConvention,
@@ -18,16 +17,18 @@ from pconv_deploy.cli.mask_options import (
     mask_rule,
 )
 from pconv_deploy.errors import UsageError, needs
+from pconv_deploy.file_kinds import is_graph
 
 if TYPE_CHECKING:
-    from pconv_deploy.engines.tuning import Tuning
+    from pconv_deploy.export.checkpoint_to_onnx import ExportOptions
 
 
 def build_engine(
-    graph: Annotated[
+    source: Annotated[
         Path,
         typer.Argument(
-            help="ONNX file of `pconv-deploy export`; or an engine folder, which is built again."
+            help="Checkpoint, as `pconv-deploy export` takes them; its ONNX file; or an engine "
+            "folder, which is built again."
         ),
     ],
     output: Annotated[
@@ -35,7 +36,7 @@ def build_engine(
         typer.Option(
             "--output",
             "-o",
-            help="Engine folder to create. Default, where GRAPH is an engine: replace that engine.",
+            help="Engine folder to create. Default, for an engine: replace it.",
         ),
     ] = None,
     backend: Annotated[
@@ -52,6 +53,43 @@ def build_engine(
             help="Precision of the convolutions: fp32, fp16, bf16 or int8. Default: that of the "
             "graph or engine.",
         ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a checkpoint: fix height x width, such as 512 or 512x768. Default: any size.",
+            metavar="HxW",
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Of a checkpoint: fix the batch. Default: any batch."),
+    ] = None,
+    level: Annotated[
+        int | None,
+        typer.Option(
+            "-O",
+            min=0,
+            max=3,
+            help="Of a checkpoint: how far to rewrite, as in export. Default: 2.",
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Of a checkpoint: a rewrite to leave out, as in export."),
+    ] = None,
+    weights_key: Annotated[
+        str | None, typer.Option(help=f"Of a checkpoint: {WEIGHTS_KEY_HELP}", metavar="KEY")
+    ] = None,
+    tensor_level: Annotated[
+        bool,
+        typer.Option(
+            "--tensor-level", help="Of a checkpoint: an engine of float tensors, not of images."
+        ),
+    ] = False,
+    keep_graph: Annotated[
+        Path | None,
+        typer.Option(help="Of a checkpoint: ONNX file to write as well.", metavar="FILE"),
     ] = None,
     calibration_photos: Annotated[
         Path | None,
@@ -96,7 +134,10 @@ def build_engine(
     max_aux_streams: trt.MaxAuxStreams = None,
     compute_capabilities: trt.ComputeCapabilities = None,
 ) -> None:
-    """Build an engine folder from an exported graph, checked against the graph.
+    """Build an engine folder from a checkpoint or its exported graph, and prove it.
+
+    A checkpoint is exported on the way, which needs torch: its graph is compared with PyTorch, the
+    engine with the graph. A network of your own is exported first, with `export --module`.
 
     The folder holds the runtime's own files, the graph, and manifest.json: what it was built from,
     with and for, the files' hashes, and the evidence that it computes the right thing.
@@ -106,28 +147,23 @@ def build_engine(
     new one is accepted.
     """
     with needs("pconv-deploy[onnxruntime]"):
-        from pconv_deploy.engines import folder
-        from pconv_deploy.engines.acceptance import describe_mixed
+        from pconv_deploy.building import build_engine as build
         from pconv_deploy.engines.calibration import CalibrationFiles
-        from pconv_deploy.engines.manifest import describe_parity
         from pconv_deploy.engines.rebuilding import kept_engine, recorded_options
-        from pconv_deploy.engines.registry import backend_named
         from pconv_deploy.engines.request import BuildOptions
         from pconv_deploy.engines.tuning import TuneOptions
+        from pconv_deploy.hole_rule import DEFAULT_RULE
 
-    if calibration_holes and not calibration_photos:
-        raise UsageError("--calibration-holes goes with --calibration-photos")
-    calibration = (
-        CalibrationFiles(
-            photos=calibration_photos,
-            holes=calibration_holes,
-            mask_rule=mask_rule(mask_convention, mask_threshold),
-        )
-        if calibration_photos
-        else None
-    )
-    if not calibration_holes and (mask_convention != Convention.HOLE_WHITE or mask_threshold):
+    rule = mask_rule(mask_convention, mask_threshold)
+    if not calibration_holes and rule != DEFAULT_RULE:
         raise UsageError("--mask-convention and --mask-threshold go with --calibration-holes")
+    calibration = None
+    if calibration_photos:
+        calibration = CalibrationFiles(
+            photos=calibration_photos, holes=calibration_holes, mask_rule=rule
+        )
+    elif calibration_holes:
+        raise UsageError("--calibration-holes goes with --calibration-photos")
     if not tune and (tune_size or tune_batch or tune_threads):
         raise UsageError("--tune-size, --tune-batch and --tune-threads go with --tune")
     tuning = TuneOptions(
@@ -135,7 +171,17 @@ def build_engine(
         batch=tune_batch,
         threads=tune_threads,
     )
-    engine = kept_engine(graph)
+    exported = _export_options(
+        {
+            "size": parse_size(size) if size else None,
+            "batch": batch,
+            "level": level,
+            "without": tuple(n.strip() for names in without or () for n in names.split(",")),
+            "weights_key": weights_key,
+            "kind": "tensor" if tensor_level else None,
+        }
+    )
+    engine = kept_engine(source)
     recorded = recorded_options(engine.manifest, backend) if engine else BuildOptions()
     options = replace(
         recorded,
@@ -163,51 +209,24 @@ def build_engine(
         ),
     )
     with building() as progress:
-        manifest = folder.build_engine(
-            graph,
+        manifest = build(
+            source,
             output,
             options,
+            export=exported,
+            keep_graph=keep_graph,
             overwrite=overwrite,
             progress=progress,
         )
-    built, plan = manifest.built_with, manifest.plan
-    name = output or (engine.folder if engine else graph)
-    OUT.print(
-        f"[bold]{escape(str(name))}[/bold]  {built.package} {built.version} on {built.device}, "
-        f"{manifest.precision}" + ("" if plan else f", {manifest.contract.describe_shapes()}")
-    )
-    if manifest.arrangement:
-        OUT.print(f"form of the graph: {manifest.arrangement.describe()}{_gain(manifest.tuning)}")
-    known = escape(describe_parity(manifest))
-    OUT.print(f"verified: {known}" if manifest.engine_parity else known)
-    why = backend_named(manifest.backend).why_finer
-    if mixed := describe_mixed(manifest.executed, manifest.precision, why):
-        ERR.print(f"note: {mixed}", markup=False)
-    if plan:
-        OUT.print(f"built in {plan.build_seconds:.0f} s; takes, as batch x height x width:")
-        for profile in plan.profiles:
-            OUT.print(f"  {profile.describe()}", markup=False)
-    if facts := manifest.quantisation:
-        kept = escape(", ".join(facts.kept)) or "none"
-        for why in facts.passed_over:
-            ERR.print(f"note: passed over: {why}", markup=False)
-        OUT.print(
-            f"int8: calibrated on {facts.calibrated_on} photos ({facts.unusable} unusable); "
-            f"{facts.psnr:.1f} dB in the holes of {facts.held_back} others "
-            f"(worst {facts.worst_psnr:.1f}), filled by the {facts.judged_by}; "
-            f"layers in single precision: {kept}"
-        )
+    was_exported = engine is None and not is_graph(source)
+    tell_engine(manifest, output or (engine.folder if engine else source), exported=was_exported)
 
 
-def _gain(tuning: "Tuning | None") -> str:
-    """How much faster tuning made it, as the product of the comparisons that were won."""
-    if tuning is None:
-        return ""
-    won = [t.against / t.milliseconds for t in tuning.trials if t.kept and t.against]
-    tried = len(tuning.trials)
-    rejected = sum(trial.rejected is not None for trial in tuning.trials)
-    return (
-        f", the fastest of {tried} tried"
-        + (f" ({rejected} faster ones differ too much from the graph)" if rejected else "")
-        + f", {math.prod(won):.2f} times as fast as the usual one"
-    )
+def _export_options(given: "dict[str, Any]") -> "ExportOptions | None":
+    """What was said of the export; None: nothing was, as of a source that is not exported."""
+    said = {name: value for name, value in given.items() if value not in (None, ())}
+    if not said:
+        return None
+    with needs("pconv-deploy[export]", what="exporting a checkpoint"):
+        from pconv_deploy.export.checkpoint_to_onnx import ExportOptions
+    return ExportOptions(**said)

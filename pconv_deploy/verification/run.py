@@ -161,6 +161,43 @@ def verify(
     return Outcome(_verification(request, (a, b), size, strictness, results), worst)
 
 
+def verify_files(
+    a: Path | str,
+    b: Path | str,
+    *,
+    size: Size | None = None,
+    tolerance: float | None = None,
+    weights_key: str | None = None,
+    pictures: PictureOptions | None = None,
+) -> Verification:
+    """Compare two of checkpoint, exported graph and engine, on pictures with holes of all classes.
+
+    Args:
+        a: what `b` was made from, or is to be compared with.
+        b: the other; its `failures` say where it differs.
+        size: height and width; None takes a fixed one, or the smallest possible from 256 on.
+        tolerance: relative error allowed; None takes that of the lower precision.
+        weights_key: of a checkpoint of another project that holds several sets of weights.
+        pictures: photos and holes; None draws both.
+
+    Returns:
+        The figures and the verdict, `passed`; `require_success()` raises ParityError.
+
+    Raises:
+        UsageError: two that cannot be compared, or a size that one of them does not take.
+        PConvError: one of them, a photo or a mask that cannot be used.
+    """
+    request = Request(
+        a=Path(a),
+        b=Path(b),
+        size=size,
+        tolerance=tolerance,
+        weights_key=weights_key,
+        pictures=pictures or PictureOptions(),
+    )
+    return verify(request).verification
+
+
 def _require_key_used(request: Request, a: Side, b: Side) -> None:
     keys = [side.facts.source.weights_key for side in (a, b) if side.facts.kind == "checkpoint"]
     if request.weights_key not in (None, ".") and not any(keys):

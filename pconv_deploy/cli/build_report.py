@@ -1,0 +1,63 @@
+"""What `build-engine` tells of the engine it has built."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from pconv_deploy.cli.console import ERR, OUT
+
+if TYPE_CHECKING:
+    from pconv_deploy.engines.manifest import Manifest
+    from pconv_deploy.engines.tuning import Tuning
+
+
+def tell_engine(manifest: "Manifest", name: Path, *, exported: bool) -> None:
+    """Tell what an engine of this name is; `exported`: its graph was made on the way."""
+    from pconv_deploy.engines.acceptance import describe_mixed
+    from pconv_deploy.engines.manifest import describe_parity
+    from pconv_deploy.engines.registry import backend_named
+
+    built, plan = manifest.built_with, manifest.plan
+    OUT.print(
+        f"[bold]{escape(str(name))}[/bold]  {built.package} {built.version} on {built.device}, "
+        f"{manifest.precision}" + ("" if plan else f", {manifest.contract.describe_shapes()}")
+    )
+    if manifest.arrangement:
+        OUT.print(f"form of the graph: {manifest.arrangement.describe()}{_gain(manifest.tuning)}")
+    known = escape(describe_parity(manifest))
+    if exported and manifest.export_parity:
+        OUT.print(f"verified: {escape(manifest.export_parity.describe())}")
+    OUT.print(f"verified: {known}" if manifest.engine_parity else known)
+    why = backend_named(manifest.backend).why_finer
+    if mixed := describe_mixed(manifest.executed, manifest.precision, why):
+        ERR.print(f"note: {mixed}", markup=False)
+    if plan:
+        OUT.print(f"built in {plan.build_seconds:.0f} s; takes, as batch x height x width:")
+        for profile in plan.profiles:
+            OUT.print(f"  {profile.describe()}", markup=False)
+    if facts := manifest.quantisation:
+        kept = escape(", ".join(facts.kept)) or "none"
+        for why in facts.passed_over:
+            ERR.print(f"note: passed over: {why}", markup=False)
+        OUT.print(
+            f"int8: calibrated on {facts.calibrated_on} photos ({facts.unusable} unusable); "
+            f"{facts.psnr:.1f} dB in the holes of {facts.held_back} others "
+            f"(worst {facts.worst_psnr:.1f}), filled by the {facts.judged_by}; "
+            f"layers in single precision: {kept}"
+        )
+
+
+def _gain(tuning: "Tuning | None") -> str:
+    """How much faster tuning made it, as the product of the comparisons that were won."""
+    if tuning is None:
+        return ""
+    won = [t.against / t.milliseconds for t in tuning.trials if t.kept and t.against]
+    tried = len(tuning.trials)
+    rejected = sum(trial.rejected is not None for trial in tuning.trials)
+    return (
+        f", the fastest of {tried} tried"
+        + (f" ({rejected} faster ones differ too much from the graph)" if rejected else "")
+        + f", {math.prod(won):.2f} times as fast as the usual one"
+    )
