@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 
-import pconv_deploy
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
@@ -234,7 +233,7 @@ def peak_mib(who: Alone) -> float | None:
         EngineError: it failed there.
     """
     # This very package, whatever lies in the folder we are in.
-    home = str(Path(pconv_deploy.__file__).parents[1])
+    home = str(Path(__file__).parents[1])
     request = msgspec.json.encode(who).decode()
     done = run_child(
         (sys.executable, "-P", "-m", "pconv_deploy.contenders", request),
