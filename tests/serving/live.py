@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
+from starlette.types import ASGIApp
 
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.serving import ServingOptions, create_app
@@ -47,6 +49,21 @@ def serving(
     thread.start()
     try:
         assert ready.wait(SECONDS)
+        yield listener.getsockname()
+    finally:
+        server.should_exit = True
+        thread.join(SECONDS)
+        assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def running(app: ASGIApp) -> Iterator[tuple[str, int]]:
+    """Host and port of any application, started and shut down as its `lifespan` says."""
+    listener = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_config=None, ws="none"))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
         yield listener.getsockname()
     finally:
         server.should_exit = True
@@ -99,11 +116,14 @@ def fill(
     *,
     names: tuple[str, str] = ("photo.png", "hole.png"),
     headers: Mapping[str, str] | None = None,
+    below: str = "",
     **fields: Any,
 ) -> Answer:
     files = {"image": (names[0], image), "mask": (names[1], hole_mask)}
     kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-    return ask(address, f"/v1/models/{model}/fill", form(files, fields), kind | dict(headers or {}))
+    return ask(
+        address, f"{below}/v1/models/{model}/fill", form(files, fields), kind | dict(headers or {})
+    )
 
 
 def encoded(pixels: NDArray[Any], kind: str = "PNG", **options: Any) -> bytes:
