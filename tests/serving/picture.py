@@ -1,4 +1,4 @@
-"""Make the README's picture of the page: `python -m tests.serving.picture demo/model.engine docs/page.jpg`."""
+"""Make the picture of the page: `python -m tests.serving.picture ENGINE docs/page.jpg`."""
 
 import shutil
 import sys
