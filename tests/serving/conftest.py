@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import browser
-from tests.serving.live import serving
+from tests.serving.live import Held, serving
 
 __all__ = ["browser"]
 
@@ -21,3 +21,10 @@ def small(engine: Path) -> Iterator[tuple[str, int]]:
     """Of one that accepts 10,000 pixels and 64 KiB a request."""
     with serving({"tiny": engine}, max_pixels=10_000, max_body_bytes=65536) as found:
         yield found
+
+
+@pytest.fixture
+def held(engine: Path) -> Iterator[Held]:
+    held = Held.of(engine)
+    yield held
+    held.open.set()

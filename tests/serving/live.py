@@ -4,7 +4,8 @@ import contextlib
 import io
 import json
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.types import ASGIApp
 
-from pconv_deploy.inpainter import Inpainter
+from pconv_deploy.images import Bytes
+from pconv_deploy.inpainter import Inpainter, Prepared
 from pconv_deploy.serving import ServingOptions, create_app
 from pconv_deploy.serving.server import EngineServer, listen
 
@@ -130,3 +132,36 @@ def encoded(pixels: NDArray[Any], kind: str = "PNG", **options: Any) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, kind, **options)
     return stream.getvalue()
+
+
+class Held(Inpainter):
+    """An engine that holds every run but those of its warm-up until it is let go."""
+
+    open: threading.Event
+    begun: threading.Semaphore
+    runs: list[int]
+
+    @classmethod
+    def of(cls, engine: Path) -> "Held":
+        held = cls.load(engine, threads=1)
+        held.open, held.begun, held.runs = threading.Event(), threading.Semaphore(0), []
+        held.warm_up = lambda *_args, **_options: None  # type: ignore[method-assign]
+        return held
+
+    def run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
+        self.begun.release()
+        assert self.open.wait(SECONDS)
+        self.runs.append(len(prepared))
+        return super().run(prepared)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def waiting_requests(address: tuple[str, int]) -> int:
+    """Images of accepted requests."""
+    return int(ask(address, "/v1/models").json["models"][0]["accepted"])

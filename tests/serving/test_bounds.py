@@ -4,8 +4,7 @@ import contextlib
 import os
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,48 +12,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pconv_deploy.images import Bytes
-from pconv_deploy.inpainter import Inpainter, Prepared
 from pconv_deploy.serving import bodies, server
-from tests.serving.live import BOUNDARY, SECONDS, Answer, ask, encoded, fill, form, serving
+from tests.serving.live import (
+    BOUNDARY,
+    SECONDS,
+    Answer,
+    Held,
+    ask,
+    encoded,
+    fill,
+    form,
+    serving,
+    until,
+    waiting_requests,
+)
 
 Photo = Callable[..., NDArray[np.uint8]]
 Address = tuple[str, int]
-
-
-class Held(Inpainter):
-    """An engine that holds every run but those of its warm-up until it is let go."""
-
-    open: threading.Event
-    begun: threading.Semaphore
-    runs: list[int]
-
-    @classmethod
-    def of(cls, engine: Path) -> "Held":
-        held = cls.load(engine, threads=1)
-        held.open, held.begun, held.runs = threading.Event(), threading.Semaphore(0), []
-        held.warm_up = lambda *_args, **_options: None  # type: ignore[method-assign]
-        return held
-
-    def run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
-        self.begun.release()
-        assert self.open.wait(SECONDS)
-        self.runs.append(len(prepared))
-        return super().run(prepared)
-
-
-@pytest.fixture
-def held(engine: Path) -> Iterator[Held]:
-    held = Held.of(engine)
-    yield held
-    held.open.set()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_full_queue_answers_at_once(held: Held, photo: Photo, box: Photo) -> None:
@@ -100,10 +74,6 @@ def test_a_client_that_leaves_costs_no_run(held: Held, photo: Photo, box: Photo)
         assert [future.result(SECONDS).status for future in first] == [200] * 4
         until(lambda: waiting_requests(address) == 0)
         assert sum(held.runs) == 4
-
-
-def waiting_requests(address: Address) -> int:
-    return int(ask(address, "/v1/models").json["models"][0]["accepted"])
 
 
 def sent(address: Address, image: bytes, hole_mask: bytes) -> socket.socket:

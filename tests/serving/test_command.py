@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.serving.live import SECONDS, ask, encoded, fill
+from tests.serving.live import SECONDS, ask, encoded, fill, until
 
 Photo = Callable[..., NDArray[np.uint8]]
 
@@ -51,9 +52,7 @@ def test_sigterm_answers_what_was_accepted(engine: Path, photo: Photo, box: Phot
     image, hole_mask = encoded(photo(900, 1200)), encoded(box(900, 1200))
     with served(engine, "--threads", "1") as (process, address), ThreadPoolExecutor(6) as clients:
         waiting = [clients.submit(fill, address, image, hole_mask) for _ in range(6)]
-        deadline = time.monotonic() + SECONDS
-        while accepted(address) < 5:
-            assert time.monotonic() < deadline
+        until(lambda: accepted(address) >= 5)
         in_hand = accepted(address)
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 143
@@ -68,8 +67,7 @@ def test_a_second_signal_ends_it_at_once(engine: Path, photo: Photo, box: Photo)
     image, hole_mask = encoded(photo(2400, 3000)), encoded(box(2400, 3000))
     with served(engine, "--threads", "1") as (process, address), ThreadPoolExecutor(6) as clients:
         waiting = [clients.submit(fill, address, image, hole_mask) for _ in range(6)]
-        while accepted(address) < 6:
-            time.sleep(0.01)
+        until(lambda: accepted(address) == 6)
         process.send_signal(signal.SIGINT)
         time.sleep(1.2)  # a second one within a second is taken for the same request
         assert process.poll() is None
@@ -130,3 +128,18 @@ def test_a_host_that_others_reach_is_noted(engine: Path) -> None:
         assert process.wait(SECONDS) == 143
         assert process.stderr is not None
         assert "--api-key-file asks for a key" in " ".join(process.stderr.read().split())
+
+
+def test_a_killed_server_leaves_nothing_behind(
+    engine: Path, photo: Photo, box: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TMPDIR", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    image, hole_mask = encoded(photo(900, 1200)), encoded(box(900, 1200))
+    with served(engine) as (process, address), ThreadPoolExecutor(2) as clients:
+        waiting = [clients.submit(fill, address, image, hole_mask) for _ in range(2)]
+        until(lambda: accepted(address) == 2)
+        process.kill()
+        process.wait(SECONDS)
+        assert all(isinstance(future.exception(), OSError | HTTPException) for future in waiting)
+    assert list(tmp_path.rglob("*")) == []

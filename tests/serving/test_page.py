@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.engines.request import BuildOptions
 from pconv_deploy.inpainter import Inpainter
 from tests.browser import MILLISECONDS
-from tests.serving.live import encoded, serving
+from tests.serving.live import Held, encoded, serving, until, waiting_requests
+from tests.serving.live import fill as request_fill
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Dialog, Download, Page
@@ -291,17 +293,19 @@ def test_two_engines_beside_each_other(open_page: Open) -> None:
     assert "equal, pixel for pixel" in told or "of 255 on average" in told
 
 
-def test_an_overloaded_server(open_page: Open, engine: Path) -> None:
+def test_an_overloaded_server(open_page: Open, held: Held) -> None:
     """Said in words, where it happened, and the next try works."""
-    with serving({"tiny": engine}, max_queue=1) as (host, port):
-        page = open_page(address=f"http://{host}:{port}/")
+    with serving({"tiny": held}, max_queue=1) as address, ThreadPoolExecutor(2) as clients:
+        page = open_page(address="http://{}:{}/".format(*address))
         load(page, encoded(picture()))
         drag(page, (0.4, 0.4), (0.6, 0.6))
-        answer = '{"error": "64 images wait for tiny already; try again"}'
-        page.route("**/fill", lambda route: route.fulfill(status=503, body=answer), times=1)
+        content = encoded(picture()), encoded(hole_of(page))
+        others = [clients.submit(request_fill, address, *content) for _ in range(2)]
+        until(lambda: waiting_requests(address) == 2)
         page.click("#fill")
-        page.wait_for_selector("#problem:not([hidden])")
-        assert "The server is busy: 64 images wait" in page.inner_text("#problem")
+        told(page, "The server is busy: 2 images wait for tiny already", "problem")
+        held.open.set()
+        assert [other.result().status for other in others] == [200, 200]
         page.click("#retry")
         page.wait_for_selector("#result:not([hidden])")
         assert page.is_hidden("#problem")
