@@ -10,6 +10,7 @@ from pconv_deploy.demo.results import WIDE, DemoResult, spread
 
 Role = Literal["main", "engine", "torch", "classical"]
 MIB = 2**20
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 _NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "PyTorch eager": "PyTorch"}
 
 
@@ -64,7 +65,7 @@ def scientific(value: float | None) -> str:
         return "0"
     digits, _, exponent = f"{value:.1e}".partition("e")
     raised = str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{digits} × 10{raised}"
+    return f"{digits}{_NO_BREAK}×{_NO_BREAK}10{raised}"
 
 
 def _role(contender: str, result: DemoResult) -> Role:

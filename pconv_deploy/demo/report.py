@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from pconv_deploy.bench import Timing
 from pconv_deploy.demo.charts import charts, display_name, engine_mib, scientific
 from pconv_deploy.demo.fills import TELEA
 from pconv_deploy.demo.photos import CREDITS, photo_file
@@ -38,11 +39,12 @@ def write_report(path: Path, result: DemoResult) -> None:
         lstrip_blocks=True,
     )
     environment.globals.update(spread=spread, WIDE=WIDE, telea=TELEA, mib=engine_mib)
-    environment.filters.update(name=display_name, scientific=scientific)
+    environment.filters.update(name=display_name, scientific=scientific, decibel=_decibel)
     needed, kept = engine_mib(result, result.main)
     html = environment.get_template("report.html.j2").render(
         result=result,
         bench=result.bench,
+        fastest=_fastest(result),
         needed=needed,
         kept=kept,
         photos=[_shown(photo, result) for photo in result.photos],
@@ -55,6 +57,17 @@ def write_report(path: Path, result: DemoResult) -> None:
     )
     with atomic_file(path) as partial:
         partial.write_text(html, encoding="utf-8")
+
+
+def _fastest(result: DemoResult) -> Timing | None:
+    """The engine that is faster than the demo's own, and than all others; None: there is none."""
+    timings = [t for t in result.bench.contenders if t.name in result.manifests]
+    best = max(timings, key=lambda t: t.ratio or 0.0)
+    return None if best.name == result.main else best
+
+
+def _decibel(psnr: float | None) -> str:
+    return "∞" if psnr is None else f"{psnr:.1f} dB"
 
 
 def _part(name: str) -> Markup:
