@@ -1,7 +1,9 @@
 """The demo's report in a browser, and what it says of figures that are not to be trusted."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from pconv_deploy.demo.report import write_report
 from pconv_deploy.demo.results import Score
 from tests.browser import MILLISECONDS
 from tests.demo_results import MAIN, bench_result, figure, made_up_result, table_rows, timing
+from tests.test_docs import resolved
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -113,6 +116,18 @@ def test_bars_are_as_long_as_their_figures(engine: Path) -> None:
 def test_small_numbers_are_written_with_powers_of_ten() -> None:
     assert scientific(0.0000123).split() == ["1.2", "×", "10⁻⁵"]
     assert (scientific(0.0), scientific(None)) == ("0", "–")
+
+
+def test_the_commands_exist(report: Path) -> None:
+    html = unescape(report.read_text(encoding="utf-8"))
+    commands = re.findall(r'id="command-\d">([^<]*)<', html)
+    names = []
+    for command in commands:
+        program, name, rest = command.split(" ", 2)
+        assert program == "pconv-deploy"
+        resolved(name, rest, command)
+        names.append(name)
+    assert names == ["serve", "infer", "build-engine"]
 
 
 @pytest.fixture

@@ -61,14 +61,8 @@ def run_demo(
     """
     options = options or DemoOptions()
     load = os.getloadavg()[0]
-    checkpoint, graph = folder / NETWORK_FILE, folder / "model.onnx"
-    engine, main = folder / "model.engine", contender(MAIN)
-    caveat = CAVEAT
-    if options.own_checkpoint:
-        checkpoint = options.own_checkpoint
-        caveat = f"The network is {checkpoint.name}."
-    else:
-        copy_network(checkpoint)
+    graph, engine, main = folder / "model.onnx", folder / "model.engine", contender(MAIN)
+    checkpoint, caveat = _network(folder, options.own_checkpoint)
     exported = export_checkpoint(
         checkpoint, graph, overwrite=True, progress=lambda step: progress(f"export: {step}")
     )
@@ -88,16 +82,14 @@ def run_demo(
     progress("comparing the fills with the originals")
     scores = score_fills(photos, main, {n: p for n, p in engines.items() if n != main})
     progress("measuring speed")
-    measured = measure(
-        Request(
-            engines=tuple(map(str, engines.values())),
-            checkpoint=str(checkpoint),
-            rounds=options.rounds,
-            yardstick=not no_yardstick,
-            memory=options.memory,
-        ),
-        progress,
+    request = Request(
+        engines=tuple(map(str, engines.values())),
+        checkpoint=str(checkpoint),
+        rounds=options.rounds,
+        yardstick=not no_yardstick,
+        memory=options.memory,
     )
+    measured = measure(request, progress)
     progress("writing the report")
     result = DemoResult(
         network=exported.contract.source.describe_network(),
@@ -118,6 +110,15 @@ def run_demo(
     )
     _write(folder, result)
     return result
+
+
+def _network(folder: Path, own: Path | None) -> tuple[Path, str]:
+    """The checkpoint, and what to expect of it."""
+    if own:
+        return own, f"The network is {own.name}."
+    checkpoint = folder / NETWORK_FILE
+    copy_network(checkpoint)
+    return checkpoint, CAVEAT
 
 
 def _outputs(folder: Path, engine: Path, graph: Path) -> dict[Path, str]:
