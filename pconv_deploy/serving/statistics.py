@@ -5,6 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -151,9 +152,11 @@ def _watch(models: Iterable[Model], registry: CollectorRegistry) -> None:
     )
     accepted = Gauge("pconv_accepted", "Images of accepted requests", ("model",), registry=registry)
     facts = ("backend", "precision", "device", "network")
-    engine = Gauge("pconv_engine", "Facts of an engine", ("model", *facts), registry=registry)
+    labels = ("model", *facts, "version")
+    engine = Gauge("pconv_engine", "Facts of an engine, and our version", labels, registry=registry)
     for model in models:
         queue.labels(model.name).set_function(partial(getattr, model.batcher, "waiting"))
         accepted.labels(model.name).set_function(partial(getattr, model, "accepted"))
         known = model.facts()
-        engine.labels(model.name, *(str(known[fact]) for fact in facts)).set(1)
+        told = (str(known[fact]) for fact in facts)
+        engine.labels(model.name, *told, version("pconv-deploy")).set(1)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,7 @@ def test_metrics(address: Address, client: Any, photo: Photo, box: Photo) -> Non
     for stage in ("queue", "decode", "pre", "infer", "post", "encode"):
         assert f'pconv_stage_seconds_count{{model="tiny",stage="{stage}"}}' in text
     assert 'pconv_engine{backend="onnxruntime",device="cpu",model="tiny"' in text
+    assert f'version="{version("pconv-deploy")}"' in text
     assert 'pconv_queue_length{model="tiny"} 0.0' in text
     assert "pconv_in_flight 1.0" in text  # this one
     assert "process_resident_memory_bytes" in text

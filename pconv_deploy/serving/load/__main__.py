@@ -35,13 +35,17 @@ def main(  # noqa: PLR0913  one parameter for each option
     seconds: Annotated[float, typer.Option(min=0.1, max=600, help="Of a turn of many.")] = 10,
     instances: Annotated[int, typer.Option(min=1, max=64, help="As of serve.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, max=1024, help="As of serve.")] = None,
+    max_batch_size: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="As of serve; the bare engine runs one.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of pictures and holes.")] = 0,
 ) -> None:
     """Load a server of its own, check every answer, and time it beside the bare engine."""
     cores = len(os.sched_getaffinity(0))
     if threads is None and instances > 1:
         threads = max(1, cores // instances)  # what serve takes
-    options = ["--instances", str(instances)] + (["--threads", str(threads)] if threads else [])
+    options = {"instances": instances, "threads": threads, "max-batch-size": max_batch_size}
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     image, hole_mask = picture((size, size), seed)
     with Inpainter.load(engine, threads=threads) as inpaint:
         one, many = tensors(inpaint, image, hole_mask), mixed(inpaint, seed)
@@ -55,7 +59,7 @@ def main(  # noqa: PLR0913  one parameter for each option
         files = {name: str(folder / f"{name}.npy") for name in arrays}
         told = {"threads": threads, "instances": instances, **files}
         alone = running.enter_context(bare(engine, told))
-        server = running.enter_context(served(engine, options))
+        server = running.enter_context(served(engine, given))
         added = overhead(server, alone, one, rounds)
         in_turns = tuple(
             throughput(server, alone, one, clients=count, seconds=seconds, rounds=3)
@@ -66,7 +70,7 @@ def main(  # noqa: PLR0913  one parameter for each option
             backend=f"{manifest.backend} {manifest.precision}",
             processor=model_name(),
             cores=cores,
-            options={"instances": instances, "threads": threads},
+            options=options,
             size=(size, size),
             ready_after=(server.ready_after, alone.ready_after),
             rss_mib=rss,

@@ -11,7 +11,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """One run.
 
     backend      of the engine, and its precision and network
-    options      instances and threads of server and bare engine
+    options      of the server; the bare engine has the same instances and threads, and no batches
     size         (height, width) of all but the mixed load
     ready_after  seconds from the start of a process: (served, bare)
     rss_mib      resident memory after the load of that size: (served, bare)
