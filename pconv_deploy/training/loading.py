@@ -2,7 +2,8 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
 
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -25,7 +26,7 @@ def batches(samples: Samples, sampler: StepSampler, pin_memory: bool) -> Iterato
         yield running
     except Exception as error:
         # What a lost worker makes torch raise depends on what it was doing.
-        ended = _exit_codes(running)
+        ended = _exit_codes(running, just_lost=isinstance(error, EOFError | ConnectionError))
         if isinstance(error, PConvError) or not any(ended):
             raise
         raise TrainingError(
@@ -37,11 +38,18 @@ def batches(samples: Samples, sampler: StepSampler, pin_memory: bool) -> Iterato
         _end_workers(running)
 
 
-def _exit_codes(running: Iterator[Batch]) -> list[int | None]:
+def _exit_codes(running: Iterator[Batch], just_lost: bool) -> list[int | None]:
     """Of the worker processes; None for those that live."""
     if not isinstance(running, _MultiProcessingDataLoaderIter):
         return []
-    return [worker.exitcode for worker in running._workers]
+    workers = running._workers
+    if just_lost:  # its pipe is closed, the worker itself may need another moment to end
+        with suppress(RuntimeError):  # torch's handler of SIGCHLD raises wherever it finds us
+            ending = wait([worker.sentinel for worker in workers], timeout=5)
+            for worker in workers:
+                if worker.sentinel in ending:
+                    worker.join()
+    return [worker.exitcode for worker in workers]
 
 
 def _end_workers(running: Iterator[Batch]) -> None:

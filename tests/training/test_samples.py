@@ -1,4 +1,6 @@
+import multiprocessing
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -7,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pconv_deploy.errors import HoleMaskError, InputError
+from pconv_deploy.errors import HoleMaskError, InputError, TrainingError
 from pconv_deploy.training.config import TrainingConfig
+from pconv_deploy.training.loading import batches
 from pconv_deploy.training.samples import (
     HoleSource,
     Sample,
@@ -155,3 +158,18 @@ def test_no_photos_named() -> None:
     config = TrainingConfig()
     with pytest.raises(InputError, match="name their folder with --photos"):
         Samples(config.data, config.holes, 0)
+
+
+def test_a_worker_whose_pipe_closed_before_it_ended(small: Make) -> None:
+    config = small("data.workers=1")
+    sampler = StepSampler(config, 0, 0, 1)
+
+    def lose_a_worker() -> None:
+        with batches(samples_of(config), sampler, pin_memory=False) as running:
+            next(running)
+            (worker,) = multiprocessing.active_children()
+            threading.Timer(0.5, worker.kill).start()
+            raise EOFError
+
+    with pytest.raises(TrainingError, match="a worker process that reads pictures ended with -9"):
+        lose_a_worker()
