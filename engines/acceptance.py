@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pconv_deploy.contract import RAW_OUTPUT
+from pconv_deploy.engines.backends.tensorrt.inspection import shortfall
+from pconv_deploy.engines.backends.tensorrt.options import Layers, PlanFacts
+from pconv_deploy.engines.backends.tensorrt.profiles import judged_batches
 from pconv_deploy.engines.base import Backend, EngineFiles, RunOptions, Session, files_just_built
 from pconv_deploy.engines.golden import Allowance, GoldenCase, allowance, make_case
-from pconv_deploy.engines.tensorrt.inspection import shortfall
-from pconv_deploy.engines.tensorrt.options import Layers, PlanFacts
-from pconv_deploy.engines.tensorrt.profiles import judged_batches
 from pconv_deploy.errors import ParityError, UsageError
 from pconv_deploy.files import scratch_folder
-from pconv_deploy.onnx_file import ExportedGraph, with_raw_output
-from pconv_deploy.onnx_run import graph_run
+from pconv_deploy.graphs.file import ExportedGraph, with_raw_output
+from pconv_deploy.graphs.run import graph_run
 from pconv_deploy.parity import (
     TOLERANCES,
     Arithmetic,
@@ -130,7 +130,7 @@ def _own_rounding(exported: ExportedGraph, precision: Precision) -> float | None
     found = exported.parity.reference_error if exported.parity else None
     if precision not in ("fp16", "bf16") or contract.precision != "fp32":
         return found
-    from pconv_deploy.export.half_precision import in_half_precision
+    from pconv_deploy.graphs.half_precision import in_half_precision
 
     try:
         rounded = in_half_precision(exported.model, precision)

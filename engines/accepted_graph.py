@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.errors import GraphError
-from pconv_deploy.onnx_file import ExportedGraph, read_graph
+from pconv_deploy.graphs.file import ExportedGraph, read_graph
 
 
 def read_accepted(graph: Path) -> ExportedGraph:

@@ -9,8 +9,8 @@ from typing import Protocol
 import msgspec
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.tensorrt.options import PlanFacts
-from pconv_deploy.export.rewrites.forms import Arrangement
+from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
+from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.parity import Arrays, Precision
 
 Progress = Callable[[str], None]

@@ -12,7 +12,7 @@ from pconv_deploy.engines.base import (
     Session,
     silent,
 )
-from pconv_deploy.engines.building import build, check_build
+from pconv_deploy.engines.build import build, check_build
 from pconv_deploy.engines.forks import safe_to_fork
 from pconv_deploy.engines.integrity import unchanged_files, unexpected_files
 from pconv_deploy.engines.locks import locked

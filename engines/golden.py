@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy.contract import FILLED, IMAGE, OUTPUT, GraphContract
+from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
 from pconv_deploy.engines.base import Session
 from pconv_deploy.engines.shapes import shapes_of
-from pconv_deploy.engines.tensorrt.options import PlanFacts
 from pconv_deploy.errors import ParityError
-from pconv_deploy.images import Bytes
+from pconv_deploy.images.arrays import Bytes
 from pconv_deploy.parity import (
     TOLERANCES,
     Arithmetic,

@@ -10,13 +10,13 @@ import msgspec
 from msgspec import Meta
 
 from pconv_deploy.contract import NETWORK_FILE, GraphContract, Sha256
+from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
 from pconv_deploy.engines.base import Gpu, Runtime
 from pconv_deploy.engines.golden import Allowance
-from pconv_deploy.engines.quantisation import Quantisation
-from pconv_deploy.engines.tensorrt.options import PlanFacts
+from pconv_deploy.engines.int8.quantise import Quantisation
+from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.errors import EngineError, InputError
-from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.files import read_json_bytes
 from pconv_deploy.parity import ParityReport, Precision
 

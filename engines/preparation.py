@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pconv_deploy.engines.acceptance import why_rejected
+from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
 from pconv_deploy.engines.base import Backend
-from pconv_deploy.engines.calibration import CalibrationFiles, CalibrationSet, read_calibration
-from pconv_deploy.engines.quantisation import Quantisation, in_eight_bits, quantise
-from pconv_deploy.engines.tensorrt.options import PlanFacts
+from pconv_deploy.engines.int8.calibration import CalibrationFiles, CalibrationSet, read_calibration
+from pconv_deploy.engines.int8.quantise import Quantisation, in_eight_bits, quantise
+from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.engines.tuning import TuneOptions, Tuner, Tuning
 from pconv_deploy.errors import MissingRuntimeError, ParityError, UsageError
-from pconv_deploy.export.rewrites.forms import Arrangement
-from pconv_deploy.onnx_file import ExportedGraph
-from pconv_deploy.onnx_run import graph_run
+from pconv_deploy.graphs.file import ExportedGraph
+from pconv_deploy.graphs.run import graph_run
 from pconv_deploy.parity import Precision
 
 if TYPE_CHECKING:
@@ -25,13 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The graph a runtime gets, and how it came about.
-
-    arrangement  None: the graph was exported in a form of its own, at -O3
-    """
+    """The graph a runtime gets, and how it came about."""
 
     model: "onnx.ModelProto"
-    arrangement: Arrangement | None = None
+    arrangement: Arrangement | None  # None: a graph exported at -O3, which version 0.2 still had
     tuning: Tuning | None = None
     quantisation: Quantisation | None = None
 
@@ -51,8 +48,7 @@ def prepare(
 
     Raises:
         MissingRuntimeError: what edits graphs is not installed.
-        UsageError: a graph whose form is chosen already is to be tuned, or one for a backend that
-            cannot run on this machine.
+        UsageError: a graph is to be tuned for a backend that cannot run on this machine.
         InputError, GraphError, ParityError: as `read_calibration` and `quantise`.
     """
     contract = exported.contract
@@ -101,14 +97,15 @@ def prepare_again(
 ) -> "onnx.ModelProto":
     """Bring a graph into the form in which another like it was prepared, and its precision.
 
-    arrangement: what was recorded of that one; None: it was exported in a form of its own.
+    arrangement: what was recorded of that one; None: it was exported at -O3, which version 0.2
+        still had.
 
     Raises:
         MissingRuntimeError: what edits graphs is not installed.
         CheckpointError: a weight is too large for the precision.
     """
     with _editing_graphs(backend):
-        from pconv_deploy.export.rewrites.arrangement import arranged
+        from pconv_deploy.engines.lowering.arrangement import arranged
     model = _typed(backend, exported, precision)
     return arranged(model, arrangement, exported.contract) if arrangement else model
 
@@ -133,14 +130,8 @@ def _chosen_form(
     progress: Callable[[str], None],
 ) -> Prepared:
     with _editing_graphs(backend):
-        from pconv_deploy.export.rewrites.arrangement import arranged, is_arranged
+        from pconv_deploy.engines.lowering.arrangement import arranged
     model, contract = _typed(backend, exported, precision), exported.contract
-    if is_arranged(contract):
-        if tune is not None:
-            raise UsageError(
-                "this graph was exported at -O3, in a form of its own; to tune, export at -O2"
-            )
-        return Prepared(model)
     if tune is None:
         usual = backend.usual_form(precision)
         return Prepared(arranged(model, usual, contract), usual)
@@ -157,7 +148,7 @@ def _tuned(
     photos: CalibrationSet | None,
     progress: Callable[[str], None],
 ) -> Prepared:
-    from pconv_deploy.export.rewrites.arrangement import arranged, upsampling_sites
+    from pconv_deploy.engines.lowering.arrangement import arranged, upsampling_sites
 
     model, contract = _typed(backend, exported, precision), exported.contract
 
@@ -197,6 +188,6 @@ def _typed(backend: Backend, exported: ExportedGraph, precision: Precision) -> "
         )
     if precision == "int8":
         return model  # it is quantised later
-    from pconv_deploy.export.half_precision import in_half_precision
+    from pconv_deploy.graphs.half_precision import in_half_precision
 
     return in_half_precision(model, precision)

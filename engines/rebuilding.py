@@ -7,15 +7,15 @@ from pathlib import Path
 import msgspec
 
 from pconv_deploy.engines.accepted_graph import read_accepted
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.engines.integrity import read_kept
 from pconv_deploy.engines.manifest import GRAPH, MANIFEST, Manifest, built_by, read_manifest
 from pconv_deploy.engines.preparation import Prepared
 from pconv_deploy.engines.request import BuildOptions
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.errors import EngineError, UsageError
-from pconv_deploy.onnx_file import ExportedGraph
+from pconv_deploy.graphs.file import ExportedGraph
 from pconv_deploy.parity import Precision
 
 

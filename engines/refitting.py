@@ -8,9 +8,12 @@ from pathlib import Path
 import msgspec
 
 from pconv_deploy.engines.acceptance import accept, require_precision
-from pconv_deploy.engines.backends.tensorrt import PLAN, TensorRtBackend
+from pconv_deploy.engines.backends.tensorrt.backend import PLAN, TensorRtBackend
+from pconv_deploy.engines.backends.tensorrt.library import load
+from pconv_deploy.engines.backends.tensorrt.options import PlanFacts, words
+from pconv_deploy.engines.backends.tensorrt.refitting import refit_plan
 from pconv_deploy.engines.base import Progress, files_just_built
-from pconv_deploy.engines.building import built_with, keep, now
+from pconv_deploy.engines.build import built_with, keep, now
 from pconv_deploy.engines.folder import alone, is_engine
 from pconv_deploy.engines.integrity import check_unchanged, unchanged_files
 from pconv_deploy.engines.manifest import (
@@ -25,13 +28,10 @@ from pconv_deploy.engines.preparation import prepare_again
 from pconv_deploy.engines.proof import check_machine
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.same_graph import differences
-from pconv_deploy.engines.tensorrt.library import load
-from pconv_deploy.engines.tensorrt.options import PlanFacts, words
-from pconv_deploy.engines.tensorrt.refitting import refit_plan
 from pconv_deploy.errors import EngineError, UsageError
-from pconv_deploy.file_kinds import is_graph
+from pconv_deploy.file_types import is_graph
 from pconv_deploy.files import atomic_folder, writing
-from pconv_deploy.onnx_file import ExportedGraph
+from pconv_deploy.graphs.file import ExportedGraph
 
 _COMMAND = "pconv-deploy refit "
 

@@ -2,18 +2,18 @@
 
 from dataclasses import replace
 
-from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from pconv_deploy.engines.backends.onnxruntime_gpu import (
+from pconv_deploy.engines.backends.onnxruntime.cpu import OnnxRuntimeBackend
+from pconv_deploy.engines.backends.onnxruntime.gpu import (
     ONNXRUNTIME_CUDA,
     ONNXRUNTIME_TENSORRT,
     ONNXRUNTIME_TENSORRT_RTX,
 )
-from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
-from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
+from pconv_deploy.engines.backends.openvino.backend import OpenVinoBackend
+from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
+from pconv_deploy.engines.backends.tensorrt.config import refuse_foreign
+from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, TENSORRT_RTX
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.base import Backend
-from pconv_deploy.engines.tensorrt.config import refuse_foreign
-from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 from pconv_deploy.errors import UsageError
 
 BACKENDS: tuple[Backend, ...] = (

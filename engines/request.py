@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions, words
 from pconv_deploy.engines.base import Backend
-from pconv_deploy.engines.calibration import MIN_PHOTOS, CalibrationFiles
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions, words
+from pconv_deploy.engines.int8.calibration import MIN_PHOTOS, CalibrationFiles
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.errors import UsageError
 from pconv_deploy.parity import PRECISIONS, Precision

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.tensorrt.options import PlanFacts
+from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
 from pconv_deploy.errors import ImageError
 
 Size = tuple[int, int]  # height, width

@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 
 from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
 from pconv_deploy.engines.base import Backend, RunOptions, files_just_built
-from pconv_deploy.engines.tensorrt.options import PlanFacts
-from pconv_deploy.export.rewrites.forms import Arrangement, Upsampling
+from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
 from pconv_deploy.files import scratch_folder
-from pconv_deploy.holes import irregular_hole
+from pconv_deploy.masks.irregular import irregular_hole
 from pconv_deploy.parity import Arrays, ParityInput, Precision, graph_inputs
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch.export import Dim
 
-from pconv_deploy.checkpoint import load_checkpoint
+from pconv_deploy.checkpoints.native import load_checkpoint
 from pconv_deploy.contract import (
     MAX_SIDE,
     RAW_OUTPUT,
@@ -24,15 +24,15 @@ from pconv_deploy.contract import (
 from pconv_deploy.errors import OutputError, ParityError, UsageError
 from pconv_deploy.export.explain import ExplainedStep, explain_step
 from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
-from pconv_deploy.export.half_precision import in_half_precision
-from pconv_deploy.export.inline import without_functions
 from pconv_deploy.export.rewrites.pipeline import Level, chosen, rewritten
 from pconv_deploy.export.subject import Subject, subject_of
 from pconv_deploy.export.to_onnx import onnx_from_module
 from pconv_deploy.export.torch_release import warn_if_untried
 from pconv_deploy.export.verify import Reference, reference_at_odd_multiples
 from pconv_deploy.files import atomic_file, writing
-from pconv_deploy.onnx_file import embed
+from pconv_deploy.graphs.file import embed
+from pconv_deploy.graphs.half_precision import in_half_precision
+from pconv_deploy.graphs.inline import without_functions
 from pconv_deploy.parity import ParityReport
 
 _LEAST_UNIT = 32  # pixels; a network that takes any size may still halve it
@@ -164,7 +164,7 @@ def proven_graph(
     explained = [explain_step(None, _finish(traced, contract), reference)] if explain else []
     for step, model in rewritten(traced, rewrites):
         if explain:
-            progress(f"comparing after {step.rewrite}")
+            progress(f"comparing after {step.name}")
             explained.append(explain_step(step, _finish(model, contract), reference))
     if contract.precision != "fp32":
         model = in_half_precision(model, contract.precision)

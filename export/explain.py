@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import onnx
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.export.rewrites.pipeline import Step
-from pconv_deploy.export.rewrites.work import multiply_adds
 from pconv_deploy.export.verify import Reference
+from pconv_deploy.graphs.multiply_adds import multiply_adds
+from pconv_deploy.graphs.passes import Step
 from pconv_deploy.parity import allowed_error
 
 _SIDE = 512

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pconv_deploy.checkpoints.foreign.weights import shown as listed
 from pconv_deploy.contract import MAX_LEVELS, Family, Normalisation, Source, UserModule
 from pconv_deploy.errors import ModuleError, PConvError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import (
@@ -28,7 +29,6 @@ from pconv_deploy.export.modules.weights import load_weights, require_finite, sh
 from pconv_deploy.export.rewrites.pipeline import chosen
 from pconv_deploy.export.subject import Subject
 from pconv_deploy.export.untraceable import UnfollowedSizesError
-from pconv_deploy.foreign.weights import shown as listed
 
 _SHOWN = 64  # pixels of a side that show what masks a layer is given
 FAMILY = Family(name="module", mask_convention=None, mask_scaling=None)

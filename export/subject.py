@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pconv_deploy.checkpoint import Checkpoint
+from pconv_deploy.checkpoints.native import Checkpoint
 from pconv_deploy.contract import Normalisation, Source
-from pconv_deploy.networks import literal_network
+from pconv_deploy.network.architectures import literal_network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from onnxscript import ir
 from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
-from pconv_deploy.export.functions import OPSET, attach_functions, translate_partial_conv2d
-from pconv_deploy.export.rewrites.simplification import simplify
 from pconv_deploy.export.untraceable import following, path_in_network, translating
+from pconv_deploy.graphs.functions import OPSET, attach_functions, translate_partial_conv2d
+from pconv_deploy.graphs.simplification import simplify
 
 _TALKATIVE = ("torch.onnx", "torch.fx.experimental.symbolic_shapes")
 

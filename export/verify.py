@@ -1,6 +1,6 @@
 """The exported graph against the checkpoint or the module it came from.
 
-The reference is the literal formulation (`pconv_deploy.literal`) with the checkpoint's own
+The reference is the literal network (`pconv_deploy.network.reference`) with the checkpoint's own
 weights, or the user's own module untouched, in double precision and between ends written here a
 second time: no folding, no mask collapse, nothing of what is exported.
 """
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pconv_deploy.checkpoint import Checkpoint
+from pconv_deploy.checkpoints.native import Checkpoint
 from pconv_deploy.contract import (
     HOLE_MASK,
     IMAGE,
@@ -33,8 +33,8 @@ from pconv_deploy.contract import (
 )
 from pconv_deploy.export.modules.double_precision import DoublePrecision
 from pconv_deploy.export.subject import Subject
-from pconv_deploy.networks import literal_network
-from pconv_deploy.onnx_run import graph_run
+from pconv_deploy.graphs.run import graph_run
+from pconv_deploy.network.architectures import literal_network
 from pconv_deploy.parity import (
     Arrays,
     ParityReport,

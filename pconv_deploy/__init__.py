@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pconv_deploy.building import build_engine
+    from pconv_deploy.commands.build import build_engine
     from pconv_deploy.engines.base import RunOptions
     from pconv_deploy.engines.folder import open_engine
     from pconv_deploy.engines.request import BuildOptions

@@ -15,9 +15,15 @@ from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import Manifest
 from pconv_deploy.engines.shapes import Size, shapes_of
 from pconv_deploy.errors import EngineError, ImageError, InputError, UsageError
-from pconv_deploy.hole_rule import DEFAULT_RULE, MaskConvention, MaskReading, MaskRule, read_mask
-from pconv_deploy.images import AnyImage, Bytes, Hole, Pixels, like, to_pixels
-from pconv_deploy.prepared import (
+from pconv_deploy.images.arrays import AnyImage, Bytes, Hole, Pixels, like, to_pixels
+from pconv_deploy.images.hole_rule import (
+    DEFAULT_RULE,
+    MaskConvention,
+    MaskReading,
+    MaskRule,
+    read_mask,
+)
+from pconv_deploy.images.prepared import (
     CallOptions,
     ImageLike,
     Prepared,

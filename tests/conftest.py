@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.checkpoints.native import save_checkpoint
 from pconv_deploy.contract import Normalisation, UNetConfig
 from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.networks import Network, build_network
+from pconv_deploy.network.architectures import Network, build_network
 from tests.browser import browser as browser
 
 TINY = UNetConfig(channels=(8, 12, 16, 16), kernels=(7, 5, 3, 3))

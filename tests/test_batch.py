@@ -8,12 +8,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pconv_deploy import batch as batch_module
-from pconv_deploy.batch import FillOptions, Outcome, fill_jobs
+from pconv_deploy.commands import infer as batch_module
+from pconv_deploy.commands.infer import FillOptions, Outcome, fill_jobs
+from pconv_deploy.commands.jobs import Job, plan_jobs
 from pconv_deploy.errors import EngineError, OutputError
-from pconv_deploy.image_files import save_image
+from pconv_deploy.images.files import save_image
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.jobs import Job, plan_jobs
 
 Photo = Callable[..., NDArray[np.uint8]]
 SIZES = {"a": (40, 56), "b": (16, 16), "c": (40, 56), "d": (33, 47), "e": (20, 90)}

@@ -8,16 +8,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from pconv_deploy.bench import Timing, unsteady
+from pconv_deploy.benchmark.run import Timing, unsteady
 from pconv_deploy.demo import benchmark, benchmark_engines
 from pconv_deploy.demo.benchmark import Benchmark, run_benchmark
 from pconv_deploy.demo.photos import sample_photo
-from pconv_deploy.engines.backends import openvino_cpu
-from pconv_deploy.engines.calibration import CalibrationFiles, read_calibration
+from pconv_deploy.engines.backends.openvino import backend as openvino_cpu
+from pconv_deploy.engines.backends.openvino.library import processor_capabilities
+from pconv_deploy.engines.int8.calibration import CalibrationFiles, read_calibration
 from pconv_deploy.engines.manifest import read_manifest
-from pconv_deploy.engines.openvino_library import processor_capabilities
+from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.onnx_file import read_graph
 
 
 def test_measures_every_network_and_says_what_is_too_large(

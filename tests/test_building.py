@@ -11,8 +11,8 @@ from pconv_deploy.cli.main import app
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.errors import InputError, MissingRuntimeError, ParityError, UsageError
 from pconv_deploy.export import checkpoint_to_onnx
+from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.onnx_file import read_graph
 from pconv_deploy.parity import ParityReport
 
 FIXED = ExportOptions(batch=1, size=(32, 32))  # quick to export

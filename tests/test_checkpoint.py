@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pconv_deploy.checkpoint import load_checkpoint, read_header, save_checkpoint
+from pconv_deploy.checkpoints.native import load_checkpoint, read_header, save_checkpoint
 from pconv_deploy.contract import Normalisation, UNetConfig
 from pconv_deploy.errors import CheckpointError, InputError, OutputError
 from pconv_deploy.files import sha256_of
@@ -205,7 +205,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device")
 
-    monkeypatch.setattr("pconv_deploy.checkpoint.save_file", refuse)
+    monkeypatch.setattr("pconv_deploy.checkpoints.native.save_file", refuse)
     with pytest.raises(OutputError, match="No space left"):
         save_checkpoint(tmp_path / "a.safetensors", random_network(TINY))
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from pconv_deploy.contenders import REFERENCE
+from pconv_deploy.benchmark.contenders import REFERENCE
 from pconv_deploy.demo.charts import charts, scientific
 from pconv_deploy.demo.report import write_report
 from pconv_deploy.demo.results import Score

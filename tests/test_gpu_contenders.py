@@ -16,11 +16,11 @@ from pconv_deploy.demo.gpu_measuring import GpuReportOptions
 from pconv_deploy.demo.gpu_results import Setting
 from pconv_deploy.demo.gpu_steps import Step, timed
 from pconv_deploy.demo.gpu_torch import CompiledReady, pinned_like
-from pconv_deploy.engines.backends.onnxruntime_gpu import ONNXRUNTIME_CUDA
-from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
+from pconv_deploy.engines.backends.onnxruntime.gpu import ONNXRUNTIME_CUDA
+from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
 from pconv_deploy.engines.base import Runtime
 from pconv_deploy.errors import EngineError
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.parity import Arrays, parity_batches
 
 

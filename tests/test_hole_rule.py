@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from pconv_deploy.errors import HoleMaskError, UsageError
-from pconv_deploy.hole_rule import MaskRule, read_mask
-from pconv_deploy.image_files import read_hole_mask, read_mask_file
+from pconv_deploy.images.files import read_hole_mask, read_mask_file
+from pconv_deploy.images.hole_rule import MaskRule, read_mask
 
 BOX = np.zeros((24, 32), np.uint8)
 BOX[4:12, 6:20] = 255

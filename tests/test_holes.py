@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pconv_deploy.holes import AREA_BUCKETS, area_bucket, irregular_hole, touches_border
+from pconv_deploy.masks.irregular import AREA_BUCKETS, area_bucket, irregular_hole, touches_border
 
 
 @pytest.mark.parametrize("area", AREA_BUCKETS)

@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
 from pconv_deploy.errors import HoleMaskError, ImageError, OutputError, UsageError
-from pconv_deploy.hole_rule import MaskConvention, MaskRule
-from pconv_deploy.image_files import (
+from pconv_deploy.images.arrays import to_pixels
+from pconv_deploy.images.files import (
     OUTPUT_MODES,
     _lasting_info,
     displayed_size,
@@ -24,7 +24,7 @@ from pconv_deploy.image_files import (
     read_image,
     save_image,
 )
-from pconv_deploy.images import to_pixels
+from pconv_deploy.images.hole_rule import MaskConvention, MaskRule
 
 Photo = Callable[..., NDArray[np.uint8]]
 ORIENTATION = 0x0112

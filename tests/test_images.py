@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy.errors import ImageError
-from pconv_deploy.images import dilated, resized_hole, to_pixels, to_rgb8, with_hole_filled
+from pconv_deploy.images.arrays import dilated, resized_hole, to_pixels, to_rgb8, with_hole_filled
 
 Photo = Callable[..., NDArray[np.uint8]]
 

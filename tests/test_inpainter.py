@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy import Inpainter
-from pconv_deploy.checkpoint import load_checkpoint
+from pconv_deploy.checkpoints.native import load_checkpoint
 from pconv_deploy.contract import FILLED, GraphContract
+from pconv_deploy.engines.backends.tensorrt.options import PlanFacts, Profile, TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.profiles import choose
 from pconv_deploy.engines.folder import build_engine
-from pconv_deploy.engines.tensorrt.options import PlanFacts, Profile, TensorRtOptions
-from pconv_deploy.engines.tensorrt.profiles import choose
 from pconv_deploy.errors import EngineError, HoleMaskError, ImageError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.verify import literal_fill

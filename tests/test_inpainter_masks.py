@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy import Inpainter
-from pconv_deploy.batch import fill_jobs
+from pconv_deploy.commands.infer import fill_jobs
+from pconv_deploy.commands.jobs import Job
 from pconv_deploy.errors import EngineError, HoleMaskError, ImageError, UsageError
-from pconv_deploy.jobs import Job
 
 Photo = Callable[..., NDArray[np.uint8]]
 

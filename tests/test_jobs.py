@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from pconv_deploy.commands.jobs import plan_jobs, settle_existing
 from pconv_deploy.errors import InputError, UsageError
-from pconv_deploy.jobs import plan_jobs, settle_existing
 
 
 def touch(root: Path, *names: str) -> None:

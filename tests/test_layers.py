@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pconv_deploy.layers import PartialConv2d
+from pconv_deploy.network.layers import PartialConv2d
 
 
 def brute_force(layer: PartialConv2d, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from pconv_deploy.contract import UNetConfig
-from pconv_deploy.model import PConvUNet
-from pconv_deploy.networks import for_inference, literal_network
+from pconv_deploy.network.architectures import for_inference, literal_network
+from pconv_deploy.network.unet import PConvUNet
 from pconv_deploy.parity import ParityInput, parity_inputs
 from tests.conftest import TINY, random_network
 

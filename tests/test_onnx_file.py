@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pconv_deploy.errors import GraphError, InputError
-from pconv_deploy.onnx_file import CONTRACT_KEY, HASH_KEY, embed, read_graph
+from pconv_deploy.graphs.file import CONTRACT_KEY, HASH_KEY, embed, read_graph
 
 
 def changed_contract(graph: Path, path: Path, **changes: object) -> Path:

@@ -48,7 +48,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: Path) -> None:
     }
     assert found == needed
     assert "pconv_deploy/py.typed" in found
-    assert "pconv_deploy/engines/backends/onnxruntime_cpu.py" in found
+    assert "pconv_deploy/engines/backends/onnxruntime/cpu.py" in found
     assert {top for top in tops if not top.endswith(".dist-info")} == {"pconv_deploy"}
 
 

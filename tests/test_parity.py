@@ -16,7 +16,7 @@ from pconv_deploy.contract import (
     tensor_specs,
 )
 from pconv_deploy.errors import ParityError
-from pconv_deploy.holes import AREA_BUCKETS
+from pconv_deploy.masks.irregular import AREA_BUCKETS
 from pconv_deploy.parity import (
     PRECISIONS,
     TOLERANCES,

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy.errors import HoleMaskError, ImageError, InputError
-from pconv_deploy.hole_masks.checking import check_mask_set
-from pconv_deploy.hole_masks.reading import picture_paths
-from pconv_deploy.image_files import read_hole_mask, read_image
-from pconv_deploy.picture_kinds import READ_SUFFIXES, UNREAD_SUFFIXES
-from pconv_deploy.picture_list import list_pictures
+from pconv_deploy.images.file_types import READ_SUFFIXES, UNREAD_SUFFIXES
+from pconv_deploy.images.files import read_hole_mask, read_image
+from pconv_deploy.images.listing import list_pictures
+from pconv_deploy.masks.checking import check_mask_set
+from pconv_deploy.masks.reading import picture_paths
 from pconv_deploy.training.pictures import open_pictures
 
 Photo = Callable[..., NDArray[np.uint8]]

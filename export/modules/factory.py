@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pconv_deploy.checkpoints.foreign.weights import shown
 from pconv_deploy.errors import ModuleError
 from pconv_deploy.export.modules.factory_name import parse_factory
-from pconv_deploy.foreign.weights import shown
 
 _OURS = Path(__file__).parents[2]  # the package
 # What code of others may raise; a script without a guard around its main part exits.

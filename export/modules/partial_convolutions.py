@@ -26,7 +26,7 @@ from pconv_deploy.errors import ModuleError
 from pconv_deploy.export.modules.double_precision import DoublePrecision
 from pconv_deploy.export.modules.factory import ANY_FAILURE, reason
 from pconv_deploy.export.modules.reparametrisation import fix_computed_weights
-from pconv_deploy.layers import PartialConv2d
+from pconv_deploy.network.layers import PartialConv2d
 
 _ATTRIBUTES = ("multi_channel", "return_mask", "slide_winsize", "weight_maskUpdater")
 # Relative; the 1e-8 may be 1e-6, as NVIDIA advises for mixed precision.

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from pconv_deploy.export.functions import DOMAIN, PARTIAL_CONV, RENORMALISE, attach_functions
-from pconv_deploy.export.rewrites.editing import (
+from pconv_deploy.export.rewrites.facts import MaskFacts
+from pconv_deploy.export.rewrites.mask_groups import Groups, count_channels
+from pconv_deploy.graphs.editing import (
     add_up,
     constant,
     emit,
@@ -32,9 +33,8 @@ from pconv_deploy.export.rewrites.editing import (
     place,
     supersede,
 )
-from pconv_deploy.export.rewrites.facts import MaskFacts
-from pconv_deploy.export.rewrites.mask_groups import Groups, count_channels
-from pconv_deploy.export.rewrites.site import Site
+from pconv_deploy.graphs.functions import DOMAIN, PARTIAL_CONV, RENORMALISE, attach_functions
+from pconv_deploy.graphs.passes import Site
 
 _WINDOW = ("kernel_shape", "strides", "pads", "dilations")
 

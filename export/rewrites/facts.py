@@ -16,8 +16,16 @@ from typing import cast
 import numpy as np
 import onnx_ir as ir
 
-from pconv_deploy.export.functions import DOMAIN, PARTIAL_CONV
-from pconv_deploy.export.rewrites.editing import (
+from pconv_deploy.export.rewrites.mask_groups import (
+    Groups,
+    Key,
+    all_ones,
+    count_channels,
+    joined_groups,
+    repeated_over,
+    split_groups,
+)
+from pconv_deploy.graphs.editing import (
     Array,
     channels_of,
     constant,
@@ -28,16 +36,8 @@ from pconv_deploy.export.rewrites.editing import (
     place,
     text,
 )
-from pconv_deploy.export.rewrites.enlargement import Scales, enlarge, from_to, nearest_scales
-from pconv_deploy.export.rewrites.mask_groups import (
-    Groups,
-    Key,
-    all_ones,
-    count_channels,
-    joined_groups,
-    repeated_over,
-    split_groups,
-)
+from pconv_deploy.graphs.enlargement import Scales, enlarge, from_to, nearest_scales
+from pconv_deploy.graphs.functions import DOMAIN, PARTIAL_CONV
 
 Sizes = tuple[int | str, ...]  # batch, height, width
 _Table = dict[ir.Value | None, Groups]  # None, an input left out, may be asked for as well

@@ -16,9 +16,10 @@ from typing import TypeGuard
 import numpy as np
 import onnx_ir as ir
 
-from pconv_deploy.export.functions import DOMAIN, RENORMALISE
-from pconv_deploy.export.rewrites.convolution import has_constant_bias
-from pconv_deploy.export.rewrites.editing import (
+from pconv_deploy.export.rewrites.facts import MaskFacts
+from pconv_deploy.export.rewrites.mask_groups import Key, keys_of_channels, repeated_over
+from pconv_deploy.graphs.convolution import has_constant_bias
+from pconv_deploy.graphs.editing import (
     Array,
     channels_of,
     constant,
@@ -34,10 +35,9 @@ from pconv_deploy.export.rewrites.editing import (
     seen_once,
     supersede,
 )
-from pconv_deploy.export.rewrites.enlargement import nearest_scales
-from pconv_deploy.export.rewrites.facts import MaskFacts
-from pconv_deploy.export.rewrites.mask_groups import Key, keys_of_channels, repeated_over
-from pconv_deploy.export.rewrites.site import Site
+from pconv_deploy.graphs.enlargement import nearest_scales
+from pconv_deploy.graphs.functions import DOMAIN, RENORMALISE
+from pconv_deploy.graphs.passes import Site
 
 _KEEPS_ZERO = ("Relu", "LeakyRelu", "Identity")
 

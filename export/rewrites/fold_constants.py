@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from pconv_deploy.export.rewrites.simplification import simplify
-from pconv_deploy.export.rewrites.site import Site
+from pconv_deploy.graphs.passes import Site
+from pconv_deploy.graphs.simplification import simplify
 
 
 def fold_constants(model: ir.Model) -> Sequence[Site]:

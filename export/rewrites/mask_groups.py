@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 
 import onnx_ir as ir
 
-from pconv_deploy.export.rewrites.editing import channels_of
+from pconv_deploy.graphs.editing import channels_of
 
 Key = tuple[Hashable, ...]  # which mask: see `facts`
 Group = tuple[int, Key]  # channels, mask

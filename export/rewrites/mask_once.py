@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from pconv_deploy.export.functions import DOMAIN
-from pconv_deploy.export.rewrites.editing import (
+from pconv_deploy.export.rewrites.facts import MaskFacts
+from pconv_deploy.export.rewrites.mask_groups import Group, Groups, all_ones, repeated_over
+from pconv_deploy.graphs.editing import (
     channels_of,
     does,
     emit,
@@ -25,9 +26,8 @@ from pconv_deploy.export.rewrites.editing import (
     producer_of,
     supersede,
 )
-from pconv_deploy.export.rewrites.facts import MaskFacts
-from pconv_deploy.export.rewrites.mask_groups import Group, Groups, all_ones, repeated_over
-from pconv_deploy.export.rewrites.site import Site
+from pconv_deploy.graphs.functions import DOMAIN
+from pconv_deploy.graphs.passes import Site
 
 
 def mask_once(model: ir.Model) -> Sequence[Site]:

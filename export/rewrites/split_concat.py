@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from pconv_deploy.export.rewrites.editing import (
+from pconv_deploy.graphs.editing import (
     add_up,
     attributes_of,
     channels_of,
@@ -29,7 +29,7 @@ from pconv_deploy.export.rewrites.editing import (
     read_once,
     supersede,
 )
-from pconv_deploy.export.rewrites.site import Site
+from pconv_deploy.graphs.passes import Site
 
 
 def split_concat(model: ir.Model) -> Sequence[Site]:

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from pconv_deploy.export.rewrites.convolution import not_padded_by_half
-from pconv_deploy.export.rewrites.editing import (
+from pconv_deploy.graphs.convolution import not_padded_by_half
+from pconv_deploy.graphs.editing import (
     Array,
     constant,
     does,
@@ -30,8 +30,8 @@ from pconv_deploy.export.rewrites.editing import (
     proved_values,
     supersede,
 )
-from pconv_deploy.export.rewrites.enlargement import how_resized, nearest_scales
-from pconv_deploy.export.rewrites.site import Site
+from pconv_deploy.graphs.enlargement import how_resized, nearest_scales
+from pconv_deploy.graphs.passes import Site
 
 
 def upsample_phases(model: ir.Model) -> Sequence[Site]:

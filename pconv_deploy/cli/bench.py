@@ -12,7 +12,7 @@ from pconv_deploy.cli.console import OUT, parse_size, print_json, progress_bar
 from pconv_deploy.errors import needs
 
 if TYPE_CHECKING:
-    from pconv_deploy.bench import BenchResult
+    from pconv_deploy.benchmark.run import BenchResult
 
 
 def bench(
@@ -52,10 +52,10 @@ def bench(
     uint8 image out. Ratios are taken round by round against the literal PyTorch formulation.
     """
     with needs("pconv-deploy[onnxruntime]"):
-        from pconv_deploy.bench import BenchOptions
-        from pconv_deploy.bench import bench as measure
+        from pconv_deploy.benchmark.run import BenchOptions
+        from pconv_deploy.benchmark.run import bench as measure
         from pconv_deploy.demo.photos import sample_photo
-        from pconv_deploy.image_files import read_image
+        from pconv_deploy.images.files import read_image
 
     options = BenchOptions(
         batch=batch,

@@ -17,7 +17,7 @@ from pconv_deploy.cli.mask_options import (
     mask_rule,
 )
 from pconv_deploy.errors import UsageError, needs
-from pconv_deploy.file_kinds import is_graph
+from pconv_deploy.file_types import is_graph
 
 if TYPE_CHECKING:
     from pconv_deploy.export.checkpoint_to_onnx import ExportOptions
@@ -70,7 +70,7 @@ def build_engine(
         typer.Option(
             "-O",
             min=0,
-            max=3,
+            max=2,
             help="Of a checkpoint: how far to rewrite, as in export. Default: 2.",
         ),
     ] = None,
@@ -147,12 +147,12 @@ def build_engine(
     new one is accepted.
     """
     with needs("pconv-deploy[onnxruntime]"):
-        from pconv_deploy.building import build_engine as build
-        from pconv_deploy.engines.calibration import CalibrationFiles
+        from pconv_deploy.commands.build import build_engine as build
+        from pconv_deploy.engines.int8.calibration import CalibrationFiles
         from pconv_deploy.engines.rebuilding import kept_engine, recorded_options
         from pconv_deploy.engines.request import BuildOptions
         from pconv_deploy.engines.tuning import TuneOptions
-        from pconv_deploy.hole_rule import DEFAULT_RULE
+        from pconv_deploy.images.hole_rule import DEFAULT_RULE
 
     rule = mask_rule(mask_convention, mask_threshold)
     if not calibration_holes and rule != DEFAULT_RULE:

@@ -25,7 +25,7 @@ def convert(
     The network computes what it computed before.
     """
     with needs("pconv-deploy[export]"):
-        from pconv_deploy.checkpoint import convert_checkpoint
+        from pconv_deploy.checkpoints.native import convert_checkpoint
 
     source = convert_checkpoint(
         checkpoint, output, overwrite=overwrite, weights_key=weights_key

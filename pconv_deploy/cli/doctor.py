@@ -9,7 +9,7 @@ from rich.table import Table
 from pconv_deploy.cli.console import OUT, print_json
 
 if TYPE_CHECKING:
-    from pconv_deploy.doctor import Finding
+    from pconv_deploy.commands.doctor import Finding
 
 
 def doctor(
@@ -20,7 +20,7 @@ def doctor(
     A backend that "builds" makes engines that another machine runs. Exits with 0 whatever it
     finds; programs read --json.
     """
-    from pconv_deploy.doctor import diagnose
+    from pconv_deploy.commands.doctor import diagnose
 
     diagnosis = diagnose()
     if json_output:

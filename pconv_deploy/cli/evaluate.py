@@ -193,7 +193,7 @@ def _with_progress(request: "Request") -> "Evaluation":
 def show(results: "Results") -> None:
     """Print the table: metric, method and border down, area across."""
     from pconv_deploy.evaluation.report import bucket_title, description, number, shown_metrics
-    from pconv_deploy.holes import AREA_BUCKETS
+    from pconv_deploy.masks.irregular import AREA_BUCKETS
 
     for line in description(results):
         OUT.print(line, markup=False)

@@ -22,7 +22,7 @@ from pconv_deploy.export.modules.factory_name import parse_factory
 
 if TYPE_CHECKING:
     from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, ExportResult
-    from pconv_deploy.export.rewrites.pipeline import Step
+    from pconv_deploy.graphs.passes import Step
 
 
 def export(
@@ -81,9 +81,8 @@ def export(
         typer.Option(
             "-O",
             min=0,
-            max=3,
-            help="How far to rewrite: 0 not at all, 1 masks and norms, 2 fewer multiply-adds, "
-            "3 arranged for ONNX Runtime on a CPU.",
+            max=2,
+            help="How far to rewrite: 0 not at all, 1 masks and norms, 2 fewer multiply-adds.",
         ),
     ] = 2,
     without: Annotated[
@@ -220,7 +219,7 @@ def _print_explanation(result: "ExportResult") -> None:
     for explained in result.explained:
         step = explained.step
         table.add_row(
-            step.rewrite if step else "as traced",
+            step.name if step else "as traced",
             str(step.fired) if step else "",
             f"{explained.multiply_adds / 1e9:.2f}",
             f"{explained.error:.1e}",
@@ -243,4 +242,4 @@ def refusals(step: "Step") -> Iterator[str]:
     """At most two places of each reason; a deep network would repeat itself."""
     for reason, places in step.refusals().items():
         more = f" and {len(places) - 2} more" if len(places) > 2 else ""
-        yield f"{step.rewrite} left out {', '.join(places[:2])}{more}: {reason}"
+        yield f"{step.name} left out {', '.join(places[:2])}{more}: {reason}"

@@ -21,10 +21,10 @@ from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pconv_deploy.batch import FillOptions, Outcome
-    from pconv_deploy.image_files import Convertible
+    from pconv_deploy.commands.infer import FillOptions, Outcome
+    from pconv_deploy.commands.jobs import Job
+    from pconv_deploy.images.files import Convertible
     from pconv_deploy.inpainter import Inpainter
-    from pconv_deploy.jobs import Job
 
 
 _NAMED = 10  # images with a note, by name
@@ -147,9 +147,9 @@ def infer(
     if resume and overwrite:
         raise UsageError("--resume keeps what exists and --overwrite replaces it: choose one")
     with needs("pconv-deploy"):
-        from pconv_deploy.batch import FillOptions
+        from pconv_deploy.commands.infer import FillOptions
+        from pconv_deploy.commands.jobs import plan_jobs, settle_existing
         from pconv_deploy.inpainter import Inpainter
-        from pconv_deploy.jobs import plan_jobs, settle_existing
 
     # Pillow warns of damaged EXIF and of large images; we judge both ourselves.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -192,7 +192,7 @@ def _short(suffix: str) -> str:
 def _fill_with_progress(
     inpainter: "Inpainter", jobs: "Sequence[Job]", options: "FillOptions", again: str
 ) -> "list[Outcome]":
-    from pconv_deploy.batch import fill_jobs
+    from pconv_deploy.commands.infer import fill_jobs
 
     outcomes: list[Outcome] = []
     with progress_bar("filling", transient=False, disable=len(jobs) < 2) as progress:

@@ -17,7 +17,7 @@ def inspect(
 ) -> None:
     """Say what a file is: network, tensors, shapes, origin, evidence."""
     with needs("pconv-deploy[onnxruntime]"):
-        from pconv_deploy.inspection import inspect_file
+        from pconv_deploy.commands.inspect import inspect_file
 
     facts = inspect_file(file, weights_key)
     if json_output:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pconv_deploy.hole_rule import MaskRule
+    from pconv_deploy.images.hole_rule import MaskRule
 
 
 class Convention(StrEnum):
@@ -42,6 +42,6 @@ MaskThreshold = Annotated[
 
 def mask_rule(convention: Convention, threshold: int | None) -> "MaskRule":
     """Make the rule that the options ask for."""
-    from pconv_deploy.hole_rule import MaskRule
+    from pconv_deploy.images.hole_rule import MaskRule
 
     return MaskRule(convention.value, threshold)

@@ -21,7 +21,7 @@ from pconv_deploy.cli.plain_help import PlainCommand
 from pconv_deploy.errors import HoleMaskError, UsageError, needs
 
 if TYPE_CHECKING:
-    from pconv_deploy.hole_masks.checking import MaskSetReport
+    from pconv_deploy.masks.checking import MaskSetReport
 
 _NAMED = 5  # unreadable files named one by one
 
@@ -84,10 +84,10 @@ def make(
     They are drawn, or with --video what moving things cover and uncover between two frames.
     """
     with needs("pconv-deploy[masks]"):
-        from pconv_deploy.hole_masks.mask_set import MaskSetOptions, make_mask_set
-        from pconv_deploy.hole_masks.plot import plot_mask_set
-        from pconv_deploy.hole_masks.reading import read_mask_set
-        from pconv_deploy.hole_masks.video import VideoSource
+        from pconv_deploy.masks.mask_set import MaskSetOptions, make_mask_set
+        from pconv_deploy.masks.plot import plot_mask_set
+        from pconv_deploy.masks.reading import read_mask_set
+        from pconv_deploy.masks.video import VideoSource
 
     if not video and (flow is not Flow.DIS or frame_step > 1):
         raise UsageError("--flow and --frame-step say how a --video is looked at: give one")
@@ -140,7 +140,7 @@ def check(
 
     The exit code is 3 if no mask can be used.
     """
-    from pconv_deploy.hole_masks.checking import check_mask_set
+    from pconv_deploy.masks.checking import check_mask_set
 
     report = check_mask_set(folder, mask_rule(mask_convention, mask_threshold))
     if json_output:

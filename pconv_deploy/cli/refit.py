@@ -33,7 +33,7 @@ def refit(
     the same way; from an exported graph the weights come without PyTorch.
     """
     with needs("pconv-deploy[onnxruntime]"):
-        from pconv_deploy import refitting
+        from pconv_deploy.commands import refit as refitting
         from pconv_deploy.engines.manifest import describe_parity
         from pconv_deploy.engines.refitting import RefitRequest
 

@@ -10,7 +10,7 @@ import typer
 from pconv_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from pconv_deploy.engines.tensorrt.options import Shape, TensorRtOptions
+    from pconv_deploy.engines.backends.tensorrt.options import Shape, TensorRtOptions
 
 _PANEL = "TensorRT"
 
@@ -173,7 +173,7 @@ def tensorrt_options(
     """
     import msgspec
 
-    from pconv_deploy.engines.tensorrt.options import TensorRtOptions
+    from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 
     names = ("--min-shapes", "--opt-shapes", "--max-shapes")
     low, best, high = (
@@ -208,7 +208,7 @@ def tensorrt_options(
 
 def _shape(option: str, text: str) -> "Shape":
     """'8x512x512', or as trtexec has it: 'image:8x512x512x3,hole_mask:8x512x512'."""
-    from pconv_deploy.engines.tensorrt.options import MOST_BATCH, MOST_SIDE
+    from pconv_deploy.engines.backends.tensorrt.options import MOST_BATCH, MOST_SIDE
 
     shapes = {_of_tensor(tensor) for tensor in text.strip().split(",")}
     shape = shapes.pop()

@@ -147,7 +147,7 @@ def verify(
 
 def _require_free(picture: Path, overwrite: bool) -> None:
     """Refuse early what could not be written after all the work."""
-    from pconv_deploy.image_files import require_writable
+    from pconv_deploy.images.files import require_writable
 
     require_writable(picture, "RGB")
     if picture.exists() and not overwrite:
@@ -172,7 +172,7 @@ def _tell(outcome: "Outcome", picture: Path | None, *, json_output: bool) -> Non
     else:
         show(verification)
     if picture is not None:
-        from pconv_deploy.image_files import save_image
+        from pconv_deploy.images.files import save_image
         from pconv_deploy.verification.picture import worst_picture
 
         names = (verification.a.path, verification.b.path)

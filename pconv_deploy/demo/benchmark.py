@@ -19,19 +19,19 @@ import onnx
 import onnxruntime
 import typer
 
-from pconv_deploy.bench import BenchOptions, BenchResult, bench
-from pconv_deploy.contenders import REFERENCE
+from pconv_deploy.benchmark.contenders import REFERENCE
+from pconv_deploy.benchmark.run import BenchOptions, BenchResult, bench
 from pconv_deploy.contract import NETWORK_FILE
 from pconv_deploy.demo.benchmark_engines import build_engines, write_crops
 from pconv_deploy.demo.network import copy_network
 from pconv_deploy.demo.photos import sample_photo
 from pconv_deploy.demo.untrained import write_untrained
+from pconv_deploy.engines.int8.quantise import Quantisation
 from pconv_deploy.engines.manifest import read_manifest
-from pconv_deploy.engines.quantisation import Quantisation
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
-from pconv_deploy.export.rewrites.work import multiply_adds
 from pconv_deploy.files import atomic_file
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
+from pconv_deploy.graphs.multiply_adds import multiply_adds
 
 # Batch, side, rounds.
 Grid = tuple[tuple[int, int, int], ...]

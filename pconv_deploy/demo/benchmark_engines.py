@@ -14,11 +14,11 @@ import msgspec
 from pconv_deploy.demo.photos import photos
 from pconv_deploy.engines.accepted_graph import read_accepted
 from pconv_deploy.engines.base import Backend
-from pconv_deploy.engines.calibration import CalibrationFiles, read_calibration
 from pconv_deploy.engines.folder import BuildOptions, build_engine, is_engine
+from pconv_deploy.engines.int8.calibration import CalibrationFiles, read_calibration
+from pconv_deploy.engines.int8.quantise import in_eight_bits
 from pconv_deploy.engines.manifest import Manifest, describe, read_manifest, write_manifest
 from pconv_deploy.engines.preparation import prepare
-from pconv_deploy.engines.quantisation import in_eight_bits
 from pconv_deploy.engines.registry import BACKENDS
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.files import atomic_folder

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from pconv_deploy.bench import Timing
+from pconv_deploy.benchmark.run import Timing
 from pconv_deploy.demo.fills import TELEA
 from pconv_deploy.demo.results import WIDE, DemoResult, spread
 

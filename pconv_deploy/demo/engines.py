@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pconv_deploy.demo.benchmark_engines import write_crops
-from pconv_deploy.engines.calibration import CalibrationFiles
 from pconv_deploy.engines.folder import BuildOptions, build_engine
+from pconv_deploy.engines.int8.calibration import CalibrationFiles
 from pconv_deploy.engines.manifest import Manifest
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, ParityError

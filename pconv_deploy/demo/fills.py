@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pconv_deploy.batch import fill_jobs
+from pconv_deploy.commands.infer import fill_jobs
+from pconv_deploy.commands.jobs import Job
 from pconv_deploy.demo.photos import photos
 from pconv_deploy.demo.results import DemoPhoto, Score, score
 from pconv_deploy.errors import MissingRuntimeError
 from pconv_deploy.evaluation.methods import Method, MethodSpec, fill_hole, open_method
-from pconv_deploy.holes import AREA_BUCKETS, irregular_hole
-from pconv_deploy.image_files import save_image
-from pconv_deploy.images import Bytes
+from pconv_deploy.images.arrays import Bytes
+from pconv_deploy.images.files import save_image
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.jobs import Job
+from pconv_deploy.masks.irregular import AREA_BUCKETS, irregular_hole
 
 TELEA = "OpenCV, Telea"
 

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from pconv_deploy.contract import FILLED, IMAGE, GraphContract
 from pconv_deploy.demo.gpu_results import Setting
 from pconv_deploy.demo.gpu_steps import Progress, Step
-from pconv_deploy.engines.backends.onnxruntime_gpu import OnnxRuntimeGpuBackend
+from pconv_deploy.engines.backends.onnxruntime.gpu import OnnxRuntimeGpuBackend
+from pconv_deploy.engines.backends.tensorrt.options import Profile, Shape, TensorRtOptions
 from pconv_deploy.engines.base import Backend, EngineFiles, RunOptions
 from pconv_deploy.engines.folder import BuildOptions, build_engine
 from pconv_deploy.engines.integrity import unchanged_files
 from pconv_deploy.engines.manifest import Manifest, describe_parity
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.engines.tensorrt.options import Profile, Shape, TensorRtOptions
 from pconv_deploy.errors import EngineError
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.parity import Arrays, Precision, parity_batches
 
 _UNTIL_CAPTURED = 8  # runs
@@ -114,9 +114,9 @@ class EngineReady:
         if isinstance(backend, OnnxRuntimeGpuBackend):
             chosen = backend.with_cuda_graphs() if graphs else backend
             return chosen.open(self._files(), self._precision, RunOptions())
-        from pconv_deploy.engines.backends.tensorrt import PLAN, TensorRtBackend
-        from pconv_deploy.engines.tensorrt.library import load
-        from pconv_deploy.engines.tensorrt.session import TensorRtSession
+        from pconv_deploy.engines.backends.tensorrt.backend import PLAN, TensorRtBackend
+        from pconv_deploy.engines.backends.tensorrt.library import load
+        from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
 
         assert isinstance(backend, TensorRtBackend)
         plan = self._files().read(PLAN)

@@ -21,7 +21,7 @@ from pconv_deploy.demo.gpu_torch import release_memory
 from pconv_deploy.demo.photos import sample_photo
 from pconv_deploy.errors import EngineError, PConvError, UsageError
 from pconv_deploy.files import atomic_file
-from pconv_deploy.holes import irregular_hole
+from pconv_deploy.masks.irregular import irregular_hole
 from pconv_deploy.parity import Arrays
 
 BATCHES, SIDES = (1, 8, 32), (256, 512, 1024)

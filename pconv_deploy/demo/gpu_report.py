@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from pconv_deploy.bench import describe_machine
+from pconv_deploy.benchmark.run import describe_machine
 from pconv_deploy.contract import NETWORK_FILE
 from pconv_deploy.demo.gpu_contenders import contenders
 from pconv_deploy.demo.gpu_measuring import (
@@ -30,7 +30,7 @@ from pconv_deploy.demo.untrained import write_untrained
 from pconv_deploy.engines.cuda.devices import current_gpu
 from pconv_deploy.errors import PConvError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
 
 # TensorRT comes under several names: alone, or for one release of CUDA.
 _PACKAGES = (

@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pconv_deploy.bench import BenchOptions, BenchResult, bench
-from pconv_deploy.contenders import Fill
+from pconv_deploy.benchmark.contenders import Fill
+from pconv_deploy.benchmark.run import BenchOptions, BenchResult, bench
 from pconv_deploy.demo.fills import TELEA, telea
 from pconv_deploy.demo.photos import sample_photo
 from pconv_deploy.errors import EngineError, PConvError

@@ -15,10 +15,10 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from pconv_deploy.checkpoint import load_checkpoint, save_checkpoint
+from pconv_deploy.checkpoints.native import load_checkpoint, save_checkpoint
 from pconv_deploy.demo.photos import photos
 from pconv_deploy.errors import InputError
-from pconv_deploy.image_files import read_image
+from pconv_deploy.images.files import read_image
 
 _TILE = 256
 # Shorter sides the photographs are scaled to; whole scenes and details.

@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from pconv_deploy.bench import BenchResult, Timing
-from pconv_deploy.contenders import REFERENCE
+from pconv_deploy.benchmark.contenders import REFERENCE
+from pconv_deploy.benchmark.run import BenchResult, Timing
 from pconv_deploy.engines.manifest import Manifest
-from pconv_deploy.images import Bytes, Hole
+from pconv_deploy.images.arrays import Bytes, Hole
 from pconv_deploy.parity import ParityReport
 
 # A 90th percentile of a ratio that is this many times its 10th makes the figure a rough one.

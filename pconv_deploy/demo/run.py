@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 from PIL import Image
 
-from pconv_deploy.contact_sheet import write_contact_sheet
 from pconv_deploy.contract import NETWORK_FILE
 from pconv_deploy.demo.engines import BESIDE, MAIN, Kind, build_beside, contender
 from pconv_deploy.demo.exactness import compare_with_float64
@@ -22,6 +21,7 @@ from pconv_deploy.demo.results import DemoPhoto, DemoResult
 from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
 from pconv_deploy.files import atomic_file
+from pconv_deploy.images.contact_sheet import write_contact_sheet
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "opencv-python-headless")
 

@@ -11,9 +11,9 @@ import numpy as np
 from pconv_deploy.contract import NETWORK_FILE, Sha256
 from pconv_deploy.engines.manifest import MANIFEST, read_manifest
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, PConvError, UsageError
-from pconv_deploy.file_kinds import is_graph
+from pconv_deploy.file_types import is_graph
 from pconv_deploy.files import sha256_of
-from pconv_deploy.images import Bytes, Hole
+from pconv_deploy.images.arrays import Bytes, Hole
 from pconv_deploy.inpainter import Inpainter
 
 # image (H, W, 3) uint8, hole (H, W) of booleans -> (H, W, 3) uint8; only the hole is used.
@@ -142,9 +142,9 @@ def _checkpoint(spec: MethodSpec, threads: int | None) -> Fill:
         raise MissingRuntimeError(
             f"{path} needs torch: pip install 'pconv-deploy[checkpoint]'"
         ) from error
-    from pconv_deploy.checkpoint import load_checkpoint
+    from pconv_deploy.checkpoints.native import load_checkpoint
     from pconv_deploy.export.graphs import DeploymentGraph
-    from pconv_deploy.networks import for_inference
+    from pconv_deploy.network.architectures import for_inference
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -7,7 +7,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from pconv_deploy.errors import ImageError
-from pconv_deploy.images import Bytes, Hole
+from pconv_deploy.images.arrays import Bytes, Hole
 
 # Width of SSIM's Gaussian window (Wang et al. 2004): sigma 1.5, cut at 5 pixels to each side.
 SSIM_WINDOW = 11

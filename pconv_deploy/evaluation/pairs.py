@@ -18,13 +18,13 @@ from PIL import Image, ImageOps
 
 from pconv_deploy.errors import HoleMaskError, ImageError
 from pconv_deploy.evaluation.metrics import SSIM_WINDOW
-from pconv_deploy.hole_masks.drawing import drawn_hole
-from pconv_deploy.hole_masks.reading import by_numbers, read_mask_set
-from pconv_deploy.hole_rule import DEFAULT_RULE, MaskRule
-from pconv_deploy.holes import AREA_BUCKETS
-from pconv_deploy.image_files import read_hole_mask, read_rgb
-from pconv_deploy.images import Bytes, Hole
-from pconv_deploy.picture_list import list_pictures
+from pconv_deploy.images.arrays import Bytes, Hole
+from pconv_deploy.images.files import read_hole_mask, read_rgb
+from pconv_deploy.images.hole_rule import DEFAULT_RULE, MaskRule
+from pconv_deploy.images.listing import list_pictures
+from pconv_deploy.masks.drawing import drawn_hole
+from pconv_deploy.masks.irregular import AREA_BUCKETS
+from pconv_deploy.masks.reading import by_numbers, read_mask_set
 
 Size = tuple[int, int]  # height, width
 

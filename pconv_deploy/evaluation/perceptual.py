@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pconv_deploy.errors import InputError
 from pconv_deploy.evaluation.inception import FEATURES, InceptionV3
 from pconv_deploy.evaluation.weights import WeightFiles
-from pconv_deploy.images import Bytes
+from pconv_deploy.images.arrays import Bytes
 from pconv_deploy.training.vgg import Vgg16Features, checked_weights, load_vgg16
 
 INCEPTION_SHA256_PREFIX = "6726825d"

@@ -3,7 +3,6 @@
 import msgspec
 from PIL import Image, ImageDraw, ImageFont
 
-from pconv_deploy.contact_sheet import write_contact_sheet
 from pconv_deploy.errors import PConvError
 from pconv_deploy.evaluation.journal import GRID, RESULTS, TABLE
 from pconv_deploy.evaluation.pairs import CLASSES, Pair, load_pair
@@ -11,7 +10,8 @@ from pconv_deploy.evaluation.run import Evaluation, example_pairs
 from pconv_deploy.evaluation.summary import METRICS, Metric, Results
 from pconv_deploy.evaluation.worker import Request, example_path
 from pconv_deploy.files import atomic_file
-from pconv_deploy.holes import AREA_BUCKETS
+from pconv_deploy.images.contact_sheet import write_contact_sheet
+from pconv_deploy.masks.irregular import AREA_BUCKETS
 
 _HOLE_COLOUR = (255, 255, 255)
 _TILE = 240  # pixels; captions are drawn for tiles of this width

@@ -33,7 +33,7 @@ from pconv_deploy.evaluation.worker import (
     load_perceptual,
 )
 from pconv_deploy.files import reading
-from pconv_deploy.holes import AREA_BUCKETS
+from pconv_deploy.masks.irregular import AREA_BUCKETS
 from pconv_deploy.processes import spawning, worker_pool
 
 # Read by the linear algebra libraries of a new process when they start.

@@ -15,7 +15,7 @@ from pconv_deploy.evaluation.methods import ORIGINAL
 from pconv_deploy.evaluation.pairs import Pair
 from pconv_deploy.evaluation.run import Evaluation
 from pconv_deploy.evaluation.worker import Failure
-from pconv_deploy.holes import AREA_BUCKETS
+from pconv_deploy.masks.irregular import AREA_BUCKETS
 
 
 class Metric(NamedTuple):

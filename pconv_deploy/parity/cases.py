@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE, GraphContract
-from pconv_deploy.holes import AREA_BUCKETS, irregular_hole
-from pconv_deploy.images import Bytes
+from pconv_deploy.images.arrays import Bytes
+from pconv_deploy.masks.irregular import AREA_BUCKETS, irregular_hole
 
 Arrays = Mapping[str, NDArray[Any]]
 _MIN_PIXELS = 64  # fewer cannot show the area classes

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pconv_deploy.contract import FILLED, IMAGE, OUTPUT, RAW_OUTPUT, GraphContract
 from pconv_deploy.errors import ParityError
-from pconv_deploy.images import Bytes, Hole
+from pconv_deploy.images.arrays import Bytes, Hole
 from pconv_deploy.parity.cases import Arrays, Batch, ParityInput, graph_inputs, parity_batches
 from pconv_deploy.parity.report import ParityCase, ParityReport
 from pconv_deploy.parity.tolerances import TOLERANCES, Arithmetic, allowed_error

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 
 from pconv_deploy.errors import ParityError
-from pconv_deploy.holes import AREA_BUCKETS
+from pconv_deploy.masks.irregular import AREA_BUCKETS
 from pconv_deploy.parity.tolerances import allowed_error
 
 

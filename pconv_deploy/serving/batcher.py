@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from pconv_deploy.engines.shapes import Size
 from pconv_deploy.errors import EngineError
-from pconv_deploy.images import Bytes
-from pconv_deploy.prepared import Prepared
+from pconv_deploy.images.arrays import Bytes
+from pconv_deploy.images.prepared import Prepared
 
 Run = Callable[[Sequence[Prepared]], list[Bytes]]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from pconv_deploy.image_files import encode_image, read_mask_file, require_writable
-from pconv_deploy.images import Pixels, like
+from pconv_deploy.commands.photo import NamedPhoto, PhotoOptions, prepare_photo, read_photo
+from pconv_deploy.images.arrays import Pixels, like
+from pconv_deploy.images.file_types import FIRST_BYTES, picture_kind
+from pconv_deploy.images.files import encode_image, read_mask_file, require_writable
+from pconv_deploy.images.notes import Note
 from pconv_deploy.inpainter import Inpainter, Prepared
-from pconv_deploy.notes import Note
-from pconv_deploy.photo import NamedPhoto, PhotoOptions, prepare_photo, read_photo
-from pconv_deploy.picture_kinds import FIRST_BYTES, picture_kind
 from pconv_deploy.serving.pipeline import Stages
 
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp", "TIFF": ".tif"}

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
-from pconv_deploy.hole_rule import MaskConvention, MaskRule
-from pconv_deploy.image_files import Convertible
-from pconv_deploy.photo import PhotoOptions
+from pconv_deploy.commands.photo import PhotoOptions
+from pconv_deploy.images.files import Convertible
+from pconv_deploy.images.hole_rule import MaskConvention, MaskRule
 from pconv_deploy.serving.errors import RequestError
 
 FORMATS: Final = ("png", "jpg", "webp", "tif")

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from pconv_deploy.images import Pixels
+from pconv_deploy.images.arrays import Pixels
 from pconv_deploy.serving.errors import RequestError
 from pconv_deploy.serving.fill import FilledPhoto, PhotoWork
 from pconv_deploy.serving.fill_fields import FORMATS, read_fields

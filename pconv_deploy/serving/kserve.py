@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
-from pconv_deploy.images import Bytes
+from pconv_deploy.images.arrays import Bytes
 from pconv_deploy.serving.errors import RequestError
 
 MAX_IMAGES: Final = 128  # of one request

@@ -10,13 +10,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from pconv_deploy.commands.photo import require_padded_size
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
 from pconv_deploy.engines.shapes import Size
 from pconv_deploy.errors import PictureSizeError
-from pconv_deploy.hole_rule import DEFAULT_RULE, MaskReading
-from pconv_deploy.images import Bytes, Pixels
+from pconv_deploy.images.arrays import Bytes, Pixels
+from pconv_deploy.images.hole_rule import DEFAULT_RULE, MaskReading
 from pconv_deploy.inpainter import Inpainter, Prepared
-from pconv_deploy.photo import require_padded_size
 from pconv_deploy.serving.errors import RequestError
 from pconv_deploy.serving.fill import PhotoWork, Upload
 from pconv_deploy.serving.fill_fields import read_fields

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pconv_deploy.errors import UsageError
-from pconv_deploy.image_files import DEFAULT_MAX_PIXELS
+from pconv_deploy.images.files import DEFAULT_MAX_PIXELS
 
 MIB = 1 << 20
 

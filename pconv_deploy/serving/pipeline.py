@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Generic, TypeVar
 
-from pconv_deploy.images import Pixels
+from pconv_deploy.images.arrays import Pixels
 from pconv_deploy.inpainter import Prepared, finish
 from pconv_deploy.serving.batcher import Ran
 from pconv_deploy.serving.errors import ClientGoneError

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy.errors import ImageError, InputError
-from pconv_deploy.image_files import read_image
-from pconv_deploy.images import to_pixels, to_rgb8
-from pconv_deploy.picture_kinds import READ_SUFFIXES, UNREAD_SUFFIXES, suffix_of
-from pconv_deploy.picture_list import list_pictures
+from pconv_deploy.images.arrays import to_pixels, to_rgb8
+from pconv_deploy.images.file_types import READ_SUFFIXES, UNREAD_SUFFIXES, suffix_of
+from pconv_deploy.images.files import read_image
+from pconv_deploy.images.listing import list_pictures
 
 _LOG = logging.getLogger(__name__)
 # Photos larger than this are counted as unreadable: 100 megapixels, 300 MB once decoded.

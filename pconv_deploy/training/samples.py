@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pconv_deploy.errors import HoleMaskError, ImageError, InputError
-from pconv_deploy.hole_masks.drawing import drawn_hole
-from pconv_deploy.hole_masks.reading import inverted, read_mask_set
-from pconv_deploy.hole_rule import MaskRule
-from pconv_deploy.holes import AREA_BUCKETS
-from pconv_deploy.image_files import read_hole_mask
-from pconv_deploy.images import Hole, dilated, resized_hole
+from pconv_deploy.images.arrays import Hole, dilated, resized_hole
+from pconv_deploy.images.files import read_hole_mask
+from pconv_deploy.images.hole_rule import MaskRule
+from pconv_deploy.masks.drawing import drawn_hole
+from pconv_deploy.masks.irregular import AREA_BUCKETS
+from pconv_deploy.masks.reading import inverted, read_mask_set
 from pconv_deploy.training.config import DataConfig, HolesConfig, TrainingConfig
 from pconv_deploy.training.pictures import PictureSource, epoch_order, open_pictures
 

@@ -17,9 +17,9 @@ import typer
 from torch import Tensor, nn
 
 from pconv_deploy.contract import UNetConfig
-from pconv_deploy.hole_masks.drawing import drawn_hole
-from pconv_deploy.holes import AREA_BUCKETS
-from pconv_deploy.networks import build_network, literal_network
+from pconv_deploy.masks.drawing import drawn_hole
+from pconv_deploy.masks.irregular import AREA_BUCKETS
+from pconv_deploy.network.architectures import build_network, literal_network
 from pconv_deploy.processes import spawning, worker_pool
 from pconv_deploy.training.config import load_config
 from pconv_deploy.training.losses import inpainting_loss

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.checkpoints.native import save_checkpoint
 from pconv_deploy.contract import JsonScalar
 from pconv_deploy.errors import InputError, OutputError, TrainingError
 from pconv_deploy.files import atomic_file, writing
-from pconv_deploy.networks import Network, build_network
+from pconv_deploy.network.architectures import Network, build_network
 from pconv_deploy.training.config import Phase, TrainingConfig
 from pconv_deploy.training.losses import inpainting_loss
 from pconv_deploy.training.samples import Batch

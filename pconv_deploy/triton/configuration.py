@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import msgspec
 
 from pconv_deploy.contract import TensorSpec
+from pconv_deploy.engines.backends.tensorrt.options import Shape
 from pconv_deploy.engines.manifest import Manifest, describe_parity
-from pconv_deploy.engines.tensorrt.options import Shape
 from pconv_deploy.errors import UsageError
 from pconv_deploy.triton.protobuf_text import Message, Name, Value, entries
 from pconv_deploy.triton.shapes import Shapes, listed, served_shapes

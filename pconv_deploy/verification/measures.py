@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pconv_deploy.images import Bytes, Hole
+from pconv_deploy.images.arrays import Bytes, Hole
 from pconv_deploy.parity import ParityCase, ParityInput, compare
 from pconv_deploy.verification.sides import Filled, Floats
 

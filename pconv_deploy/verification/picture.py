@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pconv_deploy.images import Bytes
+from pconv_deploy.images.arrays import Bytes
 from pconv_deploy.verification.measures import composite_of
 from pconv_deploy.verification.run import Compared
 from pconv_deploy.verification.sides import Floats

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from pconv_deploy.hole_masks.reading import picture_paths, read_mask_set
-from pconv_deploy.hole_rule import DEFAULT_RULE, MaskRule
-from pconv_deploy.holes import AREA_BUCKETS, irregular_hole
-from pconv_deploy.image_files import read_hole_mask, read_rgb
-from pconv_deploy.images import Bytes, resized_hole
+from pconv_deploy.images.arrays import Bytes, resized_hole
+from pconv_deploy.images.files import read_hole_mask, read_rgb
+from pconv_deploy.images.hole_rule import DEFAULT_RULE, MaskRule
+from pconv_deploy.masks.irregular import AREA_BUCKETS, irregular_hole
+from pconv_deploy.masks.reading import picture_paths, read_mask_set
 from pconv_deploy.parity import ParityInput, pattern
 
 BUCKETS = {f"{low * 100:.0f}-{high * 100:.0f}%": (low, high) for low, high in AREA_BUCKETS}

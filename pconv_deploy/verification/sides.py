@@ -25,10 +25,10 @@ from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import MANIFEST
 from pconv_deploy.engines.shapes import Shapes, shapes_of
 from pconv_deploy.errors import EngineError, InputError, needs
-from pconv_deploy.file_kinds import is_graph
-from pconv_deploy.images import Bytes
-from pconv_deploy.onnx_file import read_graph
-from pconv_deploy.onnx_run import graph_run
+from pconv_deploy.file_types import is_graph
+from pconv_deploy.graphs.file import read_graph
+from pconv_deploy.graphs.run import graph_run
+from pconv_deploy.images.arrays import Bytes
 from pconv_deploy.parity import (
     Arithmetic,
     ParityInput,
@@ -162,7 +162,7 @@ def _checkpoint_side(path: Path, dtype: Dtype, weights_key: str | None) -> Side:
     with needs("pconv-deploy[export]", what=str(path)):
         import torch
 
-        from pconv_deploy.checkpoint import is_own_checkpoint, load_checkpoint
+        from pconv_deploy.checkpoints.native import is_own_checkpoint, load_checkpoint
         from pconv_deploy.export.verify import literal_fill
     key = None if is_own_checkpoint(path) else weights_key  # it is meant for the other side
     checkpoint = load_checkpoint(path, weights_key=key)

@@ -289,7 +289,7 @@ def test_what_the_system_says_of_a_file_is_one_line(
         def fail(*_arguments: object, number: int = number) -> None:
             raise OSError(number, os.strerror(number), str(files / "x"))
 
-        monkeypatch.setattr("pconv_deploy.inspection.inspect_file", fail)
+        monkeypatch.setattr("pconv_deploy.commands.inspect.inspect_file", fail)
         result = run("inspect", files)
         assert (result.code, result.err) == (code, f"error: {files / 'x'}: {os.strerror(number)}\n")
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pconv_deploy.checkpoint import save_checkpoint
-from pconv_deploy.contenders import Alone, peak_mib
+from pconv_deploy.benchmark.contenders import Alone, peak_mib
+from pconv_deploy.checkpoints.native import save_checkpoint
 from pconv_deploy.errors import EngineError
 from tests.cli.conftest import Run
 from tests.conftest import TINY, random_network

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pconv_deploy import doctor
-from pconv_deploy.engines.backends.onnxruntime_gpu import ONNXRUNTIME_CUDA, OnnxRuntimeGpuBackend
+from pconv_deploy.commands import doctor
+from pconv_deploy.engines.backends.onnxruntime.gpu import ONNXRUNTIME_CUDA, OnnxRuntimeGpuBackend
 from pconv_deploy.engines.base import Gpu, Runtime
 from pconv_deploy.engines.registry import BACKENDS
 from tests.cli.conftest import Run

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from pconv_deploy.cli.export import refusals
-from pconv_deploy.export.rewrites.pipeline import Step
-from pconv_deploy.export.rewrites.site import Site
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
+from pconv_deploy.graphs.passes import Site, Step
 from tests.cli.conftest import Run
 from tests.export.modules.networks import make_unet
 
@@ -101,7 +100,7 @@ def test_options_reach_the_graph(run: Run, tmp_path: Path) -> None:
         "-O",
         "1",
         "--without",
-        "narrow-input, fold-constants",
+        "split-concat, fold-constants",
         "--without",
         "fold-batch-norm",
         "--explain",
@@ -110,7 +109,7 @@ def test_options_reach_the_graph(run: Run, tmp_path: Path) -> None:
     )
     result = run("export", "--module", UNET, *arguments, "-o", tmp_path / "x.onnx")
     assert result.code == 0, result.err
-    assert "note: narrow-input would run from a higher level than -O1 on; leaving it" in result.out
+    assert "note: split-concat would run from a higher level than -O1 on; leaving it" in result.out
     assert "multiply-adds of the convolutions alone, at 16x16\n" in result.out
     assert re.search(r"PyTorch float64; up to \S+e-05 is allowed here: 1e-5, or twice", result.out)
     assert "left out" not in result.out  # what must be masked, the image, is no refusal

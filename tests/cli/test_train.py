@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pconv_deploy.checkpoint import load_checkpoint
+from pconv_deploy.checkpoints.native import load_checkpoint
 from tests.cli.conftest import Run
 from tests.training.conftest import SMALL
 

@@ -21,14 +21,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pconv_deploy.batch import fill_jobs
+from pconv_deploy.commands.infer import fill_jobs
+from pconv_deploy.commands.jobs import Job
 from pconv_deploy.engines import folder
-from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from pconv_deploy.engines.backends.onnxruntime.cpu import OnnxRuntimeBackend
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.errors import EngineError, PConvError, UsageError
-from pconv_deploy.images import Bytes
+from pconv_deploy.images.arrays import Bytes
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.jobs import Job
 
 _IMAGE = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
 _HOLE = np.zeros((48, 48), np.uint8)

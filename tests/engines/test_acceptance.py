@@ -13,9 +13,9 @@ from pconv_deploy.demo.network import copy_network
 from pconv_deploy.engines.acceptance import accept, describe_mixed, why_rejected
 from pconv_deploy.engines.base import Runtime, files_just_built
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
-from pconv_deploy.export.half_precision import in_half_precision
-from pconv_deploy.onnx_file import ExportedGraph, read_graph
-from pconv_deploy.onnx_run import graph_run
+from pconv_deploy.graphs.file import ExportedGraph, read_graph
+from pconv_deploy.graphs.half_precision import in_half_precision
+from pconv_deploy.graphs.run import graph_run
 from pconv_deploy.parity import TOLERANCES, Run
 
 

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 
 from pconv_deploy.contract import UserModule, deployment_specs
-from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from pconv_deploy.engines.backends.onnxruntime.cpu import OnnxRuntimeBackend
 from pconv_deploy.engines.base import EngineFiles, Runtime
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import read_manifest
@@ -22,7 +22,7 @@ from pconv_deploy.errors import (
     UsageError,
 )
 from pconv_deploy.files import sha256_of
-from pconv_deploy.onnx_file import embed, read_graph
+from pconv_deploy.graphs.file import embed, read_graph
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pconv_deploy.engines.golden import (
     make_case,
     read_case,
 )
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.parity import ParityCase, ParityReport
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 
 from pconv_deploy.demo.network import copy_network
 from pconv_deploy.demo.photos import photos
-from pconv_deploy.engines import quantisation
-from pconv_deploy.engines.calibration import CalibrationFiles, read_calibration
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
-from pconv_deploy.engines.quantised_graph import (
+from pconv_deploy.engines.int8 import quantise as quantisation
+from pconv_deploy.engines.int8.calibration import CalibrationFiles, read_calibration
+from pconv_deploy.engines.int8.graph import (
     feature_convolutions,
     with_layers_exact,
     with_results_rounded,
@@ -26,9 +26,9 @@ from pconv_deploy.engines.quantised_graph import (
 )
 from pconv_deploy.errors import InputError, MissingRuntimeError, ParityError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
-from pconv_deploy.hole_rule import MaskRule
-from pconv_deploy.onnx_file import inlined, read_graph
-from pconv_deploy.onnx_run import graph_run
+from pconv_deploy.graphs.file import inlined, read_graph
+from pconv_deploy.graphs.run import graph_run
+from pconv_deploy.images.hole_rule import MaskRule
 from pconv_deploy.parity import TOLERANCES, Arrays, Tolerance
 
 SIDE = 64

@@ -17,18 +17,18 @@ from typer.testing import CliRunner
 from pconv_deploy.cli.main import app
 from pconv_deploy.demo.network import copy_network
 from pconv_deploy.engines.acceptance import why_rejected
-from pconv_deploy.engines.backends import openvino_cpu
-from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
+from pconv_deploy.engines.backends.openvino import backend as openvino_cpu
+from pconv_deploy.engines.backends.openvino.backend import OpenVinoBackend
+from pconv_deploy.engines.backends.openvino.library import compile_for_cpu, processor_capabilities
 from pconv_deploy.engines.base import RunOptions, files_just_built
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.engines.lowering.arrangement import arranged
+from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.engines.manifest import describe, read_manifest, write_manifest
-from pconv_deploy.engines.openvino_library import compile_for_cpu, processor_capabilities
 from pconv_deploy.errors import EngineError, MissingRuntimeError, OutputError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
-from pconv_deploy.export.rewrites.arrangement import arranged
-from pconv_deploy.export.rewrites.forms import Arrangement
+from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.onnx_file import read_graph
 from pconv_deploy.parity import Arrays
 
 OPENVINO = BuildOptions(backend="openvino")
@@ -295,7 +295,7 @@ def test_openvino_not_installed(
 def test_nothing_is_reported_home(tmp_path: Path) -> None:
     """The reporting package is in the way of nobody else, and was not loaded for us."""
     code = (
-        "import sys; from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend; "
+        "import sys; from pconv_deploy.engines.backends.openvino.backend import OpenVinoBackend; "
         "OpenVinoBackend().runtime(); "
         "print([m for m in sys.modules if m.startswith('openvino_telemetry')])"
     )

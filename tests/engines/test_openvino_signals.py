@@ -76,7 +76,7 @@ one.close()
 del one
 """,
     "quantised in another thread": """
-from pconv_deploy.engines.quantisation import in_eight_bits
+from pconv_deploy.engines.int8.quantise import in_eight_bits
 from pconv_deploy.engines.registry import backend_named
 content, photo = open(graph, "rb").read(), {"image": image[None], "hole_mask": hole[None]}
 one = opened()

@@ -15,15 +15,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from pconv_deploy.commands.inspect import inspect_file
 from pconv_deploy.engines import processor
-from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from pconv_deploy.engines.backends.openvino_cpu import OpenVinoBackend
+from pconv_deploy.engines.backends.onnxruntime.cpu import OnnxRuntimeBackend
+from pconv_deploy.engines.backends.onnxruntime.session import OnnxRuntimeSession
+from pconv_deploy.engines.backends.openvino.backend import OpenVinoBackend
 from pconv_deploy.engines.base import Runtime
 from pconv_deploy.engines.folder import BuildOptions, build_engine, is_engine, open_engine
 from pconv_deploy.engines.manifest import read_manifest
-from pconv_deploy.engines.onnxruntime_session import OnnxRuntimeSession
 from pconv_deploy.errors import EngineError
-from pconv_deploy.inspection import inspect_file
 from tests.cli.conftest import Run
 from tests.cli.conftest import run as run  # a fixture
 from tests.engines.test_engine_folder import edit_manifest

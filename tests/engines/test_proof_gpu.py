@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pconv_deploy.engines.backends import onnxruntime_gpu
-from pconv_deploy.engines.backends.onnxruntime_gpu import ONNXRUNTIME_CUDA
+from pconv_deploy.engines.backends.onnxruntime import gpu as onnxruntime_gpu
+from pconv_deploy.engines.backends.onnxruntime.gpu import ONNXRUNTIME_CUDA
 from pconv_deploy.engines.folder import build_engine, open_engine
 from pconv_deploy.errors import EngineError
 from tests.engines.test_onnxruntime_gpu import FP16, GPU, Pretend

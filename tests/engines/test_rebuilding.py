@@ -8,16 +8,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from pconv_deploy.commands.inspect import inspect_file
+from pconv_deploy.engines.backends.onnxruntime.cpu import OnnxRuntimeBackend
+from pconv_deploy.engines.backends.tensorrt.options import PlanFacts, Profile, TensorRtOptions
 from pconv_deploy.engines.folder import BuildOptions, build_engine, is_engine, open_engine
+from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.engines.rebuilding import recorded_options
-from pconv_deploy.engines.tensorrt.options import PlanFacts, Profile, TensorRtOptions
 from pconv_deploy.engines.tuning import Trial, TuneOptions, Tuning
 from pconv_deploy.errors import EngineError, ParityError, UsageError
-from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.files import sha256_of
-from pconv_deploy.inspection import inspect_file
 from pconv_deploy.parity import graph_inputs, parity_batches
 from tests.cli.conftest import Run
 from tests.cli.conftest import run as run  # a fixture

@@ -5,9 +5,14 @@ from typing import Any
 
 import pytest
 
+from pconv_deploy.engines.backends.tensorrt.options import (
+    PlanFacts,
+    Profile,
+    Shape,
+    TensorRtOptions,
+)
+from pconv_deploy.engines.backends.tensorrt.profiles import choose, profiles_for
 from pconv_deploy.engines.shapes import Shapes, shapes_of
-from pconv_deploy.engines.tensorrt.options import PlanFacts, Profile, Shape, TensorRtOptions
-from pconv_deploy.engines.tensorrt.profiles import choose, profiles_for
 from pconv_deploy.errors import ImageError
 from tests.engines.tensorrt.test_profiles import contract
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pconv_deploy.checkpoint import save_checkpoint
-from pconv_deploy.engines.backends.onnxruntime_gpu import ONNXRUNTIME_CUDA
+from pconv_deploy.checkpoints.native import save_checkpoint
+from pconv_deploy.engines.backends.onnxruntime.gpu import ONNXRUNTIME_CUDA
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import describe as describe_content
 from pconv_deploy.errors import EngineError

@@ -13,14 +13,13 @@ from pconv_deploy.cli.main import app
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines import preparation, tuning
 from pconv_deploy.engines.base import EngineFiles
-from pconv_deploy.engines.calibration import CalibrationFiles
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.engines.int8.calibration import CalibrationFiles
+from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.engines.tuning import TuneOptions, Tuner
 from pconv_deploy.errors import ParityError, UsageError
-from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
-from pconv_deploy.export.rewrites.forms import Arrangement
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
 
 
 @dataclass
@@ -274,15 +273,6 @@ def test_what_cannot_run_here_is_not_tuned(graph: Path) -> None:
         preparation.prepare(
             backend, read_graph(graph), "fp32", TuneOptions(), None, lambda _step: None
         )
-
-
-def test_a_graph_in_a_form_of_its_own_is_not_tuned(checkpoint: Path, tmp_path: Path) -> None:
-    path = tmp_path / "o3.onnx"
-    export_checkpoint(checkpoint, path, ExportOptions(level=3, batch=1, size=(16, 16)))
-    assert build_engine(path, tmp_path / "e").arrangement is None
-    with pytest.raises(UsageError, match=r"exported at -O3.*to tune, export at -O2"):
-        build_engine(path, tmp_path / "f", BuildOptions(tune=TuneOptions()))
-    assert not (tmp_path / "f").exists()
 
 
 def test_tuning_options_need_tune(graph: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pconv_deploy.engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from pconv_deploy.engines.backends.onnxruntime.cpu import OnnxRuntimeBackend
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import read_manifest, rebuild_command
 from pconv_deploy.engines.proof import check_machine

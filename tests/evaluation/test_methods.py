@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.checkpoints.native import save_checkpoint
 from pconv_deploy.contract import UNetConfig
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, UsageError
 from pconv_deploy.evaluation.methods import (

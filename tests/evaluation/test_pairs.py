@@ -7,8 +7,8 @@ from PIL import Image
 
 from pconv_deploy.errors import HoleMaskError, ImageError, InputError
 from pconv_deploy.evaluation.pairs import CLASSES, HoleClass, Protocol, load_pair, plan_pairs
-from pconv_deploy.hole_rule import MaskRule
-from pconv_deploy.holes import AREA_BUCKETS, area_bucket, touches_border
+from pconv_deploy.images.hole_rule import MaskRule
+from pconv_deploy.masks.irregular import AREA_BUCKETS, area_bucket, touches_border
 from tests.evaluation.conftest import box_hole, smooth_picture
 
 

@@ -16,7 +16,7 @@ from pconv_deploy.evaluation.report import markdown, write_reports
 from pconv_deploy.evaluation.run import Evaluation, evaluate
 from pconv_deploy.evaluation.summary import Results, summarise
 from pconv_deploy.evaluation.worker import Request
-from pconv_deploy.hole_rule import MaskRule
+from pconv_deploy.images.hole_rule import MaskRule
 from tests.evaluation.conftest import MakeRequest
 
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from pconv_deploy.export.explain import counted_size
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
 
 
 @pytest.mark.parametrize(

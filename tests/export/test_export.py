@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.checkpoints.native import save_checkpoint
 from pconv_deploy.contract import Normalisation, UNetConfig
 from pconv_deploy.errors import CheckpointError, OutputError, ParityError, UsageError
-from pconv_deploy.export import checkpoint_to_onnx, functions
+from pconv_deploy.export import checkpoint_to_onnx
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
-from pconv_deploy.export.functions import DOMAIN
 from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
-from pconv_deploy.export.rewrites.pipeline import Level, Rewrite
-from pconv_deploy.export.rewrites.site import Site
 from pconv_deploy.export.to_onnx import onnx_from_module
-from pconv_deploy.layers import PartialConv2d
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs import functions
+from pconv_deploy.graphs.file import read_graph
+from pconv_deploy.graphs.functions import DOMAIN
+from pconv_deploy.graphs.passes import GraphPass, Site
+from pconv_deploy.network.layers import PartialConv2d
 from pconv_deploy.parity import parity_inputs
 from tests.conftest import NORMALISATION, TINY, random_network
 
@@ -63,13 +63,13 @@ def test_by_default_masks_are_collapsed_and_nothing_is_enlarged(graph: Path) -> 
 
 
 def test_explanations_show_work_falling_and_no_error(checkpoint: Path, tmp_path: Path) -> None:
-    options = ExportOptions(level=3, without=("narrow-input",), batch=1, size=(64, 64))
+    options = ExportOptions(without=("split-concat",), batch=1, size=(64, 64))
     result = export_checkpoint(checkpoint, tmp_path / "x.onnx", options, explain=True)
-    names = [explained.step.rewrite for explained in result.explained if explained.step]
+    names = [explained.step.name for explained in result.explained if explained.step]
     assert names == list(result.contract.rewrites)
-    assert "narrow-input" not in names
+    assert "split-concat" not in names
     assert all(explained.error < 1e-5 for explained in result.explained)
-    work = {e.step.rewrite if e.step else "": e.multiply_adds for e in result.explained}
+    work = {e.step.name if e.step else "": e.multiply_adds for e in result.explained}
     layers = []  # outputs, channels, taps, pixels
     widths = (3, *TINY.channels)
     for i, kernel in enumerate(TINY.kernels):
@@ -151,7 +151,7 @@ def test_free_dimensions_are_free(
 
 
 def reference_graph(checkpoint: Path) -> DeploymentGraph:
-    from pconv_deploy.checkpoint import load_checkpoint
+    from pconv_deploy.checkpoints.native import load_checkpoint
 
     loaded = load_checkpoint(checkpoint)
     return DeploymentGraph(loaded.model, loaded.normalisation).eval()
@@ -215,7 +215,7 @@ def test_a_wrong_graph_never_gets_its_name(
                 return [Site(name)]
         return []
 
-    wrong = Rewrite("wrong", Level.MASKS, subtly_wrong)
+    wrong = GraphPass("wrong", subtly_wrong)
     monkeypatch.setattr(checkpoint_to_onnx, "chosen", lambda *_: (wrong,))
     path = tmp_path / "wrong.onnx"
     path.write_text("an older file")

@@ -11,14 +11,14 @@ from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.checkpoints.native import save_checkpoint
 from pconv_deploy.contract import GraphPrecision, UNetConfig
+from pconv_deploy.engines.lowering.arrangement import arranged
+from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.errors import CheckpointError, ParityError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
-from pconv_deploy.export.rewrites.arrangement import arranged
-from pconv_deploy.export.rewrites.forms import Arrangement
-from pconv_deploy.onnx_file import inlined, read_graph
-from pconv_deploy.onnx_run import graph_run
+from pconv_deploy.graphs.file import inlined, read_graph
+from pconv_deploy.graphs.run import graph_run
 from pconv_deploy.parity import Run, graph_inputs, parity_inputs
 from tests.conftest import random_network
 

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import version_converter
 
+from pconv_deploy.engines.backends.openvino.library import shared_core
 from pconv_deploy.engines.folder import BuildOptions, build_engine
-from pconv_deploy.engines.openvino_library import shared_core
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.parity import graph_inputs, parity_inputs
 
 SIDE = 64

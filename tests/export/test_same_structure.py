@@ -21,14 +21,14 @@ from pconv_deploy.contract import (
     UNetConfig,
     deployment_specs,
 )
+from pconv_deploy.engines.lowering.arrangement import arranged
+from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.export.graphs import DeploymentGraph
-from pconv_deploy.export.half_precision import in_half_precision
-from pconv_deploy.export.rewrites.arrangement import arranged
-from pconv_deploy.export.rewrites.forms import Arrangement
 from pconv_deploy.export.rewrites.pipeline import Level, chosen, rewritten
 from pconv_deploy.export.to_onnx import onnx_from_module
-from pconv_deploy.networks import Network
-from pconv_deploy.onnx_file import inlined
+from pconv_deploy.graphs.file import inlined
+from pconv_deploy.graphs.half_precision import in_half_precision
+from pconv_deploy.network.architectures import Network
 from tests.conftest import random_network
 
 CONFIGS = {

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from pconv_deploy.checkpoint import Checkpoint, load_checkpoint
+from pconv_deploy.checkpoints.native import Checkpoint, load_checkpoint
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.graphs import TensorGraph
 from pconv_deploy.export.verify import literal_fill
-from pconv_deploy.networks import for_inference
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
+from pconv_deploy.network.architectures import for_inference
 from pconv_deploy.parity import parity_inputs
 from tests.foreign.projects import (
     Array,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pconv_deploy.checkpoint import convert_checkpoint, load_checkpoint, read_header
+from pconv_deploy.checkpoints.native import convert_checkpoint, load_checkpoint, read_header
 from pconv_deploy.contract import Family, Normalisation, Source, UNetConfig
 from pconv_deploy.errors import CheckpointError, UsageError
 from tests.foreign.projects import (

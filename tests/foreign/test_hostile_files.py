@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 
-from pconv_deploy.checkpoint import load_checkpoint
+from pconv_deploy.checkpoints.native import load_checkpoint
 from pconv_deploy.errors import CheckpointError, MissingRuntimeError
 from tests.foreign.projects import keras_layers, mmagic_state, naoto_state, write_keras
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pconv_deploy.checkpoint import convert_checkpoint, load_checkpoint, read_header
+from pconv_deploy.checkpoints.native import convert_checkpoint, load_checkpoint, read_header
 from pconv_deploy.errors import CheckpointError, UsageError
 from tests.foreign.projects import mmagic_state, naoto_state
 from tests.foreign.test_families import same_weights
@@ -132,7 +132,7 @@ def many_ways_to_one_dictionary() -> dict[str, object]:
 def test_files_made_to_be_walked_through_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], object]
 ) -> None:
-    monkeypatch.setattr("pconv_deploy.foreign.places._MOST_TENSORS", 550)
+    monkeypatch.setattr("pconv_deploy.checkpoints.foreign.places._MOST_TENSORS", 550)
     torch.save(make(), tmp_path / "a.pth")
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "a.pth")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pconv_deploy.checkpoint import load_checkpoint
+from pconv_deploy.checkpoints.native import load_checkpoint
 from pconv_deploy.errors import CheckpointError
 from tests.conftest import TINY, random_network
 from tests.foreign.projects import (

@@ -10,15 +10,15 @@ import pytest
 from numpy.typing import NDArray
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE
-from pconv_deploy.engines.backends.tensorrt import PLAN
+from pconv_deploy.engines.backends.tensorrt.backend import PLAN
+from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, load
+from pconv_deploy.engines.backends.tensorrt.options import Profile, TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
 from pconv_deploy.engines.base import RunOptions
 from pconv_deploy.engines.cuda.devices import why_no_gpu
 from pconv_deploy.engines.folder import BuildOptions, build_engine
-from pconv_deploy.engines.tensorrt.library import TENSORRT, load
-from pconv_deploy.engines.tensorrt.options import Profile, TensorRtOptions
-from pconv_deploy.engines.tensorrt.session import TensorRtSession
 from pconv_deploy.errors import MissingRuntimeError
-from pconv_deploy.holes import irregular_hole
+from pconv_deploy.masks.irregular import irregular_hole
 
 PROFILES = (
     Profile(min=(1, 16, 16), opt=(1, 256, 256), max=(1, 256, 256)),

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.checkpoints.native import save_checkpoint
+from pconv_deploy.commands.refit import refit
 from pconv_deploy.contract import UNetConfig
+from pconv_deploy.engines.backends.tensorrt.options import Profile, TensorRtOptions
 from pconv_deploy.engines.cuda.calls import Cuda
 from pconv_deploy.engines.cuda.streams import on_device
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import Manifest, read_manifest, write_manifest
 from pconv_deploy.engines.refitting import RefitRequest
-from pconv_deploy.engines.tensorrt.options import Profile, TensorRtOptions
 from pconv_deploy.errors import EngineError, PConvError
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.refitting import refit
 from tests.conftest import random_network
 from tests.gpu.conftest import PROFILES, images
 

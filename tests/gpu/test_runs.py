@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
-from pconv_deploy.engines.backends.tensorrt import PLAN
+from pconv_deploy.engines.backends.tensorrt.backend import PLAN
+from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, load
+from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
 from pconv_deploy.engines.cuda.calls import Cuda
 from pconv_deploy.engines.manifest import read_manifest
-from pconv_deploy.engines.tensorrt.library import TENSORRT, load
-from pconv_deploy.engines.tensorrt.session import TensorRtSession
 from pconv_deploy.errors import EngineError
 from pconv_deploy.inpainter import Inpainter
 from tests.gpu.conftest import images

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pconv_deploy.images import Bytes
+from pconv_deploy.images.arrays import Bytes
 from tests.cli.conftest import run as run  # a fixture
 
 HEIGHT, WIDTH = 96, 128

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pconv_deploy.hole_masks.checking import check_mask_set
-from pconv_deploy.hole_masks.drawing import drawn_hole
-from pconv_deploy.hole_rule import MaskConvention, MaskRule
+from pconv_deploy.images.hole_rule import MaskConvention, MaskRule
+from pconv_deploy.masks.checking import check_mask_set
+from pconv_deploy.masks.drawing import drawn_hole
 
 
 def save(path: Path, area: tuple[float, float] = (0.2, 0.3), *, border: bool = True) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pconv_deploy.hole_masks.drawing import drawn_hole
+from pconv_deploy.masks.drawing import drawn_hole
 from tests.cli.conftest import Run
 from tests.hole_masks.conftest import write_film, write_frames
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pconv_deploy.hole_masks.drawing import drawn_hole
-from pconv_deploy.holes import AREA_BUCKETS, area_bucket, touches_border
+from pconv_deploy.masks.drawing import drawn_hole
+from pconv_deploy.masks.irregular import AREA_BUCKETS, area_bucket, touches_border
 
 SIZES = [(8, 8), (16, 16), (128, 128), (256, 256), (512, 512), (300, 480)]
 

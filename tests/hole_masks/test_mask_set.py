@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from pconv_deploy.errors import OutputError, UsageError
-from pconv_deploy.hole_masks.mask_set import CLASSES, MaskSetOptions, make_mask_set
-from pconv_deploy.hole_masks.reading import read_mask_set
+from pconv_deploy.masks.mask_set import CLASSES, MaskSetOptions, make_mask_set
+from pconv_deploy.masks.reading import read_mask_set
 
 SMALL = MaskSetOptions(height=64, width=96, per_class=2, seed=4)
 

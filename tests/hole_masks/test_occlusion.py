@@ -3,9 +3,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pconv_deploy.hole_masks.occlusion import FlowMethod, fitted_hole, occlusions
-from pconv_deploy.holes import AREA_BUCKETS, area_bucket, touches_border
-from pconv_deploy.images import Bytes, Hole, dilated
+from pconv_deploy.images.arrays import Bytes, Hole, dilated
+from pconv_deploy.masks.irregular import AREA_BUCKETS, area_bucket, touches_border
+from pconv_deploy.masks.occlusion import FlowMethod, fitted_hole, occlusions
 
 SIDE, SQUARE, STEP = 160, 60, 8
 # Measured: DIS finds 0.94 and 0.84 of the two strips, Farneback 0.71 and 0.48.

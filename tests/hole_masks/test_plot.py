@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from pconv_deploy.errors import OutputError
-from pconv_deploy.hole_masks.mask_set import MaskSetOptions, make_mask_set
-from pconv_deploy.hole_masks.plot import plot_mask_set
-from pconv_deploy.hole_masks.reading import HoleMaskFile, read_mask_set
+from pconv_deploy.masks.mask_set import MaskSetOptions, make_mask_set
+from pconv_deploy.masks.plot import plot_mask_set
+from pconv_deploy.masks.reading import HoleMaskFile, read_mask_set
 
 
 def test_a_set_is_plotted(tmp_path: Path) -> None:

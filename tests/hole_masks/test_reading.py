@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from pconv_deploy.errors import HoleMaskError, InputError
-from pconv_deploy.hole_masks.drawing import drawn_hole
-from pconv_deploy.hole_masks.reading import read_mask_set
-from pconv_deploy.hole_rule import MaskRule
-from pconv_deploy.holes import AREA_BUCKETS
+from pconv_deploy.images.hole_rule import MaskRule
+from pconv_deploy.masks.drawing import drawn_hole
+from pconv_deploy.masks.irregular import AREA_BUCKETS
+from pconv_deploy.masks.reading import read_mask_set
 
 CLASSES = [(bucket, border) for bucket in AREA_BUCKETS for border in (True, False)]
 

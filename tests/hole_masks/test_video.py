@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 
 from pconv_deploy.errors import InputError
-from pconv_deploy.hole_masks.frames import frame_pairs, read_pair
-from pconv_deploy.hole_masks.mask_set import CLASSES, MaskSetOptions, make_mask_set
-from pconv_deploy.hole_masks.reading import read_mask_set
-from pconv_deploy.hole_masks.video import VideoSource
+from pconv_deploy.masks.frames import frame_pairs, read_pair
+from pconv_deploy.masks.mask_set import CLASSES, MaskSetOptions, make_mask_set
+from pconv_deploy.masks.reading import read_mask_set
+from pconv_deploy.masks.video import VideoSource
 from tests.hole_masks.conftest import HEIGHT, WIDTH, frames, write_film, write_frames
 
 
@@ -85,7 +85,7 @@ def test_a_class_that_no_motion_gives_is_named(tmp_path: Path, film: Path) -> No
         return None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pconv_deploy.hole_masks.mask_set.fitted_hole", none)
+        patch.setattr("pconv_deploy.masks.mask_set.fitted_hole", none)
         with pytest.raises(InputError, match="no holes of 1% to 10% near the border"):
             make_mask_set(tmp_path / "set", wanted)
     assert not (tmp_path / "set").exists()

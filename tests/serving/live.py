@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from starlette.types import ASGIApp
 
-from pconv_deploy.images import Bytes
+from pconv_deploy.images.arrays import Bytes
 from pconv_deploy.inpainter import Inpainter, Prepared
 from pconv_deploy.serving import ServingOptions, create_app
 from pconv_deploy.serving.server import EngineServer, listen

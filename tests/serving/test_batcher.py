@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pconv_deploy.errors import EngineError
-from pconv_deploy.images import Bytes
+from pconv_deploy.images.arrays import Bytes
 from pconv_deploy.inpainter import Prepared
 from pconv_deploy.serving.batcher import Batcher, Ran
 

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pconv_deploy.batch import FillOptions, fill_jobs
+from pconv_deploy.commands.infer import FillOptions, fill_jobs
+from pconv_deploy.commands.jobs import Job
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.jobs import Job
 from tests.serving.live import BOUNDARY, ask, encoded, fill, form
 
 Photo = Callable[..., NDArray[np.uint8]]

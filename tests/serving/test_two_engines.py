@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pconv_deploy import ExportOptions, build_engine
-from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.checkpoints.native import save_checkpoint
 from pconv_deploy.inpainter import Inpainter
 from tests.conftest import NORMALISATION, TINY, random_network
 from tests.serving.live import encoded, fill, serving

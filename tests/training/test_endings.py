@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pconv_deploy.checkpoint import load_checkpoint
+from pconv_deploy.checkpoints.native import load_checkpoint
 from pconv_deploy.training.config import TrainingConfig
 from pconv_deploy.training.loop import train
 from pconv_deploy.training.run_folder import RunFolder

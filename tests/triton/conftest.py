@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from pconv_deploy.contract import GraphContract, deployment_specs, tensor_specs
+from pconv_deploy.engines.backends.tensorrt.options import PlanFacts, Profile, TensorRtOptions
 from pconv_deploy.engines.base import Gpu
 from pconv_deploy.engines.manifest import (
     EngineFile,
@@ -18,7 +19,6 @@ from pconv_deploy.engines.manifest import (
     read_manifest,
     write_manifest,
 )
-from pconv_deploy.engines.tensorrt.options import PlanFacts, Profile, TensorRtOptions
 from tests.cli.conftest import run as run  # a fixture
 
 PLAN = b"a pretend TensorRT plan"

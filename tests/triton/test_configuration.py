@@ -7,8 +7,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.backends.tensorrt.options import Profile
 from pconv_deploy.engines.manifest import Manifest, describe_parity
-from pconv_deploy.engines.tensorrt.options import Profile
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.triton.configuration import ServeOptions, configuration
 from pconv_deploy.triton.protobuf_text import to_text

@@ -5,8 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.manifest import Manifest, read_manifest, write_manifest
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 from pconv_deploy.errors import EngineError, OutputError, UsageError
 from pconv_deploy.triton.repository import write_model
 from tests.cli.conftest import Run

@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from pconv_deploy.checkpoint import load_checkpoint, save_checkpoint
+from pconv_deploy.checkpoints.native import load_checkpoint, save_checkpoint
 from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.engines.manifest import describe, read_manifest, write_manifest
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.checkpoints.native import save_checkpoint
 from pconv_deploy.contract import Normalisation, UNetConfig
 from pconv_deploy.engines.folder import BuildOptions, build_engine
 from pconv_deploy.errors import (
@@ -24,7 +24,7 @@ from pconv_deploy.errors import (
     UsageError,
 )
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
-from pconv_deploy.literal import LiteralPConvUNet
+from pconv_deploy.network.reference import LiteralPConvUNet
 from pconv_deploy.verification import run
 from pconv_deploy.verification.pictures import BUCKETS, PictureOptions
 from pconv_deploy.verification.run import Outcome

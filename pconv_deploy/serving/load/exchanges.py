@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE
-from pconv_deploy.image_files import encode_image, read_image
-from pconv_deploy.images import Bytes
+from pconv_deploy.images.arrays import Bytes
+from pconv_deploy.images.files import encode_image, read_image
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.serving.kserve import HEAD_LENGTH
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
-from pconv_deploy.engines.tensorrt.session import TensorRtSession
+from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
 from tests.engines.cuda.fake_tensorrt import filled, images
 
 Open = Callable[..., TensorRtSession]

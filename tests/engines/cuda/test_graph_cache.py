@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pconv_deploy.engines.tensorrt.graphs import (
+from pconv_deploy.engines.backends.tensorrt.graphs import (
     IDLE_RUNS,
     MOST_ATTEMPTS,
     MOST_GRAPHS,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
-from pconv_deploy.engines.backends.tensorrt import PLAN as PLAN_FILE
-from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
+from pconv_deploy.engines.backends.tensorrt.backend import PLAN as PLAN_FILE
+from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
 from pconv_deploy.engines.base import RunOptions, files_just_built
 from pconv_deploy.errors import EngineError
 from tests.engines.cuda.cuda_names import Status

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pconv_deploy.engines.tensorrt.session import TensorRtSession
+from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
 from pconv_deploy.errors import EngineError
 from tests.engines.cuda.fake_cuda import FakeCuda
 from tests.engines.cuda.fake_rtx import Compiling, FakeRtx, FakeRtxContext

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pconv_deploy.engines.tensorrt import graphs
-from pconv_deploy.engines.tensorrt.graphs import MOST_ATTEMPTS, MOST_GRAPHS
-from pconv_deploy.engines.tensorrt.session import TensorRtSession
+from pconv_deploy.engines.backends.tensorrt import graphs
+from pconv_deploy.engines.backends.tensorrt.graphs import MOST_ATTEMPTS, MOST_GRAPHS
+from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
 from tests.engines.cuda.cuda_names import Status
 from tests.engines.cuda.fake_cuda import FakeCuda
 from tests.engines.cuda.fake_tensorrt import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
-from pconv_deploy.engines.tensorrt.session import TensorRtSession
+from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
 from pconv_deploy.errors import EngineError, UsageError
 from tests.engines.cuda.cuda_names import Status
 from tests.engines.cuda.device_arrays import SHAPE, CudaArray, DlpackArray, on_gpu, target

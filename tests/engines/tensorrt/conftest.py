@@ -8,10 +8,10 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from pconv_deploy.engines.tensorrt.options import Profile
+from pconv_deploy.engines.backends.tensorrt.options import Profile
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.rewrites.pipeline import chosen, rewritten
-from pconv_deploy.onnx_file import ExportedGraph, read_graph
+from pconv_deploy.graphs.file import ExportedGraph, read_graph
 from tests.cli.conftest import run as run  # a fixture
 from tests.engines.tensorrt.forwarding import as_rtx, load_forwarded
 

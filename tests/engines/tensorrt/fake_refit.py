@@ -14,7 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from pconv_deploy.contract import RAW_OUTPUT, GraphContract
-from pconv_deploy.onnx_run import graph_run
+from pconv_deploy.graphs.run import graph_run
 from pconv_deploy.parity import Arrays
 
 _REFITTABLE = "refittable"

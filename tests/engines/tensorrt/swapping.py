@@ -10,19 +10,19 @@ import msgspec
 import pytest
 import torch
 
-from pconv_deploy.checkpoint import save_checkpoint
+from pconv_deploy.checkpoints.native import save_checkpoint
 from pconv_deploy.contract import UNetConfig
-from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
+from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
+from pconv_deploy.engines.backends.tensorrt.network import as_read
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.base import EngineFiles
 from pconv_deploy.engines.folder import BuildOptions, build_engine
 from pconv_deploy.engines.manifest import Manifest, describe, read_manifest, write_manifest
 from pconv_deploy.engines.preparation import prepare_again
 from pconv_deploy.engines.refitting import RefitRequest
-from pconv_deploy.engines.tensorrt.network import as_read
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
-from pconv_deploy.networks import build_network
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
+from pconv_deploy.network.architectures import build_network
 from tests.conftest import random_network
 from tests.engines.tensorrt import fake_refit
 from tests.engines.tensorrt.conftest import SMALL

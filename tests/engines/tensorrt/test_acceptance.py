@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 from pconv_deploy.contract import RAW_OUTPUT
-from pconv_deploy.engines.backends import tensorrt as module
+from pconv_deploy.engines.backends.tensorrt import backend as module
+from pconv_deploy.engines.backends.tensorrt import builder, session
+from pconv_deploy.engines.backends.tensorrt.builder import build_plan
+from pconv_deploy.engines.backends.tensorrt.options import Profile, TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.profiles import choose
 from pconv_deploy.engines.base import Gpu, RunOptions, files_just_built
 from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
-from pconv_deploy.engines.tensorrt import builder, session
-from pconv_deploy.engines.tensorrt.builder import build_plan
-from pconv_deploy.engines.tensorrt.options import Profile, TensorRtOptions
-from pconv_deploy.engines.tensorrt.profiles import choose
 from pconv_deploy.errors import EngineError, ParityError, UsageError
-from pconv_deploy.onnx_file import read_graph, with_raw_output
-from pconv_deploy.onnx_run import model_run
+from pconv_deploy.graphs.file import read_graph, with_raw_output
+from pconv_deploy.graphs.run import model_run
 from pconv_deploy.parity import TOLERANCES, Arithmetic, Arrays, Precision
 from tests.engines.tensorrt.conftest import SMALL
 from tests.engines.tensorrt.fake_inspector import FakeEngine

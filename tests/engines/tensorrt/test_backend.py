@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from pconv_deploy.engines.backends import tensorrt as module
-from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
+from pconv_deploy.engines.backends.tensorrt import backend as module
+from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
+from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, TENSORRT_RTX
+from pconv_deploy.engines.backends.tensorrt.options import PlanFacts, TensorRtOptions
 from pconv_deploy.engines.base import Gpu, Runtime, files_just_built
 from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.registry import BACKENDS, backend_named
-from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX
-from pconv_deploy.engines.tensorrt.options import PlanFacts, TensorRtOptions
 from pconv_deploy.errors import UsageError
 from pconv_deploy.parity import PRECISIONS
 

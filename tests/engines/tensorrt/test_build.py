@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pconv_deploy.engines.calibration import CalibrationFiles
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.engines.int8.calibration import CalibrationFiles
 from pconv_deploy.engines.manifest import read_manifest
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 from pconv_deploy.errors import EngineError
 from tests.cli.conftest import Run
 from tests.engines.cuda.test_devices import machine

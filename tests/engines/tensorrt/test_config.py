@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pconv_deploy.engines.tensorrt.config import configure
-from pconv_deploy.engines.tensorrt.library import TENSORRT, TENSORRT_RTX, new_log
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.config import configure
+from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, TENSORRT_RTX, new_log
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.errors import UsageError
 
 

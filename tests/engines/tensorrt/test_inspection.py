@@ -8,18 +8,18 @@ import msgspec
 import onnx
 import pytest
 
-from pconv_deploy.engines.tensorrt import inspection
-from pconv_deploy.engines.tensorrt.inspection import (
+from pconv_deploy.engines.backends.tensorrt import inspection
+from pconv_deploy.engines.backends.tensorrt.inspection import (
     complaints,
     convolution_types,
     executed_by,
     joined,
     layers_of,
 )
-from pconv_deploy.engines.tensorrt.options import Layers
+from pconv_deploy.engines.backends.tensorrt.options import Layers
 from pconv_deploy.errors import EngineError
-from pconv_deploy.export.half_precision import in_half_precision
-from pconv_deploy.onnx_file import inlined, read_graph
+from pconv_deploy.graphs.file import inlined, read_graph
+from pconv_deploy.graphs.half_precision import in_half_precision
 from tests.engines.tensorrt.small_graphs import quantised_convolution
 
 NCHW8 = "Channel major FP16 format where channel % 8 == 0"

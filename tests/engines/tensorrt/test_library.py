@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pconv_deploy.engines.tensorrt.library import (
+from pconv_deploy.engines.backends.tensorrt.library import (
     TENSORRT,
     TENSORRT_RTX,
     Flavour,

@@ -8,13 +8,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from pconv_deploy.engines.tensorrt.lint import Complaint, lint, refuse
-from pconv_deploy.engines.tensorrt.lint_rules import MISSING
+from pconv_deploy.engines.backends.tensorrt.lint import Complaint, lint, refuse
+from pconv_deploy.engines.backends.tensorrt.lint_rules import MISSING
+from pconv_deploy.engines.lowering.arrangement import arranged
+from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
 from pconv_deploy.errors import GraphError
-from pconv_deploy.export.half_precision import in_half_precision
-from pconv_deploy.export.rewrites.arrangement import arranged
-from pconv_deploy.export.rewrites.forms import Arrangement, Upsampling
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
+from pconv_deploy.graphs.half_precision import in_half_precision
 from tests.engines.tensorrt.conftest import Exported
 from tests.engines.tensorrt.lint_cases import QUIET, REFUSED, TAKEN, Case
 from tests.engines.tensorrt.small_graphs import other, small, the

@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from pconv_deploy.engines.backends.tensorrt import network
+from pconv_deploy.engines.backends.tensorrt.library import new_log
+from pconv_deploy.engines.backends.tensorrt.network import parse
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.folder import BuildOptions, build_engine
-from pconv_deploy.engines.tensorrt import network
-from pconv_deploy.engines.tensorrt.library import new_log
-from pconv_deploy.engines.tensorrt.network import parse
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions
 from pconv_deploy.errors import EngineError, GraphError
 from tests.engines.tensorrt.conftest import SMALL
 

@@ -10,8 +10,8 @@ import pytest
 
 from pconv_deploy.cli.trtexec import in_our_words
 from pconv_deploy.engines import folder
+from pconv_deploy.engines.backends.tensorrt.options import Profile, TensorRtOptions, words
 from pconv_deploy.engines.folder import BuildOptions
-from pconv_deploy.engines.tensorrt.options import Profile, TensorRtOptions, words
 from tests.cli.conftest import Run
 
 TWO_PROFILES = (

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from pconv_deploy.engines.backends.tensorrt import session
 from pconv_deploy.engines.base import Gpu
 from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.folder import build_engine, open_engine
 from pconv_deploy.engines.manifest import describe
-from pconv_deploy.engines.tensorrt import session
 from tests.engines.tensorrt.test_acceptance import OPTIONS, Machine, layer
 from tests.engines.tensorrt.test_acceptance import machine as machine  # a fixture
 

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from pconv_deploy.cli import build_progress
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.progress import PartDone, Phases
 from pconv_deploy.engines.folder import BuildOptions, build_engine
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions
-from pconv_deploy.engines.tensorrt.progress import PartDone, Phases
 from tests.engines.tensorrt.conftest import SMALL
 
 OPTIONS = BuildOptions(backend="tensorrt", tensorrt=TensorRtOptions(profiles=(SMALL,)))

@@ -8,15 +8,15 @@ import numpy as np
 import onnx
 import pytest
 
-from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
-from pconv_deploy.engines.quantisation import in_eight_bits
-from pconv_deploy.engines.quantised_graph import feature_convolutions
-from pconv_deploy.engines.tensorrt.inspection import convolution_types
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions
-from pconv_deploy.export.rewrites.arrangement import arranged
-from pconv_deploy.export.rewrites.forms import Arrangement, Upsampling
-from pconv_deploy.holes import irregular_hole
-from pconv_deploy.onnx_file import ExportedGraph, inlined, read_graph
+from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
+from pconv_deploy.engines.backends.tensorrt.inspection import convolution_types
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
+from pconv_deploy.engines.int8.graph import feature_convolutions
+from pconv_deploy.engines.int8.quantise import in_eight_bits
+from pconv_deploy.engines.lowering.arrangement import arranged
+from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
+from pconv_deploy.graphs.file import ExportedGraph, inlined, read_graph
+from pconv_deploy.masks.irregular import irregular_hole
 from pconv_deploy.parity import Arrays, ParityInput, graph_inputs
 from tests.engines.tensorrt.conftest import SMALL, Exported
 

@@ -8,12 +8,12 @@ import msgspec
 import onnx
 import pytest
 
+from pconv_deploy.commands.refit import refit
 from pconv_deploy.contract import Normalisation
-from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
+from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
 from pconv_deploy.engines.refitting import RefitRequest
 from pconv_deploy.errors import EngineError, UsageError
-from pconv_deploy.onnx_file import embed, read_graph
-from pconv_deploy.refitting import refit
+from pconv_deploy.graphs.file import embed, read_graph
 from tests.engines.tensorrt.swapping import (
     NETWORK,
     WHY_NOT_RUN,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pconv_deploy.commands.inspect import inspect_file
 from pconv_deploy.errors import InputError
-from pconv_deploy.inspection import inspect_file
 from tests.engines.tensorrt.test_build import engine as engine  # a fixture
 
 pytestmark = pytest.mark.usefixtures("tensorrt")

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from pconv_deploy.engines.backends.tensorrt.library import new_log
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.timing_cache import TimingCache
 from pconv_deploy.engines.folder import BuildOptions, build_engine
-from pconv_deploy.engines.tensorrt.library import new_log
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions
-from pconv_deploy.engines.tensorrt.timing_cache import TimingCache
 from pconv_deploy.errors import UsageError
 from tests.engines.tensorrt.conftest import SMALL
 

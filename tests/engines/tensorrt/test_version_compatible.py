@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from pconv_deploy.engines.tensorrt.options import PlanFacts
+from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
 from tests.engines.tensorrt.forwarding import find_package
 
 BUILD = """
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import msgspec
 
-from pconv_deploy.engines.backends.tensorrt import TensorRtBackend
-from pconv_deploy.engines.tensorrt.options import TensorRtOptions
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
+from pconv_deploy.graphs.file import read_graph
 from tests.engines.tensorrt.conftest import SMALL
 from tests.engines.tensorrt.forwarding import install
 

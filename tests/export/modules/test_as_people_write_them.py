@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pconv_deploy.errors import ParityError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, ExportResult
 from pconv_deploy.export.module_to_onnx import ModuleRequest, export_module
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
 from tests.export.modules.conftest import Offer
 from tests.export.modules.networks import PartialConv2d, UNet, randomised
 

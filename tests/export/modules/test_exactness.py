@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pconv_deploy import layers
 from pconv_deploy.contract import Normalisation, UserModule
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, ExportResult
 from pconv_deploy.export.module_to_onnx import ModuleRequest, export_module
 from pconv_deploy.export.modules.enlargements import whole_multiple
 from pconv_deploy.export.modules.trial import Called
-from pconv_deploy.onnx_file import read_graph
+from pconv_deploy.graphs.file import read_graph
+from pconv_deploy.network import layers
 from tests.export.modules.conftest import Offer
 from tests.export.modules.networks import (
     Padding,

@@ -11,10 +11,17 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from pconv_deploy.export.functions import PartialConv2d, Renormalise
-from pconv_deploy.export.rewrites.pipeline import REWRITES, Level, Rewrite, rewritten
-from pconv_deploy.export.rewrites.site import Site
+from pconv_deploy.engines.lowering.arrangement import passes_of
+from pconv_deploy.engines.lowering.forms import Arrangement
+from pconv_deploy.export.rewrites.pipeline import REWRITES, rewritten
+from pconv_deploy.graphs.functions import PartialConv2d, Renormalise
+from pconv_deploy.graphs.passes import GraphPass, Site
 
+LOWERING = passes_of(
+    Arrangement(
+        upsampling=("interleaved",), narrow_input=True, narrow_output=True, fused_epilogue=True
+    )
+)
 Array = NDArray[Any]
 Feeds = dict[str, Array]
 
@@ -159,8 +166,8 @@ class Outcome:
 
 
 def after(name: str, model: onnx.ModelProto) -> Outcome:
-    """Apply one rewrite by its name as the pipeline does."""
-    (rewrite,) = (r for r in REWRITES if r.name == name)
+    """Apply one pass by its name as the pipelines do."""
+    (rewrite,) = (r for r in (*REWRITES, *LOWERING) if r.name == name)
     ((step, model_after),) = rewritten(model, [rewrite])
     onnx.checker.check_model(model_after)
     return Outcome(model, model_after, step.sites)
@@ -210,7 +217,7 @@ def refuses(
 
 
 def untouched(before: onnx.ModelProto, model_after: onnx.ModelProto) -> None:
-    nothing = Rewrite("nothing", Level.MASKS, lambda _model: ())
+    nothing = GraphPass("nothing", lambda _model: ())
     ((_, expected),) = rewritten(before, [nothing])
     assert list(model_after.graph.node) == list(expected.graph.node)
     assert list(model_after.graph.initializer) == list(expected.graph.initializer)

@@ -7,13 +7,12 @@ import numpy as np
 import onnx
 import pytest
 
-from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
-from pconv_deploy.export.rewrites.arrangement import arranged, is_arranged, upsampling_sites
-from pconv_deploy.export.rewrites.enlarge_again import single_taps
-from pconv_deploy.export.rewrites.forms import Arrangement, Upsampling
+from pconv_deploy.engines.lowering.arrangement import arranged, upsampling_sites
+from pconv_deploy.engines.lowering.enlarge_again import single_taps
+from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
 from pconv_deploy.export.rewrites.upsample_phases import summed_taps
-from pconv_deploy.onnx_file import ExportedGraph, read_graph
-from pconv_deploy.onnx_run import graph_run
+from pconv_deploy.graphs.file import ExportedGraph, read_graph
+from pconv_deploy.graphs.run import graph_run
 from pconv_deploy.parity import Arrays, graph_inputs, parity_inputs
 from tests.conftest import TINY
 
@@ -90,15 +89,6 @@ def test_the_graph_itself_stays_as_it_was(exported: ExportedGraph) -> None:
     before = exported.model.SerializeToString()
     arranged(exported.model, EVERY[-1], exported.contract)
     assert exported.model.SerializeToString() == before
-
-
-def test_an_arranged_graph_says_so(
-    exported: ExportedGraph, checkpoint: Path, tmp_path: Path
-) -> None:
-    assert not is_arranged(exported.contract)
-    options = ExportOptions(level=3, batch=1, size=(16, 16))
-    result = export_checkpoint(checkpoint, tmp_path / "x.onnx", options)
-    assert is_arranged(result.contract)
 
 
 def test_taps_are_found_again() -> None:

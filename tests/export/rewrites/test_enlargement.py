@@ -3,7 +3,7 @@
 import onnx_ir as ir
 import pytest
 
-from pconv_deploy.export.rewrites.enlargement import nearest_scales
+from pconv_deploy.graphs.enlargement import nearest_scales
 
 Shape = list[int | str | None]
 NEAREST = {

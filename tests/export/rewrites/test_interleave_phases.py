@@ -38,7 +38,7 @@ def transposed(
 @pytest.mark.parametrize("outputs", [1, 5])
 def test_fires(bias: bool, outputs: int) -> None:
     model = transposed(bias=bias, weight=weights(RNG, 3, outputs, 4, 4))
-    found = fires("interleave-phases", model, FEEDS, ["up"])
+    found = fires("upsampling", model, FEEDS, ["up"])
     assert found["ConvTranspose"] == 0
     assert found["Conv"] == 1
     assert {name: found[name] for name in INTERLEAVING} == INTERLEAVING
@@ -47,7 +47,7 @@ def test_fires(bias: bool, outputs: int) -> None:
 def test_against_the_definition() -> None:
     weight, inputs = weights(RNG, 3, 2, 4, 4), FEEDS[1]
     model = transposed(bias=False, weight=weight)
-    (found,) = run(after("interleave-phases", model).after, inputs)
+    (found,) = run(after("upsampling", model).after, inputs)
     assert_close(found, doubled_by(inputs["x"], weight))
 
 
@@ -83,12 +83,12 @@ REFUSALS = {
 
 @pytest.mark.parametrize(("model", "reason"), REFUSALS.values(), ids=REFUSALS)
 def test_stays(model: onnx.ModelProto, reason: str) -> None:
-    refuses("interleave-phases", model, FEEDS, reason, "up")
+    refuses("upsampling", model, FEEDS, reason, "up")
 
 
 def test_a_size_that_is_asked_for() -> None:
     model = transposed("strides = [2, 2], pads = [1, 1, 1, 1], output_shape = [11, 7]")
-    refuses("interleave-phases", model, FEEDS[1:2], CHOSEN, "up")
+    refuses("upsampling", model, FEEDS[1:2], CHOSEN, "up")
 
 
 @pytest.mark.parametrize("free", ["w", "b"])
@@ -96,4 +96,4 @@ def test_weights_and_biases_that_are_not_constant(free: str) -> None:
     model = transposed()
     weight = freed(model, free)
     feeds = [inputs | weight for inputs in FEEDS]
-    refuses("interleave-phases", model, feeds, "its weights are not constant", "up")
+    refuses("upsampling", model, feeds, "its weights are not constant", "up")

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pconv_deploy.export.rewrites.simplification import simplify
+from pconv_deploy.graphs.simplification import simplify
 
 SMALL = [1e-6, 1e-8, -1e-8, 1e-9, 1e-12, 1e-30, 1e-45]
 NEAR_ONE = [1 + 1e-6, 1 + 5e-6, 1 - 5e-6]

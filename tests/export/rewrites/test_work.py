@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from pconv_deploy.errors import GraphError
-from pconv_deploy.export.rewrites.work import multiply_adds
+from pconv_deploy.graphs.multiply_adds import multiply_adds
 from tests.export.rewrites.graphs import KNOWN, graph, partial, repeated, weights
 
 RNG = np.random.default_rng(10)

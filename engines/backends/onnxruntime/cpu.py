@@ -1,0 +1,117 @@
+"""ONNX Runtime on the CPU: the engine that works everywhere."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.backends.onnxruntime.session import (
+    MODEL,
+    OnnxRuntimeSession,
+    import_onnxruntime,
+    session_settings,
+)
+from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
+from pconv_deploy.engines.base import (
+    EngineFiles,
+    Progress,
+    RunOptions,
+    Runtime,
+    another_release,
+    silent,
+)
+from pconv_deploy.engines.lowering.forms import Arrangement
+from pconv_deploy.files import scratch_folder
+from pconv_deploy.parity import Precision
+
+# On every processor measured so far; `--tune` finds out on yours.
+_FASTEST = Arrangement(upsampling=("interleaved",), narrow_output=True, fused_epilogue=True)
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeBackend:
+    """Keeps the ONNX file as it is: ONNX Runtime compiles it when it opens it."""
+
+    name: str = "onnxruntime"
+    device: str = "cpu"
+    rounds_results: bool = True
+    opens_after_fork: bool = True
+    typed: bool = False
+    why_finer: str = ""
+
+    def runtime(self) -> Runtime:
+        return Runtime(package="onnxruntime", version=self._import().__version__)
+
+    def usual_form(self, precision: Precision) -> Arrangement:  # noqa: ARG002
+        return _FASTEST
+
+    def why_not_run(self) -> str | None:
+        return None
+
+    def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:  # noqa: ARG002
+        return None
+
+    def why_unproved(self, built_with: Runtime) -> str | None:
+        return another_release(self.runtime(), built_with)
+
+    def why_not(self, precision: Precision) -> str | None:
+        if precision in ("fp32", "int8"):
+            return None
+        return f"ONNX Runtime has no convolution in {precision} for the CPU"
+
+    def build(
+        self,
+        graph: bytes,
+        contract: GraphContract,  # noqa: ARG002
+        precision: Precision,  # noqa: ARG002  it is the graph's own
+        folder: Path,
+        progress: Progress = silent,  # noqa: ARG002
+    ) -> None:
+        (folder / MODEL).write_bytes(graph)
+
+    def open(
+        self,
+        files: EngineFiles,
+        precision: Precision,  # noqa: ARG002  it is the graph's own
+        options: RunOptions,
+    ) -> OnnxRuntimeSession:
+        return self._session(files, options)
+
+    def executed(
+        self,
+        files: EngineFiles,
+        contract: GraphContract,  # noqa: ARG002
+        precision: Precision,  # noqa: ARG002
+    ) -> Mapping[Precision, int]:
+        import onnx
+
+        with scratch_folder() as work:
+            optimised = work / MODEL
+            settings = {"optimized_model_filepath": str(optimised)}
+            self._session(files, RunOptions(), settings).close()
+            nodes = onnx.load(optimised).graph.node
+        found: Counter[Precision] = Counter()
+        for node in nodes:
+            if "Conv" in node.op_type:  # Conv, FusedConv, ConvTranspose; QLinearConv, ConvInteger
+                eight_bits = node.op_type.startswith(("QLinear", "ConvInteger"))
+                found["int8" if eight_bits else "fp32"] += 1
+        return found
+
+    def _session(
+        self, files: EngineFiles, options: RunOptions, settings: Mapping[str, str] = {}
+    ) -> OnnxRuntimeSession:
+        onnxruntime = self._import()
+        return OnnxRuntimeSession(
+            files,
+            # Named, so that no other provider of the installed package takes its place.
+            lambda model: onnxruntime.InferenceSession(
+                model,
+                session_settings(onnxruntime, options, settings),
+                providers=["CPUExecutionProvider"],
+            ),
+        )
+
+    def _import(self) -> ModuleType:
+        return import_onnxruntime(self.name, "onnxruntime")

@@ -1,0 +1,203 @@
+"""A graph and options become a plan: the one file that TensorRT runs."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.backends.tensorrt.config import configure
+from pconv_deploy.engines.backends.tensorrt.inspection import executed_by, joined, layers_of
+from pconv_deploy.engines.backends.tensorrt.library import Flavour, new_log, words_of
+from pconv_deploy.engines.backends.tensorrt.network import parse
+from pconv_deploy.engines.backends.tensorrt.options import (
+    Layers,
+    PlanFacts,
+    Profile,
+    Shape,
+    TensorRtOptions,
+)
+from pconv_deploy.engines.backends.tensorrt.profiles import profiles_for, tensor_shape
+from pconv_deploy.engines.backends.tensorrt.progress import new_monitor, stoppable
+from pconv_deploy.engines.backends.tensorrt.timing_cache import TimingCache, require_file_name
+from pconv_deploy.engines.base import Progress
+from pconv_deploy.errors import EngineError, UsageError
+from pconv_deploy.parity import Precision
+
+_LOG = logging.getLogger(__name__)
+_NULL = msgspec.Raw(b"null")
+_DEFAULT_STREAM = 0
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is known of the precision an engine computes in.
+
+    graph   convolutions of its graph, by the types of what they multiply
+    engine  what TensorRT's engine inspector told, the layers of one profile after the other; null:
+            it was not loaded, as where there is no GPU that it is for
+    """
+
+    graph: Mapping[Precision, int]
+    engine: msgspec.Raw = _NULL
+
+    def layers(self) -> Layers | None:
+        """The inspector's report, counted."""
+        told = bytes(self.engine)
+        return None if told == bytes(_NULL) else layers_of(told.decode())
+
+    def executed(self) -> Mapping[Precision, int]:
+        """Convolutions by the precision they compute in."""
+        return executed_by(self.layers(), self.graph)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltPlan:
+    """A plan, which is TensorRT's own file, and what is recorded of it."""
+
+    plan: bytes
+    facts: PlanFacts
+    evidence: Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """What to build. graph: an ONNX file's content, of the precision that is wanted."""
+
+    graph: bytes
+    contract: GraphContract
+    options: TensorRtOptions
+
+
+def build_plan(
+    flavour: Flavour,
+    library: ModuleType,
+    request: PlanRequest,
+    no_gpu: str | None,
+    progress: Progress,
+) -> BuiltPlan:
+    """Build a plan, and inspect it where there is a GPU.
+
+    Args:
+        flavour: of TensorRT, for messages.
+        library: what is installed of it.
+        request: what to build.
+        no_gpu: why there is none here that the plan is for, if so.
+        progress: is told each percent; if it raises, the build is cancelled.
+
+    Raises:
+        EngineError: TensorRT cannot; the message ends with its own words.
+        UsageError: an option that the installed release does not have, or a profile that does not
+            fit the graph.
+        GraphError: see `network.parse`.
+        InputError, OutputError: the timing cache's file cannot be read or written.
+    """
+    options = request.options
+    profiles = profiles_for(request.contract, options.profiles)
+    log = new_log(library)
+    try:
+        builder = library.Builder(log)
+    except (TypeError, RuntimeError) as error:
+        raise _failure(flavour, log.errors or [str(error)], no_gpu) from error
+    config = builder.create_builder_config()
+    configure(flavour, library, config, options)
+    parsed = parse(library, builder, log, request.graph)
+    _add_profiles(builder, config, request.contract, profiles)
+    cache = _timing_cache(config, log, options, no_gpu)
+    monitor = new_monitor(library, flavour.title, progress)
+    config.progress_monitor = monitor
+    started = time.perf_counter()
+    with stoppable(monitor):
+        plan = builder.build_serialized_network(parsed.network, config)
+    seconds = round(time.perf_counter() - started, 3)
+    if plan is None:
+        raise _failure(flavour, log.errors, no_gpu)
+    if cache:
+        cache.save()
+    content = bytes(plan)
+    told = _NULL if no_gpu else _inspected(library, log, content, request, profiles)
+    evidence = Evidence(graph=parsed.convolutions, engine=told)
+    facts = PlanFacts(
+        options=options, profiles=profiles, build_seconds=seconds, layers=evidence.layers()
+    )
+    return BuiltPlan(plan=content, facts=facts, evidence=evidence)
+
+
+def _add_profiles(
+    builder: Any, config: Any, contract: GraphContract, profiles: tuple[Profile, ...]
+) -> None:
+    """Tell TensorRT the shapes; a graph without free sizes has none to tell."""
+    if contract.batch and contract.size:
+        return
+    for profile in profiles:
+        told = builder.create_optimization_profile()
+        for spec in contract.inputs:
+            shapes = (tensor_shape(spec, s) for s in (profile.min, profile.opt, profile.max))
+            told.set_shape(spec.name, *shapes)
+        if config.add_optimization_profile(told) < 0:
+            raise UsageError(f"TensorRT refuses the profile {profile.describe()}")
+
+
+def _timing_cache(
+    config: Any, log: Any, options: TensorRtOptions, no_gpu: str | None
+) -> TimingCache | None:
+    if options.timing_cache is None:
+        return None
+    path = Path(options.timing_cache)
+    if no_gpu:
+        # Nothing is measured, and TensorRT would take what others have for damaged.
+        require_file_name(path)
+        _LOG.warning("the timing cache %s is not used without a GPU: %s", path, no_gpu)
+        return None
+    return TimingCache(config, log, path)
+
+
+def _inspected(
+    library: ModuleType,
+    log: Any,
+    plan: bytes,
+    request: PlanRequest,
+    profiles: Sequence[Profile],
+) -> msgspec.Raw:
+    """What the engine inspector tells, in JSON. Without a GPU it must not be asked."""
+    runtime = library.Runtime(log)
+    if request.options.version_compatible:  # just built: what it brings along is TensorRT's own
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineError(f"TensorRT does not load what it has built: {words_of(log.errors)}")
+    told = []
+    for index in range(engine.num_optimization_profiles):
+        inspector = engine.create_engine_inspector()
+        # Only in a context it tells sizes and formats. One without weights may have none.
+        if context := _context_at(library, engine, request.contract, index, profiles[index].opt):
+            inspector.execution_context = context
+        told.append(inspector.get_engine_information(library.LayerInformationFormat.JSON))
+    return msgspec.Raw(joined(told).encode())
+
+
+def _context_at(
+    library: ModuleType, engine: Any, contract: GraphContract, profile: int, shape: Shape
+) -> Any:
+    """A context that knows its shapes and has no memory to run in; None if there can be none."""
+    context = engine.create_execution_context(
+        library.ExecutionContextAllocationStrategy.USER_MANAGED
+    )
+    if context is None:
+        return None
+    if profile and not context.set_optimization_profile_async(profile, _DEFAULT_STREAM):
+        return None
+    shapes = [(spec.name, tensor_shape(spec, shape)) for spec in contract.inputs]
+    return context if all(context.set_input_shape(*named) for named in shapes) else None
+
+
+def _failure(flavour: Flavour, errors: list[str], no_gpu: str | None) -> EngineError:
+    said = words_of(errors) or "it gives no reason"
+    hint = f"\n  It may need a GPU to build this: {no_gpu}" if no_gpu else ""
+    if "memory" in said.lower():
+        hint += "\n  Take smaller shapes (--max-shapes), or less --workspace"
+    return EngineError(f"{flavour.title} cannot build the engine: {said}{hint}")

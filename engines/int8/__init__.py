@@ -1,0 +1,1 @@
+"""Int8 engines: calibration on photos, quantisation, and its checks."""

@@ -1,0 +1,77 @@
+"""Equal forms of one graph: which of them is fastest depends on runtime, precision and machine."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import onnx
+import onnx_ir as ir
+
+from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.lowering.enlarge_again import enlarge_again
+from pconv_deploy.engines.lowering.forms import Arrangement
+from pconv_deploy.engines.lowering.fuse_epilogue import fuse_epilogue
+from pconv_deploy.engines.lowering.interleave_phases import interleave, refusal
+from pconv_deploy.engines.lowering.narrow_input import narrow_input
+from pconv_deploy.engines.lowering.narrow_output import narrow_output
+from pconv_deploy.graphs.editing import nodes_of, place
+from pconv_deploy.graphs.passes import GraphPass, Site, run_passes
+
+
+def upsampling_sites(model: onnx.ModelProto) -> int:
+    """How many convolutions an arrangement chooses the form of."""
+    return len(_upsampling_nodes(ir.serde.deserialize_model(model)))
+
+
+def arranged(
+    model: onnx.ModelProto, arrangement: Arrangement, contract: GraphContract
+) -> onnx.ModelProto:
+    """Bring a graph exported at -O2 into one of its equal forms; what it lacks stays as it is."""
+    prepared = onnx.ModelProto()
+    prepared.CopyFrom(model)
+    _name_sides(
+        prepared, {side: f"{contract.size_multiple}*{side}" for side in ("height", "width")}
+    )
+    graph = ir.serde.deserialize_model(prepared)
+    for _ in run_passes(graph, passes_of(arrangement)):
+        pass
+    result = ir.serde.serialize_model(graph)
+    del result.graph.value_info[:]
+    _name_sides(result, {f"{contract.size_multiple}*{side}": side for side in ("height", "width")})
+    return result
+
+
+def passes_of(arrangement: Arrangement) -> tuple[GraphPass, ...]:
+    """Return the passes that bring a graph into a form."""
+    upsampling = partial(_upsampled, arrangement=arrangement)
+    passes = (
+        (arrangement.narrow_input, GraphPass("narrow-input", narrow_input)),
+        (arrangement.narrow_output, GraphPass("narrow-output", narrow_output)),
+        (True, GraphPass("upsampling", upsampling, after=("narrow-output",))),
+        (arrangement.fused_epilogue, GraphPass("fuse-epilogue", fuse_epilogue)),
+    )
+    return tuple(one for wanted, one in passes if wanted)
+
+
+def _upsampled(graph: ir.Model, arrangement: Arrangement) -> Sequence[Site]:
+    """Bring each decoder convolution into its form; narrow-output may have taken the last."""
+    sites = [Site(place(node), refusal(node)) for node in nodes_of(graph, "ConvTranspose")]
+    for number, node in enumerate(_upsampling_nodes(graph)):
+        form = arrangement.of_site(number)
+        if form == "interleaved":
+            interleave(node)
+        elif form == "enlarged":
+            enlarge_again(node)
+    return sites
+
+
+def _upsampling_nodes(graph: ir.Model) -> list[ir.Node]:
+    return [n for n in nodes_of(graph, "ConvTranspose") if refusal(n) is None]
+
+
+def _name_sides(model: onnx.ModelProto, names: dict[str, str]) -> None:
+    """Rename free dimensions: `256*height` says what `height` is a multiple of."""
+    del model.graph.value_info[:]
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]

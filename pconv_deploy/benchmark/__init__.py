@@ -1,0 +1,1 @@
+"""Measure engines and PyTorch side by side."""

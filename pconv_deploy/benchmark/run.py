@@ -1,0 +1,279 @@
+"""How fast engines are, and compared with what: all contenders take turns in one run.
+
+Every contender does the same job: uint8 image and hole mask in, composited uint8 image out.
+The first engine is also timed in the stages around it, as `infer` goes through them.
+"""
+
+import contextlib
+import io
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from pconv_deploy.benchmark.contenders import (
+    MIN_PIXELS,
+    REFERENCE,
+    Contender,
+    EngineFacts,
+    Fill,
+    Task,
+    engine_facts,
+    engine_fill,
+    peak_mib,
+    torch_contenders,
+)
+from pconv_deploy.engines.processor import model_name
+from pconv_deploy.errors import UsageError
+from pconv_deploy.images.arrays import like
+from pconv_deploy.inpainter import Inpainter, finish
+
+STAGES = ("decode", "pre", "infer", "post", "encode")
+# Seconds before each turn: the threads of the one before still spin, waiting for more work.
+_PAUSE = 0.2
+# 90th percentile of a ratio over its 10th. 58 of the 60 ratios in docs/bench-avx2.json are below.
+_STEADY = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What is measured and how often.
+
+    size     height and width of the images, pixels; None takes the engine's own, or 512
+    rounds   each contender runs once in each round
+    warm_up  rounds before those that count
+    threads  of every contender; None leaves each its own default
+    memory   run each once more alone, in a process of its own, for its peak memory
+    """
+
+    batch: int = 1
+    size: tuple[int, int] | None = None
+    rounds: int = 15
+    warm_up: int = 2
+    threads: int | None = None
+    memory: bool = False
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Wall-clock milliseconds of one batch, over the rounds.
+
+    images_per_second  batch over the median
+    ratio              how many times faster than the reference: the median over the rounds of
+                       reference / this, both of one round; with its 10th and 90th percentile
+    peak_mib           of a process that does nothing else, libraries included
+    """
+
+    name: str
+    p50: float
+    p90: float
+    p99: float
+    images_per_second: float
+    ratio: float | None = None
+    ratio_p10: float | None = None
+    ratio_p90: float | None = None
+    peak_mib: float | None = None
+
+
+class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """All timings with what is needed to repeat them; `stages` are the first engine's.
+
+    warning  why the figures mean little: they vary too much within the run; else None
+    """
+
+    engines: tuple[EngineFacts, ...]
+    against: str | None
+    batch: int
+    height: int
+    width: int
+    rounds: int
+    threads: int | None
+    hole_share: float
+    contenders: tuple[Timing, ...]
+    stages: tuple[Timing, ...]
+    environment: Mapping[str, str]
+    warning: str | None = None
+
+
+def bench(
+    engines: Sequence[Path],
+    *,
+    against: Path | None = None,
+    others: Mapping[str, Fill] | None = None,
+    photo: Image.Image,
+    options: BenchOptions | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _of: None,
+) -> BenchResult:
+    """Time engines, and the PyTorch formulations of a checkpoint beside them.
+
+    Args:
+        engines: engine folders.
+        against: checkpoint of them all; its literal network is the reference of every ratio.
+        others: timed beside them under these names, on the first engine's arrays. Their memory
+            is not measured.
+        photo: scaled to the wanted size and filled, again and again.
+        options: sizes and counts.
+        progress: is told the rounds done and their number.
+
+    Raises:
+        EngineError, CheckpointError, UsageError: as `Inpainter.load`, `load_checkpoint`.
+        MissingRuntimeError: `against` is given and torch is not installed.
+    """
+    options = options or BenchOptions()
+    if not engines or len({path.resolve() for path in engines}) < len(engines):
+        raise UsageError("found an engine twice, or none; needed one or more, each once")
+    with contextlib.ExitStack() as stack:
+        opened = {
+            path: stack.enter_context(Inpainter.load(path, threads=options.threads))
+            for path in engines
+        }
+        facts = engine_facts(opened)
+        size = _size(opened, options)
+        tasks = [Task.make(inpainter, photo, size, options.batch) for inpainter in opened.values()]
+        contenders: dict[str, Contender] = {}
+        if against is not None:
+            contenders = torch_contenders(against, opened.values(), tasks[0], options.threads)
+        for fact, inpainter, task in zip(facts, opened.values(), tasks, strict=True):
+            alone = task.alone(fact.path, None, options.threads)
+            contenders[fact.contender] = Contender(engine_fill(inpainter), task, alone)
+        for name, fill in (others or {}).items():
+            contenders[name] = Contender(fill, tasks[0], None)
+        first = next(iter(opened.values()))
+        times, stages = _take_turns(contenders, tasks[0], first, options, progress)
+    peaks = {}
+    if options.memory:
+        peaks = {n: peak_mib(c.alone) for n, c in contenders.items() if c.alone}
+    reference = times.get(REFERENCE)
+    timings = tuple(_timing(n, t, options.batch, reference, peaks.get(n)) for n, t in times.items())
+    return BenchResult(
+        engines=facts,
+        against=str(against) if against else None,
+        batch=options.batch,
+        height=size[0],
+        width=size[1],
+        rounds=options.rounds,
+        threads=options.threads,
+        hole_share=round(float(tasks[0].prepared[0].hole.mean()), 3),
+        contenders=timings,
+        stages=tuple(_timing(n, t, options.batch) for n, t in stages.items()),
+        environment=describe_machine(),
+        warning=unsteady(timings),
+    )
+
+
+def unsteady(timings: Sequence[Timing]) -> str | None:
+    """Say so where the times vary so much that other work must have disturbed the run."""
+    spread = max(
+        t.ratio_p90 / t.ratio_p10 if t.ratio_p90 and t.ratio_p10 else t.p90 / t.p50 for t in timings
+    )
+    if spread < _STEADY:
+        return None
+    return (
+        f"the figures vary by a factor of {spread:.1f} within the run, so they mean little. "
+        "Repeat it while the machine has no other work; its load average is "
+        f"{os.getloadavg()[0]:.1f} now"
+    )
+
+
+def _size(opened: Mapping[Path, Inpainter], options: BenchOptions) -> tuple[int, int]:
+    """The size of the picture: the wanted one, that of a fixed-size engine, or 512x512."""
+    for path, inpainter in opened.items():
+        fixed = inpainter.contract.batch
+        if fixed is not None and options.batch != fixed:
+            raise UsageError(f"{path} takes batches of {fixed}, not {options.batch}")
+    own = [i.contract.size for i in opened.values() if i.contract.size]
+    height, width = options.size or (min(own) if own else (512, 512))
+    if height * width < MIN_PIXELS:
+        raise UsageError(f"found a size of {height}x{width}; needed at least 8x8")
+    return height, width
+
+
+def describe_machine() -> dict[str, str]:
+    """Processor, cores, system and Python, for people who compare figures."""
+    return {
+        "processor": model_name(),
+        "cores": str(
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        ),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _take_turns(
+    contenders: Mapping[str, Contender],
+    task: Task,
+    inpainter: Inpainter,
+    options: BenchOptions,
+    progress: Callable[[int, int], None],
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    stages: dict[str, list[float]] = {name: [] for name in STAGES}
+    rounds = options.warm_up + options.rounds
+    for number in range(rounds):
+        counts = number >= options.warm_up
+        for name, contender in contenders.items():
+            image, hole_mask = contender.task.image, contender.task.hole_mask
+            time.sleep(_PAUSE)
+            start = time.perf_counter()
+            contender.fill(image, hole_mask)
+            if counts:
+                times[name].append(time.perf_counter() - start)
+        for name, seconds in _one_pass(inpainter, task).items():
+            if counts:
+                stages[name].append(seconds)
+        progress(number + 1, rounds)
+    return times, stages
+
+
+def _one_pass(inpainter: Inpainter, task: Task) -> dict[str, float]:
+    """From JPEG files to PNG files, in memory; seconds by stage for the whole batch."""
+    clock = [time.perf_counter()]
+    pictures = []
+    for _ in task.prepared:
+        picture = Image.open(io.BytesIO(task.encoded))
+        picture.load()
+        pictures.append(picture)
+    clock.append(time.perf_counter())
+    prepared = [inpainter.prepare(picture, task.hole) for picture in pictures]
+    clock.append(time.perf_counter())
+    filled = inpainter.run(prepared)
+    clock.append(time.perf_counter())
+    results = [
+        like(picture, finish(item, pixels))
+        for picture, item, pixels in zip(pictures, prepared, filled, strict=True)
+    ]
+    clock.append(time.perf_counter())
+    for result in results:
+        result.save(io.BytesIO(), "PNG")
+    clock.append(time.perf_counter())
+    return {name: b - a for name, a, b in zip(STAGES, clock, clock[1:], strict=False)}
+
+
+def _timing(
+    name: str,
+    seconds: Sequence[float],
+    batch: int,
+    reference: Sequence[float] | None = None,
+    peak: float | None = None,
+) -> Timing:
+    p50, p90, p99 = (np.percentile(seconds, (50, 90, 99)) * 1e3).tolist()
+    low = middle = high = None
+    if reference is not None:
+        low, middle, high = np.percentile(np.divide(reference, seconds), (10, 50, 90)).tolist()
+    return Timing(
+        name=name,
+        p50=p50,
+        p90=p90,
+        p99=p99,
+        images_per_second=batch / p50 * 1e3,
+        ratio=middle,
+        ratio_p10=low,
+        ratio_p90=high,
+        peak_mib=peak,
+    )

@@ -1,0 +1,1 @@
+"""Read checkpoints: ours, and those of other projects."""

@@ -1,0 +1,109 @@
+"""HDF5 files of Keras: the datasets, and nothing they point at."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pconv_deploy.checkpoints.foreign.keras3 import KERAS3_VARIABLES, named_as_keras2
+from pconv_deploy.errors import CheckpointError, MissingRuntimeError
+
+_DEEPEST, _MOST_ITEMS, _LONGEST_NAME = 6, 20_000, 500  # groups and datasets are items
+_WHOLE_MODEL, _OPTIMIZERS = "model_weights", ("optimizer_weights", "optimizer")
+
+
+def read_hdf5(path: Path, source: Path | BinaryIO, size: int) -> dict[str, Tensor]:
+    """Read the weights as `layer/weight`, such as `p_conv2d_3/img_kernel`.
+
+    Files of a whole model are read as well; its optimiser is left out.
+
+    Args:
+        path: of the file, for messages.
+        source: where it is read.
+        size: its bytes.
+
+    Raises:
+        CheckpointError: damaged, claiming more than it holds, or pointing elsewhere.
+        MissingRuntimeError: h5py is not installed.
+    """
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise MissingRuntimeError(
+            f"{path} is HDF5, and reading it needs h5py, which is not installed: "
+            "pip install 'pconv-deploy[export]'"
+        ) from error
+    try:
+        with h5py.File(source, "r") as file:
+            datasets = list(_datasets(path, file))
+            _require_bounded(path, datasets, size)
+            return named_as_keras2({name: _tensor(dataset) for name, dataset in datasets})
+    except CheckpointError:
+        raise
+    except Exception as error:  # of any kind: the file decides
+        reason = str(error).replace(str(source), str(path))
+        raise CheckpointError(f"{path} is damaged: {reason[:200]}") from error
+
+
+def _datasets(path: Path, file: Any) -> Iterator[tuple[str, Any]]:
+    import h5py
+
+    groups, items = [("", file, 0)], 0
+    while groups:
+        place, group, depth = groups.pop()
+        for name in group:
+            items += 1  # groups may hold each other, many times over
+            if items > _MOST_ITEMS:
+                raise CheckpointError(f"{path} has more than {_MOST_ITEMS:,} groups and datasets")
+            here = f"{place}/{name}".lstrip("/")
+            if here in _OPTIMIZERS:
+                continue
+            if len(here) > _LONGEST_NAME or not here.isprintable():
+                raise CheckpointError(f"{path} is damaged: it holds {here[:80]!a}")
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise CheckpointError(f"{path}: {here} is a link; links are not followed")
+            item = group[name]
+            if isinstance(item, h5py.Dataset):
+                yield _weight_name(here), item
+            elif depth < _DEEPEST:
+                groups.append((here, item, depth + 1))
+            else:
+                raise CheckpointError(f"{path}: {here} lies deeper than {_DEEPEST} groups")
+
+
+def _weight_name(place: str) -> str:
+    """`p_conv2d_3/p_conv2d_3/img_kernel:0` -> `p_conv2d_3/img_kernel`; names of Keras 3 stay."""
+    if KERAS3_VARIABLES in place:
+        return place
+    parts = place.removeprefix(f"{_WHOLE_MODEL}/").split("/")
+    return f"{parts[0]}/{parts[-1].partition(':')[0]}"
+
+
+def _tensor(dataset: Any) -> Tensor:
+    native = dataset.dtype.newbyteorder("=")
+    return torch.from_numpy(np.asarray(dataset[()], dtype=native))
+
+
+def _require_bounded(path: Path, datasets: Sequence[tuple[str, Any]], size: int) -> None:
+    claimed = 0
+    for name, count in Counter(name for name, _ in datasets).items():
+        if count > 1:
+            raise CheckpointError(f"{path} holds {name} {count} times")
+    for name, dataset in datasets:
+        if dataset.is_virtual or dataset.external:
+            raise CheckpointError(f"{path}: {name} lies in another file; save the weights into one")
+        if dataset.dtype.kind != "f" or dataset.dtype.itemsize > 8 or dataset.shape is None:
+            raise CheckpointError(
+                f"{path}: {name} is {dataset.dtype} {dataset.shape}; needed floating point"
+            )
+        claimed += math.prod(dataset.shape) * dataset.dtype.itemsize
+    if claimed > size:
+        raise CheckpointError(
+            f"{path} is damaged: its datasets claim {claimed:,} bytes, the file has {size:,} "
+            "(compressed datasets are not read)"
+        )

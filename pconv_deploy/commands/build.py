@@ -1,0 +1,145 @@
+"""An engine from whatever there is: a checkpoint, its exported graph, or an engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pconv_deploy.engines import folder
+from pconv_deploy.engines.int8.calibration import require_folders
+from pconv_deploy.engines.manifest import MANIFEST, Manifest
+from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.engines.request import BuildOptions, command_of, refuse_precision
+from pconv_deploy.errors import InputError, UsageError, needs
+from pconv_deploy.file_types import is_graph
+from pconv_deploy.files import scratch_folder
+
+if TYPE_CHECKING:
+    from pconv_deploy.export.checkpoint_to_onnx import ExportOptions
+
+
+def build_engine(  # noqa: PLR0913  what people call, with one keyword for each wish
+    source: Path | str,
+    output: Path | str | None = None,
+    options: BuildOptions | None = None,
+    *,
+    export: "ExportOptions | None" = None,
+    keep_graph: Path | str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[str], None] = lambda _step: None,
+) -> Manifest:
+    """Build an engine folder, compared with what it was made from before it gets its name.
+
+    A checkpoint is exported on the way: the graph is compared with PyTorch, the engine with the
+    graph, and the manifest has both.
+
+    Args:
+        source: checkpoint, ONNX file of `export_checkpoint`, or engine folder to build again.
+        output: folder to create; None takes the place of the engine.
+        options: which runtime, and how exact; None: the usual, or those of the engine.
+        export: of a checkpoint, how it is exported; None: as usual.
+        keep_graph: of a checkpoint, ONNX file to write as well. It stays if the engine fails.
+        overwrite: replace `output` and `keep_graph` if they exist.
+        progress: is told each step as it begins.
+
+    Raises:
+        UsageError: options that `source` does not take; and as `folder.build_engine`.
+        CheckpointError: a checkpoint that cannot be used.
+        ParityError: the graph differs from the checkpoint, or the engine from the graph.
+        MissingRuntimeError: no runtime of that backend, or for a checkpoint no torch.
+        PConvError: as `export_checkpoint` and `folder.build_engine`.
+    """
+    source = Path(source)
+    if source.is_dir() or source.name == MANIFEST or is_graph(source):
+        if export is not None or keep_graph is not None:
+            raise UsageError(
+                f"{source} is no checkpoint, so nothing is exported: leave out the options of "
+                "export, and --keep-graph"
+            )
+        return folder.build_engine(source, output, options, overwrite=overwrite, progress=progress)
+    if not source.exists():
+        raise InputError(f"{source} does not exist")
+    if output is None:
+        raise UsageError(
+            f"found no name for the engine of {source}; needed -o, such as -o {source.stem}.engine"
+        )
+    graph_file = Path(keep_graph) if keep_graph else None
+    files = _Files(source, Path(output), graph_file, overwrite)
+    options = options or BuildOptions()
+    _check_before_work(files, options)
+    return _from_checkpoint(files, options, export, progress)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What is read and written; `graph` is None where the ONNX file is not kept."""
+
+    checkpoint: Path
+    engine: Path
+    graph: Path | None
+    overwrite: bool
+
+
+def _check_before_work(files: _Files, options: BuildOptions) -> None:
+    """Refuse what can be refused before minutes are spent on the export."""
+    backend = backend_named(options.backend, options.tensorrt)
+    backend.runtime()
+    if options.calibration:
+        require_folders(options.calibration)
+    refuse_precision(backend, options.precision or "fp32", options, quantised=False)
+    with needs("pconv-deploy[export]", what=f"exporting {files.checkpoint}"):
+        from pconv_deploy.export.checkpoint_to_onnx import refuse_existing
+    places = [place for place in (files.engine, files.graph) if place]
+    if len({place.resolve() for place in (files.checkpoint, *places)}) <= len(places):
+        raise UsageError("the checkpoint, the engine and the graph need names of their own")
+    for place in places:
+        refuse_existing(place, files.overwrite)
+
+
+def _from_checkpoint(
+    files: _Files,
+    options: BuildOptions,
+    export: "ExportOptions | None",
+    progress: Callable[[str], None],
+) -> Manifest:
+    from pconv_deploy.export.checkpoint_to_onnx import (
+        ExportOptions,
+        checked_subject,
+        proven_graph,
+        write_graph,
+    )
+
+    export = export or ExportOptions()
+    if export.precision != "fp32":
+        raise UsageError(
+            f"found an export in {export.precision}; say the engine's precision instead, for which "
+            "the graph is exported in fp32"
+        )
+    subject = checked_subject(files.checkpoint, export, progress)
+    model, result = proven_graph(subject, files.engine, export, explain=False, progress=progress)
+    for note in result.notes:
+        progress(f"note: {note}")
+    with scratch_folder() as scratch:
+        graph = files.graph or scratch / "model.onnx"
+        write_graph(model, graph)
+        return folder.build_engine(
+            graph,
+            files.engine,
+            options,
+            overwrite=files.overwrite,
+            command=command_of(
+                files.checkpoint, files.engine, options, _words(export, files.graph)
+            ),
+            progress=progress,
+        )
+
+
+def _words(export: "ExportOptions", graph_file: Path | None) -> list[str]:
+    """The options of an export, as `build-engine` takes them."""
+    words = ["--size", "x".join(map(str, export.size))] if export.size else []
+    words += ["--batch", str(export.batch)] if export.batch else []
+    words += ["-O", str(int(export.level))]
+    words += [word for name in export.without for word in ("--without", name)]
+    words += ["--weights-key", export.weights_key] if export.weights_key is not None else []
+    words += ["--tensor-level"] if export.kind == "tensor" else []
+    return words + (["--keep-graph", str(graph_file)] if graph_file else [])

@@ -1,0 +1,1 @@
+"""ONNX graphs: read untrusted files, run and edit graphs. No torch."""

@@ -1,0 +1,1 @@
+"""The inpainting network: layers, U-Net, literal reference, ordinary convolutions."""
