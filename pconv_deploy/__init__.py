@@ -46,7 +46,7 @@ _PLACES = {
     "ExportOptions": ("export.checkpoint_to_onnx", "ExportOptions", "export"),
     "Inpainter": ("inpainter", "Inpainter", ""),
     "RunOptions": ("engines.base", "RunOptions", ""),
-    "build_engine": ("building", "build_engine", "onnxruntime"),
+    "build_engine": ("commands.build", "build_engine", "onnxruntime"),
     "export_checkpoint": ("export.checkpoint_to_onnx", "export_checkpoint", "export"),
     "open_engine": ("engines.folder", "open_engine", ""),
     "verify": ("verification.run", "verify_files", "onnxruntime"),

@@ -41,6 +41,10 @@ CAPABILITIES: dict[str, tuple[Sequence[str], str]] = {
         ("scikit-image", "opencv-python-headless", "PyPatchMatch"),
         "pconv-deploy[evaluate]",
     ),
+    "serve": (
+        ("starlette", "uvicorn", "prometheus-client", "python-multipart"),
+        "pconv-deploy[serve]",
+    ),
     "triton-repo": ((), "pconv-deploy"),
     "demo": (
         ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime", "jinja2"),

@@ -10,9 +10,9 @@ from pconv_deploy.engines.backends.onnxruntime.gpu import ONNXRUNTIME_CUDA, Onnx
 from pconv_deploy.engines.base import Gpu, Runtime
 from pconv_deploy.engines.registry import BACKENDS
 from tests.cli.conftest import Run
+from tests.engines.backends.tensorrt.conftest import tensorrt as tensorrt  # fixtures
+from tests.engines.backends.tensorrt.conftest import tensorrt_module as tensorrt_module
 from tests.engines.cuda.test_devices import machine
-from tests.engines.tensorrt.conftest import tensorrt as tensorrt  # fixtures
-from tests.engines.tensorrt.conftest import tensorrt_module as tensorrt_module
 
 WIDTH = 80
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.checkpoints.foreign.projects import keras_layers, naoto_state, write_keras
+from tests.checkpoints.foreign.wrappings import averaged
 from tests.cli.conftest import Run
-from tests.foreign.projects import keras_layers, naoto_state, write_keras
-from tests.foreign.wrappings import averaged
 
 
 def test_from_anothers_checkpoint_to_a_filled_photo(run: Run, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.cli.conftest import Run
-from tests.colour_profiles import GREY, cmyk_profile
+from tests.images.colour_profiles import GREY, cmyk_profile
 
 Photo = Callable[..., NDArray[np.uint8]]
 ORIENTATION = 0x0112

@@ -9,9 +9,9 @@ from pconv_deploy.engines.backends.onnxruntime import gpu as onnxruntime_gpu
 from pconv_deploy.engines.backends.onnxruntime.gpu import ONNXRUNTIME_CUDA
 from pconv_deploy.engines.folder import build_engine, open_engine
 from pconv_deploy.errors import EngineError
-from tests.engines.test_onnxruntime_gpu import FP16, GPU, Pretend
-from tests.engines.test_onnxruntime_gpu import kept as kept  # fixtures
-from tests.engines.test_onnxruntime_gpu import pretend as pretend
+from tests.engines.backends.onnxruntime.test_gpu import FP16, GPU, Pretend
+from tests.engines.backends.onnxruntime.test_gpu import kept as kept  # fixtures
+from tests.engines.backends.onnxruntime.test_gpu import pretend as pretend
 
 OTHER = msgspec.structs.replace(GPU, name="NVIDIA Other", compute_capability="8.6")
 

@@ -21,11 +21,11 @@ from pconv_deploy.files import sha256_of
 from pconv_deploy.parity import graph_inputs, parity_batches
 from tests.cli.conftest import Run
 from tests.cli.conftest import run as run  # a fixture
+from tests.engines.int8.test_int8 import crops as crops  # fixtures
+from tests.engines.int8.test_int8 import options as int8
+from tests.engines.int8.test_int8 import trained as trained
 from tests.engines.test_engine_folder import edit_manifest
 from tests.engines.test_engine_folder import own as own  # a fixture
-from tests.engines.test_int8 import crops as crops  # fixtures
-from tests.engines.test_int8 import options as int8
-from tests.engines.test_int8 import trained as trained
 
 
 def test_a_copy_is_built_again_in_its_place(own: Path, run: Run) -> None:

@@ -14,7 +14,7 @@ from pconv_deploy.engines.backends.tensorrt.options import (
 from pconv_deploy.engines.backends.tensorrt.profiles import choose, profiles_for
 from pconv_deploy.engines.shapes import Shapes, shapes_of
 from pconv_deploy.errors import ImageError
-from tests.engines.tensorrt.test_profiles import contract
+from tests.engines.backends.tensorrt.test_profiles import contract
 
 FREE = contract(64)
 

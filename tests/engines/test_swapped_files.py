@@ -18,8 +18,8 @@ from pconv_deploy.held_file import HeldFile
 from pconv_deploy.parity import Arrays, graph_inputs, parity_batches
 from pconv_deploy.triton.repository import write_model
 from tests.conftest import NORMALISATION, TINY, random_network
-from tests.engines.test_onnxruntime_gpu import Pretend
-from tests.engines.test_onnxruntime_gpu import pretend as pretend  # a fixture
+from tests.engines.backends.onnxruntime.test_gpu import Pretend
+from tests.engines.backends.onnxruntime.test_gpu import pretend as pretend  # a fixture
 
 Swap = Callable[[Path, Path], None]
 

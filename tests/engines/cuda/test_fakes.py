@@ -4,10 +4,10 @@ from types import ModuleType
 
 import pytest
 
+from tests.engines.backends.tensorrt.conftest import tensorrt_module as tensorrt_module  # a fixture
 from tests.engines.cuda.fake_cuda import FakeCuda
 from tests.engines.cuda.fake_rtx import FakeConfig
 from tests.engines.cuda.fake_tensorrt import FakeContext, FakeEngine, FakeRuntime, FakeTensorRt
-from tests.engines.tensorrt.conftest import tensorrt_module as tensorrt_module  # a fixture
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from pconv_deploy.errors import CheckpointError, InputError
 from pconv_deploy.export.modules.weights import load_weights
 from pconv_deploy.files import sha256_of
 from pconv_deploy.held_file import HeldFile
+from tests.checkpoints.foreign.wrappings import ALONE, SEVERAL, averaged, named
 from tests.export.modules.networks import UNet
-from tests.foreign.wrappings import ALONE, SEVERAL, averaged, named
 
 
 class Around(nn.Module):

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.export.rewrites.graphs import (
+from tests.graphs.small_graphs import (
     IMAGE,
     KNOWN,
     NEAREST,

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from pconv_deploy.export.rewrites.facts import MaskFacts
-from tests.export.rewrites.graphs import IMAGE, KNOWN, NEAREST, graph, partial, repeated, weights
+from tests.graphs.small_graphs import IMAGE, KNOWN, NEAREST, graph, partial, repeated, weights
 
 RNG = np.random.default_rng(11)
 

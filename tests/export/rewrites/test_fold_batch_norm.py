@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.export.rewrites.graphs import (
+from tests.graphs.small_graphs import (
     IMAGE,
     KNOWN,
     NEAREST,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tests.export.rewrites.graphs import IMAGE, after, graph, photos, same, weights
+from tests.graphs.small_graphs import IMAGE, after, graph, photos, same, weights
 
 RNG = np.random.default_rng(9)
 FEEDS = photos(2, 4, 5)

@@ -17,7 +17,8 @@ from pconv_deploy.export.rewrites.pipeline import (
     rewritten,
 )
 from pconv_deploy.graphs.passes import GraphPass, PassError, Site, require_order
-from tests.export.rewrites.graphs import (
+from tests.graphs.random_networks import RandomNetwork
+from tests.graphs.small_graphs import (
     IMAGE,
     KNOWN,
     Feeds,
@@ -30,7 +31,6 @@ from tests.export.rewrites.graphs import (
     same,
     weights,
 )
-from tests.export.rewrites.random_networks import RandomNetwork
 
 SEEDS = range(6)
 

@@ -1,0 +1,277 @@
+"""What happens to an engine where there is a GPU, with all that needs one stood in for.
+
+The builder is NVIDIA's. What loads the plan, tells of its layers and runs it is made up: the graph
+itself runs, in ONNX Runtime. The same with a GPU is in tests/gpu.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pconv_deploy.contract import RAW_OUTPUT
+from pconv_deploy.engines.backends.tensorrt import backend as module
+from pconv_deploy.engines.backends.tensorrt import builder, session
+from pconv_deploy.engines.backends.tensorrt.builder import build_plan
+from pconv_deploy.engines.backends.tensorrt.options import Profile, TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.profiles import choose
+from pconv_deploy.engines.base import Gpu, RunOptions, files_just_built
+from pconv_deploy.engines.cuda import devices
+from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.errors import EngineError, ParityError, UsageError
+from pconv_deploy.graphs.file import read_graph, with_raw_output
+from pconv_deploy.graphs.run import model_run
+from pconv_deploy.parity import TOLERANCES, Arithmetic, Arrays, Precision
+from tests.engines.backends.tensorrt.conftest import SMALL
+from tests.engines.backends.tensorrt.fake_inspector import FakeEngine
+
+HOPPER = Gpu(
+    name="NVIDIA H200", compute_capability="9.0", memory=1 << 37, driver="580.1", cuda="13.0"
+)
+OPTIONS = BuildOptions(
+    backend="tensorrt", precision="fp16", tensorrt=TensorRtOptions(profiles=(SMALL,))
+)
+
+
+def layer(kind: str, dtype: str, weights: str | None = None) -> dict[str, Any]:
+    tensor = {"Name": "x", "Dimensions": [1, 8, 16, 16], "Format/Datatype": dtype}
+    return {
+        "Name": f"{kind} of {dtype}",
+        "LayerType": kind,
+        "Inputs": [tensor],
+        "Outputs": [tensor],
+        "Weights": {"Type": dtype if weights is None else weights, "Count": 72},
+    }
+
+
+class FakeSession:
+    """Runs the exported graph in the shapes of the profiles, with the outputs of the plan."""
+
+    def __init__(self, graph: Path, plan: bytes, profiles: Sequence[Profile]) -> None:
+        self._profiles = profiles
+        model = read_graph(graph).model
+        shown = with_raw_output(model) if RAW_OUTPUT.encode() in plan else model
+        self._run = model_run(shown, optimised=True)
+
+    def run(self, inputs: Arrays) -> Arrays:
+        batch, height, width = inputs["hole_mask"].shape
+        choose(self._profiles, (batch, height, width))
+        return self._run(inputs)
+
+    def close(self) -> None:
+        pass
+
+
+Machine = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def machine(tensorrt: ModuleType, graph: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine with an H200 whose inspector tells of these layers."""
+
+    def make(
+        *layers: dict[str, Any],
+        loads: bool = True,
+        profiles: Sequence[Profile] = (SMALL,),
+        contexts: bool = True,
+    ) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        engine = FakeEngine(tensorrt, layers, profiles, contexts=contexts)
+        runtime = SimpleNamespace(deserialize_cuda_engine=lambda _plan: engine if loads else None)
+
+        def open_session(
+            _library: ModuleType, plan: bytes, _options: RunOptions, *, host_code: bool
+        ) -> FakeSession:
+            seen["host_code"] = host_code
+            return FakeSession(graph, plan, profiles)
+
+        monkeypatch.setattr(devices, "why_no_gpu", lambda: None)
+        monkeypatch.setattr(devices, "current_gpu", lambda: HOPPER)
+        monkeypatch.setattr(tensorrt, "Runtime", lambda _log: runtime)
+        monkeypatch.setattr(session, "TensorRtSession", open_session)
+        return seen
+
+    return make
+
+
+def test_an_engine_is_compared_and_its_layers_are_kept(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    seen = machine(layer("CaskConvolution", "Half"), layer("CaskConvolution", "Half"))
+    steps: list[str] = []
+    manifest = build_engine(graph, tmp_path / "x.engine", OPTIONS, progress=steps.append)
+    assert manifest.built_with.gpu == HOPPER
+    assert manifest.executed == {"fp16": 2}
+    assert manifest.engine_parity is not None
+    assert not manifest.engine_parity.failures()
+    # No profile takes the usual batches of three. One of the best shape, two of the largest.
+    names = [case.name for case in manifest.engine_parity.cases]
+    assert len(names) == 9 + 1 + 2
+    assert "irregular hole 1%-10%, 32x32" in names
+    assert names.count("irregular hole 20%-30%, 64x64") == 2
+    assert manifest.plan is not None
+    assert manifest.plan.layers is not None
+    assert manifest.plan.layers.convolutions == {"fp16": 2}
+    assert manifest.plan.layers.work == {"fp16": 1.0}
+    assert "comparing the engine with the graph" in steps
+    assert not any(step.startswith(("note", "not compared")) for step in steps)
+    kept = json.loads((tmp_path / "x.engine" / "layers.json").read_text())
+    assert kept["engine"]["Layers"][0]["Weights"]["Count"] == 72
+    assert open_engine(tmp_path / "x.engine")[0] == manifest
+    assert seen == {"host_code": False}
+
+
+@pytest.mark.parametrize(
+    ("precision", "tf32", "judged_as"),
+    [("fp16", False, "fp16"), ("fp32", False, "fp32"), ("fp32", True, "tf32")],
+)
+def test_one_plan_is_built_and_judged_by_what_it_shows(
+    machine: Machine,
+    graph: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    precision: Precision,
+    tf32: bool,
+    judged_as: Arithmetic,
+) -> None:
+    machine(layer("CaskConvolution", {"fp16": "Half", "fp32": "Float"}[precision]))
+    built: list[bytes] = []
+
+    def counted(*arguments: Any) -> Any:
+        built.append(arguments[2].graph)
+        return build_plan(*arguments)
+
+    monkeypatch.setattr(builder, "build_plan", counted)
+    options = TensorRtOptions(profiles=(SMALL,), tf32=tf32)
+    wanted = BuildOptions(backend="tensorrt", precision=precision, tensorrt=options)
+    parity = build_engine(graph, tmp_path / "x.engine", wanted).engine_parity
+    assert len(built) == 1
+    assert parity is not None
+    assert parity.candidate.endswith(f", {judged_as}")
+    assert parity.tolerance == TOLERANCES[judged_as].relative
+    assert parity.worst_error is None  # it does not show what its network computes
+    assert parity.reference_error is not None
+    assert (1e-5 < parity.reference_error < 1e-1) == (precision == "fp16")  # by rounding alone
+    assert parity.worst_composite_difference == 0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_tf32_is_refused_where_nothing_would_use_it(
+    machine: Machine, graph: Path, tmp_path: Path, precision: Precision
+) -> None:
+    machine()
+    options = TensorRtOptions(profiles=(SMALL,), tf32=True)
+    wanted = BuildOptions(backend="tensorrt", precision=precision, tensorrt=options)
+    with pytest.raises(UsageError, match=f"--tf32 for an engine that computes in {precision}"):
+        build_engine(graph, tmp_path / "x.engine", wanted)
+
+
+def test_each_profile_tells_of_its_own_layers(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    """In a context of its own: elsewhere neither sizes nor formats are told."""
+    larger = Profile(min=(1, 32, 32), opt=(4, 128, 128), max=(4, 128, 128))
+    options = TensorRtOptions(profiles=(SMALL, larger))
+    machine(
+        *[layer("CaskConvolution", "Half", weights=w) for w in ("Half", "Half", "")],
+        layer("CaskConvolution", "Float") | {"Weights": {"Type": "Float", "Count": 8}},
+        profiles=options.profiles,
+    )
+    wanted = BuildOptions(backend="tensorrt", precision="fp16", tensorrt=options)
+    manifest = build_engine(graph, tmp_path / "x.engine", wanted)
+    assert manifest.plan is not None
+    assert manifest.plan.layers is not None
+    assert manifest.plan.layers.count == 8
+    assert manifest.plan.layers.convolutions == {"fp16": 6, "fp32": 2}
+    assert manifest.plan.layers.work == {"fp16": 0.9643, "fp32": 0.0357}
+    kept = json.loads((tmp_path / "x.engine" / "layers.json").read_text())["engine"]
+    assert sum("[profile 1]" in told["Name"] for told in kept["Layers"]) == 4
+    assert kept["Bindings"] == ["image", "filled", "image [profile 1]", "filled [profile 1]"]
+
+
+def test_an_engine_without_contexts_tells_what_it_can(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    machine(layer("CaskConvolution", "Half"), contexts=False)
+    manifest = build_engine(graph, tmp_path / "x.engine", OPTIONS)
+    assert manifest.plan is not None
+    assert manifest.plan.layers is not None
+    assert manifest.plan.layers.convolutions == {"fp16": 1}  # its weights tell
+    assert manifest.plan.layers.work == {}
+
+
+def test_another_gpu_does_not_open_it(
+    machine: Machine, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(layer("CaskConvolution", "Half"))
+    build_engine(graph, tmp_path / "x.engine", OPTIONS)
+    other = Gpu(name="NVIDIA L4", compute_capability="8.9", memory=1, driver="1", cuda="13.0")
+    monkeypatch.setattr(devices, "current_gpu", lambda: other)
+    with pytest.raises(EngineError) as caught:
+        open_engine(tmp_path / "x.engine")
+    message = str(caught.value)
+    assert "was built with tensorrt 11.4.0.106 on NVIDIA H200 (9.0)" in message
+    assert "this machine has tensorrt 11.4.0.106 on NVIDIA L4 (8.9)" in message
+    assert "it was built for compute capability 9.0, this is 8.9" in message
+    assert message.endswith(f"Rebuild it: pconv-deploy build-engine {tmp_path / 'x.engine'}")
+
+
+def test_an_engine_that_computes_in_another_precision_is_not_kept(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    machine(layer("CaskConvolution", "Float"))
+    with pytest.raises(ParityError, match="was to compute in fp16; found convolutions: 1 in fp32"):
+        build_engine(graph, tmp_path / "x.engine", OPTIONS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_most_of_the_work_must_be_in_the_precision(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    """Where the inspector tells of it; of one node that tells nothing, the graph's types do."""
+    layers = [layer("CaskConvolution", form) for form in ("Half", "Float", "Float")]
+    machine(*layers)
+    message = "in fp16; 33 % of the convolutions' work is in fp16, needed 90 %; found 1 in fp16"
+    with pytest.raises(ParityError, match=message):
+        build_engine(graph, tmp_path / "x.engine", OPTIONS)
+    assert list(tmp_path.iterdir()) == []
+    machine(*layers, layer("Myelin", "Half"))
+    steps: list[str] = []
+    manifest = build_engine(graph, tmp_path / "x.engine", OPTIONS, progress=steps.append)
+    assert manifest.executed["fp16"] > manifest.executed.get("fp32", 0)
+    assert [step for step in steps if step.startswith("note: 33 % of the convolutions is in fp16")]
+
+
+def test_layers_that_only_move_numbers_are_told_of(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    machine(layer("CaskConvolution", "Half"), layer("Reformat", "Half"))
+    steps: list[str] = []
+    manifest = build_engine(graph, tmp_path / "x.engine", OPTIONS, progress=steps.append)
+    note = "1 of 2 layers, between others, only change how numbers are laid out"
+    assert {step for step in steps if step.startswith("note: ")} == {f"note: {note}"}
+    assert manifest.plan is not None
+    assert manifest.plan.notes == (note,)
+
+
+def test_a_plan_that_does_not_load_is_an_error(
+    machine: Machine, graph: Path, tmp_path: Path
+) -> None:
+    machine(loads=False)
+    with pytest.raises(EngineError, match="TensorRT does not load what it has built"):
+        build_engine(graph, tmp_path / "x.engine", OPTIONS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_code_of_a_version_compatible_plan_may_run(machine: Machine, tmp_path: Path) -> None:
+    seen = machine()
+    (tmp_path / module.PLAN).write_bytes(b"plan")
+    for compatible in (False, True):
+        options = TensorRtOptions(version_compatible=compatible)
+        backend = module.TensorRtBackend(options=options)
+        backend.open(files_just_built(tmp_path), "fp16", RunOptions())
+        assert seen["host_code"] is compatible
