@@ -13,25 +13,28 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pconv_deploy.contract import RAW_OUTPUT
-from pconv_deploy.engines.backends.tensorrt.inspection import shortfall
-from pconv_deploy.engines.backends.tensorrt.options import Layers, PlanFacts
-from pconv_deploy.engines.backends.tensorrt.profiles import judged_batches
-from pconv_deploy.engines.base import Backend, EngineFiles, RunOptions, Session, files_just_built
+from pconv_deploy.engines.base import (
+    Backend,
+    Built,
+    EngineFiles,
+    RunOptions,
+    Session,
+    files_just_built,
+)
 from pconv_deploy.engines.golden import Allowance, GoldenCase, allowance, make_case
+from pconv_deploy.engines.shapes import judged_batches
 from pconv_deploy.errors import ParityError, UsageError
 from pconv_deploy.files import scratch_folder
 from pconv_deploy.graphs.file import ExportedGraph, with_raw_output
 from pconv_deploy.graphs.run import graph_run
 from pconv_deploy.parity import (
     TOLERANCES,
-    Arithmetic,
     Arrays,
     Judged,
     ParityReport,
     Precision,
     compare_runs,
     own_error,
-    parity_batches,
 )
 
 if TYPE_CHECKING:
@@ -69,25 +72,22 @@ def accept(
     exported: ExportedGraph,
     model: "onnx.ModelProto | None",
     precision: Precision,
-    plan: PlanFacts | None,
+    built: Built,
 ) -> Acceptance:
     """Run an engine beside the graph as it was exported.
 
     model: what it was built from, of which a witness is built that shows the network's own output.
-        None, or a TensorRT engine, compares only what the engine itself shows: TensorRT chooses
-        anew in every build, so that another would prove nothing of this one.
-    plan: of a TensorRT engine, whose profiles are the shapes it takes.
+        None, or a backend whose builds are not repeatable, compares only what the engine itself
+        shows: another build would prove nothing of this one.
+    built: what the backend said of the engine.
     """
     contract, installed = exported.contract, backend.runtime()
-    judged = Judged(
-        arithmetic_of(precision, plan),
-        judged_batches(plan.profiles, contract) if plan else parity_batches(contract),
-    )
+    judged = Judged(built.arithmetic or precision, judged_batches(built.profiles, contract))
     with contextlib.ExitStack() as stack:
         session = backend.open(files, precision, RunOptions())
         stack.callback(session.close)
         witness = None
-        if model and plan is None and contract.kind == "deployment":
+        if model and backend.traits.repeatable and contract.kind == "deployment":
             shown = stack.enter_context(scratch_folder())
             content = with_raw_output(model).SerializeToString()
             backend.build(content, contract, precision, shown)
@@ -96,7 +96,7 @@ def accept(
         name = f"{installed.package} {installed.version}, {judged.arithmetic}"
         own = _own_rounding(exported, precision)
         parity = compare_with_graph(session, witness, exported, name, judged, own)
-        golden = None if parity.failures() else make_case(session, contract, plan)
+        golden = None if parity.failures() else make_case(session, contract, built)
     allowed = allowance(judged.arithmetic, parity) if golden else None
     return Acceptance(parity, backend.executed(files, contract, precision), golden, allowed)
 
@@ -107,14 +107,14 @@ def why_rejected(
     exported: ExportedGraph,
     model: "onnx.ModelProto",
     precision: Precision,
-    plan: PlanFacts | None,
+    built: Built,
 ) -> str | None:
     """Say why the engine in `folder` would not be kept, or None if it would; see `accept`."""
     files = files_just_built(folder)
     try:
-        accepted = accept(backend, files, exported, model, precision, plan)
+        accepted = accept(backend, files, exported, model, precision, built)
         accepted.parity.require_success("it")
-        require_precision(accepted.executed, precision, "it", plan.layers if plan else None)
+        require_precision(accepted.executed, precision, "it")
     except ParityError as error:
         return str(error)
     return None
@@ -186,37 +186,22 @@ def compare_with_graph(
     )
 
 
-def arithmetic_of(precision: Precision, plan: PlanFacts | None) -> Arithmetic:
-    """What an engine of this precision is judged by."""
-    return "tf32" if precision == "fp32" and plan and plan.options.tf32 else precision
-
-
-def require_precision(
-    executed: Mapping[Precision, int],
-    wanted: Precision,
-    engine: str,
-    layers: Layers | None = None,
-) -> None:
+def require_precision(executed: Mapping[Precision, int], wanted: Precision, engine: str) -> None:
     """Compare what the runtime says it computes in with what was asked for.
 
     Args:
         executed: convolutions, by the precision they compute in.
         wanted: of the engine.
         engine: its name, for messages.
-        layers: what TensorRT tells of them. Where it tells the work of each, most of it must be in
-            the wanted precision; where it does not, their number says little and decides nothing.
 
     Raises:
-        ParityError: no convolution runs in the wanted precision, or one in a coarser one, or too
-            little of their work is in it.
+        ParityError: no convolution runs in the wanted precision, or one in a coarser one.
     """
     if not executed.get(wanted) or not executed.keys() <= _MAY_RUN_IN[wanted]:
         found = ", ".join(f"{count} in {precision}" for precision, count in executed.items())
         raise ParityError(
             f"{engine} was to compute in {wanted}; found convolutions: {found or 'none'}"
         )
-    if layers and layers.work and (why := shortfall(layers, wanted)):
-        raise ParityError(f"{engine} was to compute in {wanted}; {why}")
 
 
 def describe_mixed(executed: Mapping[Precision, int], wanted: Precision, why: str) -> str | None:

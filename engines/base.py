@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
 from pconv_deploy.engines.lowering.forms import Arrangement
-from pconv_deploy.parity import Arrays, Precision
+from pconv_deploy.engines.shapes import Profile
+from pconv_deploy.parity import Arithmetic, Arrays, Precision
 
 Progress = Callable[[str], None]
 
@@ -110,6 +110,52 @@ class Session(Protocol):
         ...
 
 
+class Built(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a backend says of the engine that it has built; the manifest keeps it.
+
+    profiles         the shapes that the engine takes; none: those of its graph
+    arithmetic       what it is judged by, where that is coarser than its precision
+    weights_missing  it cannot run before a refit
+    later_releases   later releases of its runtime may open it
+    notes            for people
+    details          a JSON object that only the backend reads
+    """
+
+    profiles: tuple[Profile, ...] = ()
+    arithmetic: Arithmetic | None = None
+    weights_missing: bool = False
+    later_releases: bool = False
+    notes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What holds for every engine of a backend.
+
+    device            that it runs on, for people; "cpu" for the processor
+    extra             of our package that installs what it needs
+    typed             the types in the graph alone decide what it computes in
+    rounds_results    it computes in eight bits only what it may also leave in eight bits
+    opens_after_fork  a process forked from one that has an engine open can open one itself
+    portable          engines open on machines of another kind, where they prove themselves;
+                      others are for the kind of GPU that built them, and say so themselves
+    same_gpu          an engine opens only on the kind of GPU that it was built on
+    repeatable        two builds of one graph compute the same
+    why_finer         why some convolutions of an engine may compute in fp32; empty: not known
+    """
+
+    device: str
+    extra: str
+    typed: bool = False
+    rounds_results: bool = False
+    opens_after_fork: bool = False
+    portable: bool = True
+    same_gpu: bool = False
+    repeatable: bool = True
+    why_finer: str = ""
+
+
 class Backend(Protocol):
     """A runtime that turns exported graphs into files of its own and runs them."""
 
@@ -117,27 +163,7 @@ class Backend(Protocol):
     def name(self) -> str: ...
 
     @property
-    def device(self) -> str: ...
-
-    @property
-    def typed(self) -> bool:
-        """Whether the types in the graph alone decide what it computes in."""
-        ...
-
-    @property
-    def rounds_results(self) -> bool:
-        """Whether it computes in eight bits only what it may also leave in eight bits."""
-        ...
-
-    @property
-    def opens_after_fork(self) -> bool:
-        """Whether a process forked from one that has an engine open can open one itself."""
-        ...
-
-    @property
-    def why_finer(self) -> str:
-        """Why it may compute some convolutions of an engine in fp32; empty: not known."""
-        ...
+    def traits(self) -> Traits: ...
 
     def runtime(self) -> Runtime:
         """Say what is installed.
@@ -162,7 +188,7 @@ class Backend(Protocol):
         """Say why this machine can build engines at most, or None if it runs them."""
         ...
 
-    def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:
+    def why_not_open(self, built_with: Runtime, built: Built) -> str | None:
         """Say why what is installed here opens no engine that was built so, or None if it may."""
         ...
 
@@ -177,11 +203,11 @@ class Backend(Protocol):
         precision: Precision,
         folder: Path,
         progress: Progress = silent,
-    ) -> PlanFacts | None:
+    ) -> Built:
         """Write the runtime's files for an ONNX file's content into the empty `folder`.
 
-        A graph for int8 comes quantised. What TensorRT's builder tells is returned. A builder
-        that takes long tells `progress` how far it is, and stops if that raises.
+        A graph for int8 comes quantised. A builder that takes long tells `progress` how far it
+        is, and stops if that raises.
 
         Raises:
             EngineError: the runtime cannot build it.
@@ -200,4 +226,62 @@ class Backend(Protocol):
         self, files: EngineFiles, contract: GraphContract, precision: Precision
     ) -> Mapping[Precision, int]:
         """Count the convolutions by the precision the runtime computes them in, asking it."""
+        ...
+
+
+@runtime_checkable
+class BackendWithOptions(Backend, Protocol):
+    """A backend that has build options of its own."""
+
+    @property
+    def options(self) -> msgspec.Struct: ...
+
+    @property
+    def options_type(self) -> type[msgspec.Struct]: ...
+
+    def with_options(self, options: msgspec.Struct) -> "Backend":
+        """Return the backend that builds with these options, of its `options_type`.
+
+        Raises:
+            UsageError: they contradict each other, or this backend has no such.
+        """
+        ...
+
+    def recorded_options(self, built: Built) -> msgspec.Struct:
+        """Return the options that an engine was built with."""
+        ...
+
+    def describe(self, built: Built, files: EngineFiles) -> Mapping[str, str | Mapping[str, str]]:
+        """Return what only this backend knows of an engine, for people."""
+        ...
+
+    def words(self, options: msgspec.Struct) -> list[str]:
+        """Return the words of the command line for options that are not the defaults."""
+        ...
+
+
+@runtime_checkable
+class RefittableBackend(BackendWithOptions, Protocol):
+    """A backend that puts other weights into an engine that it has built."""
+
+    def why_not_refit(self, built: Built) -> str | None:
+        """Say why no other weights can be put into an engine, or None if they can."""
+        ...
+
+    def only_own_weights(self, built: Built) -> bool:
+        """Whether an engine takes the weights of the graph it was built from, and no others."""
+        ...
+
+    def with_weights(self, built: Built) -> Built:
+        """Return what holds of an engine once its weights are in."""
+        ...
+
+    def refit(
+        self, files: EngineFiles, graph: bytes, built: Built
+    ) -> tuple[dict[str, bytes], Built]:
+        """Put a graph's weights into an engine: return the files that change, and what holds now.
+
+        Raises:
+            EngineError: the runtime cannot.
+        """
         ...

@@ -10,8 +10,7 @@ from pathlib import Path
 from pconv_deploy.engines import processor
 from pconv_deploy.engines.acceptance import Acceptance, accept, require_precision
 from pconv_deploy.engines.accepted_graph import read_accepted
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
-from pconv_deploy.engines.base import Backend, Progress, files_just_built
+from pconv_deploy.engines.base import Backend, Built, Progress, files_just_built
 from pconv_deploy.engines.golden import GoldenCase
 from pconv_deploy.engines.int8.calibration import require_folders
 from pconv_deploy.engines.manifest import (
@@ -67,7 +66,7 @@ def check_build(
     Raises:
         PConvError: as `folder.build_engine`.
     """
-    backend = backend_named(options.backend, options.tensorrt)
+    backend = backend_named(options.backend, options.backend_options)
     backend.runtime()  # a missing one before any work
     if options.calibration:
         require_folders(options.calibration)
@@ -102,15 +101,15 @@ def build(wanted: Build, output: Path, folder: Path, command: str, progress: Pro
     progress(f"building for {backend.name}, {precision}")
     content = prepared.model.SerializeToString()
     with writing(output):
-        plan = backend.build(content, exported.contract, precision, folder, progress)
+        built = backend.build(content, exported.contract, precision, folder, progress)
     files = {path.name: describe(path.read_bytes()) for path in sorted(folder.iterdir())}
     accepted: Acceptance | None = None
     why = backend.why_not_run()
     if why is None:
         progress("comparing the engine with the graph")
-        accepted = _accepted(wanted, prepared, folder, plan, str(output))
+        accepted = _accepted(wanted, prepared, folder, built, str(output))
     with writing(output):
-        kept = keep(folder, exported, accepted.golden if accepted else None, plan)
+        kept = keep(folder, exported, accepted.golden if accepted else None, built)
         quantised = _keep_quantised(folder, content, files, kept) if precision == "int8" else None
     return Manifest(
         backend=backend.name,
@@ -129,31 +128,31 @@ def build(wanted: Build, output: Path, folder: Path, command: str, progress: Pro
         export_parity=exported.parity,
         engine_parity=accepted.parity if accepted else None,
         not_compared=why,
-        plan=plan,
+        engine=built,
         command=command,
         created=now(),
     )
 
 
 def _accepted(
-    wanted: Build, prepared: Prepared, folder: Path, plan: PlanFacts | None, name: str
+    wanted: Build, prepared: Prepared, folder: Path, built: Built, name: str
 ) -> Acceptance:
     precision, files = wanted.precision, files_just_built(folder)
-    accepted = accept(wanted.backend, files, wanted.exported, prepared.model, precision, plan)
+    accepted = accept(wanted.backend, files, wanted.exported, prepared.model, precision, built)
     accepted.parity.require_success(name)
-    require_precision(accepted.executed, precision, name, plan.layers if plan else None)
+    require_precision(accepted.executed, precision, name)
     return accepted
 
 
 def keep(
-    folder: Path, exported: ExportedGraph, golden: GoldenCase | None, plan: PlanFacts | None
+    folder: Path, exported: ExportedGraph, golden: GoldenCase | None, built: Built
 ) -> dict[str, EngineFile]:
     """Write the graph and golden case that an engine keeps; return their sizes and hashes.
 
     An engine without its weights keeps no graph: the graph contains them.
     """
     contents: dict[str, bytes] = {}
-    if not (plan and plan.options.strip_weights):
+    if not built.weights_missing:
         contents[GRAPH] = exported.content
     if golden:
         contents[GOLDEN] = golden.to_png()
@@ -184,7 +183,7 @@ def built_with(backend: Backend) -> BuiltWith:
         pconv_deploy=version("pconv-deploy"),
         package=installed.package,
         version=installed.version,
-        device=backend.device,
+        device=backend.traits.device,
         machine=processor.machine(),
         processor=processor.instruction_sets(),
         gpu=installed.gpu,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pconv_deploy.engines.base import (
     Backend,
+    BackendWithOptions,
     EngineFiles,
     Progress,
     RunOptions,
@@ -140,7 +141,7 @@ def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[
 def _open_in_child(
     folder: Path, loaded: Manifest, backend: Backend, options: RunOptions
 ) -> Session:
-    if not backend.opens_after_fork:
+    if not backend.traits.opens_after_fork:
         raise EngineError(
             f"{folder} was loaded before this process was forked, and GPUs cannot be used by the "
             "forks of a process that has used them; load it in each worker, and not before "
@@ -158,9 +159,10 @@ def _open_in_child(
 def _checked(folder: Path) -> tuple[Manifest, Backend, EngineFiles]:
     manifest = read_manifest(folder)
     try:
-        # As it was built: where it runs depends on the options.
-        options_then = manifest.plan.options if manifest.plan else None
-        backend = backend_named(manifest.backend, options_then)
+        backend = backend_named(manifest.backend)
+        if isinstance(backend, BackendWithOptions):
+            # Where it runs may depend on the options that it was built with.
+            backend = backend.with_options(backend.recorded_options(manifest.engine))
     except UsageError as error:
         raise EngineError(f"{folder} cannot be opened: {error}") from error
     check_machine(folder, manifest, backend)

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy.contract import FILLED, IMAGE, OUTPUT, GraphContract
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
-from pconv_deploy.engines.base import Session
+from pconv_deploy.engines.base import Built, Session
 from pconv_deploy.engines.shapes import shapes_of
 from pconv_deploy.errors import ParityError
 from pconv_deploy.images.arrays import Bytes
@@ -78,14 +77,12 @@ def read_case(png: bytes) -> GoldenCase:
     return GoldenCase(image, hole[..., 0] != 0, filled)
 
 
-def make_case(
-    session: Session, contract: GraphContract, plan: PlanFacts | None
-) -> GoldenCase | None:
+def make_case(session: Session, contract: GraphContract, built: Built) -> GoldenCase | None:
     """Let an engine fill a small image, of the least size that it takes from 64x64 on.
 
     None where that is no small one.
     """
-    low, high = shapes_of(contract, plan).ranges[0]
+    low, high = shapes_of(contract, built.profiles).ranges[0]
     multiple = contract.size_multiple
     height, width = (
         min(max(_SIDE + -_SIDE % multiple, least), most)
@@ -94,13 +91,13 @@ def make_case(
     if height * width > _MAX_PIXELS:
         return None
     image, hole = _gradients(height, width), _box(height, width)
-    return GoldenCase(image, hole, run_case(session, contract, plan, image, hole))
+    return GoldenCase(image, hole, run_case(session, contract, built, image, hole))
 
 
 def run_case(
     session: Session,
     contract: GraphContract,
-    plan: PlanFacts | None,
+    built: Built,
     image: Bytes,
     hole: NDArray[np.bool_],
 ) -> Bytes:
@@ -110,7 +107,7 @@ def run_case(
         EngineError: the engine failed.
         ParityError: its outputs are not those of the contract, or not finite.
     """
-    batch = shapes_of(contract, plan).batch(hole.shape, 1)
+    batch = shapes_of(contract, built.profiles).batch(hole.shape, 1)
     case = ParityInput("golden case", image, hole.astype(np.uint8) * np.uint8(255))
     inputs = graph_inputs([case] * batch, contract)
     outputs = session.run(inputs)

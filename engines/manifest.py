@@ -4,24 +4,24 @@ import hashlib
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from pconv_deploy.contract import NETWORK_FILE, GraphContract, Sha256
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
-from pconv_deploy.engines.base import Gpu, Runtime
+from pconv_deploy.engines.base import Built, Gpu, Runtime
 from pconv_deploy.engines.golden import Allowance
 from pconv_deploy.engines.int8.quantise import Quantisation
 from pconv_deploy.engines.lowering.forms import Arrangement
+from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.files import read_json_bytes
 from pconv_deploy.parity import ParityReport, Precision
 
 MANIFEST = "manifest.json"
-MANIFEST_FORMAT: Final = 2
+MANIFEST_FORMAT: Final = 3
 # Beside the runtime's files: what builds the engine again and proves it elsewhere. Running it needs
 # none of them, so they may be deleted.
 GRAPH, QUANTISED, GOLDEN = "graph.onnx", "quantised.onnx", "golden.png"
@@ -71,12 +71,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     engine_parity  this engine against the exported graph, measured when it was built; None: it
                    has not run, and nothing is known
     not_compared   why it has not; None: it has, or an older release did not write down why
-    plan           of a TensorRT engine
+    engine         what its backend said of it when it was built
     command        what built it, for people
     created        ISO 8601, UTC
     """
 
-    format: Literal[1, 2] = MANIFEST_FORMAT
+    format: Literal[1, 2, 3] = MANIFEST_FORMAT
     backend: str
     precision: Precision = "fp32"
     executed: Mapping[Precision, int] = {}
@@ -93,7 +93,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     export_parity: ParityReport | None
     engine_parity: ParityReport | None
     not_compared: str | None = None
-    plan: PlanFacts | None = None
+    engine: Built = Built()
     command: str
     created: str
 
@@ -119,21 +119,44 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise _no_engine(folder)
     try:
-        text = read_json_bytes(path)
-        found = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("format")
-        if found is not None and bytes(found) not in (b"1", b"2"):
+        facts = msgspec.json.decode(read_json_bytes(path), type=dict[str, msgspec.Raw])
+        found = bytes(facts.get("format", b"1")).decode()
+        if found not in ("1", "2", "3"):
             raise EngineError(
-                f"{path} has format {bytes(found).decode()}; this pconv-deploy reads formats 1 and "
+                f"{path} has format {found}; this pconv-deploy reads formats 1 to "
                 f"{MANIFEST_FORMAT}. Upgrade pconv-deploy, or rebuild the engine with this one"
                 f"{_from_its_graph(folder)}"
             )
-        return msgspec.json.decode(text, type=Manifest)
+        if found != "3" and "plan" in facts:
+            plan = msgspec.json.decode(facts.pop("plan"), type=_Plan | None)
+            built = plan.engine() if plan else Built()
+            facts["engine"] = msgspec.Raw(msgspec.json.encode(built))
+        return msgspec.json.decode(msgspec.json.encode(facts), type=Manifest)
     except InputError as error:
         raise EngineError(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EngineError(
             f"{path} is damaged: {error}. Rebuild the engine{_from_its_graph(folder)}"
         ) from error
+
+
+class _Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What formats 1 and 2 had in place of `engine`, for TensorRT engines alone."""
+
+    options: dict[str, Any]
+    profiles: tuple[Profile, ...]
+    build_seconds: float
+    notes: tuple[str, ...] = ()
+
+    def engine(self) -> Built:
+        return Built(
+            profiles=self.profiles,
+            arithmetic="tf32" if self.options.get("tf32") else None,
+            weights_missing=bool(self.options.get("strip_weights")),
+            later_releases=bool(self.options.get("version_compatible")),
+            notes=self.notes,
+            details={"options": self.options, "build_seconds": self.build_seconds},
+        )
 
 
 def _from_its_graph(folder: Path) -> str:

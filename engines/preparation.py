@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pconv_deploy.engines.acceptance import why_rejected
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
-from pconv_deploy.engines.base import Backend
+from pconv_deploy.engines.base import Backend, Built
 from pconv_deploy.engines.int8.calibration import CalibrationFiles, CalibrationSet, read_calibration
 from pconv_deploy.engines.int8.quantise import Quantisation, in_eight_bits, quantise
 from pconv_deploy.engines.lowering.forms import Arrangement
@@ -115,7 +114,7 @@ def _editing_graphs(backend: Backend) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        extra = "gpu" if backend.name.startswith("onnxruntime-") else backend.name
+        extra = backend.traits.extra
         raise MissingRuntimeError(
             f"building engines needs {error.name}: pip install 'pconv-deploy[{extra}]'"
         ) from error
@@ -159,8 +158,8 @@ def _tuned(
             return form
         return in_eight_bits(form.SerializeToString(), photos.calibrate[:1], backend)
 
-    def rejected(form: "onnx.ModelProto", folder: Path, plan: PlanFacts | None) -> str | None:
-        return why_rejected(backend, folder, exported, form, precision, plan)
+    def rejected(form: "onnx.ModelProto", folder: Path, built: Built) -> str | None:
+        return why_rejected(backend, folder, exported, form, precision, built)
 
     tuner = Tuner(
         model=candidate,
@@ -179,7 +178,7 @@ def _tuned(
 def _typed(backend: Backend, exported: ExportedGraph, precision: Precision) -> "onnx.ModelProto":
     """Let a graph's types say what it is to be computed in, for a backend that goes by them."""
     model, contract = exported.model, exported.contract
-    if not backend.typed or precision == contract.precision:
+    if not backend.traits.typed or precision == contract.precision:
         return model
     if contract.precision != "fp32":
         raise UsageError(

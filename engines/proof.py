@@ -60,13 +60,13 @@ def check_machine(folder: Path, manifest: Manifest, backend: Backend) -> None:
         EngineError: a plan for another machine or release, or an engine without weights.
     """
     built = manifest.built_with
-    if manifest.plan and manifest.plan.options.strip_weights:
+    if manifest.engine.weights_missing:
         raise EngineError(
             f"{folder} was built without its weights.{put_weights_in(manifest, folder)}"
         )
-    if manifest.plan and built.machine != processor.machine():
+    if not backend.traits.portable and built.machine != processor.machine():
         raise _built_on_another(folder, manifest)
-    if why := backend.why_not_open(built.runtime(), manifest.plan):
+    if why := backend.why_not_open(built.runtime(), manifest.engine):
         raise _built_with_another(folder, manifest, backend, why)
 
 
@@ -82,8 +82,8 @@ def required_proof(folder: Path, manifest: Manifest, backend: Backend) -> Proof 
     if not (why or another_machine or any(_other_processor(manifest))):
         return None
     if manifest.golden is None:
-        if manifest.plan or not (why or another_machine):
-            return None  # a plan itself says what may open it
+        if not backend.traits.portable or not (why or another_machine):
+            return None  # `check_machine` decides
         if another_machine:
             raise _built_on_another(folder, manifest)
         raise _built_with_another(folder, manifest, backend, why or "")
@@ -139,7 +139,7 @@ def _measured(folder: Path, manifest: Manifest, session: Session, where: str) ->
     png = read_kept(folder, GOLDEN, manifest)
     try:
         case = read_case(png)
-        filled = run_case(session, manifest.contract, manifest.plan, case.image, case.hole)
+        filled = run_case(session, manifest.contract, manifest.engine, case.image, case.hole)
     except ValueError as error:
         raise EngineError(
             f"{folder / GOLDEN} is no golden case: {error}.{rebuild(manifest, folder)}"

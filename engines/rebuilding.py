@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 
 from pconv_deploy.engines.accepted_graph import read_accepted
-from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
-from pconv_deploy.engines.base import Backend
+from pconv_deploy.engines.base import Backend, BackendWithOptions
 from pconv_deploy.engines.integrity import read_kept
 from pconv_deploy.engines.manifest import GRAPH, MANIFEST, Manifest, built_by, read_manifest
 from pconv_deploy.engines.preparation import Prepared
+from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.request import BuildOptions
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.errors import EngineError, UsageError
@@ -87,7 +87,7 @@ def recorded_options(manifest: Manifest, backend: str | None = None) -> BuildOpt
 
     Args:
         manifest: of the engine.
-        backend: None is its own; another one does not take its TensorRT options.
+        backend: None is its own; another one does not take its own options.
     """
     tuning = manifest.tuning
     tune = None
@@ -100,7 +100,7 @@ def recorded_options(manifest: Manifest, backend: str | None = None) -> BuildOpt
         backend=backend,
         precision=manifest.precision,
         tune=tune,
-        tensorrt=_tensorrt(manifest) if backend == manifest.backend else None,
+        backend_options=_own_options(manifest) if backend == manifest.backend else None,
     )
 
 
@@ -118,11 +118,9 @@ def refuse_to_lose(engine: KeptEngine, backend: Backend, precision: Precision) -
         )
 
 
-def _tensorrt(manifest: Manifest) -> TensorRtOptions | None:
-    """Return TensorRT's options, without a timing cache whose folder is not here."""
-    if manifest.plan is None:
+def _own_options(manifest: Manifest) -> msgspec.Struct | None:
+    """Return the options of the engine's own backend, as far as they hold on this machine."""
+    backend = backend_named(manifest.backend)
+    if not isinstance(backend, BackendWithOptions):
         return None
-    options = manifest.plan.options
-    if options.timing_cache and not Path(options.timing_cache).parent.is_dir():
-        return msgspec.structs.replace(options, timing_cache=None)
-    return options
+    return backend.recorded_options(manifest.engine)

@@ -1,18 +1,19 @@
-"""Other weights for a TensorRT engine, without building it anew: checked, swapped, accepted."""
+"""Other weights for a built engine, without building it anew: checked, swapped, accepted."""
 
 import hashlib
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from pconv_deploy.engines.acceptance import accept, require_precision
-from pconv_deploy.engines.backends.tensorrt.backend import PLAN, TensorRtBackend
-from pconv_deploy.engines.backends.tensorrt.library import load
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts, words
-from pconv_deploy.engines.backends.tensorrt.refitting import refit_plan
-from pconv_deploy.engines.base import Progress, files_just_built
+from pconv_deploy.engines.base import (
+    BackendWithOptions,
+    Progress,
+    RefittableBackend,
+    files_just_built,
+)
 from pconv_deploy.engines.build import built_with, keep, now
 from pconv_deploy.engines.folder import alone, is_engine
 from pconv_deploy.engines.integrity import check_unchanged, unchanged_files
@@ -20,7 +21,6 @@ from pconv_deploy.engines.manifest import (
     Manifest,
     describe,
     read_manifest,
-    rebuild,
     rebuild_command,
     write_manifest,
 )
@@ -79,16 +79,15 @@ def require_refittable(request: RefitRequest) -> Manifest:
     """
     engine, output = request.engine, request.output
     manifest = read_manifest(engine)
-    backend, plan = _backend(request, manifest)
+    backend = _backend(request, manifest)
     if manifest.precision == "int8":
         raise EngineError(
             f"{engine} computes in int8, in ranges that were measured with its own weights; other "
             f"weights need their own.{_build_anew(request, manifest)} --calibration-photos PHOTOS"
         )
-    options = plan.options
-    if not options.refit and not options.strip_weights:
+    if why := backend.why_not_refit(manifest.engine):
         raise EngineError(
-            f"{engine} was built without --refit: its weights cannot be swapped."
+            f"{engine} {why}."
             f"\n  Build one whose weights can: {rebuild_command(manifest, engine)} --refit"
         )
     if output.exists() and not request.overwrite:
@@ -98,7 +97,8 @@ def require_refittable(request: RefitRequest) -> Manifest:
     backend.runtime()
     if why := backend.why_not_run():
         raise EngineError(f"weights are swapped on the GPU that will run the engine, and {why}")
-    check_machine(engine, msgspec.structs.replace(manifest, plan=with_weights(plan)), backend)
+    whole = backend.with_weights(manifest.engine)
+    check_machine(engine, msgspec.structs.replace(manifest, engine=whole), backend)
     check_unchanged(engine, manifest)
     return manifest
 
@@ -111,10 +111,9 @@ def require_same(request: RefitRequest, manifest: Manifest, exported: ExportedGr
     """
     if different := differences(exported.contract, manifest.contract):
         raise does_not_fit(request, manifest, different)
-    plan, own, found = manifest.plan, manifest.contract.source, exported.contract.source
-    assert plan is not None
-    # Stripped alone, TensorRT has optimised for the very weights it left out.
-    if not plan.options.refit and found.sha256 != own.sha256:
+    own, found = manifest.contract.source, exported.contract.source
+    only_own = _backend(request, manifest).only_own_weights(manifest.engine)
+    if only_own and found.sha256 != own.sha256:
         raise EngineError(
             f"{request.engine} was built with --strip-weights and without --refit: it takes no "
             f"weights but those of {own.file} (sha256 {own.sha256[:12]}), found {found.file} "
@@ -143,13 +142,13 @@ def refit_engine(
         progress: is told each step as it begins.
 
     Raises:
-        EngineError: TensorRT cannot swap them.
+        EngineError: the runtime cannot swap them.
         ParityError: the result does not compute what the graph computes; nothing is left of it.
         CheckpointError: a weight is too large for the engine's precision.
         UsageError: another process is writing `output`, or it has appeared meanwhile.
         OutputError: `output` could not be written.
     """
-    backend, plan = _backend(request, manifest)
+    backend = _backend(request, manifest)
     output, precision = request.output, manifest.precision
     with (
         alone(output),
@@ -158,28 +157,18 @@ def refit_engine(
         before = unchanged_files(request.engine, manifest)
         model = prepare_again(backend, exported, precision, manifest.arrangement)
         progress("swapping the weights")
-        refitted = refit_plan(
-            backend.flavour,
-            load(backend.flavour),
-            before.read(PLAN),
-            model.SerializeToString(),
-            plan.options,
-        )
+        changed, built = backend.refit(before, model.SerializeToString(), manifest.engine)
         with writing(output):
-            # A refit changes numbers, neither layers nor what they compute in: what the inspector
-            # told when the engine was built holds for its new weights, and is not asked again.
             for name in manifest.files:
-                content = refitted.content if name == PLAN else before.read(name)
-                (folder / name).write_bytes(content)
+                (folder / name).write_bytes(changed.get(name) or before.read(name))
         files = files_just_built(folder)
         progress("comparing the engine with the graph")
-        # A witness would be another engine, which tells nothing of weights that were swapped.
-        accepted = accept(backend, files, exported, None, precision, plan)
+        # A witness would be another engine, which says nothing of weights that were swapped.
+        accepted = accept(backend, files, exported, None, precision, built)
         accepted.parity.require_success(str(output))
         require_precision(accepted.executed, precision, str(output))
-        plan = with_weights(plan, refit=refitted.refittable)
         with writing(output):
-            kept = keep(folder, exported, accepted.golden, plan)
+            kept = keep(folder, exported, accepted.golden, built)
         result = msgspec.structs.replace(
             manifest,
             executed=accepted.executed,
@@ -192,7 +181,7 @@ def refit_engine(
             golden=accepted.allowed,
             engine_parity=accepted.parity,
             not_compared=None,
-            plan=plan,
+            engine=built,
             command=_whole_command(request, manifest),
             created=now(),
         )
@@ -201,29 +190,20 @@ def refit_engine(
     return result
 
 
-def _backend(request: RefitRequest, manifest: Manifest) -> tuple[TensorRtBackend, PlanFacts]:
+def _backend(request: RefitRequest, manifest: Manifest) -> RefittableBackend:
     engine = request.engine
     try:
         backend = backend_named(manifest.backend)
     except UsageError as error:
         raise EngineError(f"the weights of {engine} cannot be swapped: {error}") from error
-    if not isinstance(backend, TensorRtBackend):
+    if not isinstance(backend, RefittableBackend):
         raise EngineError(
             f"{engine} is an engine for {manifest.backend}, whose weights cannot be swapped."
             f"{_build_anew(request, manifest)}"
         )
-    if manifest.plan is None or PLAN not in manifest.files:
-        raise EngineError(f"{engine} has no {PLAN}.{rebuild(manifest, engine)}")
-    options = with_weights(manifest.plan).options
-    return replace(backend, options=options), manifest.plan
-
-
-def with_weights(plan: PlanFacts, *, refit: bool = True) -> PlanFacts:
-    """What is recorded of a plan with its weights inside; `refit`: they can be swapped again."""
-    options = msgspec.structs.replace(
-        plan.options, strip_weights=False, refit=plan.options.refit and refit
-    )
-    return msgspec.structs.replace(plan, options=options)
+    whole = backend.with_options(backend.recorded_options(backend.with_weights(manifest.engine)))
+    assert isinstance(whole, RefittableBackend)
+    return whole
 
 
 def _build_anew(request: RefitRequest, manifest: Manifest) -> str:
@@ -234,7 +214,9 @@ def _build_anew(request: RefitRequest, manifest: Manifest) -> str:
         steps = shlex.join(["pconv-deploy", "export", str(request.weights), "-o", graph]) + " && "
     command = ["pconv-deploy", "build-engine", graph, "-o", "new.engine"]
     command += ["--backend", manifest.backend, "--precision", manifest.precision]
-    command += words(manifest.plan.options) if manifest.plan else []
+    backend = backend_named(manifest.backend)
+    if isinstance(backend, BackendWithOptions):
+        command += backend.words(backend.recorded_options(manifest.engine))
     return f"\n  Build one with these weights: {steps}{shlex.join(command)}"
 
 

@@ -1,6 +1,6 @@
 """The backends there are. Adding one: its module, its line here, its test."""
 
-from dataclasses import replace
+import msgspec
 
 from pconv_deploy.engines.backends.onnxruntime.cpu import OnnxRuntimeBackend
 from pconv_deploy.engines.backends.onnxruntime.gpu import (
@@ -10,11 +10,12 @@ from pconv_deploy.engines.backends.onnxruntime.gpu import (
 )
 from pconv_deploy.engines.backends.openvino.backend import OpenVinoBackend
 from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
-from pconv_deploy.engines.backends.tensorrt.config import refuse_foreign
 from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, TENSORRT_RTX
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
-from pconv_deploy.engines.base import Backend
+from pconv_deploy.engines.base import Backend, BackendWithOptions
 from pconv_deploy.errors import UsageError
+
+__all__ = ["BACKENDS", "TensorRtOptions", "backend_named"]
 
 BACKENDS: tuple[Backend, ...] = (
     OnnxRuntimeBackend(),
@@ -27,25 +28,33 @@ BACKENDS: tuple[Backend, ...] = (
 )
 
 
-def backend_named(name: str, tensorrt: TensorRtOptions | None = None) -> Backend:
+def backend_named(name: str, options: msgspec.Struct | None = None) -> Backend:
     """Find a backend.
 
     Args:
         name: of the backend.
-        tensorrt: how TensorRT is to build; None for the usual way, or another backend.
+        options: of the backend's own, how to build; None for its defaults.
 
     Raises:
-        UsageError: there is none of that name, `tensorrt` is given to another one, or has an
-            option that this one does not have.
+        UsageError: there is none of that name, or it does not have these options.
     """
     for backend in BACKENDS:
         if backend.name != name:
             continue
-        if tensorrt is None:
+        if options is None:
             return backend
-        if isinstance(backend, TensorRtBackend):
-            refuse_foreign(backend.flavour, tensorrt)
-            return replace(backend, options=tensorrt)
-        raise UsageError(f"the {name} backend has none of TensorRT's options")
+        if isinstance(backend, BackendWithOptions) and isinstance(options, backend.options_type):
+            return backend.with_options(options)
+        raise UsageError(f"the {name} backend has none of the options of {_owner(options)}")
     known = ", ".join(backend.name for backend in BACKENDS)
     raise UsageError(f"there is no backend {name!r}; known: {known}")
+
+
+def _owner(options: msgspec.Struct) -> str:
+    """Name the backends that have such options."""
+    names = [
+        backend.name
+        for backend in BACKENDS
+        if isinstance(backend, BackendWithOptions) and isinstance(options, backend.options_type)
+    ]
+    return ", ".join(names) or type(options).__name__

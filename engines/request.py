@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions, words
-from pconv_deploy.engines.base import Backend
+import msgspec
+
+from pconv_deploy.engines.base import Backend, BackendWithOptions
 from pconv_deploy.engines.int8.calibration import MIN_PHOTOS, CalibrationFiles
+from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.errors import UsageError
 from pconv_deploy.parity import PRECISIONS, Precision
-
-_NOTHING_FOR_TF32: tuple[Precision, ...] = ("fp16", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,24 +23,14 @@ class BuildOptions:
     precision    of the convolutions; None takes the graph's own
     calibration  photos and holes for int8, which needs them
     tune         measure which form of the graph is fastest here; None takes the backend's usual
-    tensorrt     how TensorRT is to build it; None takes its usual options
-
-    Raises:
-        UsageError: one profile is there twice.
+    backend_options  of the backend's own, such as `TensorRtOptions`; None takes its defaults
     """
 
     backend: str = "onnxruntime"
     precision: Precision | None = None
     calibration: CalibrationFiles | None = None
     tune: TuneOptions | None = None
-    tensorrt: TensorRtOptions | None = None
-
-    def __post_init__(self) -> None:
-        # Asked of the request, not of what manifests hold: such an engine is no damaged one.
-        profiles = self.tensorrt.profiles if self.tensorrt else ()
-        for number, profile in enumerate(profiles):
-            if profile in profiles[:number]:
-                raise UsageError(f"the profile {profile.describe()} is there twice")
+    backend_options: msgspec.Struct | None = None
 
 
 def refuse_precision(
@@ -62,11 +52,6 @@ def refuse_precision(
         raise UsageError(
             f"the {backend.name} backend cannot build {precision} engines here: {why}. "
             f"It can build: {', '.join(possible)}"
-        )
-    if options.tensorrt and options.tensorrt.tf32 and precision in _NOTHING_FOR_TF32:
-        raise UsageError(
-            f"found --tf32 for an engine that computes in {precision}; needed --precision fp32, "
-            "whose convolutions it lets round, or int8 for the layers that stay in fp32"
         )
     if precision == "int8" and options.calibration is None and not quantised:
         raise UsageError(
@@ -92,6 +77,8 @@ def command_of(source: Path, output: Path, options: BuildOptions, more: Sequence
         command += ["--calibration-photos", str(options.calibration.photos)]
         if options.calibration.holes:
             command += ["--calibration-holes", str(options.calibration.holes)]
-    command += words(options.tensorrt) if options.tensorrt else []
+    backend = backend_named(options.backend)
+    if options.backend_options and isinstance(backend, BackendWithOptions):
+        command += backend.words(options.backend_options)
     # Names need not be Unicode.
     return shlex.join([*command, "--overwrite"]).encode(errors="replace").decode()

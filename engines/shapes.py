@@ -1,16 +1,58 @@
 """The shapes that an engine takes, and how images come to them: padded, and in batches."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
-from pconv_deploy.errors import ImageError
+from pconv_deploy.errors import EngineError, ImageError
+from pconv_deploy.parity import Batch, few_inputs, parity_batches, parity_inputs
 
+MOST_BATCH, MOST_SIDE = 1024, 1 << 14
 Size = tuple[int, int]  # height, width
-_Shape = tuple[int, int, int]  # batch, height, width
+# batch, height, width
+Shape = tuple[
+    Annotated[int, Meta(ge=1, le=MOST_BATCH)],
+    Annotated[int, Meta(ge=1, le=MOST_SIDE)],
+    Annotated[int, Meta(ge=1, le=MOST_SIDE)],
+]
 _ANY = 1 << 31
 _USUAL: Size = (512, 512)
+# What is compared with the graph on a processor: pixels of one image, and of all in a batch.
+_MOST_PIXELS, _MOST_IN_A_BATCH = 1 << 22, 1 << 26
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Shapes that one optimization profile takes, each (batch, height, width).
+
+    TensorRT is tuned for `opt` and works from `min` to `max`.
+    """
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+    def __post_init__(self) -> None:
+        for low, best, high in zip(self.min, self.opt, self.max, strict=True):
+            if not low <= best <= high:
+                shapes = ("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
+                raise ValueError(
+                    "found min {}, opt {}, max {}; needed min <= opt <= max in batch, height and "
+                    "width".format(*shapes)
+                )
+
+    def takes(self, shape: tuple[int, int, int]) -> bool:
+        """Whether (batch, height, width) lies within it."""
+        return all(low <= n <= high for low, n, high in zip(self.min, shape, self.max, strict=True))
+
+    def describe(self) -> str:
+        """One line for people: `1x256x256 .. 8x512x512, tuned for 1x512x512`."""
+        low, best, high = ("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
+        return low if low == high else f"{low} .. {high}, tuned for {best}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +65,7 @@ class Shapes:
     wider     what to do for larger ones, in words
     """
 
-    ranges: tuple[tuple[_Shape, _Shape], ...]
+    ranges: tuple[tuple[Shape, Shape], ...]
     multiple: int
     usual: tuple[Size, ...]
     wider: str
@@ -75,14 +117,14 @@ class Shapes:
         return " or ".join(f"{width}x{height}" for height, width in kept)
 
 
-def shapes_of(contract: GraphContract, plan: PlanFacts | None) -> Shapes:
-    """What an engine takes by its graph and, of a TensorRT engine, by its profiles."""
+def shapes_of(contract: GraphContract, profiles: Sequence[Profile]) -> Shapes:
+    """What an engine takes: by its profiles, or without any by its graph."""
     multiple = contract.size_multiple
-    if plan:
+    if profiles:
         return Shapes(
-            ranges=tuple((profile.min, profile.max) for profile in plan.profiles),
+            ranges=tuple((profile.min, profile.max) for profile in profiles),
             multiple=multiple,
-            usual=tuple(dict.fromkeys(profile.opt[1:] for profile in plan.profiles)),
+            usual=tuple(dict.fromkeys(profile.opt[1:] for profile in profiles)),
             wider="export without --size" if contract.size else "build with --max-shapes",
         )
     low = (contract.batch or 1, *(contract.size or (multiple, multiple)))
@@ -93,3 +135,77 @@ def shapes_of(contract: GraphContract, plan: PlanFacts | None) -> Shapes:
         usual=(contract.size or _USUAL,),
         wider="export without --size",
     )
+
+
+def choose(profiles: Sequence[Profile], shape: Shape) -> int:
+    """Find the smallest profile that takes (batch, height, width), by its index.
+
+    Raises:
+        EngineError: none takes it; the message lists them.
+    """
+    able = [index for index, profile in enumerate(profiles) if profile.takes(shape)]
+    if not able:
+        batch, height, width = shape
+        known = "\n  ".join(profile.describe() for profile in profiles)
+        raise EngineError(
+            f"found batch {batch} of {height}x{width}; "
+            f"this engine takes (batch x height x width):\n  {known}"
+        )
+    # Of two that end alike, the narrower one was made for fewer shapes.
+    return min(able, key=lambda i: (_volume(profiles[i].max), -_volume(profiles[i].min), i))
+
+
+def judged_batches(profiles: Sequence[Profile], contract: GraphContract) -> list[Batch]:
+    """Return what an engine is compared with its graph on: all kinds of holes, all profiles.
+
+    The usual cases are batches of three, of small images. Where some profile takes no such, they
+    have the least shape of the first profile instead. Then each profile has a batch of its best
+    shape and one of its largest, as far as the reference can compute them and no other profile
+    takes them; or else one of its least.
+    """
+    batches: list[Batch] = [*parity_batches(contract)]
+    if not profiles:
+        return batches
+    shapes = {(contract.batch or len(batch), *batch[0].hole_mask.shape) for batch in batches}
+    if not all(any(profile.takes((n, h, w)) for profile in profiles) for n, h, w in shapes):
+        shapes = {profiles[0].min}
+        count, height, width = profiles[0].min
+        cases = parity_inputs(height, width)
+        groups = (cases[start : start + count] for start in range(0, len(cases), count))
+        batches = [_in_turn(group, count) for group in groups]
+    # The same cases in all shapes of one size, so that the reference computes them once.
+    few: dict[tuple[int, int], Batch] = {}
+    wanted = [shape for index in range(len(profiles)) for shape in _affordable(profiles, index)]
+    for shape in dict.fromkeys(wanted):
+        if shape not in shapes:
+            size = shape[1:]
+            few[size] = few.get(size) or few_inputs(*size)
+            batches.append(_in_turn(few[size], shape[0]))
+    return batches
+
+
+def _in_turn(cases: Batch, count: int) -> Batch:
+    return [cases[index % len(cases)] for index in range(count)]
+
+
+def _affordable(profiles: Sequence[Profile], index: int) -> list[Shape]:
+    """A profile's best and largest shape, but for what the reference cannot compute; or its least.
+
+    Only shapes for which it is the one that is chosen: none, if others take all of them.
+    """
+    profile = profiles[index]
+    able = [
+        shape
+        for shape in (profile.opt, profile.max)
+        if shape[1] * shape[2] <= _MOST_PIXELS and _volume(shape) <= _MOST_IN_A_BATCH
+    ]
+    best, least = (
+        [shape for shape in shapes if choose(profiles, shape) == index]
+        for shapes in (able, [profile.min])
+    )
+    return best or least
+
+
+def _volume(shape: Shape) -> int:
+    batch, height, width = shape
+    return batch * height * width

@@ -13,8 +13,7 @@ import msgspec
 import numpy as np
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
-from pconv_deploy.engines.base import Backend, RunOptions, files_just_built
+from pconv_deploy.engines.base import Backend, Built, RunOptions, files_just_built
 from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
 from pconv_deploy.files import scratch_folder
 from pconv_deploy.masks.irregular import irregular_hole
@@ -96,7 +95,7 @@ class Tuner:
     precision: Precision
     options: TuneOptions
     progress: Callable[[str], None]
-    why_rejected: Callable[["onnx.ModelProto", Path, PlanFacts | None], str | None]
+    why_rejected: Callable[["onnx.ModelProto", Path, Built], str | None]
 
     def tune(self) -> Tuning:
         """Change one choice at a time, from the backend's default, and keep what is faster.
@@ -178,8 +177,7 @@ class Tuner:
     def _compared_with_graph(self, candidate: Arrangement) -> str | None:
         model = self.model(candidate)
         with scratch_folder() as folder:
-            plan = self._build(model, folder)
-            return self.why_rejected(model, folder, plan)
+            return self.why_rejected(model, folder, self._build(model, folder))
 
     @contextlib.contextmanager
     def _opened(self, arrangement: Arrangement) -> Iterator[Callable[[Arrays], Any]]:
@@ -190,7 +188,7 @@ class Tuner:
             with contextlib.closing(session):
                 yield session.run
 
-    def _build(self, model: "onnx.ModelProto", folder: Path) -> PlanFacts | None:
+    def _build(self, model: "onnx.ModelProto", folder: Path) -> Built:
         return self.backend.build(model.SerializeToString(), self.contract, self.precision, folder)
 
 

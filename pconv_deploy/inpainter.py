@@ -65,7 +65,7 @@ class Inpainter:
         self.contract = contract
         self.manifest = manifest
         self._session = session
-        self._shapes = shapes_of(contract, manifest.plan if manifest else None)
+        self._shapes = shapes_of(contract, manifest.engine.profiles if manifest else ())
         self._streams = streams
         self._closed = False
 

@@ -12,9 +12,9 @@ from PIL import Image
 from pconv_deploy import Inpainter
 from pconv_deploy.checkpoints.native import load_checkpoint
 from pconv_deploy.contract import FILLED, GraphContract
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts, Profile, TensorRtOptions
-from pconv_deploy.engines.backends.tensorrt.profiles import choose
+from pconv_deploy.engines.base import Built
 from pconv_deploy.engines.folder import build_engine
+from pconv_deploy.engines.shapes import Profile, choose
 from pconv_deploy.errors import EngineError, HoleMaskError, ImageError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.verify import literal_fill
@@ -235,8 +235,8 @@ def test_an_engine_of_a_few_shapes_takes_what_fits(
         Profile(min=(1, 32, 64), opt=(1, 32, 64), max=(1, 64, 64)),
         Profile(min=(2, 32, 64), opt=(3, 32, 64), max=(3, 32, 64)),
     )
-    plan = PlanFacts(options=TensorRtOptions(), profiles=session.profiles, build_seconds=1.0)
-    manifest = msgspec.structs.replace(inpainter.manifest, plan=plan)
+    built = Built(profiles=tuple(session.profiles))
+    manifest = msgspec.structs.replace(inpainter.manifest, engine=built)
     limited = Inpainter(inpainter.contract, session, manifest)
     sizes = [(20, 30), (32, 64), (50, 64), (4, 64), (30, 9)]
     images, masks = [photo(*size) for size in sizes], [box(*size) for size in sizes]

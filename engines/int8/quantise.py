@@ -159,10 +159,10 @@ def _in_eight_bits(
     layers = feature_convolutions(model)
     if not layers:
         raise GraphError("this graph has no convolutions with fixed weights to compute in int8")
-    quantised = _with_ranges(model, layers, photos, symmetric=backend.typed)
-    if backend.typed:
+    quantised = _with_ranges(model, layers, photos, symmetric=backend.traits.typed)
+    if backend.traits.typed:
         quantised = with_signed_codes(quantised)
-    if backend.rounds_results:
+    if backend.traits.rounds_results:
         quantised = with_results_rounded(quantised, layers, photos)
     return model, layers, quantised
 

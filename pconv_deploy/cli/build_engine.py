@@ -189,7 +189,7 @@ def build_engine(
         precision=precision or recorded.precision,
         calibration=calibration,
         tune=tuning if tune else recorded.tune,
-        tensorrt=trt.tensorrt_options(
+        backend_options=trt.tensorrt_options(
             (min_shapes, opt_shapes, max_shapes),
             {
                 "workspace": workspace,
@@ -205,7 +205,7 @@ def build_engine(
                 "max_aux_streams": max_aux_streams,
                 "compute_capabilities": tuple(compute_capabilities or ()) or None,
             },
-            recorded.tensorrt,
+            recorded.backend_options,
         ),
     )
     with building() as progress:

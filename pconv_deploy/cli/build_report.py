@@ -19,10 +19,10 @@ def tell_engine(manifest: "Manifest", name: Path, *, exported: bool) -> None:
     from pconv_deploy.engines.manifest import describe_parity
     from pconv_deploy.engines.registry import backend_named
 
-    built, plan = manifest.built_with, manifest.plan
+    built, profiles = manifest.built_with, manifest.engine.profiles
     OUT.print(
         f"[bold]{escape(str(name))}[/bold]  {built.package} {built.version} on {built.device}, "
-        f"{manifest.precision}" + ("" if plan else f", {manifest.contract.describe_shapes()}")
+        f"{manifest.precision}" + ("" if profiles else f", {manifest.contract.describe_shapes()}")
     )
     if manifest.arrangement:
         OUT.print(f"form of the graph: {manifest.arrangement.describe()}{_gain(manifest.tuning)}")
@@ -30,12 +30,12 @@ def tell_engine(manifest: "Manifest", name: Path, *, exported: bool) -> None:
     if exported and manifest.export_parity:
         OUT.print(f"verified: {escape(manifest.export_parity.describe())}")
     OUT.print(f"verified: {known}" if manifest.engine_parity else known)
-    why = backend_named(manifest.backend).why_finer
+    why = backend_named(manifest.backend).traits.why_finer
     if mixed := describe_mixed(manifest.executed, manifest.precision, why):
         ERR.print(f"note: {mixed}", markup=False)
-    if plan:
-        OUT.print(f"built in {plan.build_seconds:.0f} s; takes, as batch x height x width:")
-        for profile in plan.profiles:
+    if profiles:
+        OUT.print("takes, as batch x height x width:")
+        for profile in profiles:
             OUT.print(f"  {profile.describe()}", markup=False)
     if facts := manifest.quantisation:
         kept = escape(", ".join(facts.kept)) or "none"

@@ -34,8 +34,10 @@ def refit(
     """
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.commands import refit as refitting
+        from pconv_deploy.engines.base import RefittableBackend
         from pconv_deploy.engines.manifest import describe_parity
         from pconv_deploy.engines.refitting import RefitRequest
+        from pconv_deploy.engines.registry import backend_named
 
     request = RefitRequest(
         engine=engine, weights=checkpoint, output=output or engine, overwrite=overwrite
@@ -48,5 +50,6 @@ def refit(
         f"{manifest.precision}, weights of {escape(source.file)}"
     )
     OUT.print(f"verified: {escape(describe_parity(manifest))}")
-    if manifest.plan and not manifest.plan.options.refit:
+    backend = backend_named(manifest.backend)
+    if isinstance(backend, RefittableBackend) and backend.why_not_refit(manifest.engine):
         ERR.print("note: the weights of this engine cannot be swapped again", markup=False)

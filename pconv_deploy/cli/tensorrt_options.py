@@ -10,7 +10,9 @@ import typer
 from pconv_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from pconv_deploy.engines.backends.tensorrt.options import Shape, TensorRtOptions
+    import msgspec
+
+    from pconv_deploy.engines.shapes import Shape
 
 _PANEL = "TensorRT"
 
@@ -159,8 +161,8 @@ ComputeCapabilities = Annotated[
 def tensorrt_options(
     shapes: Sequence[list[str] | None],
     given: dict[str, Any],
-    recorded: "TensorRtOptions | None" = None,
-) -> "TensorRtOptions | None":
+    recorded: "msgspec.Struct | None" = None,
+) -> "msgspec.Struct | None":
     """Options of the command as those of the builder; None where there are none.
 
     Args:
@@ -173,7 +175,7 @@ def tensorrt_options(
     """
     import msgspec
 
-    from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
+    from pconv_deploy.engines.registry import TensorRtOptions
 
     names = ("--min-shapes", "--opt-shapes", "--max-shapes")
     low, best, high = (
@@ -200,15 +202,19 @@ def tensorrt_options(
         chosen["profiles"] = profiles
     try:
         # Made by its constructor, it would not be checked.
-        return msgspec.convert({**before, **chosen}, TensorRtOptions)
+        options = msgspec.convert({**before, **chosen}, TensorRtOptions)
     except msgspec.ValidationError as error:
         what = str(error).partition(" - at `$")[0]  # a place in our own notation
         raise UsageError(f"TensorRT cannot build with these options: {what}") from error
+    for number, profile in enumerate(options.profiles):
+        if best and profile in options.profiles[:number]:
+            raise UsageError(f"duplicate profile {profile.describe()}")
+    return options
 
 
 def _shape(option: str, text: str) -> "Shape":
     """'8x512x512', or as trtexec has it: 'image:8x512x512x3,hole_mask:8x512x512'."""
-    from pconv_deploy.engines.backends.tensorrt.options import MOST_BATCH, MOST_SIDE
+    from pconv_deploy.engines.shapes import MOST_BATCH, MOST_SIDE
 
     shapes = {_of_tensor(tensor) for tensor in text.strip().split(",")}
     shape = shapes.pop()

@@ -82,7 +82,7 @@ class _Files:
 
 def _check_before_work(files: _Files, options: BuildOptions) -> None:
     """Refuse what can be refused before minutes are spent on the export."""
-    backend = backend_named(options.backend, options.tensorrt)
+    backend = backend_named(options.backend, options.backend_options)
     backend.runtime()
     if options.calibration:
         require_folders(options.calibration)

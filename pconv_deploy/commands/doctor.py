@@ -7,9 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
-from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
-from pconv_deploy.engines.backends.tensorrt.library import TENSORRT
-from pconv_deploy.engines.base import Backend
+from pconv_deploy.engines.base import Backend, RefittableBackend
 from pconv_deploy.engines.cuda.devices import current_gpu
 from pconv_deploy.engines.registry import BACKENDS
 from pconv_deploy.errors import EngineError, MissingRuntimeError
@@ -138,7 +136,8 @@ def _infer(backends: Sequence[Finding]) -> Finding:
 
 def _refit(backends: Sequence[Finding]) -> Finding:
     """Weights are swapped on the GPU that runs the engine."""
-    working = [b.name for b in backends if b.works and b.name.startswith("tensorrt")]
+    able = {backend.name for backend in BACKENDS if isinstance(backend, RefittableBackend)}
+    working = [b.name for b in backends if b.works and b.name in able]
     if working:
         return Finding(name="refit", works=True, detail=f"engines of {', '.join(working)}")
     return Finding(name="refit", works=False, detail="lacks TensorRT on a GPU, see the backends")
@@ -151,13 +150,13 @@ def _backend(backend: Backend) -> Finding:
         return Finding(name=backend.name, works=False, detail=str(error))
     refused = {precision: backend.why_not(precision) for precision in PRECISIONS}
     able = ", ".join(precision for precision, reason in refused.items() if reason is None)
-    if why and isinstance(backend, TensorRtBackend) and backend.flavour == TENSORRT:
+    if why and backend.traits.same_gpu:
         alone = "its engines are built on the kind of GPU that runs them"
         return Finding(name=backend.name, works=False, detail=f"{why}; {alone}")
     if why:
         return Finding(name=backend.name, works=False, builds=True, detail=f"builds {able}; {why}")
     unable = "; ".join(f"no {name}: {reason}" for name, reason in refused.items() if reason)
-    on = runtime.gpu.name if runtime.gpu else backend.device
+    on = runtime.gpu.name if runtime.gpu else backend.traits.device
     return Finding(
         name=backend.name,
         works=True,

@@ -1,14 +1,14 @@
 """What a file of ours is and says of itself: checkpoint, exported graph or engine."""
 
+import contextlib
 import hashlib
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.backends.tensorrt.options import Layers, PlanFacts, words
-from pconv_deploy.engines.integrity import check_unchanged, read_kept
+from pconv_deploy.engines.base import BackendWithOptions
+from pconv_deploy.engines.integrity import check_unchanged, read_kept, unchanged_files
 from pconv_deploy.engines.manifest import (
     GOLDEN,
     GRAPH,
@@ -21,6 +21,7 @@ from pconv_deploy.engines.manifest import (
     rebuild_command,
 )
 from pconv_deploy.engines.proof import describe_proofs
+from pconv_deploy.engines.registry import BACKENDS
 from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, UsageError
 from pconv_deploy.file_types import is_graph
@@ -30,7 +31,7 @@ _JUDGES = {
     "engine": "the engine",
     "graph": "the quantised graph (the engine itself has not run)",
 }
-Facts = dict[str, str | dict[str, str]]
+Facts = dict[str, str | Mapping[str, str]]
 
 
 def inspect_file(path: Path, weights_key: str | None = None) -> Facts:
@@ -78,7 +79,7 @@ def _engine_facts(folder: Path) -> Facts:
         "files are": _state(folder, manifest),
         "rebuild": rebuild_command(manifest, folder),
         **_contract_facts(manifest.contract),
-        **(_plan_facts(manifest.plan) if manifest.plan else {}),
+        **_backend_facts(folder, manifest),
         "files": {
             name: f"{f.size:,} bytes, sha256 {f.sha256}" for name, f in manifest.files.items()
         },
@@ -117,31 +118,20 @@ def _gpu_facts(built: BuiltWith) -> Facts:
     return {} if built.device == "cpu" else {"GPU": "none was found where it was built"}
 
 
-def _plan_facts(plan: PlanFacts) -> Facts:
-    """Of a TensorRT engine; it takes what its profiles take, whatever its graph does."""
-    chosen = words(msgspec.structs.replace(plan.options, profiles=()))
-    profiles = {f"profile {n}": profile.describe() for n, profile in enumerate(plan.profiles)}
-    return {
-        "shapes": profiles,  # batch x height x width
-        "options": shlex.join(chosen) or "TensorRT's usual ones",
-        "build took": f"{plan.build_seconds:.0f} s",
-        "layers": _layers(plan.layers)
-        if plan.layers
-        else "not known: it was not loaded where it was built",
-        **({"notes": "; ".join(plan.notes)} if plan.notes else {}),
-    }
-
-
-def _layers(layers: Layers) -> dict[str, str]:
-    """What TensorRT's engine inspector told."""
-    convolutions = ", ".join(f"{n} in {name}" for name, n in layers.convolutions.items())
-    work = ", ".join(f"{share:.0%} in {name}" for name, share in layers.work.items())
-    return {
-        "all": str(layers.count),
-        "only moving numbers": str(layers.reformats),
-        "convolutions": convolutions or "not told",
-        "their work": work or "not told",
-    }
+def _backend_facts(folder: Path, manifest: Manifest) -> Facts:
+    """What the backend says of the engine; it takes what its profiles take, if it has some."""
+    built = manifest.engine
+    profiles = {f"profile {n}": profile.describe() for n, profile in enumerate(built.profiles)}
+    facts: Facts = {}
+    if profiles:
+        facts["shapes"] = profiles  # batch x height x width
+    backend = {one.name: one for one in BACKENDS}.get(manifest.backend)
+    if isinstance(backend, BackendWithOptions):
+        with contextlib.suppress(EngineError):  # "files are" says that they were changed
+            facts.update(backend.describe(built, unchanged_files(folder, manifest)))
+    if built.notes:
+        facts["notes"] = "; ".join(built.notes)
+    return facts
 
 
 def _trials(tuning: Tuning) -> dict[str, str]:

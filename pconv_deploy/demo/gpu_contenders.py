@@ -9,7 +9,7 @@ import torch
 from pconv_deploy.demo.gpu_engines import EngineToBuild
 from pconv_deploy.demo.gpu_steps import Progress, Ready
 from pconv_deploy.demo.gpu_torch import CompiledReady, TorchReady
-from pconv_deploy.engines.backends.tensorrt.options import Shape
+from pconv_deploy.engines.shapes import Shape
 from pconv_deploy.parity import Precision
 
 # By backend: what its engines compute in. fp32 is beside PyTorch's, fp16 is what is deployed.

@@ -13,12 +13,13 @@ from pconv_deploy.contract import FILLED, IMAGE, GraphContract
 from pconv_deploy.demo.gpu_results import Setting
 from pconv_deploy.demo.gpu_steps import Progress, Step
 from pconv_deploy.engines.backends.onnxruntime.gpu import OnnxRuntimeGpuBackend
-from pconv_deploy.engines.backends.tensorrt.options import Profile, Shape, TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.base import Backend, EngineFiles, RunOptions
 from pconv_deploy.engines.folder import BuildOptions, build_engine
 from pconv_deploy.engines.integrity import unchanged_files
 from pconv_deploy.engines.manifest import Manifest, describe_parity
 from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.engines.shapes import Profile, Shape
 from pconv_deploy.errors import EngineError
 from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.parity import Arrays, Precision, parity_batches
@@ -53,7 +54,9 @@ class EngineToBuild:
         if self.backend.startswith("tensorrt"):
             contract = read_graph(self.graph).contract
             tensorrt = TensorRtOptions(profiles=profiles(self.shapes, contract))
-        options = BuildOptions(backend=self.backend, precision=self.precision, tensorrt=tensorrt)
+        options = BuildOptions(
+            backend=self.backend, precision=self.precision, backend_options=tensorrt
+        )
         manifest = build_engine(self.graph, engine, options, overwrite=True, progress=progress)
         return EngineReady(backend, engine, manifest)
 

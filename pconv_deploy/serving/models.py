@@ -29,7 +29,7 @@ class Model:
     def __init__(self, name: str, inpainter: Inpainter, options: ServingOptions) -> None:
         self.name, self.inpainter = name, inpainter
         manifest = inpainter.manifest
-        on_cpu = manifest is None or backend_named(manifest.backend).device == "cpu"
+        on_cpu = manifest is None or backend_named(manifest.backend).traits.device == "cpu"
         delay = options.max_queue_delay_us
         if delay is None:
             delay = 0 if on_cpu else 2000

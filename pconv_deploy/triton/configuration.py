@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import msgspec
 
 from pconv_deploy.contract import TensorSpec
-from pconv_deploy.engines.backends.tensorrt.options import Shape
 from pconv_deploy.engines.manifest import Manifest, describe_parity
+from pconv_deploy.engines.shapes import Shape
 from pconv_deploy.errors import UsageError
 from pconv_deploy.triton.protobuf_text import Message, Name, Value, entries
 from pconv_deploy.triton.shapes import Shapes, listed, served_shapes
@@ -93,7 +93,7 @@ def configuration(manifest: Manifest, name: str, options: ServeOptions) -> Messa
 
 
 def _shapes(manifest: Manifest, options: ServeOptions) -> Shapes:
-    there = dict(enumerate(manifest.plan.profiles if manifest.plan else ()))
+    there = dict(enumerate(manifest.engine.profiles))
     if unknown := set(options.profiles) - there.keys():
         raise UsageError(f"found --profiles {min(unknown)}; this engine has {listed(there)}")
     chosen = {n: p for n, p in there.items() if not options.profiles or n in options.profiles}

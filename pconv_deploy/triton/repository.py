@@ -18,6 +18,7 @@ from pconv_deploy.engines.manifest import (
     read_manifest,
     rebuild,
 )
+from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.files import atomic_folder, writing
 from pconv_deploy.triton.configuration import (
@@ -96,7 +97,7 @@ def _platform(engine: Path, manifest: Manifest) -> Platform:
         )
     if platform.ours not in manifest.files:
         raise EngineError(f"{engine} has no {platform.ours}.{rebuild(manifest, engine)}")
-    if manifest.plan and manifest.plan.options.strip_weights:
+    if manifest.engine.weights_missing:
         raise EngineError(
             f"{engine} was built without its weights, and Triton cannot add them."
             f"{put_weights_in(manifest, engine)}"
@@ -108,7 +109,7 @@ def _platform(engine: Path, manifest: Manifest) -> Platform:
 
 def _opens_nowhere(manifest: Manifest) -> str | None:
     """A plan is for the kind of GPU it was built on."""
-    if manifest.plan is None or manifest.built_with.gpu:
+    if backend_named(manifest.backend).traits.portable or manifest.built_with.gpu:
         return None
     return (
         "was built where there was no GPU, and so opens on none; a rebuild must run on the GPU "
@@ -140,10 +141,10 @@ def _notes(manifest: Manifest) -> Iterator[str]:
     built = manifest.built_with
     if manifest.engine_parity is None:
         yield describe_parity(manifest)
-    if manifest.plan is None:
+    if backend_named(manifest.backend).traits.portable:
         compared = " and compared" if manifest.engine_parity else ""
         yield f"built{compared} with {built.package} {built.version}; Triton brings its own"
-    elif manifest.plan.options.version_compatible:
+    elif manifest.engine.later_releases:
         yield (
             f"built by {built.package} {built.version}; where Triton brings a later one, start it "
             "with --backend-config=tensorrt,version-compatible=true"

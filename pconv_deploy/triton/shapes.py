@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.backends.tensorrt.options import Profile, Shape
+from pconv_deploy.engines.shapes import Profile, Shape
 from pconv_deploy.errors import EngineError, UsageError
 
 ANY = -1  # Triton's word for a dimension that is free

@@ -20,7 +20,6 @@ from pconv_deploy.contract import (
     Normalisation,
     Source,
 )
-from pconv_deploy.engines.acceptance import arithmetic_of
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import MANIFEST
 from pconv_deploy.engines.shapes import Shapes, shapes_of
@@ -124,14 +123,14 @@ def _engine_side(folder: Path) -> Side:
             path=shown(folder),
             kind="engine",
             computed_by=f"{built.package} {built.version} on {built.device}",
-            precision=arithmetic_of(manifest.precision, manifest.plan),
+            precision=manifest.engine.arithmetic or manifest.precision,
             gives=("raw_output",) if contract.kind == "tensor" else ("composite",),
             source=contract.source,
         ),
         normalisation=contract.normalisation,
         size_multiple=contract.size_multiple,
         size=contract.size,
-        fill=_fill_by(session.run, contract, shapes_of(contract, manifest.plan)),
+        fill=_fill_by(session.run, contract, shapes_of(contract, manifest.engine.profiles)),
         recorded_rounding=_recorded_rounding(manifest.export_parity),
         close=session.close,
     )
@@ -153,7 +152,7 @@ def _graph_side(path: Path) -> Side:
         normalisation=contract.normalisation,
         size_multiple=contract.size_multiple,
         size=contract.size,
-        fill=_fill_by(run, contract, shapes_of(contract, None)),
+        fill=_fill_by(run, contract, shapes_of(contract, ())),
         recorded_rounding=_recorded_rounding(exported.parity),
     )
 

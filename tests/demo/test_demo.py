@@ -136,7 +136,7 @@ def test_it_can_be_repeated_with_another_network(demo: Demo, checkpoint: Path) -
 
 
 def test_all_runtimes_and_precisions_of_processors_are_tried() -> None:
-    here = {b.name for b in BACKENDS if b.device == "cpu"}
+    here = {b.name for b in BACKENDS if b.traits.device == "cpu"}
     assert {MAIN, *BESIDE} == {(name, p) for name in here for p in ("fp32", "bf16", "int8")}
 
 

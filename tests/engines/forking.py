@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -261,7 +262,9 @@ def the_engine_is_no_longer_there() -> None:
 
 def its_runtime_works_in_no_child() -> None:
     """As CUDA does not."""
-    refuses: Backend = OnnxRuntimeBackend(opens_after_fork=False)
+    refuses: Backend = OnnxRuntimeBackend(
+        traits=replace(OnnxRuntimeBackend.traits, opens_after_fork=False)
+    )
     with mock.patch.object(folder, "backend_named", return_value=refuses):
         inpaint = Inpainter.load(sys.argv[2])
     before = inpaint(_IMAGE, _HOLE)

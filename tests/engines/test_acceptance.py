@@ -11,7 +11,7 @@ import pytest
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.demo.network import copy_network
 from pconv_deploy.engines.acceptance import accept, describe_mixed, why_rejected
-from pconv_deploy.engines.base import Runtime, files_just_built
+from pconv_deploy.engines.base import Built, Runtime, Traits, files_just_built
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.graphs.file import ExportedGraph, read_graph
 from pconv_deploy.graphs.half_precision import in_half_precision
@@ -27,6 +27,8 @@ class Computes:
 
     def runtime(self) -> Runtime:
         return Runtime(package="stand-in", version="1")
+
+    traits = Traits(device="cpu", extra="openvino")
 
     def open(self, *_anything: Any) -> Any:
         return SimpleNamespace(run=self.run, close=lambda: None)
@@ -58,13 +60,13 @@ def test_a_bf16_engine_may_err_as_the_network_does_in_bf16(trained: Path, tmp_pa
     rounded = in_half_precision(graph.model, "bf16")
     run = graph_run(rounded, as_bf16(graph.contract), optimised=False)
     backend: Any = Computes(run)
-    parity = accept(backend, files_just_built(tmp_path), graph, graph.model, "bf16", None).parity
+    parity = accept(backend, files_just_built(tmp_path), graph, graph.model, "bf16", Built()).parity
     assert parity.worst_error is not None
     assert parity.worst_error > TOLERANCES["bf16"].relative
-    assert why_rejected(backend, tmp_path, graph, graph.model, "bf16", None) is None
+    assert why_rejected(backend, tmp_path, graph, graph.model, "bf16", Built()) is None
 
     brighter: Any = Computes(lambda inputs: {"output": run(inputs)["output"] + 0.02})
-    why = why_rejected(brighter, tmp_path, graph, graph.model, "bf16", None)
+    why = why_rejected(brighter, tmp_path, graph, graph.model, "bf16", Built())
     assert why is not None
     assert why.startswith("it differs from the exported graph")
     assert "PSNR 33" in why
@@ -75,7 +77,7 @@ def test_a_graph_without_a_half_precision_has_the_usual_allowance(
 ) -> None:
     graph = exported(trained, 0)
     backend: Any = Computes(graph_run(graph.model, graph.contract, optimised=True))
-    assert why_rejected(backend, tmp_path, graph, graph.model, "bf16", None) is None
+    assert why_rejected(backend, tmp_path, graph, graph.model, "bf16", Built()) is None
 
 
 def test_mixed_precisions_are_counted() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pconv_deploy.contract import UserModule, deployment_specs
 from pconv_deploy.engines.backends.onnxruntime.cpu import OnnxRuntimeBackend
-from pconv_deploy.engines.base import EngineFiles, Runtime
+from pconv_deploy.engines.base import Built, EngineFiles, Runtime
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.errors import (
@@ -38,7 +38,7 @@ def edit_manifest(folder: Path, **changes: Any) -> None:
 
 def test_the_manifest_tells_the_whole_story(engine: Path, graph: Path) -> None:
     facts = json.loads((engine / "manifest.json").read_text())
-    assert facts["format"] == 2
+    assert facts["format"] == 3
     assert facts["backend"] == "onnxruntime"
     assert facts["built_with"]["package"] == "onnxruntime"
     assert facts["built_with"]["device"] == "cpu"
@@ -131,8 +131,8 @@ def test_a_link_to_the_same_bytes_will_do(own: Path, engine: Path, graph: Path) 
 
 
 def test_a_future_manifest(own: Path) -> None:
-    edit_manifest(own, format=3, news="of the future")
-    text = r"has format 3; this pconv-deploy reads formats 1 and 2[^$]*engine \S+/graph\.onnx -o"
+    edit_manifest(own, format=4, news="of the future")
+    text = r"has format 4; this pconv-deploy reads formats 1 to 3[^$]*engine \S+/graph\.onnx -o"
     with pytest.raises(EngineError, match=text):
         open_engine(own)
 
@@ -294,10 +294,11 @@ def test_what_another_process_made_meanwhile_is_kept(
 ) -> None:
     output = tmp_path / "x.engine"
 
-    def slow(self: OnnxRuntimeBackend, *arguments: Any) -> None:
-        genuine(self, *arguments)
+    def slow(self: OnnxRuntimeBackend, *arguments: Any) -> Built:
+        built = genuine(self, *arguments)
         output.mkdir(exist_ok=True)
         (output / "manifest.json").write_text("quicker")
+        return built
 
     genuine = OnnxRuntimeBackend.build
     monkeypatch.setattr(OnnxRuntimeBackend, "build", slow)

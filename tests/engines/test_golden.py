@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pconv_deploy.contract import deployment_specs, tensor_specs
+from pconv_deploy.engines.base import Built
 from pconv_deploy.engines.golden import (
     Allowance,
     GoldenCase,
@@ -48,7 +49,7 @@ def test_the_case_has_a_size_that_the_graph_takes(
 
         def close(self) -> None: ...
 
-    case = make_case(Grey(), contract, None)
+    case = make_case(Grey(), contract, Built())
     assert case is not None
     assert case.image.shape[:2] == (size or (64, 64))
     assert 0 < case.hole.sum() <= case.hole.size / 4

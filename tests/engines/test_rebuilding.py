@@ -10,17 +10,19 @@ import pytest
 
 from pconv_deploy.commands.inspect import inspect_file
 from pconv_deploy.engines.backends.onnxruntime.cpu import OnnxRuntimeBackend
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts, Profile, TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.folder import BuildOptions, build_engine, is_engine, open_engine
 from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.engines.rebuilding import recorded_options
+from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.engines.tuning import Trial, TuneOptions, Tuning
 from pconv_deploy.errors import EngineError, ParityError, UsageError
 from pconv_deploy.files import sha256_of
 from pconv_deploy.parity import graph_inputs, parity_batches
 from tests.cli.conftest import Run
 from tests.cli.conftest import run as run  # a fixture
+from tests.engines.backends.tensorrt.built import built_of
 from tests.engines.int8.test_int8 import crops as crops  # fixtures
 from tests.engines.int8.test_int8 import options as int8
 from tests.engines.int8.test_int8 import trained as trained
@@ -141,17 +143,14 @@ def test_the_options_are_those_that_were_recorded(own: Path, tmp_path: Path) -> 
         backend="tensorrt",
         precision="fp16",
         tuning=Tuning(height=64, width=96, batch=2, threads=1, trials=trials),
-        plan=PlanFacts(options=options, profiles=(profile,), build_seconds=1.0),
+        engine=built_of(options, [profile]),
     )
     tune = TuneOptions(size=(64, 96), batch=2, threads=1)
-    wanted = BuildOptions(backend="tensorrt", precision="fp16", tune=tune, tensorrt=options)
+    wanted = BuildOptions(backend="tensorrt", precision="fp16", tune=tune, backend_options=options)
     assert recorded_options(manifest) == wanted
     elsewhere = msgspec.structs.replace(options, timing_cache="/no/such/folder/t")
-    assert manifest.plan is not None
-    moved = msgspec.structs.replace(
-        manifest, plan=msgspec.structs.replace(manifest.plan, options=elsewhere)
-    )
-    found = recorded_options(moved).tensorrt
+    moved = msgspec.structs.replace(manifest, engine=built_of(elsewhere, [profile]))
+    found = recorded_options(moved).backend_options
     assert found == msgspec.structs.replace(options, timing_cache=None)
     assert recorded_options(manifest, "onnxruntime") == BuildOptions(precision="fp16", tune=tune)
 
@@ -170,7 +169,7 @@ def test_what_is_given_comes_before_what_was_recorded() -> None:
     )
     assert found == TensorRtOptions(profiles=(profile,), refit=True, workspace=200)
     other = tensorrt_options((None, ["1x32x32"], None), {}, recorded)
-    assert other is not None
+    assert isinstance(other, TensorRtOptions)
     assert [p.opt for p in other.profiles] == [(1, 32, 32)]
 
 

@@ -1,18 +1,11 @@
 """What an engine takes, and how images come to it."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from pconv_deploy.engines.backends.tensorrt.options import (
-    PlanFacts,
-    Profile,
-    Shape,
-    TensorRtOptions,
-)
-from pconv_deploy.engines.backends.tensorrt.profiles import choose, profiles_for
-from pconv_deploy.engines.shapes import Shapes, shapes_of
+from pconv_deploy.engines.backends.tensorrt.profiles import profiles_for
+from pconv_deploy.engines.shapes import Profile, Shape, Shapes, choose, shapes_of
 from pconv_deploy.errors import ImageError
 from tests.engines.backends.tensorrt.test_profiles import contract
 
@@ -21,11 +14,7 @@ FREE = contract(64)
 
 def within(*ranges: tuple[Shape, Shape]) -> Shapes:
     profiles = tuple(Profile(min=low, opt=high, max=high) for low, high in ranges)
-    return shapes_of(FREE, plan_of(profiles))
-
-
-def plan_of(profiles: Sequence[Profile]) -> PlanFacts:
-    return PlanFacts(options=TensorRtOptions(), profiles=tuple(profiles), build_seconds=1.0)
+    return shapes_of(FREE, profiles)
 
 
 def runs(shapes: Shapes, size: tuple[int, int], count: int) -> list[int]:
@@ -36,7 +25,7 @@ def runs(shapes: Shapes, size: tuple[int, int], count: int) -> list[int]:
     return found
 
 
-LADDER = shapes_of(FREE, plan_of(profiles_for(FREE)))
+LADDER = shapes_of(FREE, profiles_for(FREE))
 # Of docs/tensorrt.md.
 TWO = within(((1, 256, 256), (1, 512, 512)), ((1, 256, 256), (16, 512, 512)))
 EXACT = within(((1, 512, 512), (1, 512, 512)))
@@ -47,9 +36,9 @@ WIDE_OR_SQUARE = within(((1, 64, 512), (1, 64, 512)), ((1, 128, 128), (1, 256, 2
 @pytest.mark.parametrize(
     ("shapes", "size", "padded"),
     [
-        (shapes_of(FREE, None), (500, 375), (512, 384)),
-        (shapes_of(FREE, None), (5000, 1), (5056, 64)),
-        (shapes_of(contract(64, size=(512, 640)), None), (500, 375), (512, 640)),
+        (shapes_of(FREE, ()), (500, 375), (512, 384)),
+        (shapes_of(FREE, ()), (5000, 1), (5056, 64)),
+        (shapes_of(contract(64, size=(512, 640)), ()), (500, 375), (512, 640)),
         (EXACT, (375, 500), (512, 512)),
         (TWO, (150, 500), (256, 512)),
         (LADDER, (700, 300), (704, 320)),
@@ -70,7 +59,7 @@ def test_an_image_is_padded_to_the_smallest_size_that_holds_it(
         (LADDER, (1025, 300), "300x1025; this engine takes at most 1024x1024. Scale it"),
         (WIDE_OR_SQUARE, (65, 512), "512x65; this engine takes at most 512x64 or 256x256."),
         (
-            shapes_of(contract(64, size=(512, 640)), None),
+            shapes_of(contract(64, size=(512, 640)), ()),
             (513, 1),
             "1x513; this engine takes at most 640x512. Scale it down, or export without --size",
         ),
@@ -84,8 +73,8 @@ def test_an_image_that_no_size_holds(shapes: Shapes, size: tuple[int, int], mess
 @pytest.mark.parametrize(
     ("shapes", "size", "count", "batches"),
     [
-        (shapes_of(FREE, None), (512, 512), 33, [33]),
-        (shapes_of(contract(64, batch=4), None), (512, 512), 9, [4, 4, 4]),
+        (shapes_of(FREE, ()), (512, 512), 33, [33]),
+        (shapes_of(contract(64, batch=4), ()), (512, 512), 9, [4, 4, 4]),
         (LADDER, (512, 512), 33, [32, 1]),
         (LADDER, (1024, 1024), 9, [8, 1]),
         (TWO, (512, 512), 40, [16, 16, 8]),
@@ -104,7 +93,7 @@ def test_images_go_in_batches_that_it_takes(
 def test_a_profile_takes_every_batch(fixed: Any) -> None:
     graph = contract(64, **fixed)
     profiles = profiles_for(graph)
-    shapes = shapes_of(graph, plan_of(profiles))
+    shapes = shapes_of(graph, profiles)
     for size in ((1, 1), (128, 640), (100, 500)):
         padded = shapes.padded(*size)
         for count in (1, 2, 7, 100):
@@ -114,5 +103,5 @@ def test_a_profile_takes_every_batch(fixed: Any) -> None:
 
 def test_the_usual_sizes_are_those_it_is_fastest_at() -> None:
     assert LADDER.usual == ((512, 512), (1024, 1024))
-    assert shapes_of(FREE, None).usual == ((512, 512),)
-    assert shapes_of(contract(64, size=(128, 64)), None).usual == ((128, 64),)
+    assert shapes_of(FREE, ()).usual == ((512, 512),)
+    assert shapes_of(contract(64, size=(128, 64)), ()).usual == ((128, 64),)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from pconv_deploy.cli.main import app
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines import preparation, tuning
-from pconv_deploy.engines.base import EngineFiles
+from pconv_deploy.engines.base import EngineFiles, Traits
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.int8.calibration import CalibrationFiles
 from pconv_deploy.engines.lowering.forms import Arrangement
@@ -20,6 +20,8 @@ from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.engines.tuning import TuneOptions, Tuner
 from pconv_deploy.errors import ParityError, UsageError
 from pconv_deploy.graphs.file import read_graph
+
+TRAITS = Traits(device="cpu", extra="openvino")
 
 
 @dataclass
@@ -180,8 +182,7 @@ def test_int8_is_tuned_as_quantised_on_one_photo(
     class Eights(PretendBackend):
         """Is fast at enlarging in eight bits, and must not be asked for anything else."""
 
-        typed: bool = False
-        rounds_results: bool = False
+        traits: Any = TRAITS
 
         def why_not_run(self) -> None:
             return None
@@ -233,7 +234,7 @@ def test_the_next_best_form_is_taken_where_the_best_loses_too_much_in_int8(
         """Is faster the more it enlarges."""
 
         name: str = "openvino"
-        typed: bool = False
+        traits: Any = TRAITS
 
         def why_not_run(self) -> None:
             return None
@@ -266,7 +267,9 @@ def test_the_next_best_form_is_taken_where_the_best_loses_too_much_in_int8(
 
 
 def test_what_cannot_run_here_is_not_tuned(graph: Path) -> None:
-    backend: Any = SimpleNamespace(typed=False, why_not_run=lambda: "there is no GPU")
+    backend: Any = SimpleNamespace(
+        traits=SimpleNamespace(typed=False), why_not_run=lambda: "there is no GPU"
+    )
     with pytest.raises(
         UsageError, match=r"--tune measures .* no engine runs here: there is no GPU"
     ):

@@ -34,8 +34,7 @@ def test_a_damaged_copy_is_rebuilt_where_it_is(own: Path) -> None:
 
 
 def test_weights_that_were_left_out_are_put_in_not_rebuilt(own: Path) -> None:
-    options = {"strip_weights": True}
-    edit_manifest(own, plan={"options": options, "profiles": [], "build_seconds": 1.0})
+    edit_manifest(own, engine={"weights_missing": True})
     with pytest.raises(EngineError) as caught:
         check_machine(own, read_manifest(own), OnnxRuntimeBackend())
     assert str(caught.value) == (

@@ -63,11 +63,11 @@ def test_by_default_masks_are_collapsed_and_nothing_is_enlarged(graph: Path) -> 
 
 
 def test_explanations_show_work_falling_and_no_error(checkpoint: Path, tmp_path: Path) -> None:
-    options = ExportOptions(without=("split-concat",), batch=1, size=(64, 64))
+    options = ExportOptions(without=("fold-constants",), batch=1, size=(64, 64))
     result = export_checkpoint(checkpoint, tmp_path / "x.onnx", options, explain=True)
     names = [explained.step.name for explained in result.explained if explained.step]
     assert names == list(result.contract.rewrites)
-    assert "split-concat" not in names
+    assert "fold-constants" not in names
     assert all(explained.error < 1e-5 for explained in result.explained)
     work = {e.step.name if e.step else "": e.multiply_adds for e in result.explained}
     layers = []  # outputs, channels, taps, pixels

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from pconv_deploy.contract import HOLE_MASK, IMAGE
 from pconv_deploy.engines.backends.tensorrt.backend import PLAN
 from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, load
-from pconv_deploy.engines.backends.tensorrt.options import Profile, TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
 from pconv_deploy.engines.base import RunOptions
 from pconv_deploy.engines.cuda.devices import why_no_gpu
 from pconv_deploy.engines.folder import BuildOptions, build_engine
+from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.errors import MissingRuntimeError
 from pconv_deploy.masks.irregular import irregular_hole
 
@@ -62,7 +63,9 @@ def folder(
     path = tmp_path_factory.mktemp("gpu") / "tiny.engine"
     options = TensorRtOptions(profiles=PROFILES)
     build_engine(
-        graph, path, BuildOptions(backend="tensorrt", precision=request.param, tensorrt=options)
+        graph,
+        path,
+        BuildOptions(backend="tensorrt", precision=request.param, backend_options=options),
     )
     return path
 

@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from pconv_deploy.contract import GraphContract, deployment_specs, tensor_specs
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts, Profile, TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.base import Gpu
 from pconv_deploy.engines.manifest import (
     EngineFile,
@@ -19,7 +19,9 @@ from pconv_deploy.engines.manifest import (
     read_manifest,
     write_manifest,
 )
+from pconv_deploy.engines.shapes import Profile
 from tests.cli.conftest import run as run  # a fixture
+from tests.engines.backends.tensorrt.built import built_of
 
 PLAN = b"a pretend TensorRT plan"
 H200 = Gpu(name="NVIDIA H200", compute_capability="9.0", memory=141 << 30, driver="1", cuda="13.0")
@@ -28,6 +30,7 @@ LADDER = (
     Profile(min=(1, 256, 256), opt=(8, 256, 256), max=(32, 256, 256)),
     Profile(min=(1, 512, 512), opt=(8, 512, 512), max=(16, 1024, 1024)),
 )
+
 MakePlan = Callable[..., Path]
 
 
@@ -59,11 +62,7 @@ def plan_manifest(manifest: Manifest) -> Callable[..., Manifest]:
         built_with = msgspec.structs.replace(
             manifest.built_with, package="tensorrt", version="10.13.2", device="gpu", gpu=H200
         )
-        facts = PlanFacts(
-            options=options or TensorRtOptions(),
-            profiles=profiles or LADDER,
-            build_seconds=1.0,
-        )
+        built = built_of(options or TensorRtOptions(), profiles or LADDER)
         described = EngineFile(size=len(PLAN), sha256=hashlib.sha256(PLAN).hexdigest())
         return msgspec.structs.replace(
             manifest,
@@ -74,7 +73,7 @@ def plan_manifest(manifest: Manifest) -> Callable[..., Manifest]:
             contract=fixed(manifest.contract, **contract),
             files={"engine.plan": described},
             engine_parity=None,
-            plan=facts,
+            engine=built,
         )
 
     return make

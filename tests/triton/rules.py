@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pconv_deploy.contract import GraphContract, TensorSpec
-from pconv_deploy.engines.backends.tensorrt.options import Profile, Shape
+from pconv_deploy.engines.shapes import Profile, Shape
 
 _DTYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 

@@ -7,8 +7,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.backends.tensorrt.options import Profile
 from pconv_deploy.engines.manifest import Manifest, describe_parity
+from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.triton.configuration import ServeOptions, configuration
 from pconv_deploy.triton.protobuf_text import to_text
@@ -24,7 +24,7 @@ def configured(manifest: Manifest, **options: Any) -> Any:
     """Write a configuration, read it by Triton's schema, and hold it against Triton's rules."""
     text = to_text(configuration(manifest, "unet", ServeOptions(**options)))
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
-    rules.check(config, manifest.contract, manifest.plan.profiles if manifest.plan else ())
+    rules.check(config, manifest.contract, manifest.engine.profiles)
     return config
 
 

@@ -40,8 +40,7 @@ def test_a_plan_becomes_a_model(plan_engine: MakePlan, tmp_path: Path) -> None:
     assert (served.folder / "1" / "model.plan").read_bytes() == PLAN
     config = parsed(tmp_path / "repo" / "fill.v2" / "config.pbtxt")
     manifest = read_manifest(engine)
-    assert manifest.plan is not None
-    rules.check(config, manifest.contract, manifest.plan.profiles)
+    rules.check(config, manifest.contract, manifest.engine.profiles)
     assert config.name == "fill.v2"
     assert served.notes == (
         "NOT compared with its graph when it was built: the machine that built it could not run it",

@@ -13,12 +13,13 @@ from pconv_deploy.engines.backends.onnxruntime.session import (
     import_onnxruntime,
     session_settings,
 )
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
 from pconv_deploy.engines.base import (
+    Built,
     EngineFiles,
     Progress,
     RunOptions,
     Runtime,
+    Traits,
     another_release,
     silent,
 )
@@ -28,6 +29,7 @@ from pconv_deploy.parity import Precision
 
 # On every processor measured so far; `--tune` finds out on yours.
 _FASTEST = Arrangement(upsampling=("interleaved",), narrow_output=True, fused_epilogue=True)
+_TRAITS = Traits(device="cpu", extra="onnxruntime", rounds_results=True, opens_after_fork=True)
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,7 @@ class OnnxRuntimeBackend:
     """Keeps the ONNX file as it is: ONNX Runtime compiles it when it opens it."""
 
     name: str = "onnxruntime"
-    device: str = "cpu"
-    rounds_results: bool = True
-    opens_after_fork: bool = True
-    typed: bool = False
-    why_finer: str = ""
+    traits: Traits = _TRAITS
 
     def runtime(self) -> Runtime:
         return Runtime(package="onnxruntime", version=self._import().__version__)
@@ -50,7 +48,7 @@ class OnnxRuntimeBackend:
     def why_not_run(self) -> str | None:
         return None
 
-    def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:  # noqa: ARG002
+    def why_not_open(self, built_with: Runtime, built: Built) -> str | None:  # noqa: ARG002
         return None
 
     def why_unproved(self, built_with: Runtime) -> str | None:
@@ -68,8 +66,9 @@ class OnnxRuntimeBackend:
         precision: Precision,  # noqa: ARG002  it is the graph's own
         folder: Path,
         progress: Progress = silent,  # noqa: ARG002
-    ) -> None:
+    ) -> Built:
         (folder / MODEL).write_bytes(graph)
+        return Built()
 
     def open(
         self,

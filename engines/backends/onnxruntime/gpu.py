@@ -32,8 +32,16 @@ from pconv_deploy.engines.backends.onnxruntime.session import (
     import_onnxruntime,
     session_settings,
 )
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
-from pconv_deploy.engines.base import EngineFiles, Gpu, Progress, RunOptions, Runtime, silent
+from pconv_deploy.engines.base import (
+    Built,
+    EngineFiles,
+    Gpu,
+    Progress,
+    RunOptions,
+    Runtime,
+    Traits,
+    silent,
+)
 from pconv_deploy.engines.cuda.devices import current_gpu, gpu_here, why_no_gpu
 from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.errors import EngineError, MissingRuntimeError
@@ -66,14 +74,10 @@ class OnnxRuntimeGpuBackend:
     graphs: tuple[str, str]
     library: str = ""
     plugin: str = ""
-    typed: bool = True
-    rounds_results: bool = False
-    why_finer: str = ""
-    opens_after_fork: bool = False  # CUDA does not
 
     @property
-    def device(self) -> str:
-        return f"gpu ({self.provider})"
+    def traits(self) -> Traits:
+        return Traits(device=f"gpu ({self.provider})", extra="gpu", typed=True)
 
     def with_cuda_graphs(self) -> Self:
         """Return one that replays CUDA graphs: for sessions that are given `resident` arrays."""
@@ -107,7 +111,7 @@ class OnnxRuntimeGpuBackend:
         onnxruntime = self._import()
         return self._why_no_provider(onnxruntime) or why_no_gpu() or self._why_no_start(onnxruntime)
 
-    def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:  # noqa: ARG002
+    def why_not_open(self, built_with: Runtime, built: Built) -> str | None:  # noqa: ARG002
         return None
 
     def why_unproved(self, built_with: Runtime) -> str | None:
@@ -128,13 +132,14 @@ class OnnxRuntimeGpuBackend:
         precision: Precision,  # noqa: ARG002  the graph's types say it
         folder: Path,
         progress: Progress = silent,
-    ) -> None:
+    ) -> Built:
         (folder / MODEL).write_bytes(graph)
         if self.provider == _CUDA and computes_shapes(graph):
             progress(
                 f"note: this graph computes shapes at run time, which {_CUDA} leaves to the CPU: "
                 "the engine will be refused where it is to run"
             )
+        return Built()
 
     def open(
         self,

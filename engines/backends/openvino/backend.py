@@ -20,12 +20,13 @@ from pconv_deploy.engines.backends.openvino.library import (
     processor_capabilities,
     shared_core,
 )
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
 from pconv_deploy.engines.base import (
+    Built,
     EngineFiles,
     Progress,
     RunOptions,
     Runtime,
+    Traits,
     another_release,
     silent,
 )
@@ -58,17 +59,20 @@ _ERRORS = (RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, Me
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
+_TRAITS = Traits(
+    device="cpu",
+    extra="openvino",
+    opens_after_fork=True,
+    why_finer="OpenVINO leaves transposed convolutions in fp32 that no other one follows",
+)
+
 
 @dataclass(frozen=True)
 class OpenVinoBackend:
     """Converts the graph to OpenVINO's own files, model.xml and model.bin."""
 
     name: str = "openvino"
-    device: str = "cpu"
-    rounds_results: bool = False
-    opens_after_fork: bool = True
-    typed: bool = False
-    why_finer: str = "OpenVINO leaves transposed convolutions in fp32 that no other one follows"
+    traits: Traits = _TRAITS
 
     def runtime(self) -> Runtime:
         version: str = import_openvino().__version__
@@ -80,7 +84,7 @@ class OpenVinoBackend:
     def why_not_run(self) -> str | None:
         return None
 
-    def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:  # noqa: ARG002
+    def why_not_open(self, built_with: Runtime, built: Built) -> str | None:  # noqa: ARG002
         return None
 
     def why_unproved(self, built_with: Runtime) -> str | None:
@@ -107,7 +111,7 @@ class OpenVinoBackend:
         precision: Precision,  # noqa: ARG002  bf16 is chosen when it is opened
         folder: Path,
         progress: Progress = silent,  # noqa: ARG002
-    ) -> None:
+    ) -> Built:
         # OpenVINO reads no model-local functions.
         content = inlined(graph)
         try:
@@ -119,6 +123,7 @@ class OpenVinoBackend:
             import_openvino().save_model(model, folder / _MODEL, compress_to_fp16=False)
         except _ERRORS as error:  # which does not say why
             raise _unwritten(folder, len(content), error) from error
+        return Built()
 
     def open(
         self, files: EngineFiles, precision: Precision, options: RunOptions

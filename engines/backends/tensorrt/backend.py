@@ -1,22 +1,31 @@
 """NVIDIA TensorRT, and TensorRT for RTX, which has the same interface."""
 
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 import msgspec
 
 from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.backends.tensorrt.config import refuse_foreign
+from pconv_deploy.engines.backends.tensorrt.layers import LAYERS, described_layers, read_layers
 from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, TENSORRT_RTX, Flavour, load
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts, TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.options import (
+    PlanDetails,
+    TensorRtOptions,
+    words,
+)
 from pconv_deploy.engines.base import (
+    Built,
     EngineFiles,
     Gpu,
     Progress,
     RunOptions,
     Runtime,
     Session,
+    Traits,
     silent,
 )
 from pconv_deploy.engines.lowering.forms import Arrangement
@@ -24,7 +33,6 @@ from pconv_deploy.errors import MissingRuntimeError
 from pconv_deploy.parity import Precision
 
 PLAN = "engine.plan"
-LAYERS = "layers.json"
 # What TensorRT for RTX compiles for unless told otherwise: these, and what came after the last.
 _RTX_USUAL, _RTX_FROM = ("8.0", "8.6", "8.9"), (12, 0)
 _AMPERE = (8, 0)
@@ -46,15 +54,22 @@ class TensorRtBackend:
 
     flavour: Flavour = TENSORRT
     options: TensorRtOptions = _USUAL
-    device: str = "cuda"
-    rounds_results: bool = False
-    opens_after_fork: bool = False  # CUDA does not
-    typed: bool = True
-    why_finer: str = ""
+    options_type: type[msgspec.Struct] = TensorRtOptions
 
     @property
     def name(self) -> str:
         return self.flavour.backend
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(
+            device="cuda",
+            extra=self.flavour.backend,
+            typed=True,
+            portable=False,
+            same_gpu=self.flavour == TENSORRT,
+            repeatable=False,
+        )
 
     def runtime(self) -> Runtime:
         version: str = self._import().__version__
@@ -64,7 +79,34 @@ class TensorRtBackend:
         # It has no transposed convolution in bf16. Which is fastest has not been measured.
         return Arrangement(upsampling=("enlarged",) if precision == "bf16" else ("transposed",))
 
+    def with_options(self, options: msgspec.Struct) -> "TensorRtBackend":
+        assert isinstance(options, TensorRtOptions)
+        refuse_foreign(self.flavour, options)
+        return replace(self, options=options)
+
+    def recorded_options(self, built: Built) -> TensorRtOptions:
+        """Return them without a timing cache whose folder is not on this machine."""
+        options = PlanDetails.of(built.details).options
+        if options.timing_cache and not Path(options.timing_cache).parent.is_dir():
+            return msgspec.structs.replace(options, timing_cache=None)
+        return options
+
+    def words(self, options: msgspec.Struct) -> list[str]:
+        assert isinstance(options, TensorRtOptions)
+        return words(options)
+
+    def describe(self, built: Built, files: EngineFiles) -> Mapping[str, str | Mapping[str, str]]:
+        details = PlanDetails.of(built.details)
+        chosen = words(msgspec.structs.replace(details.options, profiles=()))
+        return {
+            "options": shlex.join(chosen) or "TensorRT's defaults",
+            "build took": f"{details.build_seconds:.0f} s",
+            "layers": described_layers(files),
+        }
+
     def why_not(self, precision: Precision) -> str | None:
+        if self.options.tf32 and precision in ("fp16", "bf16"):
+            return "--tf32 lets the convolutions of fp32 engines round, and those that int8 leaves"
         try:
             self._import()
         except MissingRuntimeError as error:
@@ -79,30 +121,30 @@ class TensorRtBackend:
     def why_not_run(self) -> str | None:
         return _STRIPPED if self.options.strip_weights else self._why_not_here()
 
-    def why_not_open(self, built_with: Runtime, plan: PlanFacts | None) -> str | None:
+    def why_not_open(self, built_with: Runtime, built: Built) -> str | None:
         installed = self.runtime()
-        options = plan.options if plan else _USUAL
+        options = PlanDetails.of(built.details).options
         # One of TensorRT for RTX is for its own release, whatever was asked for.
         compatible = options.version_compatible and self.flavour != TENSORRT_RTX
         if why := _another_release(installed, built_with, compatible):
             return why
-        if options.strip_weights:
+        if built.weights_missing:
             return _STRIPPED
         if installed.gpu is None:
             return None  # `why_not_run` says so, whatever the engine
         found = installed.gpu.compute_capability
         if self.flavour == TENSORRT_RTX:
             return _not_targeted(found, options.compute_capabilities)
-        built = built_with.gpu
-        if built is None:
+        there = built_with.gpu
+        if there is None:
             return _NOWHERE
         if options.hardware_compatibility == "ampere+" and _numbers(found) >= _AMPERE:
             return None
-        if built.compute_capability != found:
+        if there.compute_capability != found:
             return (
-                f"it was built for compute capability {built.compute_capability}, this is {found}"
+                f"it was built for compute capability {there.compute_capability}, this is {found}"
             )
-        if built.name != installed.gpu.name and options.hardware_compatibility == "none":
+        if there.name != installed.gpu.name and options.hardware_compatibility == "none":
             # TensorRT itself takes it, and warns that it may be slow or fail.
             return (
                 "a plan is for one model of GPU; --hardware-compatibility-level "
@@ -127,21 +169,25 @@ class TensorRtBackend:
         precision: Precision,
         folder: Path,
         progress: Progress = silent,
-    ) -> PlanFacts:
+    ) -> Built:
         from pconv_deploy.engines.backends.tensorrt.builder import PlanRequest, build_plan
-        from pconv_deploy.engines.backends.tensorrt.inspection import complaints
 
         request = PlanRequest(graph=graph, contract=contract, options=self.options)
-        built = build_plan(self.flavour, self._import(), request, self._why_not_here(), progress)
-        (folder / PLAN).write_bytes(built.plan)
-        (folder / LAYERS).write_bytes(msgspec.json.encode(built.evidence))
-        layers = built.facts.layers
-        notes = tuple(complaints(layers, precision)) if layers else ()
-        if self.flavour != TENSORRT_RTX and _gpu() is None:
-            notes += (_NOWHERE,)
+        plan = build_plan(self.flavour, self._import(), request, self._why_not_here(), progress)
+        (folder / PLAN).write_bytes(plan.content)
+        (folder / LAYERS).write_bytes(msgspec.json.encode(plan.layers))
+        notes = (_NOWHERE,) if self.flavour != TENSORRT_RTX and _gpu() is None else ()
         for note in notes:
             progress(f"note: {note}")
-        return msgspec.structs.replace(built.facts, notes=notes)
+        details = PlanDetails(options=self.options, build_seconds=plan.build_seconds)
+        return Built(
+            profiles=plan.profiles,
+            arithmetic="tf32" if self.options.tf32 and precision == "fp32" else None,
+            weights_missing=self.options.strip_weights,
+            later_releases=self.options.version_compatible,
+            notes=notes,
+            details=details.to_json(),
+        )
 
     def open(
         self,
@@ -164,9 +210,29 @@ class TensorRtBackend:
         contract: GraphContract,  # noqa: ARG002
         precision: Precision,  # noqa: ARG002
     ) -> Mapping[Precision, int]:
-        from pconv_deploy.engines.backends.tensorrt.builder import Evidence
+        return read_layers(files).graph
 
-        return msgspec.json.decode(files.read(LAYERS), type=Evidence).executed()
+    def why_not_refit(self, built: Built) -> str | None:
+        options = PlanDetails.of(built.details).options
+        if options.refit or options.strip_weights:
+            return None
+        return "was built without --refit: its weights cannot be swapped"
+
+    def only_own_weights(self, built: Built) -> bool:
+        # Stripped alone, TensorRT has optimised for the very weights it left out.
+        return not PlanDetails.of(built.details).options.refit
+
+    def with_weights(self, built: Built) -> Built:
+        return _recorded_with_weights(built, refit=True)
+
+    def refit(
+        self, files: EngineFiles, graph: bytes, built: Built
+    ) -> tuple[dict[str, bytes], Built]:
+        from pconv_deploy.engines.backends.tensorrt.refitting import refit_plan
+
+        options = PlanDetails.of(built.details).options
+        plan = refit_plan(self.flavour, self._import(), files.read(PLAN), graph, options)
+        return {PLAN: plan.content}, _recorded_with_weights(built, refit=plan.refittable)
 
     def _why_not_here(self) -> str | None:
         """Why nothing that is built with these options is loaded on this machine, if so."""
@@ -178,6 +244,16 @@ class TensorRtBackend:
 
     def _import(self) -> ModuleType:
         return load(self.flavour)
+
+
+def _recorded_with_weights(built: Built, *, refit: bool) -> Built:
+    """What is recorded of a plan with its weights inside; `refit`: they can be swapped again."""
+    details = PlanDetails.of(built.details)
+    options = msgspec.structs.replace(
+        details.options, strip_weights=False, refit=details.options.refit and refit
+    )
+    changed = msgspec.structs.replace(details, options=options)
+    return msgspec.structs.replace(built, weights_missing=False, details=changed.to_json())
 
 
 def _gpu() -> Gpu | None:

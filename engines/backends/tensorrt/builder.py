@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,56 +12,29 @@ import msgspec
 
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.backends.tensorrt.config import configure
-from pconv_deploy.engines.backends.tensorrt.inspection import executed_by, joined, layers_of
+from pconv_deploy.engines.backends.tensorrt.layers import LayerReport
 from pconv_deploy.engines.backends.tensorrt.library import Flavour, new_log, words_of
 from pconv_deploy.engines.backends.tensorrt.network import parse
-from pconv_deploy.engines.backends.tensorrt.options import (
-    Layers,
-    PlanFacts,
-    Profile,
-    Shape,
-    TensorRtOptions,
-)
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.backends.tensorrt.profiles import profiles_for, tensor_shape
 from pconv_deploy.engines.backends.tensorrt.progress import new_monitor, stoppable
 from pconv_deploy.engines.backends.tensorrt.timing_cache import TimingCache, require_file_name
 from pconv_deploy.engines.base import Progress
+from pconv_deploy.engines.shapes import Profile, Shape
 from pconv_deploy.errors import EngineError, UsageError
-from pconv_deploy.parity import Precision
 
 _LOG = logging.getLogger(__name__)
-_NULL = msgspec.Raw(b"null")
 _DEFAULT_STREAM = 0
-
-
-class Evidence(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is known of the precision an engine computes in.
-
-    graph   convolutions of its graph, by the types of what they multiply
-    engine  what TensorRT's engine inspector told, the layers of one profile after the other; null:
-            it was not loaded, as where there is no GPU that it is for
-    """
-
-    graph: Mapping[Precision, int]
-    engine: msgspec.Raw = _NULL
-
-    def layers(self) -> Layers | None:
-        """The inspector's report, counted."""
-        told = bytes(self.engine)
-        return None if told == bytes(_NULL) else layers_of(told.decode())
-
-    def executed(self) -> Mapping[Precision, int]:
-        """Convolutions by the precision they compute in."""
-        return executed_by(self.layers(), self.graph)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltPlan:
-    """A plan, which is TensorRT's own file, and what is recorded of it."""
+    """A plan, which is TensorRT's own file, and what is known of it."""
 
-    plan: bytes
-    facts: PlanFacts
-    evidence: Evidence
+    content: bytes
+    profiles: tuple[Profile, ...]
+    layers: LayerReport
+    build_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +92,11 @@ def build_plan(
     if cache:
         cache.save()
     content = bytes(plan)
-    told = _NULL if no_gpu else _inspected(library, log, content, request, profiles)
-    evidence = Evidence(graph=parsed.convolutions, engine=told)
-    facts = PlanFacts(
-        options=options, profiles=profiles, build_seconds=seconds, layers=evidence.layers()
-    )
-    return BuiltPlan(plan=content, facts=facts, evidence=evidence)
+    layers = LayerReport(graph=parsed.convolutions)
+    if not no_gpu:
+        answers = _inspected(library, log, content, request, profiles)
+        layers = msgspec.structs.replace(layers, engine=answers)
+    return BuiltPlan(content=content, profiles=profiles, layers=layers, build_seconds=seconds)
 
 
 def _add_profiles(
@@ -163,7 +135,7 @@ def _inspected(
     request: PlanRequest,
     profiles: Sequence[Profile],
 ) -> msgspec.Raw:
-    """What the engine inspector tells, in JSON. Without a GPU it must not be asked."""
+    """Return what the engine inspector says, in JSON. Without a GPU it must not be asked."""
     runtime = library.Runtime(log)
     if request.options.version_compatible:  # just built: what it brings along is TensorRT's own
         runtime.engine_host_code_allowed = True
@@ -177,7 +149,16 @@ def _inspected(
         if context := _context_at(library, engine, request.contract, index, profiles[index].opt):
             inspector.execution_context = context
         told.append(inspector.get_engine_information(library.LayerInformationFormat.JSON))
-    return msgspec.Raw(joined(told).encode())
+    return msgspec.Raw(msgspec.json.encode([_json(answer) for answer in told]))
+
+
+def _json(answer: str) -> msgspec.Raw:
+    """Return an answer as it came, or as a string if it is not JSON."""
+    try:
+        msgspec.json.decode(answer)
+    except msgspec.DecodeError:
+        return msgspec.Raw(msgspec.json.encode(answer))
+    return msgspec.Raw(answer.encode())
 
 
 def _context_at(

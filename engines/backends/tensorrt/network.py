@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pconv_deploy.engines.backends.tensorrt.inspection import convolution_types
+from pconv_deploy.engines.backends.tensorrt.layers import convolution_types
 from pconv_deploy.engines.backends.tensorrt.library import words_of
 from pconv_deploy.engines.backends.tensorrt.lint import lint, refuse
 from pconv_deploy.errors import GraphError

@@ -1,17 +1,13 @@
-"""What a TensorRT engine is built for and how, and what is recorded of it."""
+"""The options of a TensorRT engine, and what is recorded of it."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-MOST_BATCH, MOST_SIDE = 1024, 1 << 14
-Shape = tuple[
-    Annotated[int, Meta(ge=1, le=MOST_BATCH)],
-    Annotated[int, Meta(ge=1, le=MOST_SIDE)],
-    Annotated[int, Meta(ge=1, le=MOST_SIDE)],
-]
+from pconv_deploy.engines.shapes import Profile
+
 ComputeCapability = Annotated[str, Meta(pattern=r"^\d{1,2}\.\d$")]
 
 
@@ -30,35 +26,6 @@ _WORDS = {
     "max_aux_streams": "--max-aux-streams",
     "compute_capabilities": "--compute-capabilities",
 }
-
-
-class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Shapes that one optimization profile takes, each (batch, height, width).
-
-    TensorRT is tuned for `opt` and works from `min` to `max`.
-    """
-
-    min: Shape
-    opt: Shape
-    max: Shape
-
-    def __post_init__(self) -> None:
-        for low, best, high in zip(self.min, self.opt, self.max, strict=True):
-            if not low <= best <= high:
-                shapes = ("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
-                raise ValueError(
-                    "found min {}, opt {}, max {}; needed min <= opt <= max in batch, height and "
-                    "width".format(*shapes)
-                )
-
-    def takes(self, shape: tuple[int, int, int]) -> bool:
-        """Whether (batch, height, width) lies within it."""
-        return all(low <= n <= high for low, n, high in zip(self.min, shape, self.max, strict=True))
-
-    def describe(self) -> str:
-        """One line for people: `1x256x256 .. 8x512x512, tuned for 1x512x512`."""
-        low, best, high = ("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
-        return low if low == high else f"{low} .. {high}, tuned for {best}"
 
 
 class TensorRtOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,31 +81,18 @@ def words(options: TensorRtOptions) -> list[str]:
     return command
 
 
-class Layers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What TensorRT's engine inspector tells of the layers.
-
-    count         of all
-    reformats     layers between others that only change how numbers are laid out
-    convolutions  by the precision they compute in; "unknown" counts nodes that do not tell
-    work          shares of the convolutions' multiply-adds, likewise; empty: not known of all
-    """
-
-    count: int
-    reformats: int
-    convolutions: Mapping[str, int]
-    work: Mapping[str, float] = {}
-
-
-class PlanFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is recorded of a TensorRT plan.
-
-    options, profiles  as it was built with
-    layers             None: it was not loaded, as where there is no GPU that it is for
-    notes              what is not as it should be in them, or in the plan, for people
-    """
+class PlanDetails(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the manifest records of a TensorRT plan, beside what it records of any engine."""
 
     options: TensorRtOptions
-    profiles: tuple[Profile, ...]
     build_seconds: float
-    layers: Layers | None = None
-    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, details: Mapping[str, Any]) -> "PlanDetails":
+        """Read what `to_json` gave."""
+        return msgspec.convert(details, cls)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, numbers and strings, as a manifest that was read has them."""
+        found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
+        return found

@@ -19,9 +19,9 @@ from pconv_deploy.contract import (
     tensor_specs,
 )
 from pconv_deploy.engines.backends.tensorrt.library import new_log, words_of
-from pconv_deploy.engines.backends.tensorrt.options import Profile, Shape
 from pconv_deploy.engines.backends.tensorrt.profiles import tensor_shape
 from pconv_deploy.engines.cuda.calls import Cuda, in_mib
+from pconv_deploy.engines.shapes import Profile, Shape
 from pconv_deploy.errors import EngineError
 
 _DTYPES = {"UINT8": "uint8", "FLOAT": "float32", "HALF": "float16"}

@@ -11,7 +11,6 @@ import numpy as np
 
 from pconv_deploy.contract import HOLE_MASK
 from pconv_deploy.engines.backends.tensorrt.plan import Plan, Tensor
-from pconv_deploy.engines.backends.tensorrt.profiles import choose
 from pconv_deploy.engines.backends.tensorrt.worker import Binding, Request, Worker
 from pconv_deploy.engines.base import RunOptions
 from pconv_deploy.engines.cuda.arrays import DeviceArray, DeviceArrays, View, check_fits, view
@@ -23,6 +22,7 @@ from pconv_deploy.engines.cuda.streams import (
     refuse_capturing,
     stream_handle,
 )
+from pconv_deploy.engines.shapes import choose
 from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.parity import Arrays
 

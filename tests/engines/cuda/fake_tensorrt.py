@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, OUTPUT, RAW_OUTPUT
-from pconv_deploy.engines.backends.tensorrt.options import Profile
+from pconv_deploy.engines.shapes import Profile
 from tests.engines.cuda.fake_cuda import FakeCuda
 
 PLAN = b"a plan for the fake GPU"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
-from pconv_deploy.engines.backends.tensorrt.options import Profile
 from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
+from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.errors import EngineError, InputError
 from tests.engines.cuda.cuda_names import Status
 from tests.engines.cuda.fake_cuda import FakeCuda

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pconv_deploy.demo.network import copy_network
 from pconv_deploy.demo.photos import photos
+from pconv_deploy.engines.base import Traits
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.int8 import quantise as quantisation
 from pconv_deploy.engines.int8.calibration import CalibrationFiles, read_calibration
@@ -136,7 +137,7 @@ def test_a_typed_backend_has_signed_codes_around_zero(
     monkeypatch.setattr(quantisation, "TOLERANCES", {**TOLERANCES, "int8": coarse})
     reference = graph_run(exported.model, exported.contract, optimised=True)
     backend: Any = SimpleNamespace(
-        typed=True, rounds_results=False, why_not_run=lambda: "there is no GPU"
+        traits=Traits(device="gpu", extra="gpu", typed=True), why_not_run=lambda: "there is no GPU"
     )
     model, facts = quantisation.quantise(
         exported.content, exported.contract, found, reference, backend, lambda _step: None

@@ -30,13 +30,13 @@ from pconv_deploy.engines.backends.onnxruntime.gpu import (
     OnnxRuntimeGpuBackend,
 )
 from pconv_deploy.engines.backends.onnxruntime.providers import REFUSE_CPU
-from pconv_deploy.engines.base import Gpu, RunOptions, Runtime, files_just_built
+from pconv_deploy.engines.base import Built, Gpu, RunOptions, Runtime, files_just_built
 from pconv_deploy.engines.cuda.devices import gpu_here
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.lowering.arrangement import arranged
 from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
-from pconv_deploy.graphs.file import read_graph
+from pconv_deploy.graphs.file import embed, read_graph
 from pconv_deploy.parity import Arrays
 
 CPU = "CPUExecutionProvider"
@@ -170,7 +170,10 @@ def test_where_its_provider_is_a_gpu_must_be_reached_before_anything_is_built(
 
 def test_a_graph_that_the_cuda_provider_would_refuse_is_noted(graph: Path, tmp_path: Path) -> None:
     exported, form = read_graph(graph), Arrangement(upsampling=("interleaved",))
-    onnx.save(arranged(exported.model, form, exported.contract), tmp_path / "x.onnx")
+    model = arranged(exported.model, form, exported.contract)
+    assert exported.parity
+    embed(model, exported.contract, exported.parity)
+    onnx.save(model, tmp_path / "x.onnx")
     said: list[str] = []
     build_engine(tmp_path / "x.onnx", tmp_path / "x.engine", FP16, progress=said.append)
     (note,) = [step for step in said if step.startswith("note: ")]
@@ -360,7 +363,7 @@ def test_which_engines_have_to_prove_themselves_here(pretend: Pretend) -> None:
 
     def why(version: str, gpu: Gpu | None, package: str = "onnxruntime-gpu") -> str | None:
         built_with = Runtime(package=package, version=version, gpu=gpu)
-        assert ONNXRUNTIME_CUDA.why_not_open(built_with, None) is None
+        assert ONNXRUNTIME_CUDA.why_not_open(built_with, Built()) is None
         return ONNXRUNTIME_CUDA.why_unproved(built_with)
 
     assert why("1.31.9", GPU) is None

@@ -280,8 +280,8 @@ def test_every_form_of_a_trained_network_in_bf16_passes(tmp_path: Path, exported
         model = arranged(graph.model, Arrangement(upsampling=(upsampling,)), graph.contract)
         folder = tmp_path / upsampling
         folder.mkdir()
-        backend.build(model.SerializeToString(), graph.contract, "bf16", folder)
-        assert why_rejected(backend, folder, graph, model, "bf16", None) is None
+        built = backend.build(model.SerializeToString(), graph.contract, "bf16", folder)
+        assert why_rejected(backend, folder, graph, model, "bf16", built) is None
 
 
 def test_openvino_not_installed(

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from pconv_deploy.engines.backends.tensorrt.options import Profile
+from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.rewrites.pipeline import chosen, rewritten
 from pconv_deploy.graphs.file import ExportedGraph, read_graph

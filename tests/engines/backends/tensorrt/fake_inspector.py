@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from pconv_deploy.engines.backends.tensorrt.options import Profile
+from pconv_deploy.engines.shapes import Profile
 
 FREE = "N/A due to dynamic shapes"
 _INPUTS = {"image", "hole_mask"}

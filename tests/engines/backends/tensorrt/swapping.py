@@ -25,6 +25,7 @@ from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.network.architectures import build_network
 from tests.conftest import random_network
 from tests.engines.backends.tensorrt import fake_refit
+from tests.engines.backends.tensorrt.built import built_of
 from tests.engines.backends.tensorrt.conftest import SMALL
 from tests.engines.backends.tensorrt.fake_refit import FakeSession, fake_plan
 
@@ -62,7 +63,7 @@ def built(
         patch.setitem(__import__("sys").modules, "tensorrt", tensorrt_module)
         # With --refit the builder wants a GPU: what it is given then is tested in test_config.
         options = msgspec.structs.replace(REFIT, refit=False)
-        wanted = BuildOptions(backend="tensorrt", precision=request.param, tensorrt=options)
+        wanted = BuildOptions(backend="tensorrt", precision=request.param, backend_options=options)
         return path, build_engine(folder / "old.onnx", path, wanted)
 
 
@@ -82,12 +83,8 @@ def engine(built: tuple[Path, Manifest], folder: Path, tmp_path: Path) -> Engine
         graph = as_read(model.SerializeToString()).SerializeToString()
         plan = fake_plan(graph, stripped=stripped, refittable=refittable)
         (path / "engine.plan").write_bytes(plan)
-        assert manifest.plan is not None
-        changed = msgspec.structs.replace(
-            manifest.plan,
-            options=msgspec.structs.replace(REFIT, strip_weights=stripped, **options),
-        )
-        edit(path, plan=changed)
+        chosen = msgspec.structs.replace(REFIT, strip_weights=stripped, **options)
+        edit(path, engine=built_of(chosen, manifest.engine.profiles))
         return path
 
     return make

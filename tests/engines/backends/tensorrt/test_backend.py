@@ -3,19 +3,20 @@
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from pconv_deploy.engines.backends.tensorrt import backend as module
 from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
 from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, TENSORRT_RTX
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts, TensorRtOptions
-from pconv_deploy.engines.base import Gpu, Runtime, files_just_built
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
+from pconv_deploy.engines.base import Built, Gpu, Runtime, files_just_built
 from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.registry import BACKENDS, backend_named
 from pconv_deploy.errors import UsageError
 from pconv_deploy.parity import PRECISIONS
+from tests.engines.backends.tensorrt.built import built_of
 
 ADA, AMPERE, HOPPER, TURING, VOLTA = "8.9", "8.0", "9.0", "7.5", "7.0"
 
@@ -50,15 +51,14 @@ def built(
 OTHER = Runtime(package="tensorrt", version="11.4.0.106", gpu=gpu(ADA, "Other"))
 
 
-def plan(**options: Any) -> PlanFacts:
-    return PlanFacts(options=TensorRtOptions(**options), profiles=(), build_seconds=1.0)
+def plan(**options: Any) -> Built:
+    return built_of(TensorRtOptions(**options))
 
 
 @pytest.mark.parametrize(
     ("capability", "built_with", "facts", "why"),
     [
         (HOPPER, built(HOPPER), plan(), None),
-        (HOPPER, built(HOPPER), None, None),
         (HOPPER, built(ADA), plan(), "for compute capability 8.9, this is 9.0"),
         (HOPPER, built(ADA), plan(hardware_compatibility="ampere+"), None),
         (TURING, built(ADA), plan(hardware_compatibility="ampere+"), "this is 7.5"),
@@ -78,7 +78,7 @@ def plan(**options: Any) -> PlanFacts:
     ],
 )
 def test_where_a_plan_opens(
-    here: Any, capability: str | None, built_with: Runtime, facts: PlanFacts | None, why: str | None
+    here: Any, capability: str | None, built_with: Runtime, facts: Built, why: str | None
 ) -> None:
     here(capability)
     found = TensorRtBackend().why_not_open(built_with, facts)
@@ -169,33 +169,25 @@ def test_both_are_registered_and_take_options() -> None:
         backend = backend_named(name, options)
         assert isinstance(backend, TensorRtBackend)
         assert (backend.name, backend.options) == (name, options)
-    with pytest.raises(UsageError, match="the onnxruntime backend has none of TensorRT's options"):
+    with pytest.raises(
+        UsageError, match="the onnxruntime backend has none of the options of tensorrt"
+    ):
         backend_named("onnxruntime", options)
 
 
 @pytest.mark.parametrize(
-    ("told", "executed"),
+    ("answers", "shown"),
     [
-        (None, {"fp16": 12}),  # by the types of the graph
-        ({"Layers": ["{ForeignNode[conv1...conv9]}"]}, {"fp16": 12}),
-        (
-            {
-                "Layers": [
-                    {
-                        "Name": "conv",
-                        "LayerType": "CaskConvolution",
-                        "Inputs": [{"Name": "x", "Format/Datatype": "Half"}],
-                    }
-                ]
-            },
-            {"fp16": 1},
-        ),
+        (None, "not known: the engine was not loaded where it was built"),
+        ([{"Layers": ["a", {"LayerType": "Reformat"}]}, {}], {"a": "1", "Reformat": "1"}),
+        ({"Layers": ["a", "a"], "Bindings": []}, {"a": "2"}),  # of version 0.2
+        ("no JSON", "as TensorRT's engine inspector lists them in layers.json"),
     ],
 )
-def test_what_the_inspector_told_is_kept_and_counted(
-    tmp_path: Path, told: Any, executed: Any
+def test_what_the_inspector_says_is_shown_and_decides_nothing(
+    tmp_path: Path, answers: Any, shown: Any
 ) -> None:
-    (tmp_path / "layers.json").write_text(json.dumps({"graph": {"fp16": 12}, "engine": told}))
-    contract: Any = None
-    files = files_just_built(tmp_path)
-    assert TensorRtBackend().executed(files, contract, "fp16") == executed
+    (tmp_path / "layers.json").write_text(json.dumps({"graph": {"fp16": 12}, "engine": answers}))
+    files, contract = files_just_built(tmp_path), cast("Any", None)
+    assert TensorRtBackend().describe(plan(), files)["layers"] == shown
+    assert TensorRtBackend().executed(files, contract, "fp16") == {"fp16": 12}

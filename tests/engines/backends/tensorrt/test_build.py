@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("tensorrt")
 @pytest.fixture
 def engine(graph: Path, tmp_path: Path) -> Path:
     path = tmp_path / "fp16.engine"
-    options = BuildOptions(backend="tensorrt", precision="fp16", tensorrt=ONE_PROFILE)
+    options = BuildOptions(backend="tensorrt", precision="fp16", backend_options=ONE_PROFILE)
     build_engine(graph, path, options)
     return path
 
@@ -48,16 +48,14 @@ def test_an_engine_that_was_built_and_never_ran(engine: Path, graph: Path) -> No
     assert facts["precision"] == "fp16"
     assert facts["engine_parity"] is None
     assert facts["executed"] == {}
-    assert facts["plan"]["layers"] is None
-    assert facts["plan"]["build_seconds"] > 0
-    assert facts["plan"]["profiles"] == [
+    assert facts["engine"]["details"]["build_seconds"] > 0
+    assert facts["engine"]["profiles"] == [
         {"min": [1, 32, 32], "opt": [1, 64, 64], "max": [2, 64, 64]}
     ]
     assert facts["command"] == (
         f"pconv-deploy build-engine {graph} -o {engine} --backend tensorrt --precision fp16 "
         "--min-shapes 1x32x32 --opt-shapes 1x64x64 --max-shapes 2x64x64 --overwrite"
     )
-    assert read_manifest(engine).plan is not None
 
 
 def test_where_there_is_no_gpu_it_does_not_open(engine: Path) -> None:
@@ -104,8 +102,7 @@ def test_int8_is_calibrated_and_judged_by_the_quantised_graph(
     assert manifest.engine_parity is None
     counted = json.loads((tmp_path / "x.engine" / "layers.json").read_text())["graph"]
     assert counted["int8"] > len(manifest.quantisation.kept)
-    assert manifest.plan is not None
-    assert [profile.describe() for profile in manifest.plan.profiles] == ["1x64x64"]
+    assert [profile.describe() for profile in manifest.engine.profiles] == ["1x64x64"]
 
 
 _LAUNCHER = """
@@ -142,13 +139,13 @@ def test_the_command_shows_how_far_it_is_and_what_was_built(graph: Path, tmp_pat
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "tensorrt_rtx 1.7.1 on cuda, fp16" in out
-    assert "s; takes, as batch x height x width:\n  1x64x64\n" in out
+    assert "takes, as batch x height x width:\n  1x64x64\n" in out
     assert "NOT compared with its graph when it was built: no NVIDIA driver" in out
     assert "compared" not in err
     steps = err.splitlines()
     assert steps[0] == "reading the graph"
     assert 5 < sum(step.startswith("TensorRT for RTX: ") for step in steps) <= 11
-    assert read_manifest(output).plan is not None
+    assert [p.describe() for p in read_manifest(output).engine.profiles] == ["1x64x64"]
 
 
 def test_ctrl_c_stops_the_command_and_leaves_nothing(graph: Path, tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.backends.tensorrt.backend import PLAN, TensorRtBackend
 from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, TENSORRT_RTX, new_log
 from pconv_deploy.engines.backends.tensorrt.network import parse
-from pconv_deploy.engines.backends.tensorrt.options import Profile, Shape, TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.backends.tensorrt.profiles import profiles_for
 from pconv_deploy.engines.lowering.arrangement import arranged
 from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
 from pconv_deploy.engines.preparation import prepare
+from pconv_deploy.engines.shapes import Profile, Shape
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.graphs.file import ExportedGraph, read_graph
 from pconv_deploy.graphs.half_precision import in_half_precision

@@ -89,7 +89,7 @@ def test_a_builder_that_fails_says_so_and_leaves_nothing(graph: Path, tmp_path: 
     options = TensorRtOptions(profiles=(SMALL,), version_compatible=True)
     with pytest.raises(EngineError) as caught:
         build_engine(
-            graph, tmp_path / "x.engine", BuildOptions(backend="tensorrt", tensorrt=options)
+            graph, tmp_path / "x.engine", BuildOptions(backend="tensorrt", backend_options=options)
         )
     message = str(caught.value)
     assert message.startswith("TensorRT cannot build the engine: ")

@@ -10,8 +10,9 @@ import pytest
 
 from pconv_deploy.cli.trtexec import in_our_words
 from pconv_deploy.engines import folder
-from pconv_deploy.engines.backends.tensorrt.options import Profile, TensorRtOptions, words
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions, words
 from pconv_deploy.engines.folder import BuildOptions
+from pconv_deploy.engines.shapes import Profile
 from tests.cli.conftest import Run
 
 TWO_PROFILES = (
@@ -49,10 +50,10 @@ def options_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         asked.append(options)
         raise _Asked
 
-    def ask(*arguments: str) -> TensorRtOptions | None:
+    def ask(*arguments: str) -> Any:
         with pytest.raises(_Asked):
             run("build-engine", "x.onnx", "-o", "x", "--backend", "tensorrt", *arguments)
-        return asked[-1].tensorrt
+        return asked[-1].backend_options
 
     monkeypatch.setattr(folder, "build_engine", remember)
     return ask
@@ -153,7 +154,7 @@ def test_the_best_shape_stands_for_the_others(options_of: Callable[..., Any]) ->
             "found min 1x8x8, opt 1x8x8, max 1x4x8; needed min <= opt <= max in batch, height and "
             "width\n",
         ),
-        (2 * ("--opt-shapes", "1x8x8"), "the profile 1x8x8 is there twice\n"),
+        (2 * ("--opt-shapes", "1x8x8"), "duplicate profile 1x8x8\n"),
         (("--sparsity", "half"), "found 'half'; needed disable, enable"),
         (("--builder-optimization-level", "6"), "found '6'; needed a whole number, 0 to 5"),
         (("--hardware-compatibility-level", "turing+"), "needed none, ampere+, same-compute"),
@@ -183,7 +184,7 @@ def test_unusable_values_are_refused_at_once(
 def test_other_backends_have_none_of_them(run: Run) -> None:
     result = run("build-engine", "x.onnx", "-o", "x", "--backend", "openvino", "--tf32")
     assert result.code == 2
-    assert "the openvino backend has none of TensorRT's options" in result.err
+    assert "the openvino backend has none of the options of tensorrt" in result.err
 
 
 def test_where_tensorrt_is_not_installed(run: Run, uninstalled: Callable[..., None]) -> None:

@@ -47,9 +47,9 @@ def test_a_plan_for_several_gpus_proves_itself_on_another(
     machine: Machine, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(layer("CaskConvolution", "Half"))
-    assert OPTIONS.tensorrt is not None
-    portable = msgspec.structs.replace(OPTIONS.tensorrt, hardware_compatibility="ampere+")
-    options = replace(OPTIONS, tensorrt=portable)
+    assert OPTIONS.backend_options is not None
+    portable = msgspec.structs.replace(OPTIONS.backend_options, hardware_compatibility="ampere+")
+    options = replace(OPTIONS, backend_options=portable)
     engine = tmp_path / "x.engine"
     build_engine(graph, engine, options)
     open_engine(engine)[1].close()

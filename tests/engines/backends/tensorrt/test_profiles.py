@@ -4,13 +4,8 @@ from typing import Any
 import pytest
 
 from pconv_deploy.contract import GraphContract, Normalisation, Source, UNetConfig, deployment_specs
-from pconv_deploy.engines.backends.tensorrt.options import Profile, Shape
-from pconv_deploy.engines.backends.tensorrt.profiles import (
-    choose,
-    judged_batches,
-    profiles_for,
-    tensor_shape,
-)
+from pconv_deploy.engines.backends.tensorrt.profiles import profiles_for, tensor_shape
+from pconv_deploy.engines.shapes import Profile, Shape, choose, judged_batches
 from pconv_deploy.errors import EngineError, UsageError
 
 

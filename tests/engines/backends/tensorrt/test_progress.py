@@ -17,7 +17,7 @@ from pconv_deploy.engines.backends.tensorrt.progress import PartDone, Phases
 from pconv_deploy.engines.folder import BuildOptions, build_engine
 from tests.engines.backends.tensorrt.conftest import SMALL
 
-OPTIONS = BuildOptions(backend="tensorrt", tensorrt=TensorRtOptions(profiles=(SMALL,)))
+OPTIONS = BuildOptions(backend="tensorrt", backend_options=TensorRtOptions(profiles=(SMALL,)))
 
 
 def test_phases_add_up_to_one_share() -> None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
-from pconv_deploy.engines.backends.tensorrt.inspection import convolution_types
+from pconv_deploy.engines.backends.tensorrt.layers import convolution_types
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.int8.graph import feature_convolutions
 from pconv_deploy.engines.int8.quantise import in_eight_bits

@@ -28,6 +28,7 @@ from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.graphs.run import graph_run
 from pconv_deploy.parity import graph_inputs, parity_inputs
 from tests.engines.backends.tensorrt import fake_refit
+from tests.engines.backends.tensorrt.built import options_of
 from tests.engines.backends.tensorrt.fake_refit import FakeRefitter
 from tests.engines.backends.tensorrt.swapping import REFIT, Engine, content, edit, in_place
 from tests.engines.backends.tensorrt.swapping import built as built  # fixtures
@@ -53,8 +54,7 @@ def test_the_engine_computes_the_other_checkpoint(engine: Engine, folder: Path) 
     assert len(manifest.engine_parity.cases) == 9 + 1 + 2  # in shapes that its profile takes
     assert manifest.executed == {manifest.precision: 6}
     assert content(output)["layers.json"] == before["layers.json"]
-    assert manifest.plan is not None
-    assert manifest.plan.options == REFIT
+    assert options_of(manifest) == REFIT
     assert manifest.command == (
         f"pconv-deploy refit {old} {folder / 'new.onnx'} -o {output} --overwrite"
     )
@@ -87,8 +87,7 @@ def test_a_checkpoint_is_exported_as_the_engines_graph_was(engine: Engine, folde
 def test_stripped_weights_come_back(engine: Engine, folder: Path) -> None:
     path = engine(stripped=True)
     manifest = refit(in_place(path, folder / "new.onnx"))
-    assert manifest.plan is not None
-    assert manifest.plan.options == REFIT
+    assert options_of(manifest) == REFIT
     open_engine(path)[1].close()
 
 
@@ -102,8 +101,7 @@ def test_stripped_alone_it_takes_its_own_weights_only(engine: Engine, folder: Pa
     ):
         refit(request)
     manifest = refit(replace(request, weights=folder / "old.onnx"))
-    assert manifest.plan is not None
-    assert not manifest.plan.options.strip_weights
+    assert not options_of(manifest).strip_weights
     with pytest.raises(EngineError, match=r"built without --refit: its weights cannot be swapped"):
         refit(request)
 
@@ -115,8 +113,7 @@ def test_an_older_release_swaps_once(
     path = engine()
     request = in_place(path, folder / "new.onnx")
     manifest = refit(request)
-    assert manifest.plan is not None
-    assert not manifest.plan.options.refit
+    assert not options_of(manifest).refit
 
 
 def test_weights_that_do_not_arrive_are_noticed(

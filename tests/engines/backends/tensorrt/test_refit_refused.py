@@ -53,9 +53,8 @@ def test_without_a_gpu_nothing_is_begun(
         ({"backend": "openvino"}, r"is an engine for openvino, whose weights cannot be swapped\."
          r"\n  Build one with these weights: pconv-deploy build-engine .* --backend openvino"),
         ({"backend": "abacus"}, r"cannot be swapped: there is no backend 'abacus'"),
-        ({"plan": None}, r"has no engine\.plan\.\n  Rebuild it: "),
     ],
-    ids=["int8", "OpenVINO", "unknown backend", "no plan"],
+    ids=["int8", "OpenVINO", "unknown backend"],
 )  # fmt: skip
 def test_engines_whose_weights_stay(
     engine: Engine, folder: Path, changes: dict[str, Any], message: str

@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pconv_deploy.commands.inspect import inspect_file
+from pconv_deploy.engines.base import Built
+from pconv_deploy.engines.manifest import describe, read_manifest
 from pconv_deploy.errors import InputError
 from tests.engines.backends.tensorrt.test_build import engine as engine  # a fixture
 
@@ -26,8 +29,8 @@ def test_of_an_engine_that_was_built_and_never_ran(engine: Path) -> None:
         "fp16: as the graph it was built from is typed; the runtime was not asked"
     )
     assert facts["shapes"] == {"profile 0": "1x32x32 .. 2x64x64, tuned for 1x64x64"}
-    assert facts["options"] == "TensorRT's usual ones"
-    assert facts["layers"] == "not known: it was not loaded where it was built"
+    assert facts["options"] == "TensorRT's defaults"
+    assert facts["layers"] == "not known: the engine was not loaded where it was built"
     assert facts["engine parity"] == (
         "NOT compared with its graph when it was built: "
         "no NVIDIA driver is installed (CUDA finds no libcuda.so.1)"
@@ -40,25 +43,21 @@ def test_of_an_engine_that_was_built_on_a_gpu(engine: Path) -> None:
     path = engine / "manifest.json"
     facts = json.loads(path.read_text())
     facts["built_with"]["gpu"] = H200
-    facts["plan"]["options"] |= {"workspace": 64, "tf32": True}
-    facts["plan"]["layers"] = {
-        "count": 40,
-        "reformats": 2,
-        "convolutions": {"fp16": 1, "fp32": 17},
-        "work": {"fp16": 0.06, "fp32": 0.94},
-    }
-    facts["plan"]["notes"] = ["2 of 40 layers only move numbers", "and so on"]
+    facts["engine"]["details"]["options"] |= {"workspace": 64, "tf32": True}
+    facts["engine"]["notes"] = ["one", "and so on"]
+    layers = [{"LayerType": "CaskConvolution"}, {"LayerType": "CaskConvolution"}, "a name alone"]
+    report = {"graph": {"fp16": 18}, "engine": [{"Layers": layers, "Bindings": []}]}
+    content = json.dumps(report).encode()
+    (engine / "layers.json").write_bytes(content)
+    facts["files"]["layers.json"] = msgspec.to_builtins(describe(content))
     path.write_text(json.dumps(facts))
     shown = inspect_file(engine)
     assert shown["GPU"] == (
         "NVIDIA H200, compute capability 9.0, 144,384 MiB, driver 580.1 for CUDA 13.0"
     )
     assert shown["options"] == "--workspace 64 --tf32"
-    layers = shown["layers"]
-    assert isinstance(layers, dict)
-    assert layers["convolutions"] == "1 in fp16, 17 in fp32"
-    assert layers["their work"] == "6% in fp16, 94% in fp32"
-    assert shown["notes"] == "2 of 40 layers only move numbers; and so on"
+    assert shown["layers"] == {"CaskConvolution": "2", "a name alone": "1"}
+    assert shown["notes"] == "one; and so on"
 
 
 def test_of_an_engine_for_other_gpus_than_the_one_it_was_built_on(engine: Path) -> None:
@@ -102,12 +101,36 @@ def test_of_int8_that_the_quantised_graph_was_judged_by(engine: Path) -> None:
     )
 
 
-def test_of_an_older_release_that_built_a_profile_twice(engine: Path) -> None:
+def test_of_an_older_release(engine: Path) -> None:
+    """Formats 1 and 2 said of a TensorRT engine under `plan` what `engine` says now."""
+    now = read_manifest(engine)
     path = engine / "manifest.json"
     facts = json.loads(path.read_text())
-    for place in (facts["plan"], facts["plan"]["options"]):
-        place["profiles"] *= 2
+    said = facts.pop("engine")
+    profiles = said["profiles"] * 2  # such a release built a profile twice, if it was asked to
+    layers = {"count": 40, "reformats": 2, "convolutions": {"fp16": 1}, "work": {}}
+    facts |= {
+        "format": 2,
+        "plan": {
+            "options": {**said["details"]["options"], "tf32": True, "version_compatible": True},
+            "profiles": profiles,
+            "build_seconds": 3.5,
+            "layers": layers,
+            "notes": ["a note"],
+        },
+    }
     path.write_text(json.dumps(facts))
-    shapes = inspect_file(engine)["shapes"]
-    assert isinstance(shapes, dict)
-    assert list(shapes) == ["profile 0", "profile 1"]
+    then = read_manifest(engine)
+    assert then.engine.arithmetic == "tf32"
+    assert then.engine.later_releases
+    assert not then.engine.weights_missing
+    assert then.engine.notes == ("a note",)
+    assert then.engine.profiles == now.engine.profiles * 2
+    assert then.files == now.files
+    shown = inspect_file(engine)
+    assert shown["build took"] == "4 s"
+    assert isinstance(shown["shapes"], dict)
+    assert list(shown["shapes"]) == ["profile 0", "profile 1"]
+    facts["plan"] = None
+    path.write_text(json.dumps(facts))
+    assert read_manifest(engine).engine == Built()

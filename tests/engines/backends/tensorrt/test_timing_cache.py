@@ -222,7 +222,7 @@ def test_without_a_gpu_the_file_is_left_alone(
     options = TensorRtOptions(profiles=(SMALL,), timing_cache=str(path))
     with caplog.at_level(logging.WARNING):
         manifest = build_engine(
-            graph, tmp_path / "x.engine", BuildOptions(backend="tensorrt", tensorrt=options)
+            graph, tmp_path / "x.engine", BuildOptions(backend="tensorrt", backend_options=options)
         )
     assert f"the timing cache {path} is not used without a GPU: no NVIDIA driver" in caplog.text
     assert path.read_bytes() == b"measured on many GPUs"
@@ -237,5 +237,5 @@ def test_what_can_be_no_file_is_refused_without_a_gpu_too(
     options = TensorRtOptions(profiles=(SMALL,), timing_cache=str(tmp_path / name))
     with pytest.raises(UsageError, match=r"as the timing cache; needed a file, or the name of one"):
         build_engine(
-            graph, tmp_path / "x.engine", BuildOptions(backend="tensorrt", tensorrt=options)
+            graph, tmp_path / "x.engine", BuildOptions(backend="tensorrt", backend_options=options)
         )

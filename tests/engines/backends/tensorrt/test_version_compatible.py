@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from pconv_deploy.engines.backends.tensorrt.options import PlanFacts
+from pconv_deploy.engines.base import Built
 from tests.engines.backends.tensorrt.forwarding import find_package
 
 BUILD = """
@@ -49,8 +49,8 @@ def test_a_version_compatible_plan_carries_the_lean_runtime(graph: Path, tmp_pat
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    facts = msgspec.json.decode((tmp_path / "facts.json").read_bytes(), type=PlanFacts)
-    assert facts.options.version_compatible
+    facts = msgspec.json.decode((tmp_path / "facts.json").read_bytes(), type=Built)
+    assert facts.later_releases
     plan = (tmp_path / "engine.plan").read_bytes()
     assert lean.read_bytes()[:4096] in plan
     assert len(plan) > lean.stat().st_size
