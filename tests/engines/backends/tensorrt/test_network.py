@@ -9,7 +9,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pconv_deploy.engines.backends.tensorrt import network
 from pconv_deploy.engines.backends.tensorrt.library import new_log
 from pconv_deploy.engines.backends.tensorrt.network import parse
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
@@ -37,10 +36,7 @@ def parsed(library: ModuleType, content: bytes) -> Any:
     return parse(library, builder, log, content)
 
 
-def test_the_parsers_errors_name_the_node(
-    tensorrt: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(network, "lint", lambda _model: [])
+def test_the_parsers_errors_name_the_node(tensorrt: ModuleType) -> None:
     bad = model_of(
         helper.make_node("Relu", ["x"], ["r"], name="first"),
         helper.make_node("Reshape", ["r", "shape"], ["y"], name="decoder.reshape"),
@@ -51,12 +47,6 @@ def test_the_parsers_errors_name_the_node(
     assert str(caught.value).startswith("TensorRT cannot read the graph: ")
     assert "node 'decoder.reshape' (Reshape): " in str(caught.value)
     assert "_src" not in str(caught.value)
-
-
-def test_the_lint_speaks_before_the_parser(tensorrt: ModuleType) -> None:
-    unknown = model_of(helper.make_node("Unique", ["x"], ["y"], name="the.unique", sorted=1))
-    with pytest.raises(GraphError, match=r"the\.unique \(Unique\)"):
-        parsed(tensorrt, unknown)
 
 
 def test_nodes_get_names_of_their_own(tensorrt: ModuleType) -> None:
