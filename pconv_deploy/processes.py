@@ -10,10 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pconv_deploy.errors import OutputError
 
+# For the PYTHONPATH of child processes: this very package, whatever lies in the current folder.
+PACKAGE_HOME = str(Path(__file__).parents[1])
 _GRACE = 2.0  # seconds to finish what has begun, if nothing more is wanted
 
 

@@ -24,7 +24,7 @@ from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
 from pconv_deploy.inpainter import Inpainter, Prepared
 from pconv_deploy.masks.irregular import irregular_hole
-from pconv_deploy.processes import run_child
+from pconv_deploy.processes import PACKAGE_HOME, run_child
 
 # image (N, H, W, 3) uint8, hole_mask (N, H, W) uint8 -> the composites
 Fill = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Any]
@@ -232,12 +232,10 @@ def peak_mib(who: Alone) -> float | None:
     Raises:
         EngineError: it failed there.
     """
-    # This very package, whatever lies in the folder we are in.
-    home = str(Path(__file__).parents[1])
     request = msgspec.json.encode(who).decode()
     done = run_child(
         (sys.executable, "-P", "-m", "pconv_deploy.benchmark.contenders", request),
-        env={**os.environ, "PYTHONPATH": home},
+        env={**os.environ, "PYTHONPATH": PACKAGE_HOME},
     )
     if done.returncode != 0:
         complaint = done.stderr.decode(errors="replace").strip().splitlines() or ["killed"]

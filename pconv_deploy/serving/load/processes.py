@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pconv_deploy.errors import EngineError
+from pconv_deploy.processes import PACKAGE_HOME
 
-_HOME = str(Path(__file__).parents[3])  # this very package, whatever lies in the folder we are in
 _END = 60.0  # seconds that a process has for its end
 
 
@@ -97,7 +97,7 @@ def _started(arguments: Sequence[str]) -> Iterator[tuple[subprocess.Popen[str], 
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": _HOME},
+        env={**os.environ, "PYTHONPATH": PACKAGE_HOME},
     )
     with process:
         try:
