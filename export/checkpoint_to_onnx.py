@@ -1,6 +1,5 @@
-"""`pconv-deploy export`: a checkpoint becomes an ONNX file that is proven before it is named."""
+"""Export a checkpoint to ONNX: trace, rewrite, compare with PyTorch, write the file."""
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +8,7 @@ from typing import Literal
 
 import msgspec
 import onnx
-import torch
-from torch.export import Dim
+import onnx_ir as ir
 
 from pconv_deploy.checkpoints.native import load_checkpoint
 from pconv_deploy.contract import (
@@ -23,23 +21,20 @@ from pconv_deploy.contract import (
 )
 from pconv_deploy.errors import OutputError, ParityError, UsageError
 from pconv_deploy.export.explain import ExplainedStep, explain_step
-from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
-from pconv_deploy.export.rewrites.pipeline import Level, chosen, rewritten
-from pconv_deploy.export.subject import Subject, subject_of
-from pconv_deploy.export.to_onnx import onnx_from_module
-from pconv_deploy.export.torch_release import warn_if_untried
+from pconv_deploy.export.rewrites.pipeline import Level, chosen
+from pconv_deploy.export.target import ExportTarget, target_of
+from pconv_deploy.export.trace import trace_target, warn_if_untested_torch
 from pconv_deploy.export.verify import Reference, reference_at_odd_multiples
 from pconv_deploy.files import atomic_file, writing
 from pconv_deploy.graphs.file import embed
-from pconv_deploy.graphs.half_precision import in_half_precision
-from pconv_deploy.graphs.inline import without_functions
+from pconv_deploy.graphs.half_precision import convert_to_half
+from pconv_deploy.graphs.passes import run_passes
+from pconv_deploy.graphs.simplification import inline_functions
 from pconv_deploy.parity import ParityReport
 
-_LEAST_UNIT = 32  # pixels; a network that takes any size may still halve it
-
 _AT_ODD_MULTIPLES = (
-    "the exported graph differs only at other sizes than the traced one, as of code that decides "
-    "by its height or width; pass a larger --size-multiple, or --size HxW. It"
+    "the exported graph differs only at other sizes than the traced one, so the module's code "
+    "depends on its height or width; pass a larger --size-multiple, or --size HxW. It"
 )
 
 
@@ -96,110 +91,99 @@ def export_checkpoint(
 
     Raises:
         CheckpointError: the checkpoint cannot be used, or not in this precision.
-        UsageError: the size is not a multiple of what the network can halve, there is no such
-            rewrite, half precision without the rewrites it needs, or `output` exists and
-            `overwrite` is false.
+        UsageError: a size that is no multiple of what the network needs, an unknown rewrite, half
+            precision without the rewrites it needs, or `output` exists and `overwrite` is false.
         ParityError: the graph differs from the checkpoint. It is kept beside `output` as
             `*.rejected.onnx` for inspection; `output` is not written.
         OutputError: `output` could not be written.
     """
-    checkpoint_file, output, options = (
-        Path(checkpoint_file),
-        Path(output),
-        options or ExportOptions(),
-    )
+    checkpoint_file, output = Path(checkpoint_file), Path(output)
+    options = options or ExportOptions()
     if output.resolve() == checkpoint_file.resolve():
         raise UsageError(f"{output} is the checkpoint itself; choose another name for the graph")
     refuse_existing(output, overwrite)
-    subject = checked_subject(checkpoint_file, options, progress)
-    return export_subject(
-        subject, output, options, overwrite=overwrite, explain=explain, progress=progress
-    )
-
-
-def checked_subject(
-    checkpoint_file: Path, options: ExportOptions, progress: Callable[[str], None]
-) -> Subject:
-    """Read what is to be exported, after its options; raises as `export_checkpoint`."""
-    chosen(options.level, options.without)  # before anything is read
-    progress("reading the checkpoint")
-    return subject_of(load_checkpoint(checkpoint_file, weights_key=options.weights_key))
-
-
-def export_subject(
-    subject: Subject,
-    output: Path,
-    options: ExportOptions,
-    *,
-    overwrite: bool,
-    explain: bool,
-    progress: Callable[[str], None],
-) -> ExportResult:
-    """Export any network as `export_checkpoint` does; raises likewise, and ModuleError."""
-    model, result = proven_graph(subject, output, options, explain=explain, progress=progress)
-    refuse_existing(output, overwrite)  # it may have appeared meanwhile
-    write_graph(model, output)
+    target = load_target(checkpoint_file, options, progress)
+    model, result = verified_graph(target, output, options, explain=explain, progress=progress)
+    write_graph(model, output, overwrite=overwrite)
     return result
 
 
-def proven_graph(
-    subject: Subject,
+def load_target(
+    checkpoint_file: Path, options: ExportOptions, progress: Callable[[str], None]
+) -> ExportTarget:
+    """Check the options, then read the checkpoint; raises as `export_checkpoint`."""
+    chosen(options.level, options.without)
+    progress("reading the checkpoint")
+    return target_of(load_checkpoint(checkpoint_file, weights_key=options.weights_key))
+
+
+def verified_graph(
+    target: ExportTarget,
     output: Path,
     options: ExportOptions,
     *,
     explain: bool,
     progress: Callable[[str], None],
 ) -> tuple[onnx.ModelProto, ExportResult]:
-    """Export a network and compare it with PyTorch, without writing the graph.
+    """Trace and rewrite a network, and compare the graph with PyTorch.
 
-    `output` is what is to be made of it: messages name it, and a rejected graph is kept beside it.
-    Raises as `export_checkpoint`.
+    `output` is not written: messages name it, and a rejected graph is kept beside it. Raises as
+    `export_checkpoint`, and ModuleError.
     """
-    warn_if_untried()
+    warn_if_untested_torch()
     rewrites = chosen(options.level, options.without)
-    contract = _contract(subject, options)
+    contract = _contract(target, options)
     progress("exporting")
-    traced = model = _trace(subject, contract)
-    reference = Reference(subject, contract)
-    explained = [explain_step(None, _finish(traced, contract), reference)] if explain else []
-    for step, model in rewritten(traced, rewrites):
+    graph = trace_target(target, contract)
+    reference = Reference(target, contract)
+    explained = [explain_step(None, _finished(graph, contract), reference)] if explain else []
+    for step in run_passes(graph, rewrites):
         if explain:
             progress(f"comparing after {step.name}")
-            explained.append(explain_step(step, _finish(model, contract), reference))
+            explained.append(explain_step(step, _finished(graph, contract), reference))
     if contract.precision != "fp32":
-        model = in_half_precision(model, contract.precision)
+        convert_to_half(graph, contract.precision)
     if options.inline:
-        model = without_functions(model)
-    model = _finish(model, contract)
+        inline_functions(graph)
+    model = _finished(graph, contract)
     progress("comparing with PyTorch")
+    parity = _require_parity(model, target, reference, output)
+    return model, ExportResult(contract, parity, tuple(explained), target.notes)
+
+
+def _require_parity(
+    model: onnx.ModelProto, target: ExportTarget, reference: Reference, output: Path
+) -> ParityReport:
+    """Compare a graph with its reference, embed contract and report, raise ParityError."""
+    contract = reference.contract
     parity = reference.compare(model, contract.precision)
-    reference_at_odd = reference_at_odd_multiples(subject, contract)
+    reference_at_odd = reference_at_odd_multiples(target, contract)
     odd = reference_at_odd and reference_at_odd.compare(model, contract.precision)
     if odd:
         parity = msgspec.structs.replace(parity, cases=parity.cases + odd.cases)
     embed(model, contract, parity)
     try:
-        _require_numbers(parity, contract.precision, reference, reference_at_odd)
+        _require_finite(parity, contract.precision, reference, reference_at_odd)
         if odd and len(odd.failures()) == len(parity.failures()):
             odd.require_success(_AT_ODD_MULTIPLES)
         parity.require_success("the exported graph")
     except ParityError as error:
         kept = _keep_rejected(model, output)
         raise ParityError(f"{error}\n  {output} was not written; {kept}") from None
-    return model, ExportResult(contract, parity, tuple(explained), subject.notes)
+    return parity
 
 
 def _keep_rejected(model: onnx.ModelProto, output: Path) -> str:
-    """Write a rejected graph beside `output`; say where it is, or why it could not be written."""
+    """Write a rejected graph beside `output`; return where it is, or why it was not written."""
     rejected = output.with_suffix(".rejected.onnx")
     try:
-        write_graph(model, rejected)
+        write_graph(model, rejected, overwrite=True)
     except OutputError as unwritten:
         return f"nor was the graph kept: {unwritten}"
     return f"the graph is in {rejected}"
 
 
-def _require_numbers(
+def _require_finite(
     parity: ParityReport, precision: GraphPrecision, *references: Reference | None
 ) -> None:
     """Raise ParityError for NaN or infinity, before the differences that follow from them."""
@@ -231,8 +215,8 @@ def refuse_existing(output: Path, overwrite: bool) -> None:
         raise OutputError(f"cannot write {output}: {folder} is no folder that can be written to")
 
 
-def _contract(subject: Subject, options: ExportOptions) -> GraphContract:
-    multiple = subject.size_multiple
+def _contract(target: ExportTarget, options: ExportOptions) -> GraphContract:
+    multiple = target.size_multiple
     if options.size and any(side % multiple or not 0 < side <= MAX_SIDE for side in options.size):
         height, width = options.size
         raise UsageError(
@@ -246,63 +230,26 @@ def _contract(subject: Subject, options: ExportOptions) -> GraphContract:
         kind=options.kind,
         inputs=inputs,
         outputs=outputs,
-        normalisation=subject.normalisation,
+        normalisation=target.normalisation,
         size_multiple=multiple,
         batch=options.batch,
         size=options.size,
         precision=options.precision,
         rewrites=tuple(rewrite.name for rewrite in chosen(options.level, options.without)),
-        source=subject.source,
+        source=target.source,
     )
 
 
-def _trace(subject: Subject, contract: GraphContract) -> onnx.ModelProto:
-    network, multiple = subject.traced, contract.size_multiple
-    # Dimensions that are 1 or equal somewhere would be taken as fixed.
-    unit = multiple * math.ceil(_LEAST_UNIT / multiple)
-    batch, (height, width) = contract.batch or 2, contract.size or (2 * unit, 3 * unit)
-    dims: dict[str, object] = {}
-    if contract.batch is None:
-        dims["batch"] = Dim("batch")
-    if contract.size is None:
-        dims |= {"height": multiple * Dim("rows"), "width": multiple * Dim("columns")}
-    dynamic = tuple(
-        {axis: dims[str(n)] for axis, n in enumerate(spec.shape) if str(n) in dims}
-        for spec in contract.inputs
-    )
-    if contract.kind == "tensor":
-        module: torch.nn.Module = TensorGraph(network, contract.normalisation)
-        example = (torch.zeros(batch, 3, height, width), torch.zeros(batch, 1, height, width))
-        output_names = [spec.name for spec in contract.outputs]
-    else:
-        module = DeploymentGraph(network, contract.normalisation)
-        example = (
-            torch.zeros(batch, height, width, 3, dtype=torch.uint8),
-            torch.zeros(batch, height, width, dtype=torch.uint8),
-        )
-        output_names = [*(spec.name for spec in contract.outputs), RAW_OUTPUT]
-    module.training = False  # the network in it is in evaluation, whatever its own train() takes
-    return onnx_from_module(
-        module,
-        example,
-        input_names=[spec.name for spec in contract.inputs],
-        output_names=output_names,
-        dynamic_shapes=dynamic if dims else None,
-    )
-
-
-def _finish(graph: onnx.ModelProto, contract: GraphContract) -> onnx.ModelProto:
-    """Name the free dimensions as the contract does, infer all other shapes, check the model."""
-    model = onnx.ModelProto()
-    model.CopyFrom(graph)
-    shown = [value for value in model.graph.output if value.name != RAW_OUTPUT]
+def _finished(graph: ir.Model, contract: GraphContract) -> onnx.ModelProto:
+    """Serialise a graph with the contract's names of free dimensions; infer shapes and check."""
+    model: onnx.ModelProto = ir.serde.serialize_model(graph)
+    outputs = [value for value in model.graph.output if value.name != RAW_OUTPUT]
     del model.graph.output[:], model.graph.value_info[:]
-    model.graph.output.extend(shown)
+    model.graph.output.extend(outputs)
     specs = {spec.name: spec for spec in (*contract.inputs, *contract.outputs)}
     for value in (*model.graph.input, *model.graph.output):
-        for dim, size in zip(
-            value.type.tensor_type.shape.dim, specs[value.name].shape, strict=True
-        ):
+        sizes = specs[value.name].shape
+        for dim, size in zip(value.type.tensor_type.shape.dim, sizes, strict=True):
             if isinstance(size, str):
                 dim.dim_param = size
             else:
@@ -315,7 +262,8 @@ def _finish(graph: onnx.ModelProto, contract: GraphContract) -> onnx.ModelProto:
     )
 
 
-def write_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Write a graph, whole or not at all."""
+def write_graph(model: onnx.ModelProto, path: Path, *, overwrite: bool) -> None:
+    """Write a graph, whole or not at all; raises as `refuse_existing`."""
+    refuse_existing(path, overwrite)  # it may have appeared meanwhile
     with atomic_file(path) as partial:
         partial.write_bytes(model.SerializeToString())

@@ -12,8 +12,9 @@ from pconv_deploy.errors import ModuleError, PConvError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import (
     ExportOptions,
     ExportResult,
-    export_subject,
     refuse_existing,
+    verified_graph,
+    write_graph,
 )
 from pconv_deploy.export.modules.factory import (
     ANY_FAILURE,
@@ -27,8 +28,8 @@ from pconv_deploy.export.modules.partial_convolutions import WithOperators, with
 from pconv_deploy.export.modules.trial import Called, run_on_holes, runs_in_double, tried_out
 from pconv_deploy.export.modules.weights import load_weights, require_finite, sha256_of_state
 from pconv_deploy.export.rewrites.pipeline import chosen
-from pconv_deploy.export.subject import Subject
-from pconv_deploy.export.untraceable import UnfollowedSizesError
+from pconv_deploy.export.target import ExportTarget
+from pconv_deploy.export.trace_errors import UnfollowedSizesError
 
 _SHOWN = 64  # pixels of a side that show what masks a layer is given
 FAMILY = Family(name="module", mask_convention=None, mask_scaling=None)
@@ -79,25 +80,23 @@ def export_module(
     refuse_existing(output, overwrite)
     chosen(options.level, options.without)  # before anything is read
     parse_factory(request.factory)
-    with importable_from_here(), _blaming(request.factory):
-        subject = _subject(request, options, progress)
+    with importable_from_here(), _errors_of_user_code(request.factory):
+        target = _target(request, options, progress)
         while True:
             try:
-                return export_subject(
-                    subject,
-                    output,
-                    options,
-                    overwrite=overwrite,
-                    explain=explain,
-                    progress=progress,
+                model, result = verified_graph(
+                    target, output, options, explain=explain, progress=progress
                 )
+                break
             except UnfollowedSizesError as error:
-                subject = _with_larger_multiple(subject, error, request, progress)
+                target = _with_larger_multiple(target, error, request, progress)
+        write_graph(model, output, overwrite=overwrite)
+        return result
 
 
 @contextmanager
-def _blaming(factory: str) -> Iterator[None]:
-    """Turn what the user's code raises where nobody expects it into an error that says so."""
+def _errors_of_user_code(factory: str) -> Iterator[None]:
+    """Turn an unexpected exception raised in the user's code into a ModuleError."""
     try:
         yield
     except PConvError:
@@ -109,13 +108,13 @@ def _blaming(factory: str) -> Iterator[None]:
 
 
 def _with_larger_multiple(
-    subject: Subject,
+    target: ExportTarget,
     error: UnfollowedSizesError,
     request: ModuleRequest,
     progress: Callable[[str], None],
-) -> Subject:
+) -> ExportTarget:
     """Unless the user chose the multiple; then, or if no multiple would do, the error says more."""
-    multiple = subject.size_multiple
+    multiple = target.size_multiple
     larger = multiple * (error.growth or 1)
     if error.growth is None:
         raise ModuleError(f"{error}. Pass --size HxW, and --batch N too") from error
@@ -125,12 +124,12 @@ def _with_larger_multiple(
             "--size HxW"
         ) from error
     progress(f"{error}, multiples being {multiple}; trying multiples of {larger}")
-    return replace(subject, size_multiple=larger)
+    return replace(target, size_multiple=larger)
 
 
-def _subject(
+def _target(
     request: ModuleRequest, options: ExportOptions, progress: Callable[[str], None]
-) -> Subject:
+) -> ExportTarget:
     progress(f"making {request.factory}")
     network = make_module(request.factory)
     if training := [name for name, part in network.named_modules() if name and part.training]:
@@ -147,7 +146,7 @@ def _subject(
     made = with_operators(network, lambda layers: run_on_holes(layers, mask_channels, shown))
     reference = Called(network, mask_channels)
     name = weights.name.encode(errors="replace").decode() if weights else request.factory
-    return Subject(
+    return ExportTarget(
         traced=Called(made.network, mask_channels),
         reference=reference,
         reference_name="the module itself",

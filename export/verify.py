@@ -32,7 +32,7 @@ from pconv_deploy.contract import (
     tensor_specs,
 )
 from pconv_deploy.export.modules.double_precision import DoublePrecision
-from pconv_deploy.export.subject import Subject
+from pconv_deploy.export.target import ExportTarget
 from pconv_deploy.graphs.run import graph_run
 from pconv_deploy.network.architectures import literal_network
 from pconv_deploy.parity import (
@@ -52,21 +52,21 @@ class Reference:
     """The reference's answers to every parity case; computed once for any number of graphs.
 
     Args:
-        subject: what is exported.
+        target: what is exported.
         contract: of the graphs that are compared.
     """
 
-    def __init__(self, subject: Subject, contract: GraphContract) -> None:
+    def __init__(self, target: ExportTarget, contract: GraphContract) -> None:
         self.contract = contract
-        self._subject = subject
-        number = "float64" if subject.in_double else "float32"
-        self._name = f"{subject.reference_name}, PyTorch {number}"
+        self._target = target
+        number = "float64" if target.in_double else "float32"
+        self._name = f"{target.reference_name}, PyTorch {number}"
         exact, rounded = (
-            network_fill(subject.reference, subject.normalisation, dtype)
+            network_fill(target.reference, target.normalisation, dtype)
             for dtype in (getattr(torch, number), torch.float32)
         )
         self._exact = self._remembered(exact)
-        self._rounded = self._remembered(rounded if subject.in_double else _nudged(rounded))
+        self._rounded = self._remembered(rounded if target.in_double else _nudged(rounded))
 
     def compare(self, model: onnx.ModelProto, precision: GraphPrecision = "fp32") -> ParityReport:
         """Fill every parity case with an ONNX model too, whose features have this precision."""
@@ -98,12 +98,12 @@ class Reference:
     def _stored_in(self, precision: GraphPrecision) -> Run:
         """The reference in single precision, its weights and what its layers return in half."""
         half = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-        network = copy.deepcopy(self._subject.reference).float()
+        network = copy.deepcopy(self._target.reference).float()
         for tensor in (*network.parameters(), *network.buffers()):
             tensor.data = _rounded(tensor.data, half)
         for module in network.modules():
             module.register_forward_hook(lambda _module, _inputs, outputs: _rounded(outputs, half))
-        fill = network_fill(network, self._subject.normalisation, torch.float32)
+        fill = network_fill(network, self._target.normalisation, torch.float32)
         return self._answering(fill)
 
     def _remembered(self, fill: Fill) -> Run:
@@ -129,7 +129,7 @@ class Reference:
         return run
 
 
-def reference_at_odd_multiples(subject: Subject, contract: GraphContract) -> Reference | None:
+def reference_at_odd_multiples(target: ExportTarget, contract: GraphContract) -> Reference | None:
     """Give a user's module at sides of 3 and 5 multiples; None where that shows nothing.
 
     Its code may decide by its sides (`if height % 16`), and where these are multiples, torch.export
@@ -137,13 +137,13 @@ def reference_at_odd_multiples(subject: Subject, contract: GraphContract) -> Ref
     their sides, 64 and 128 of small multiples, are like those traced.
     """
     multiple = contract.size_multiple
-    if subject.source.module is None or contract.size is not None or multiple >= 64:
+    if target.source.module is None or contract.size is not None or multiple >= 64:
         return None
     size = (3 * multiple, 5 * multiple)
     specs = tensor_specs if contract.kind == "tensor" else deployment_specs
     inputs, outputs = specs(contract.batch, size)
     fixed = msgspec.structs.replace(contract, size=size, inputs=inputs, outputs=outputs)
-    return Reference(subject, fixed)
+    return Reference(target, fixed)
 
 
 def _rounded(value: Any, dtype: torch.dtype) -> Any:

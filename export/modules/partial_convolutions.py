@@ -21,11 +21,13 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from pconv_deploy.errors import ModuleError
 from pconv_deploy.export.modules.double_precision import DoublePrecision
 from pconv_deploy.export.modules.factory import ANY_FAILURE, reason
-from pconv_deploy.export.modules.reparametrisation import fix_computed_weights
 from pconv_deploy.network.layers import PartialConv2d
 
 _ATTRIBUTES = ("multi_channel", "return_mask", "slide_winsize", "weight_maskUpdater")
@@ -68,7 +70,7 @@ def with_operators(network: nn.Module, run: Callable[[nn.Module], None]) -> With
     """
     soft = _given_soft_masks(network, run)
     network, count, lookalikes = copy.deepcopy(network), 0, {}
-    fix_computed_weights(network)
+    _fix_computed_weights(network)
     for path, layer in network.named_modules():
         if isinstance(layer, PartialConv2d):  # ours knows the operator already
             count += 1
@@ -237,3 +239,29 @@ def _difference(layer: nn.Conv2d, given: list[Tensor], result: Any) -> _Returned
 
 def _is_image(part: object) -> bool:
     return isinstance(part, Tensor) and part.dim() == 4 and part.is_floating_point()
+
+
+def _fix_computed_weights(network: nn.Module) -> None:
+    """Compute spectral norms, weight norms and other parametrisations once and for all.
+
+    In evaluation they depend on no image. As operators of a graph they would be computed for every
+    image, and no rewrite could take their results for weights.
+    """
+    for part in network.modules():
+        if parametrize.is_parametrized(part):
+            _fix_parametrisations(part)
+        for hook in list(part._forward_pre_hooks.values()):
+            if isinstance(hook, SpectralNorm):
+                remove_spectral_norm(part, hook.name)
+            elif isinstance(hook, WeightNorm):
+                remove_weight_norm(part, hook.name)
+
+
+def _fix_parametrisations(part: nn.Module) -> None:
+    """Do as `parametrize.remove_parametrizations`, which breaks every copy of the module."""
+    names = list(part.parametrizations)  # type: ignore[arg-type]
+    values = {name: getattr(part, name).detach() for name in names}
+    part.__class__ = type(part).__bases__[0]  # torch had derived a class of its own
+    del part.parametrizations
+    for name, value in values.items():
+        part.register_parameter(name, nn.Parameter(value, requires_grad=False))

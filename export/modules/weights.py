@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pconv_deploy.checkpoints.foreign.contents import read_content
-from pconv_deploy.checkpoints.foreign.places import ROOT, Places, Tensors, unwrapped
+from pconv_deploy.checkpoints.foreign.tensor_tree import ROOT, Places, Tensors, unwrapped
 from pconv_deploy.checkpoints.foreign.weights import is_counter, lies_beside, shown
 from pconv_deploy.errors import CheckpointError, ModuleError
 from pconv_deploy.export.modules.factory import ANY_FAILURE, reason

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from pconv_deploy.export.rewrites.facts import MaskFacts
+from pconv_deploy.export.rewrites.mask_facts import MaskFacts
 from pconv_deploy.export.rewrites.mask_groups import Groups, count_channels
 from pconv_deploy.graphs.editing import (
     add_up,

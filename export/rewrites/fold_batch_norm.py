@@ -16,7 +16,7 @@ from typing import TypeGuard
 import numpy as np
 import onnx_ir as ir
 
-from pconv_deploy.export.rewrites.facts import MaskFacts
+from pconv_deploy.export.rewrites.mask_facts import MaskFacts
 from pconv_deploy.export.rewrites.mask_groups import Key, keys_of_channels, repeated_over
 from pconv_deploy.graphs.convolution import has_constant_bias
 from pconv_deploy.graphs.editing import (

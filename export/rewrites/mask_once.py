@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from pconv_deploy.export.rewrites.facts import MaskFacts
+from pconv_deploy.export.rewrites.mask_facts import MaskFacts
 from pconv_deploy.export.rewrites.mask_groups import Group, Groups, all_ones, repeated_over
 from pconv_deploy.graphs.editing import (
     channels_of,

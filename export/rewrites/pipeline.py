@@ -7,11 +7,8 @@
 The equal forms that a runtime prefers are not here: `build-engine` chooses among them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import IntEnum
-
-import onnx
-import onnx_ir as ir
 
 from pconv_deploy.errors import UsageError
 from pconv_deploy.export.rewrites.collapse_masks import collapse_masks
@@ -20,7 +17,7 @@ from pconv_deploy.export.rewrites.fold_constants import fold_constants
 from pconv_deploy.export.rewrites.mask_once import mask_once
 from pconv_deploy.export.rewrites.split_concat import split_concat
 from pconv_deploy.export.rewrites.upsample_phases import upsample_phases
-from pconv_deploy.graphs.passes import GraphPass, Step, require_order, run_passes
+from pconv_deploy.graphs.passes import GraphPass, require_order
 
 
 class Level(IntEnum):
@@ -68,12 +65,3 @@ def not_there(level: int, without: Iterable[str]) -> tuple[str, ...]:
 def level_of(name: str) -> Level:
     """Return the level that a rewrite belongs to."""
     return next(level for level, rewrites in LEVELS.items() if name in {r.name for r in rewrites})
-
-
-def rewritten(
-    model: onnx.ModelProto, rewrites: Iterable[GraphPass]
-) -> Iterator[tuple[Step, onnx.ModelProto]]:
-    """Apply rewrites in turn; give each step with the model behind it, the last one the result."""
-    graph = ir.serde.deserialize_model(model)
-    for step in run_passes(graph, rewrites):
-        yield step, ir.serde.serialize_model(graph)

@@ -146,7 +146,7 @@ def torch_fill(
             "--against needs torch: pip install 'pconv-deploy[export]'"
         ) from error
     from pconv_deploy.checkpoints.native import load_checkpoint
-    from pconv_deploy.export.graphs import DeploymentGraph
+    from pconv_deploy.export.ends import DeploymentGraph
     from pconv_deploy.network.architectures import for_inference, literal_network
 
     if contract and (module := contract.source.module):

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pconv_deploy.checkpoints.foreign.contents import opened_safetensors
-from pconv_deploy.checkpoints.foreign.families import read_foreign
+from pconv_deploy.checkpoints.foreign.projects import read_foreign
 from pconv_deploy.contract import (
     NETWORK_FILE,
     Family,

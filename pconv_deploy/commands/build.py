@@ -104,8 +104,8 @@ def _from_checkpoint(
 ) -> Manifest:
     from pconv_deploy.export.checkpoint_to_onnx import (
         ExportOptions,
-        checked_subject,
-        proven_graph,
+        load_target,
+        verified_graph,
         write_graph,
     )
 
@@ -115,13 +115,13 @@ def _from_checkpoint(
             f"found an export in {export.precision}; say the engine's precision instead, for which "
             "the graph is exported in fp32"
         )
-    subject = checked_subject(files.checkpoint, export, progress)
-    model, result = proven_graph(subject, files.engine, export, explain=False, progress=progress)
+    target = load_target(files.checkpoint, export, progress)
+    model, result = verified_graph(target, files.engine, export, explain=False, progress=progress)
     for note in result.notes:
         progress(f"note: {note}")
     with scratch_folder() as scratch:
         graph = files.graph or scratch / "model.onnx"
-        write_graph(model, graph)
+        write_graph(model, graph, overwrite=files.overwrite)
         return folder.build_engine(
             graph,
             files.engine,

@@ -13,7 +13,7 @@ from pconv_deploy.contract import HOLE_MASK, IMAGE
 from pconv_deploy.demo.gpu_results import Setting
 from pconv_deploy.demo.gpu_steps import WARM_UP, Step
 from pconv_deploy.errors import EngineError
-from pconv_deploy.export.graphs import DeploymentGraph
+from pconv_deploy.export.ends import DeploymentGraph
 from pconv_deploy.network.architectures import for_inference
 from pconv_deploy.parity import Arrays
 

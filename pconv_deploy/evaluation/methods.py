@@ -143,7 +143,7 @@ def _checkpoint(spec: MethodSpec, threads: int | None) -> Fill:
             f"{path} needs torch: pip install 'pconv-deploy[checkpoint]'"
         ) from error
     from pconv_deploy.checkpoints.native import load_checkpoint
-    from pconv_deploy.export.graphs import DeploymentGraph
+    from pconv_deploy.export.ends import DeploymentGraph
     from pconv_deploy.network.architectures import for_inference
 
     if threads is not None:

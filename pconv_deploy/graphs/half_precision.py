@@ -26,14 +26,21 @@ _JOINS = frozenset({"Add", "Mul", "Concat"})
 
 
 def in_half_precision(model: onnx.ModelProto, precision: GraphPrecision) -> onnx.ModelProto:
-    """Give features and weights of a rewritten graph half the bits.
+    """Return a rewritten graph in half precision; raises as `convert_to_half`."""
+    graph = ir.serde.deserialize_model(model)
+    convert_to_half(graph, precision)
+    result = ir.serde.serialize_model(graph)
+    del result.graph.value_info[:]
+    return result
+
+
+def convert_to_half(graph: ir.Model, precision: GraphPrecision) -> None:
+    """Convert features and weights of a rewritten graph to half precision, in place.
 
     Raises:
-        UsageError: a layer still convolves its masks, which counts further than half precision
-            does.
+        UsageError: a layer still convolves its masks, whose counts half precision cannot hold.
         CheckpointError: a weight is too large for the precision; the message names its layer.
     """
-    graph = ir.serde.deserialize_model(model)
     for node in graph.graph:
         if node.op_type == PARTIAL_CONV and node.domain == DOMAIN:
             raise UsageError(
@@ -44,9 +51,6 @@ def in_half_precision(model: onnx.ModelProto, precision: GraphPrecision) -> onnx
     if precision == "bf16":
         graph.opset_imports[""] = _BF16_OPSET
         attach_functions(graph)
-    result = ir.serde.serialize_model(graph)
-    del result.graph.value_info[:]
-    return result
 
 
 class _Typing:

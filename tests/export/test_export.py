@@ -15,8 +15,8 @@ from pconv_deploy.contract import Normalisation, UNetConfig
 from pconv_deploy.errors import CheckpointError, OutputError, ParityError, UsageError
 from pconv_deploy.export import checkpoint_to_onnx
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
-from pconv_deploy.export.graphs import DeploymentGraph, TensorGraph
-from pconv_deploy.export.to_onnx import onnx_from_module
+from pconv_deploy.export.ends import DeploymentGraph, TensorGraph
+from pconv_deploy.export.trace import trace_module
 from pconv_deploy.graphs import functions
 from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.graphs.functions import DOMAIN
@@ -270,13 +270,14 @@ def test_any_module_made_of_the_layer_exports() -> None:
     dim = torch.export.Dim
     free = {0: dim("batch"), 2: dim("rows", min=3), 3: dim("columns", min=3)}
     example = (torch.randn(2, 3, 10, 9), torch.ones(2, 1, 10, 9))
-    model = onnx_from_module(
+    traced = trace_module(
         sketch,
         example,
         input_names=["x", "known"],
         output_names=["y", "seen"],
         dynamic_shapes=(free, free),
     )
+    model = ir.serde.serialize_model(traced)
     assert sum(node.op_type == "PartialConv2d" for node in model.graph.node) == 3
     x = torch.randn(3, 3, 21, 14)
     known = (torch.rand(3, 1, 21, 14) > 0.7).float()
@@ -288,7 +289,7 @@ def test_any_module_made_of_the_layer_exports() -> None:
 
 
 def test_a_module_without_partial_convolutions_needs_no_function() -> None:
-    model = onnx_from_module(nn.ReLU(), (torch.randn(1, 2),), input_names=["x"], output_names=["y"])
+    model = trace_module(nn.ReLU(), (torch.randn(1, 2),), input_names=["x"], output_names=["y"])
     assert not model.functions
 
 

@@ -7,14 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
-import torch
 from onnx import numpy_helper
 from torch import nn
-from torch.export import Dim
 
+from pconv_deploy.checkpoints.native import Checkpoint
 from pconv_deploy.contract import (
-    RAW_OUTPUT,
     GraphContract,
     Normalisation,
     Source,
@@ -23,13 +22,14 @@ from pconv_deploy.contract import (
 )
 from pconv_deploy.engines.lowering.arrangement import arranged
 from pconv_deploy.engines.lowering.forms import Arrangement
-from pconv_deploy.export.graphs import DeploymentGraph
-from pconv_deploy.export.rewrites.pipeline import Level, chosen, rewritten
-from pconv_deploy.export.to_onnx import onnx_from_module
+from pconv_deploy.export.rewrites.pipeline import Level, chosen
+from pconv_deploy.export.target import target_of
+from pconv_deploy.export.trace import trace_target
 from pconv_deploy.graphs.file import inlined
 from pconv_deploy.graphs.half_precision import in_half_precision
 from pconv_deploy.network.architectures import Network
 from tests.conftest import random_network
+from tests.graphs.small_graphs import rewritten
 
 CONFIGS = {
     "partial": UNetConfig(channels=(12, 12), kernels=(5, 3)),
@@ -67,19 +67,6 @@ def fresh(network: Network) -> None:
 ADVERSARIES: dict[str, Callable[[Network], None]] = {"zeros": zeros, "fresh": fresh}
 
 
-def traced(network: Network) -> onnx.ModelProto:
-    multiple = network.config.size_multiple
-    free = {0: Dim("batch"), 1: multiple * Dim("rows"), 2: multiple * Dim("columns")}
-    shape = (2, 4 * multiple, 6 * multiple)
-    return onnx_from_module(
-        DeploymentGraph(network, UNIT).eval(),
-        (torch.zeros(*shape, 3, dtype=torch.uint8), torch.zeros(*shape, dtype=torch.uint8)),
-        input_names=["image", "hole_mask"],
-        output_names=["filled", RAW_OUTPUT],
-        dynamic_shapes=(free, free),
-    )
-
-
 def contract(config: UNetConfig) -> GraphContract:
     inputs, outputs = deployment_specs(None, None)
     return GraphContract(
@@ -90,6 +77,12 @@ def contract(config: UNetConfig) -> GraphContract:
         size_multiple=config.size_multiple,
         source=Source(file="x", sha256="0" * 64, network=config),
     )
+
+
+def traced(network: Network) -> onnx.ModelProto:
+    facts = contract(network.config)
+    target = target_of(Checkpoint(network, UNIT, facts.source))
+    return ir.serde.serialize_model(trace_target(target, facts))
 
 
 def at(level: int, model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,21 +1,22 @@
 """Small graphs written as text; what one rewrite says and does of them; what they compute."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from pconv_deploy.engines.lowering.arrangement import passes_of
 from pconv_deploy.engines.lowering.forms import Arrangement
-from pconv_deploy.export.rewrites.pipeline import REWRITES, rewritten
+from pconv_deploy.export.rewrites.pipeline import REWRITES
 from pconv_deploy.graphs.functions import PartialConv2d, Renormalise
-from pconv_deploy.graphs.passes import GraphPass, Site
+from pconv_deploy.graphs.passes import GraphPass, Site, Step, run_passes
 
 LOWERING = passes_of(
     Arrangement(
@@ -146,6 +147,15 @@ def run(model: onnx.ModelProto, feeds: Feeds, *, optimised: bool = False) -> lis
         model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
     )
     return list(session.run(None, feeds))
+
+
+def rewritten(
+    model: onnx.ModelProto, passes: Iterable[GraphPass]
+) -> Iterator[tuple[Step, onnx.ModelProto]]:
+    """Apply passes in turn to a copy; yield each step with the model after it."""
+    edited = ir.serde.deserialize_model(model)
+    for step in run_passes(edited, passes):
+        yield step, ir.serde.serialize_model(edited)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from pconv_deploy.checkpoints.foreign.hdf5_file import read_hdf5
+from pconv_deploy.checkpoints.foreign.keras_file import read_hdf5
 from pconv_deploy.checkpoints.foreign.torch_file import read_torch_file
 from pconv_deploy.errors import CheckpointError
 from pconv_deploy.file_types import ZIP, Kind, kind_of

@@ -96,3 +96,38 @@ class NumberedLayout:
             bias=weights[f"{layer}.{self.conv}.bias"] if layer in self._biased else None,
             norm=norm,
         )
+
+
+# Each layer divides by the number of known (channel, tap) pairs under its window and does not
+# multiply by their possible number, as the paper's first version wrote it. So its weights are ours
+# times that number; batch norm's statistics already have the resulting scale. Its authors' weights
+# were trained with masks of 512 pixels scaled bilinearly to 256.
+NAOTO0804 = NumberedLayout(
+    family=Family(name="naoto0804", mask_convention="hole-black", mask_scaling="bilinear"),
+    # Of ImageNet, as torchvision's classifiers.
+    normalisation=Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    encoder="enc_{}",
+    decoder="dec_{}",
+    conv="conv.input_conv",
+    ones="conv.mask_conv.weight",
+    norm="bn",
+    biased_encoder=False,
+    ratio_of_one=True,
+)
+
+# MMagic (formerly MMEditing), `PConvEncoderDecoder`: NVIDIA's layer in the same U-Net. Its
+# mask-summing kernel has as many channels as the features; files of its layer with masks of one
+# channel are refused, because at a concatenation those compute something else.
+MMAGIC = NumberedLayout(
+    # It draws masks at the size of the picture.
+    family=Family(name="mmagic", mask_convention="hole-white", mask_scaling=None),
+    normalisation=Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    # Below "generator", beside which its files have losses and whatever else trained with it.
+    encoder="encoder.enc{}",
+    decoder="decoder.dec{}",
+    conv="conv",
+    ones="conv.weight_mask_updater",
+    norm="bn",
+    biased_encoder=True,
+    ratio_of_one=False,
+)

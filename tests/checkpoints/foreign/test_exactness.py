@@ -10,7 +10,7 @@ import torch
 
 from pconv_deploy.checkpoints.native import Checkpoint, load_checkpoint
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
-from pconv_deploy.export.graphs import TensorGraph
+from pconv_deploy.export.ends import TensorGraph
 from pconv_deploy.export.verify import literal_fill
 from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.network.architectures import for_inference

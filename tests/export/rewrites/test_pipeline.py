@@ -14,7 +14,6 @@ from pconv_deploy.export.rewrites.pipeline import (
     REWRITES,
     Level,
     chosen,
-    rewritten,
 )
 from pconv_deploy.graphs.passes import GraphPass, PassError, Site, require_order
 from tests.graphs.random_networks import RandomNetwork
@@ -27,6 +26,7 @@ from tests.graphs.small_graphs import (
     graph,
     holes,
     photos,
+    rewritten,
     run,
     same,
     weights,

@@ -10,10 +10,11 @@ import pytest
 
 from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
-from pconv_deploy.export.rewrites.pipeline import chosen, rewritten
+from pconv_deploy.export.rewrites.pipeline import chosen
 from pconv_deploy.graphs.file import ExportedGraph, read_graph
 from tests.cli.conftest import run as run  # a fixture
 from tests.engines.backends.tensorrt.forwarding import as_rtx, load_forwarded
+from tests.graphs.small_graphs import rewritten
 
 # One small profile: the builder takes a second for each.
 SMALL = Profile(min=(1, 32, 32), opt=(1, 64, 64), max=(2, 64, 64))

@@ -1,8 +1,14 @@
-"""HDF5 files of Keras: the datasets, and nothing they point at."""
+"""Read HDF5 files of Keras 2 and 3: the datasets, and nothing they point at.
+
+Keras 3 (.weights.h5, .keras) numbers a layer's variables, and names layers by their class, in the
+order of the model: `layers/batch_normalization_2/vars/0`. The names of layers are lost, their order
+is not, so the tensors are renamed as Keras 2 names them.
+"""
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,11 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pconv_deploy.checkpoints.foreign.keras3 import KERAS3_VARIABLES, named_as_keras2
 from pconv_deploy.errors import CheckpointError, MissingRuntimeError
 
 _DEEPEST, _MOST_ITEMS, _LONGEST_NAME = 6, 20_000, 500  # groups and datasets are items
 _WHOLE_MODEL, _OPTIMIZERS = "model_weights", ("optimizer_weights", "optimizer")
+KERAS3_VARIABLES = "/vars/"
+_VARIABLE = re.compile(r"layers/(?P<kind>\w+?)(?:_(?P<number>\d+))?/vars/(?P<variable>\d+)")
+_NORM = "batch_normalization"
+_PARTS = {
+    _NORM: ("gamma", "beta", "moving_mean", "moving_variance"),
+    "conv2d": ("kernel", "bias"),
+    "p_conv2d": ("img_kernel", "bias", "kernel_mask"),
+}
 
 
 def read_hdf5(path: Path, source: Path | BinaryIO, size: int) -> dict[str, Tensor]:
@@ -42,7 +55,7 @@ def read_hdf5(path: Path, source: Path | BinaryIO, size: int) -> dict[str, Tenso
         with h5py.File(source, "r") as file:
             datasets = list(_datasets(path, file))
             _require_bounded(path, datasets, size)
-            return named_as_keras2({name: _tensor(dataset) for name, dataset in datasets})
+            return _named_as_keras2({name: _tensor(dataset) for name, dataset in datasets})
     except CheckpointError:
         raise
     except Exception as error:  # of any kind: the file decides
@@ -107,3 +120,24 @@ def _require_bounded(path: Path, datasets: Sequence[tuple[str, Any]], size: int)
             f"{path} is damaged: its datasets claim {claimed:,} bytes, the file has {size:,} "
             "(compressed datasets are not read)"
         )
+
+
+def _named_as_keras2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename what is known; other names stay, for whoever reads them to refuse.
+
+    The first half of the batch norms is the encoder's, which PConv-Keras calls EncBN1, EncBN2, ...
+    """
+    found = {name: match for name in tensors if (match := _VARIABLE.fullmatch(name))}
+    norms = {int(m["number"] or 0) for m in found.values() if m["kind"] == _NORM}
+    encoder = sorted(norms)[: len(norms) // 2]
+    renamed = {}
+    for name, tensor in tensors.items():
+        match = found.get(name)
+        kind, number = (match["kind"], int(match["number"] or 0)) if match else ("", 0)
+        parts = _PARTS.get(kind, ())
+        if match and int(match["variable"]) < len(parts):
+            encodes = kind == _NORM and number in encoder
+            layer = f"EncBN{number + 1}" if encodes else f"{kind}_{number}"
+            name = f"{layer}/{parts[int(match['variable'])]}"
+        renamed[name] = tensor
+    return renamed

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from pconv_deploy.export.rewrites.facts import MaskFacts
+from pconv_deploy.export.rewrites.mask_facts import MaskFacts
 from tests.graphs.small_graphs import IMAGE, KNOWN, NEAREST, graph, partial, repeated, weights
 
 RNG = np.random.default_rng(11)

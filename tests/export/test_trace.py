@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pconv_deploy.export.torch_release import NEWEST_TRIED, OLDEST_TRIED, warn_if_untried
+from pconv_deploy.export.trace import NEWEST_TESTED, OLDEST_TESTED, warn_if_untested_torch
 
-OLDEST, NEWEST = (".".join(map(str, tried)) for tried in (OLDEST_TRIED, NEWEST_TRIED))
+OLDEST, NEWEST = (".".join(map(str, tried)) for tried in (OLDEST_TESTED, NEWEST_TESTED))
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_other_releases_are_warned_of(
 ) -> None:
     monkeypatch.setattr(torch, "__version__", installed)
     with caplog.at_level(logging.WARNING, "pconv_deploy"):
-        warn_if_untried()
-    told = f"torch {installed} is installed; exporting was tried with {OLDEST} to {NEWEST} only"
+        warn_if_untested_torch()
+    told = f"torch {installed} is installed; export was tested with {OLDEST} to {NEWEST} only"
     assert [told in message for message in caplog.messages] == [True] * warned
 
 

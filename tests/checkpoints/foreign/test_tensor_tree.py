@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from pconv_deploy.checkpoints.native import convert_checkpoint, load_checkpoint, read_header
 from pconv_deploy.errors import CheckpointError, UsageError
 from tests.checkpoints.foreign.projects import mmagic_state, naoto_state
-from tests.checkpoints.foreign.test_families import same_weights
+from tests.checkpoints.foreign.test_projects import same_weights
 from tests.checkpoints.foreign.wrappings import ALONE, SEVERAL, UNREAD_AVERAGES, averaged
 
 
@@ -132,7 +132,7 @@ def many_ways_to_one_dictionary() -> dict[str, object]:
 def test_files_made_to_be_walked_through_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], object]
 ) -> None:
-    monkeypatch.setattr("pconv_deploy.checkpoints.foreign.places._MOST_TENSORS", 550)
+    monkeypatch.setattr("pconv_deploy.checkpoints.foreign.tensor_tree._MOST_TENSORS", 550)
     torch.save(make(), tmp_path / "a.pth")
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "a.pth")

@@ -10,7 +10,7 @@ from pconv_deploy.network.architectures import literal_network
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class ExportTarget:
     """A network on its way to ONNX, in two forms that share no arithmetic.
 
     Both take image (N, 3, H, W), normalised, and known (N, 1, H, W) of 0 and 1, H and W multiples
@@ -33,9 +33,9 @@ class Subject:
     notes: tuple[str, ...] = ()
 
 
-def subject_of(checkpoint: Checkpoint) -> Subject:
+def target_of(checkpoint: Checkpoint) -> ExportTarget:
     """A checkpoint's network, and the literal one with its weights."""
-    return Subject(
+    return ExportTarget(
         traced=checkpoint.model,
         reference=literal_network(checkpoint.model).eval(),
         reference_name="the literal network",

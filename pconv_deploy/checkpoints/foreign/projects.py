@@ -7,11 +7,12 @@ from typing import Protocol
 
 from torch import Tensor
 
-from pconv_deploy.checkpoints.foreign import mmagic, naoto0804, pconv_keras
+from pconv_deploy.checkpoints.foreign import pconv_keras
 from pconv_deploy.checkpoints.foreign.canonical import ForeignUNet, canonical_state
 from pconv_deploy.checkpoints.foreign.contents import read_content
-from pconv_deploy.checkpoints.foreign.keras3 import KERAS3_VARIABLES
-from pconv_deploy.checkpoints.foreign.places import ROOT, Places, Tensors, is_within
+from pconv_deploy.checkpoints.foreign.keras_file import KERAS3_VARIABLES
+from pconv_deploy.checkpoints.foreign.numbered import MMAGIC, NAOTO0804
+from pconv_deploy.checkpoints.foreign.tensor_tree import ROOT, Places, Tensors, is_within
 from pconv_deploy.checkpoints.foreign.weights import Weights, shown
 from pconv_deploy.contract import Family, JsonScalar, Normalisation, UNetConfig
 from pconv_deploy.errors import CheckpointError
@@ -59,7 +60,7 @@ class Reader(Protocol):
     def read(self, weights: Weights, /) -> ForeignUNet: ...
 
 
-_READERS: tuple[Reader, ...] = (naoto0804.LAYOUT, mmagic.LAYOUT, pconv_keras)
+_READERS: tuple[Reader, ...] = (NAOTO0804, MMAGIC, pconv_keras)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class With(nn.Module):
         (
             BranchOnValues(),
             SMALL,
-            r"submodule rest\.1 decides by the values of a tensor \(test_untraceable\.py, "
+            r"submodule rest\.1 decides by the values of a tensor \(test_trace_errors\.py, "
             r"line \d+\):.*torch\.where",
         ),
         (
