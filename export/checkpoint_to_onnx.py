@@ -48,7 +48,7 @@ class ExportOptions:
     precision    of features and weights
     level        how far it is rewritten, 0 to 3; see `rewrites.pipeline`
     without      names of rewrites that are left out
-    weights_key  which weights of the file, where it holds several sets; see `foreign.places`
+    weights_key  which weights of the file, where it holds several sets; see `foreign.tensor_tree`
     inline       write the graph without model-local functions, for tools that read none
     """
 

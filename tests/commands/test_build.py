@@ -104,7 +104,7 @@ def test_refused_before_any_work(
     def never(*_args: object) -> None:
         raise AssertionError("it was traced")
 
-    monkeypatch.setattr(checkpoint_to_onnx, "_trace", never)
+    monkeypatch.setattr(checkpoint_to_onnx, "trace_target", never)
     (tmp_path / "there").write_text("mine")
     places = {"new": tmp_path / "new", "there": tmp_path / "there"}
     filled = words.format(checkpoint=checkpoint, graph=graph, engine=engine, **places)
