@@ -31,7 +31,12 @@ class Level(IntEnum):
 LEVELS = {
     Level.MASKS: (
         GraphPass("collapse-masks", collapse_masks, removes=("PartialConv2d",)),
-        GraphPass("fold-batch-norm", fold_batch_norm, after=("collapse-masks",)),
+        GraphPass(
+            "fold-batch-norm",
+            fold_batch_norm,
+            after=("collapse-masks",),
+            removes=("BatchNormalization",),
+        ),
         GraphPass("mask-once", mask_once, after=("collapse-masks", "fold-batch-norm")),
         GraphPass("fold-constants", fold_constants),
     ),

@@ -1,1 +1,1 @@
-"""The inpainting network: layers, U-Net, literal reference, ordinary convolutions."""
+"""The inpainting networks: layers, U-Nets, literal references, the table of architectures."""

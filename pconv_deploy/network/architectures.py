@@ -1,27 +1,50 @@
-"""The network a configuration describes, and the forms of it."""
+"""The table of architectures, and the forms of a network that it makes."""
 
 import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from pconv_deploy.contract import UNetConfig
-from pconv_deploy.network.ordinary import ConvBlock, ConvUNet
-from pconv_deploy.network.reference import LiteralConvUNet, LiteralPConvUNet
-from pconv_deploy.network.unet import PConvBlock, PConvUNet
+from pconv_deploy.network.ordinary import ConvUNet, LiteralConvUNet
+from pconv_deploy.network.reference import LiteralPConvUNet
+from pconv_deploy.network.unet import PConvUNet
 
 Network = PConvUNet | ConvUNet
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """How the networks of one architecture are made from their configuration.
+
+    network  with fresh weights (He et al. 2015); batch norms are the `norm` behind a `conv`
+    literal  the literal formulation, which takes the network's state dict and shares no code
+             with it
+    """
+
+    network: Callable[[UNetConfig], Network]
+    literal: Callable[[UNetConfig], nn.Module]
+
+
+# By `UNetConfig.convolution`. Files store the configuration, so its class with description and size
+# multiple is in `contract`, which needs no torch.
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "partial": Architecture(PConvUNet, LiteralPConvUNet),
+    "ordinary": Architecture(ConvUNet, LiteralConvUNet),
+}
+
+
 def build_network(config: UNetConfig) -> Network:
-    """Make the network with fresh weights (He et al. 2015)."""
-    return PConvUNet(config) if config.convolution == "partial" else ConvUNet(config)
+    """Make the network of a configuration with fresh weights."""
+    return ARCHITECTURES[config.convolution].network(config)
 
 
 def literal_network(network: Network) -> nn.Module:
-    """Make the literal formulation (see `literal`) with the same weights and statistics."""
-    kind = LiteralPConvUNet if isinstance(network, PConvUNet) else LiteralConvUNet
-    literal = kind(network.config)
+    """Make the literal formulation with the same weights and statistics."""
+    literal = ARCHITECTURES[network.config.convolution].literal(network.config)
     literal.load_state_dict(network.state_dict())
     return literal
 
@@ -35,28 +58,21 @@ def for_inference(network: Network) -> Network:
         a ((w * x) ratio) + d  =  ((a w) * x) ratio + d      wherever the output is known.
 
     In a hole the norm yields d, which the block multiplies away, and the folded layer 0. As ReLU
-    and LeakyReLU keep 0, no block needs to mask anything any more: the image is masked once, at
-    the entrance.
+    and LeakyReLU keep 0, the image is masked once, at the entrance.
     """
     folded = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
-    for block in (*folded.encoder, *folded.decoder):
-        assert isinstance(block, PConvBlock | ConvBlock)
-        _fold_batch_norm(block)
+    for block in folded.modules():
+        if isinstance(getattr(block, "norm", None), nn.BatchNorm2d):
+            _fold_batch_norm(block)
     return folded
 
 
-def _fold_batch_norm(block: PConvBlock | ConvBlock) -> None:
-    norm = block.norm
-    if not isinstance(norm, nn.BatchNorm2d):
-        return
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
+def _fold_batch_norm(block: Any) -> None:
     # In double precision: the fold must not cost more than one rounding.
+    norm, weight = block.norm, block.conv.weight
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
     offset = norm.bias.double() - norm.running_mean.double() * scale
-    weight = block.conv.weight
-    block.conv.weight = nn.Parameter(
-        (weight.double() * scale[:, None, None, None]).to(weight.dtype), requires_grad=False
-    )
+    scaled = (weight.double() * scale[:, None, None, None]).to(weight.dtype)
+    block.conv.weight = nn.Parameter(scaled, requires_grad=False)
     block.conv.bias = nn.Parameter(offset.to(weight.dtype), requires_grad=False)
     block.norm = nn.Identity()

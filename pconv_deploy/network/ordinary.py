@@ -1,7 +1,9 @@
-"""The same U-Net of ordinary convolutions: the paper's baseline `Conv` (section 4).
+"""The U-Net of ordinary convolutions, the paper's baseline `Conv` (section 4), and its reference.
 
-It is told where the hole is by a fourth input channel, as networks before partial convolutions.
+A fourth input channel marks the hole, as in networks before partial convolutions.
 """
+
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -88,3 +90,39 @@ class ConvUNet(nn.Module):
         for block in self.decoder:
             x = block(x, skips.pop())
         return x[..., :height, :width]
+
+
+class LiteralConvUNet(nn.Module):
+    """The literal formulation: torch's own layers, no code of `ConvUNet`; takes its state dict.
+
+    image (N, 3, H, W), known (N, 1, H, W) -> (N, 3, H, W); H, W multiples of 2**levels.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        before = 4
+        for level, (after, kernel) in enumerate(zip(config.channels, config.kernels, strict=True)):
+            norms = level > 0
+            down = nn.Conv2d(before, after, kernel, 2, (kernel - 1) // 2, bias=not norms)
+            painted = before if norms else 3
+            up = nn.Conv2d(after + before, painted, 3, 1, 1, bias=not norms)
+            self.encoder.append(_stage(down, norms=norms))
+            self.decoder.insert(0, _stage(up, norms=norms))
+            before = after
+
+    def forward(self, image: Tensor, known: Tensor) -> Tensor:
+        features = [torch.cat((image * known, 1.0 - known), dim=1)]
+        for stage in self.encoder:
+            features.append(torch.relu(stage(features[-1])))
+        x = features.pop()
+        for stage in self.decoder:
+            x = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+            x = stage(torch.cat((x, features.pop()), dim=1))
+            x = F.leaky_relu(x, 0.2) if features else x
+        return x
+
+
+def _stage(conv: nn.Conv2d, *, norms: bool) -> nn.Sequential:
+    norm = nn.BatchNorm2d(conv.out_channels) if norms else nn.Identity()
+    return nn.Sequential(OrderedDict(conv=conv, norm=norm))

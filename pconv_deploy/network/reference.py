@@ -1,13 +1,10 @@
-"""The same network, written literally from the paper: what everything else is compared with.
+"""The partial-convolution U-Net written literally from the paper: the reference of all comparisons.
 
-Each layer carries a mask of as many channels as its features and convolves it with a kernel of
-ones of the weights' full shape, batch norm stays where it is, nothing is folded or skipped.
-Public PyTorch implementations compute it this way, so this is also the baseline of our
-benchmarks. It shares no arithmetic with `layers`, `model` and `conv_model`, on
-purpose.
+Each layer has a mask of as many channels as its features and convolves it with a kernel of ones of
+the weights' full shape; batch norm stays where it is, nothing is folded or skipped. Public PyTorch
+implementations compute it this way, so it is also the baseline of our benchmarks. On purpose it
+shares no code with `layers` and `unet`.
 """
-
-from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -104,39 +101,3 @@ class LiteralPConvUNet(nn.Module):
             x, m = stage(x, m, negative_slope=0.2 if features else 1.0)  # the last layer: none
         output: Tensor = self.head(x)
         return output
-
-
-class LiteralConvUNet(nn.Module):
-    """Takes the state dict of `ConvUNet` of the same configuration; of torch's own layers.
-
-    image (N, 3, H, W), known (N, 1, H, W) -> (N, 3, H, W); H, W multiples of 2**levels.
-    """
-
-    def __init__(self, config: UNetConfig) -> None:
-        super().__init__()
-        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
-        before = 4
-        for level, (after, kernel) in enumerate(zip(config.channels, config.kernels, strict=True)):
-            norms = level > 0
-            down = nn.Conv2d(before, after, kernel, 2, (kernel - 1) // 2, bias=not norms)
-            painted = before if norms else 3
-            up = nn.Conv2d(after + before, painted, 3, 1, 1, bias=not norms)
-            self.encoder.append(_stage(down, norms=norms))
-            self.decoder.insert(0, _stage(up, norms=norms))
-            before = after
-
-    def forward(self, image: Tensor, known: Tensor) -> Tensor:
-        features = [torch.cat((image * known, 1.0 - known), dim=1)]
-        for stage in self.encoder:
-            features.append(torch.relu(stage(features[-1])))
-        x = features.pop()
-        for stage in self.decoder:
-            x = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-            x = stage(torch.cat((x, features.pop()), dim=1))
-            x = F.leaky_relu(x, 0.2) if features else x
-        return x
-
-
-def _stage(conv: nn.Conv2d, *, norms: bool) -> nn.Sequential:
-    norm = nn.BatchNorm2d(conv.out_channels) if norms else nn.Identity()
-    return nn.Sequential(OrderedDict(conv=conv, norm=norm))
