@@ -89,7 +89,7 @@ def build(wanted: Build, output: Path, folder: Path, command: str, progress: Pro
         wanted: what `check_build` has passed.
         output: what `folder` will become, for messages.
         folder: an empty one.
-        command: what asks for the same.
+        command: what was typed to ask for it.
         progress: is told each step as it begins.
 
     Raises:

@@ -19,7 +19,6 @@ from pconv_deploy.engines.integrity import unchanged_files, unexpected_files
 from pconv_deploy.engines.locks import locked
 from pconv_deploy.engines.manifest import (
     Manifest,
-    built_by,
     read_manifest,
     rebuild,
     write_manifest,
@@ -27,7 +26,7 @@ from pconv_deploy.engines.manifest import (
 from pconv_deploy.engines.proof import check_machine, prove, required_proof
 from pconv_deploy.engines.rebuilding import kept_engine, recorded_options
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.engines.request import BuildOptions, command_of
+from pconv_deploy.engines.request import BuildOptions
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.files import atomic_folder, parent_made, writing
 
@@ -40,7 +39,7 @@ def build_engine(
     options: BuildOptions | None = None,
     *,
     overwrite: bool = False,
-    command: str | None = None,
+    command: str = "",
     progress: Progress = silent,
 ) -> Manifest:
     """Build an engine, run it against the graph it came from, and keep it if they agree.
@@ -54,7 +53,7 @@ def build_engine(
         output: folder to create; None takes the place of the engine.
         options: which runtime, and how exact; None: the usual, or those of the engine.
         overwrite: replace `output` if it exists and is not that engine.
-        command: what asks for the same, for its manifest; None: a build of `graph`.
+        command: what was typed to ask for it, for its manifest; empty: a program asked.
         progress: is told each step as it begins.
 
     Raises:
@@ -83,13 +82,8 @@ def build_engine(
         alone(output),
         atomic_folder(output, overwrite=overwrite or in_place, replaceable=is_engine) as folder,
     ):
-        again = engine is not None and options == recorded_options(engine.manifest)
-        if command is None:
-            command = (
-                built_by(engine.manifest, output)
-                if engine and again
-                else command_of(graph, output, options)
-            )
+        if engine and in_place:  # without its graph, only what was typed first builds it again
+            command = engine.manifest.command or command
         manifest = build(wanted, output, folder, command, progress)
         with writing(output):
             write_manifest(folder, manifest)

@@ -72,7 +72,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                    has not run, and nothing is known
     not_compared   why it has not; None: it has, or an older release did not write down why
     engine         what its backend said of it when it was built
-    command        what built it, for people
+    command        what was typed to build it; empty: a program built it
     created        ISO 8601, UTC
     """
 
@@ -199,22 +199,17 @@ def rebuild(manifest: Manifest, folder: Path) -> str:
 def rebuild_command(manifest: Manifest, folder: Path) -> str:
     """What builds an engine again where it lies now, from the graph in it if there is one.
 
-    It may be a copy: where it was built there may be another engine, which --overwrite would cost.
+    Without a graph it is what was typed, but never --overwrite: this may be a copy, and where the
+    engine was built there may be another one.
     """
     if GRAPH in manifest.kept and (folder / GRAPH).is_file():
         return _printable(shlex.join(["pconv-deploy", "build-engine", str(folder)]))
-    return built_by(manifest, folder)
-
-
-def built_by(manifest: Manifest, folder: Path) -> str:
-    """What built an engine from its graph's file, with the name that the engine has now."""
-    try:
-        steps = [shlex.split(step) for step in manifest.command.split(" && ")]
-        built = steps[0][steps[0].index("-o") + 1]
-    except (ValueError, IndexError):  # a name that has " && " in it, or no command of ours
-        return manifest.command
-    moved = ([str(folder) if word == built else word for word in step] for step in steps)
-    return _printable(" && ".join(shlex.join(step) for step in moved))
+    if manifest.command:
+        return _printable(manifest.command.removesuffix(" --overwrite"))
+    what = ["--backend", manifest.backend, "--precision", manifest.precision]
+    return _printable(
+        shlex.join(["pconv-deploy", "build-engine", "model.onnx", "-o", str(folder), *what])
+    )
 
 
 def put_weights_in(manifest: Manifest, folder: Path) -> str:

@@ -33,8 +33,6 @@ from pconv_deploy.file_types import is_graph
 from pconv_deploy.files import atomic_folder, writing
 from pconv_deploy.graphs.file import ExportedGraph
 
-_COMMAND = "pconv-deploy refit "
-
 
 @dataclass(frozen=True, kw_only=True)
 class RefitRequest:
@@ -44,24 +42,18 @@ class RefitRequest:
     weights    a checkpoint, or an exported graph
     output     folder to create
     overwrite  replace `output` if it exists
+    command    what was typed to ask for it; empty: a program asked
     """
 
     engine: Path
     weights: Path
     output: Path
     overwrite: bool = False
+    command: str = ""
 
     @property
     def of_graph(self) -> bool:
         return is_graph(self.weights)
-
-    @property
-    def command(self) -> str:
-        """What asks for the same."""
-        words = [str(self.engine), str(self.weights)]
-        words += [] if self.in_place else ["-o", str(self.output)]
-        # Names need not be Unicode.
-        return (_COMMAND + shlex.join([*words, "--overwrite"])).encode(errors="replace").decode()
 
     @property
     def in_place(self) -> bool:
@@ -182,7 +174,7 @@ def refit_engine(
             engine_parity=accepted.parity,
             not_compared=None,
             engine=built,
-            command=_whole_command(request, manifest),
+            command=request.command,
             created=now(),
         )
         with writing(output):
@@ -208,23 +200,9 @@ def _backend(request: RefitRequest, manifest: Manifest) -> RefittableBackend:
 
 def _build_anew(request: RefitRequest, manifest: Manifest) -> str:
     """How to come to an engine of other weights where they cannot be swapped."""
-    graph, steps = str(request.weights), ""
-    if not request.of_graph:
-        graph = "new.onnx"
-        steps = shlex.join(["pconv-deploy", "export", str(request.weights), "-o", graph]) + " && "
-    command = ["pconv-deploy", "build-engine", graph, "-o", "new.engine"]
+    command = ["pconv-deploy", "build-engine", str(request.weights), "-o", "new.engine"]
     command += ["--backend", manifest.backend, "--precision", manifest.precision]
     backend = backend_named(manifest.backend)
     if isinstance(backend, BackendWithOptions):
         command += backend.words(backend.recorded_options(manifest.engine))
-    return f"\n  Build one with these weights: {steps}{shlex.join(command)}"
-
-
-def _whole_command(request: RefitRequest, manifest: Manifest) -> str:
-    """What makes the result once more: an engine that it replaces has to be built first.
-
-    An earlier swap in the same place has left nothing that would be needed.
-    """
-    if not request.in_place:
-        return request.command
-    return f"{manifest.command.partition(' && ' + _COMMAND)[0]} && {request.command}"
+    return f"\n  Build one with these weights: {shlex.join(command)}"

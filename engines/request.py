@@ -1,15 +1,11 @@
 """The options of a build, and checks of what a backend cannot build."""
 
-import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
-from pconv_deploy.engines.base import Backend, BackendWithOptions
+from pconv_deploy.engines.base import Backend
 from pconv_deploy.engines.int8.calibration import MIN_PHOTOS, CalibrationFiles
-from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.errors import UsageError
 from pconv_deploy.parity import PRECISIONS, Precision
@@ -60,25 +56,3 @@ def refuse_precision(
         )
     if precision != "int8" and options.calibration is not None:
         raise UsageError(f"only int8 engines are calibrated; this one computes in {precision}")
-
-
-def command_of(source: Path, output: Path, options: BuildOptions, more: Sequence[str] = ()) -> str:
-    """Return the command that builds such an engine; `more` are its further words."""
-    command = ["pconv-deploy", "build-engine", str(source), "-o", str(output), *more]
-    command += ["--backend", options.backend]
-    if options.precision:
-        command += ["--precision", options.precision]
-    if tune := options.tune:
-        command += ["--tune"]
-        command += ["--tune-size", "x".join(map(str, tune.size))] if tune.size else []
-        command += ["--tune-batch", str(tune.batch)] if tune.batch else []
-        command += ["--tune-threads", str(tune.threads)] if tune.threads else []
-    if options.calibration:
-        command += ["--calibration-photos", str(options.calibration.photos)]
-        if options.calibration.holes:
-            command += ["--calibration-holes", str(options.calibration.holes)]
-    backend = backend_named(options.backend)
-    if options.backend_options and isinstance(backend, BackendWithOptions):
-        command += backend.words(options.backend_options)
-    # Names need not be Unicode.
-    return shlex.join([*command, "--overwrite"]).encode(errors="replace").decode()

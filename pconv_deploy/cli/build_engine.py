@@ -9,7 +9,7 @@ import typer
 from pconv_deploy.cli import tensorrt_options as trt
 from pconv_deploy.cli.build_progress import building
 from pconv_deploy.cli.build_report import tell_engine
-from pconv_deploy.cli.console import WEIGHTS_KEY_HELP, parse_size
+from pconv_deploy.cli.console import WEIGHTS_KEY_HELP, parse_size, typed_command
 from pconv_deploy.cli.mask_options import (
     Convention,
     MaskConvention,
@@ -216,6 +216,7 @@ def build_engine(
             export=exported,
             keep_graph=keep_graph,
             overwrite=overwrite,
+            command=typed_command(),
             progress=progress,
         )
     was_exported = engine is None and not is_graph(source)

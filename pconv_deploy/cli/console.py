@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,3 +123,9 @@ def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
     if min(height, width) < 1:
         raise typer.BadParameter("found a side of 0; needed at least 1", param_hint=repr(option))
     return height, width
+
+
+def typed_command() -> str:
+    """Return what was typed, for a manifest; names need not be Unicode."""
+    words = shlex.join(["pconv-deploy", *sys.argv[1:]])
+    return words.encode(errors="replace").decode()

@@ -17,14 +17,13 @@ from pconv_deploy.cli.export import export
 from pconv_deploy.cli.infer import infer
 from pconv_deploy.cli.inspect import inspect
 from pconv_deploy.cli.masks import masks
-from pconv_deploy.cli.plain_help import PlainCommand
+from pconv_deploy.cli.plain_help import PlainCommand, kebab_case
 from pconv_deploy.cli.refit import refit
 from pconv_deploy.cli.serve import serve
 from pconv_deploy.cli.signals import INTERRUPTED, TERMINATED, end_cleanly
 from pconv_deploy.cli.streams import guarded_streams, reopen_closed_streams
 from pconv_deploy.cli.train import train
 from pconv_deploy.cli.triton_repo import triton_repo
-from pconv_deploy.cli.trtexec import BuildCommand, kebab_case
 from pconv_deploy.cli.verify import verify
 from pconv_deploy.errors import InputError, OutputError, PConvError
 from pconv_deploy.files import NO_SPACE
@@ -63,7 +62,7 @@ for command in (
     doctor,
     demo,
 ):
-    app.command(cls=BuildCommand if command is build_engine else PlainCommand)(command)
+    app.command(cls=PlainCommand)(command)
 app.add_typer(masks)
 
 

@@ -38,3 +38,8 @@ class PlainCommand(PlainHelp, TyperCommand):
 def _is_ranged_option(parameter: Any) -> bool:
     descriptor = getattr(parameter, "type_descriptor", None)  # older releases have none
     return parameter.param_type_name == "option" and getattr(descriptor, "is_ranged", False)
+
+
+def kebab_case(word: str) -> str:
+    """`--minShapes`, as trtexec spells it, is `--min-shapes`, and `--noTF32` is `--no-tf32`."""
+    return re.sub(r"(?<=[a-z])[A-Z]+", lambda letters: f"-{letters[0].lower()}", word)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import ERR, OUT, steps
+from pconv_deploy.cli.console import ERR, OUT, steps, typed_command
 from pconv_deploy.errors import needs
 
 
@@ -40,7 +40,11 @@ def refit(
         from pconv_deploy.engines.registry import backend_named
 
     request = RefitRequest(
-        engine=engine, weights=checkpoint, output=output or engine, overwrite=overwrite
+        engine=engine,
+        weights=checkpoint,
+        output=output or engine,
+        overwrite=overwrite,
+        command=typed_command(),
     )
     with steps() as progress:
         manifest = refitting.refit(request, progress)

@@ -1,9 +1,9 @@
-"""TensorRT's options of `build-engine`, by trtexec's names in kebab case."""
+"""The options of `build-engine` for TensorRT, by trtexec's names in kebab case."""
 
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,18 +19,6 @@ _PANEL = "TensorRT"
 
 def _option(*names: str, **more: Any) -> Any:
     return typer.Option(*names, rich_help_panel=_PANEL, **more)
-
-
-def _one_of(*values: str, **aliases: str) -> Callable[[str], str]:
-    """A parser of values; `aliases` are trtexec's own spellings of them."""
-
-    def parse(text: str) -> str:
-        found = aliases.get(text, text)
-        if found not in values:
-            raise typer.BadParameter(f"found {text!r}; needed {', '.join(values)}")
-        return found
-
-    return parse
 
 
 def _from_to(low: int, high: int) -> Callable[[str], int]:
@@ -94,16 +82,10 @@ OptimizationLevel = Annotated[
     ),
 ]
 HardwareCompatibility = Annotated[
-    str | None,
+    Literal["none", "ampere+", "same-compute-capability"] | None,
     _option(
         "--hardware-compatibility-level",
         metavar="WHICH",
-        parser=_one_of(
-            "none",
-            "ampere+",
-            "same-compute-capability",
-            sameComputeCapability="same-compute-capability",
-        ),
         help="Other GPUs that may open the engine: none, ampere+ or same-compute-capability.",
     ),
 ]
@@ -120,20 +102,18 @@ Tf32 = Annotated[
     bool, _option("--tf32", help="fp32 convolutions may round their inputs to 10 bits.")
 ]
 Sparsity = Annotated[
-    str | None,
+    Literal["disable", "enable"] | None,
     _option(
         "--sparsity",
         metavar="WHETHER",
-        parser=_one_of("disable", "enable"),
         help="enable: weights that happen to be sparse 2:4 are computed as such.",
     ),
 ]
 ProfilingVerbosity = Annotated[
-    str | None,
+    Literal["none", "layer-names", "detailed"] | None,
     _option(
         "--profiling-verbosity",
         metavar="HOW",
-        parser=_one_of("none", "layer-names", "detailed", layer_names_only="layer-names"),
         help="What the engine tells of its layers: none, layer-names or detailed, the default.",
     ),
 ]
@@ -213,32 +193,15 @@ def tensorrt_options(
 
 
 def _shape(option: str, text: str) -> "Shape":
-    """'8x512x512', or as trtexec has it: 'image:8x512x512x3,hole_mask:8x512x512'."""
+    """Read batch x height x width, such as 8x512x512."""
     from pconv_deploy.engines.shapes import MOST_BATCH, MOST_SIDE
 
-    shapes = {_of_tensor(tensor) for tensor in text.strip().split(",")}
-    shape = shapes.pop()
-    if shapes or shape is None:
+    if not re.fullmatch(r"\d{1,5}(x\d{1,5}){2}", text):
         raise UsageError(f"found {option} {text}; needed batch x height x width, such as 8x512x512")
-    largest = (MOST_BATCH, MOST_SIDE, MOST_SIDE)
-    if not all(1 <= n <= most for n, most in zip(shape, largest, strict=True)):
+    batch, height, width = map(int, text.split("x"))
+    if not (1 <= batch <= MOST_BATCH and 1 <= height <= MOST_SIDE and 1 <= width <= MOST_SIDE):
         raise UsageError(
             f"found {option} {text}; needed a batch from 1 to {MOST_BATCH} and sides from 1 to "
             f"{MOST_SIDE}"
         )
-    return shape
-
-
-def _of_tensor(text: str) -> "Shape | None":
-    """Batch, height and width in the shape of one tensor, whose name may stand before it."""
-    sides = text.rpartition(":")[2]
-    if not re.fullmatch(r"\d{1,5}(x\d{1,5}){2,3}", sides):
-        return None
-    numbers = [int(side) for side in sides.split("x")]
-    if len(numbers) == 4:
-        channels = next((place for place in (3, 1) if numbers[place] in (1, 3)), None)
-        if channels is None:
-            return None
-        del numbers[channels]
-    batch, height, width = numbers
     return batch, height, width

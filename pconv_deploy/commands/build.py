@@ -9,7 +9,7 @@ from pconv_deploy.engines import folder
 from pconv_deploy.engines.int8.calibration import require_folders
 from pconv_deploy.engines.manifest import MANIFEST, Manifest
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.engines.request import BuildOptions, command_of, refuse_precision
+from pconv_deploy.engines.request import BuildOptions, refuse_precision
 from pconv_deploy.errors import InputError, UsageError, needs
 from pconv_deploy.file_types import is_graph
 from pconv_deploy.files import scratch_folder
@@ -26,6 +26,7 @@ def build_engine(  # noqa: PLR0913  what people call, with one keyword for each 
     export: "ExportOptions | None" = None,
     keep_graph: Path | str | None = None,
     overwrite: bool = False,
+    command: str = "",
     progress: Callable[[str], None] = lambda _step: None,
 ) -> Manifest:
     """Build an engine folder, compared with what it was made from before it gets its name.
@@ -40,6 +41,7 @@ def build_engine(  # noqa: PLR0913  what people call, with one keyword for each 
         export: of a checkpoint, how it is exported; None: as usual.
         keep_graph: of a checkpoint, ONNX file to write as well. It stays if the engine fails.
         overwrite: replace `output` and `keep_graph` if they exist.
+        command: what was typed to ask for it, for the manifest; empty: a program asked.
         progress: is told each step as it begins.
 
     Raises:
@@ -56,7 +58,9 @@ def build_engine(  # noqa: PLR0913  what people call, with one keyword for each 
                 f"{source} is no checkpoint, so nothing is exported: leave out the options of "
                 "export, and --keep-graph"
             )
-        return folder.build_engine(source, output, options, overwrite=overwrite, progress=progress)
+        return folder.build_engine(
+            source, output, options, overwrite=overwrite, command=command, progress=progress
+        )
     if not source.exists():
         raise InputError(f"{source} does not exist")
     if output is None:
@@ -64,7 +68,7 @@ def build_engine(  # noqa: PLR0913  what people call, with one keyword for each 
             f"found no name for the engine of {source}; needed -o, such as -o {source.stem}.engine"
         )
     graph_file = Path(keep_graph) if keep_graph else None
-    files = _Files(source, Path(output), graph_file, overwrite)
+    files = _Files(source, Path(output), graph_file, overwrite, command)
     options = options or BuildOptions()
     _check_before_work(files, options)
     return _from_checkpoint(files, options, export, progress)
@@ -72,12 +76,16 @@ def build_engine(  # noqa: PLR0913  what people call, with one keyword for each 
 
 @dataclass(frozen=True)
 class _Files:
-    """What is read and written; `graph` is None where the ONNX file is not kept."""
+    """What is read and written; `graph` is None where the ONNX file is not kept.
+
+    command  what was typed to ask for it
+    """
 
     checkpoint: Path
     engine: Path
     graph: Path | None
     overwrite: bool
+    command: str
 
 
 def _check_before_work(files: _Files, options: BuildOptions) -> None:
@@ -127,19 +135,6 @@ def _from_checkpoint(
             files.engine,
             options,
             overwrite=files.overwrite,
-            command=command_of(
-                files.checkpoint, files.engine, options, _words(export, files.graph)
-            ),
+            command=files.command,
             progress=progress,
         )
-
-
-def _words(export: "ExportOptions", graph_file: Path | None) -> list[str]:
-    """The options of an export, as `build-engine` takes them."""
-    words = ["--size", "x".join(map(str, export.size))] if export.size else []
-    words += ["--batch", str(export.batch)] if export.batch else []
-    words += ["-O", str(int(export.level))]
-    words += [word for name in export.without for word in ("--without", name)]
-    words += ["--weights-key", export.weights_key] if export.weights_key is not None else []
-    words += ["--tensor-level"] if export.kind == "tensor" else []
-    return words + (["--keep-graph", str(graph_file)] if graph_file else [])

@@ -44,7 +44,7 @@ def damaged(engine: Path, target: Path, how: str) -> Path:
     [
         ("missing file", "model.onnx is missing"),
         ("changed byte", "was changed after it was built"),
-        ("future manifest", "has format 99; this pconv-deploy reads formats 1 and 2"),
+        ("future manifest", "has format 99; this pconv-deploy reads formats 1 to 3"),
         ("other version", "was built with onnxruntime 0.9.0; this machine has onnxruntime"),
     ],
 )

@@ -1,6 +1,7 @@
 """From a checkpoint to an engine in one step."""
 
-import json
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,12 +47,15 @@ def test_the_graph_is_kept_as_export_writes_it(made: Path) -> None:
     assert exported.parity is not None
 
 
-def test_its_command_builds_it_again(made: Path, checkpoint: Path) -> None:
-    command = json.loads((made / "new.engine/manifest.json").read_bytes())["command"]
-    assert f"build-engine {checkpoint} -o {made / 'new.engine'}" in command
-    result = CliRunner().invoke(app, command.split()[1:])
+def test_what_was_typed_is_recorded(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["build-engine", str(checkpoint), "-o", str(tmp_path / "a b.engine"), "--size", "16"]
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/pconv-deploy", *words])
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    assert read_manifest(made / "new.engine").command == command
+    command = read_manifest(tmp_path / "a b.engine").command
+    assert command == shlex.join(["pconv-deploy", *words])
 
 
 def test_nothing_else_stays(checkpoint: Path, tmp_path: Path) -> None:

@@ -41,7 +41,6 @@ def test_a_copy_is_built_again_in_its_place(own: Path, run: Run) -> None:
     assert done.out.startswith(str(own))
     after = read_manifest(own)
     assert (after.files, after.kept) == (before.files, before.kept)
-    assert after.command == before.command.replace(before.command.split()[4], str(own))
     assert not (own / "proofs.json").exists()
     assert [path.name for path in own.parent.iterdir()] == ["own.engine"]
     open_engine(own)[1].close()
@@ -110,7 +109,9 @@ def test_an_interrupted_build_keeps_the_old_engine(
 
 def test_a_graph_that_was_deleted_or_changed(own: Path, graph: Path) -> None:
     path = own / "graph.onnx"
-    command = rf"pconv-deploy build-engine {graph} -o {own} --backend onnxruntime --overwrite$"
+    command = (
+        rf"pconv-deploy build-engine model.onnx -o {own} --backend onnxruntime --precision fp32$"
+    )
     path.unlink()
     with pytest.raises(EngineError, match=rf"graph\.onnx was deleted\.\n  .*: {command}"):
         build_engine(own)

@@ -36,7 +36,7 @@ def engine(graph: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_an_engine_that_was_built_and_never_ran(engine: Path, graph: Path) -> None:
+def test_an_engine_that_was_built_and_never_ran(engine: Path) -> None:
     names = ["engine.plan", "graph.onnx", "layers.json", "manifest.json"]
     assert sorted(path.name for path in engine.iterdir()) == names
     told = json.loads((engine / "layers.json").read_text())
@@ -52,10 +52,7 @@ def test_an_engine_that_was_built_and_never_ran(engine: Path, graph: Path) -> No
     assert facts["engine"]["profiles"] == [
         {"min": [1, 32, 32], "opt": [1, 64, 64], "max": [2, 64, 64]}
     ]
-    assert facts["command"] == (
-        f"pconv-deploy build-engine {graph} -o {engine} --backend tensorrt --precision fp16 "
-        "--min-shapes 1x32x32 --opt-shapes 1x64x64 --max-shapes 2x64x64 --overwrite"
-    )
+    assert facts["command"] == ""  # a program built it
 
 
 def test_where_there_is_no_gpu_it_does_not_open(engine: Path) -> None:

@@ -55,9 +55,6 @@ def test_the_engine_computes_the_other_checkpoint(engine: Engine, folder: Path) 
     assert manifest.executed == {manifest.precision: 6}
     assert content(output)["layers.json"] == before["layers.json"]
     assert options_of(manifest) == REFIT
-    assert manifest.command == (
-        f"pconv-deploy refit {old} {folder / 'new.onnx'} -o {output} --overwrite"
-    )
     _, session = open_engine(output)
     inputs = graph_inputs(parity_inputs(64, 64)[2:3], exported.contract)
     expected = graph_run(exported.model, exported.contract, optimised=False)(inputs)["filled"]
@@ -69,12 +66,8 @@ def test_a_checkpoint_is_exported_as_the_engines_graph_was(engine: Engine, folde
     path = engine()
     steps: list[str] = []
     request = in_place(path, folder / "new.safetensors")
-    first = read_manifest(path).command
-    for _ in range(2):  # once more, and once more in the same place
+    for _ in range(2):  # and once more in the same place
         manifest = refit(request, steps.append)
-        assert manifest.command == (
-            f"{first} && pconv-deploy refit {path} {folder / 'new.safetensors'} --overwrite"
-        )
     assert manifest.contract == read_graph(folder / "new.onnx").contract
     assert steps[:3] == ["reading the checkpoint", "exporting", "comparing with PyTorch"]
     assert steps[3:6] == [

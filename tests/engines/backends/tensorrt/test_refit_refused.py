@@ -104,8 +104,8 @@ def test_checkpoints_of_other_networks(
     steps: list[str] = []
     with pytest.raises(
         EngineError,
-        match=f"does not fit [^$]*{message}[^$]*with these weights: pconv-deploy export "
-        "[^$]* && pconv-deploy build-engine new.onnx",
+        match=f"does not fit [^$]*{message}[^$]*with these weights: pconv-deploy "
+        r"build-engine \S*x\.safetensors -o new\.engine",
     ):
         refit(in_place(path, other), steps.append)
     assert steps == []

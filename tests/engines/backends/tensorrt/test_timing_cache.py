@@ -17,6 +17,7 @@ from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.backends.tensorrt.timing_cache import TimingCache
 from pconv_deploy.engines.folder import BuildOptions, build_engine
 from pconv_deploy.errors import UsageError
+from tests.engines.backends.tensorrt.built import options_of
 from tests.engines.backends.tensorrt.conftest import SMALL
 
 
@@ -226,7 +227,7 @@ def test_without_a_gpu_the_file_is_left_alone(
         )
     assert f"the timing cache {path} is not used without a GPU: no NVIDIA driver" in caplog.text
     assert path.read_bytes() == b"measured on many GPUs"
-    assert f"--timing-cache-file {path}" in manifest.command
+    assert options_of(manifest).timing_cache == str(path)
 
 
 @pytest.mark.usefixtures("tensorrt")
