@@ -197,13 +197,17 @@ def rebuild(manifest: Manifest, folder: Path) -> str:
 
 
 def rebuild_command(manifest: Manifest, folder: Path) -> str:
-    """What builds an engine again where it lies now, from the graph in it if there is one.
-
-    Without a graph it is what was typed, but never --overwrite: this may be a copy, and where the
-    engine was built there may be another one.
-    """
+    """What builds an engine again where it lies now, from the graph in it if there is one."""
     if GRAPH in manifest.kept and (folder / GRAPH).is_file():
         return _printable(shlex.join(["pconv-deploy", "build-engine", str(folder)]))
+    return first_command(manifest, folder)
+
+
+def first_command(manifest: Manifest, folder: Path) -> str:
+    """What built an engine that keeps no graph: what was typed, if it was.
+
+    Without --overwrite: this may be a copy, and where it was built there may be another engine.
+    """
     if manifest.command:
         return _printable(manifest.command.removesuffix(" --overwrite"))
     what = ["--backend", manifest.backend, "--precision", manifest.precision]

@@ -9,7 +9,7 @@ import msgspec
 from pconv_deploy.engines.accepted_graph import read_accepted
 from pconv_deploy.engines.base import Backend, BackendWithOptions
 from pconv_deploy.engines.integrity import read_kept
-from pconv_deploy.engines.manifest import GRAPH, MANIFEST, Manifest, read_manifest, rebuild_command
+from pconv_deploy.engines.manifest import GRAPH, MANIFEST, Manifest, first_command, read_manifest
 from pconv_deploy.engines.preparation import Prepared
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.request import BuildOptions
@@ -68,7 +68,7 @@ class KeptEngine:
         return Prepared(model, manifest.arrangement, manifest.tuning, manifest.quantisation)
 
     def _from_a_file(self) -> str:
-        return f"\n  Build it from its graph's file: {rebuild_command(self.manifest, self.folder)}"
+        return f"\n  Build it from its graph's file: {first_command(self.manifest, self.folder)}"
 
 
 def kept_engine(source: Path) -> KeptEngine | None:
