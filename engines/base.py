@@ -16,7 +16,7 @@ from pconv_deploy.parity import Arithmetic, Arrays, Precision
 Progress = Callable[[str], None]
 
 
-def silent(_step: str) -> None:
+def ignore_progress(_step: str) -> None:
     """Discard progress."""
 
 
@@ -202,7 +202,7 @@ class Backend(Protocol):
         contract: GraphContract,
         precision: Precision,
         folder: Path,
-        progress: Progress = silent,
+        progress: Progress = ignore_progress,
     ) -> Built:
         """Write the runtime's files for an ONNX file's content into the empty `folder`.
 

@@ -22,10 +22,10 @@ from pconv_deploy.engines.manifest import (
     Manifest,
     describe,
 )
-from pconv_deploy.engines.preparation import Prepared, prepare
-from pconv_deploy.engines.rebuilding import KeptEngine, refuse_to_lose
+from pconv_deploy.engines.options import BuildOptions, refuse_precision
+from pconv_deploy.engines.prepared_graph import PreparedGraph, prepare
+from pconv_deploy.engines.rebuild import KeptEngine, refuse_to_lose
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.engines.request import BuildOptions, refuse_precision
 from pconv_deploy.errors import UsageError
 from pconv_deploy.files import writing
 from pconv_deploy.graphs.file import ExportedGraph
@@ -43,7 +43,7 @@ class Build:
     options: BuildOptions
     exported: ExportedGraph
     precision: Precision
-    prepared: Prepared | None
+    prepared: PreparedGraph | None
 
 
 def check_build(
@@ -135,7 +135,7 @@ def build(wanted: Build, output: Path, folder: Path, command: str, progress: Pro
 
 
 def _accepted(
-    wanted: Build, prepared: Prepared, folder: Path, built: Built, name: str
+    wanted: Build, prepared: PreparedGraph, folder: Path, built: Built, name: str
 ) -> Acceptance:
     precision, files = wanted.precision, files_just_built(folder)
     accepted = accept(wanted.backend, files, wanted.exported, prepared.model, precision, built)

@@ -11,7 +11,7 @@ from pconv_deploy.engines.base import (
     Progress,
     RunOptions,
     Session,
-    silent,
+    ignore_progress,
 )
 from pconv_deploy.engines.build import build, check_build
 from pconv_deploy.engines.forks import safe_to_fork
@@ -23,10 +23,10 @@ from pconv_deploy.engines.manifest import (
     rebuild,
     write_manifest,
 )
+from pconv_deploy.engines.options import BuildOptions
 from pconv_deploy.engines.proof import check_machine, prove, required_proof
-from pconv_deploy.engines.rebuilding import kept_engine, recorded_options
+from pconv_deploy.engines.rebuild import kept_engine, recorded_options
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.engines.request import BuildOptions
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.files import atomic_folder, parent_made, writing
 
@@ -40,7 +40,7 @@ def build_engine(
     *,
     overwrite: bool = False,
     command: str = "",
-    progress: Progress = silent,
+    progress: Progress = ignore_progress,
 ) -> Manifest:
     """Build an engine, run it against the graph it came from, and keep it if they agree.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pconv_deploy.commands.build import build_engine
     from pconv_deploy.engines.base import RunOptions
     from pconv_deploy.engines.folder import open_engine
-    from pconv_deploy.engines.request import BuildOptions
+    from pconv_deploy.engines.options import BuildOptions
     from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
     from pconv_deploy.inpainter import Inpainter
     from pconv_deploy.verification.run import verify_files as verify
@@ -42,7 +42,7 @@ __all__ = [
 
 # Imported when asked for: `pconv-deploy --help` must not wait for numpy, nor inference for torch.
 _PLACES = {
-    "BuildOptions": ("engines.request", "BuildOptions", "onnxruntime"),
+    "BuildOptions": ("engines.options", "BuildOptions", "onnxruntime"),
     "ExportOptions": ("export.checkpoint_to_onnx", "ExportOptions", "export"),
     "Inpainter": ("inpainter", "Inpainter", ""),
     "RunOptions": ("engines.base", "RunOptions", ""),

@@ -149,8 +149,8 @@ def build_engine(
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.commands.build import build_engine as build
         from pconv_deploy.engines.int8.calibration import CalibrationFiles
-        from pconv_deploy.engines.rebuilding import kept_engine, recorded_options
-        from pconv_deploy.engines.request import BuildOptions
+        from pconv_deploy.engines.options import BuildOptions
+        from pconv_deploy.engines.rebuild import kept_engine, recorded_options
         from pconv_deploy.engines.tuning import TuneOptions
         from pconv_deploy.images.hole_rule import DEFAULT_RULE
 

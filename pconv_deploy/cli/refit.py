@@ -36,7 +36,7 @@ def refit(
         from pconv_deploy.commands import refit as refitting
         from pconv_deploy.engines.base import RefittableBackend
         from pconv_deploy.engines.manifest import describe_parity
-        from pconv_deploy.engines.refitting import RefitRequest
+        from pconv_deploy.engines.refit import RefitRequest
         from pconv_deploy.engines.registry import backend_named
 
     request = RefitRequest(

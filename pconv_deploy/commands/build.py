@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from pconv_deploy.engines import folder
 from pconv_deploy.engines.int8.calibration import require_folders
 from pconv_deploy.engines.manifest import MANIFEST, Manifest
+from pconv_deploy.engines.options import BuildOptions, refuse_precision
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.engines.request import BuildOptions, refuse_precision
 from pconv_deploy.errors import InputError, UsageError, needs
 from pconv_deploy.file_types import is_graph
 from pconv_deploy.files import scratch_folder

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pconv_deploy.engines.accepted_graph import read_accepted
-from pconv_deploy.engines.base import Progress, silent
+from pconv_deploy.engines.base import Progress, ignore_progress
 from pconv_deploy.engines.manifest import Manifest, rebuild
-from pconv_deploy.engines.refitting import (
+from pconv_deploy.engines.refit import (
     RefitRequest,
     does_not_fit,
     refit_engine,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pconv_deploy.export.checkpoint_to_onnx import ExportOptions
 
 
-def refit(request: RefitRequest, progress: Progress = silent) -> Manifest:
+def refit(request: RefitRequest, progress: Progress = ignore_progress) -> Manifest:
     """Swap the weights of an engine that was built with `--refit` or `--strip-weights`.
 
     A checkpoint is exported as the engine's graph was, and proven as any export is; of an exported

@@ -18,7 +18,7 @@ from pconv_deploy.engines.folder import BuildOptions, build_engine, is_engine
 from pconv_deploy.engines.int8.calibration import CalibrationFiles, read_calibration
 from pconv_deploy.engines.int8.quantise import in_eight_bits
 from pconv_deploy.engines.manifest import Manifest, describe, read_manifest, write_manifest
-from pconv_deploy.engines.preparation import prepare
+from pconv_deploy.engines.prepared_graph import prepare
 from pconv_deploy.engines.registry import BACKENDS
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.files import atomic_folder

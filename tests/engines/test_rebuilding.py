@@ -14,7 +14,7 @@ from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.folder import BuildOptions, build_engine, is_engine, open_engine
 from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.engines.manifest import read_manifest
-from pconv_deploy.engines.rebuilding import recorded_options
+from pconv_deploy.engines.rebuild import recorded_options
 from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.engines.tuning import Trial, TuneOptions, Tuning
 from pconv_deploy.errors import EngineError, ParityError, UsageError

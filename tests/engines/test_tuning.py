@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pconv_deploy.cli.main import app
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines import preparation, tuning
+from pconv_deploy.engines import prepared_graph, tuning
 from pconv_deploy.engines.base import EngineFiles, Traits
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.int8.calibration import CalibrationFiles
@@ -153,7 +153,11 @@ def test_a_faster_form_that_differs_from_the_graph_is_not_kept(
         assert not trial.kept
 
 
-def test_a_tuned_engine_records_what_was_tried(graph: Path, tmp_path: Path) -> None:
+def test_a_tuned_engine_records_what_was_tried(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "_ROUNDS", 1)
+    monkeypatch.setattr(tuning, "_PAUSE", 0.0)
     options = BuildOptions(tune=TuneOptions(size=(16, 16), threads=1))
     build_engine(graph, tmp_path / "e", options)
     manifest = read_manifest(tmp_path / "e")
@@ -196,13 +200,13 @@ def test_int8_is_tuned_as_quantised_on_one_photo(
 
             return SimpleNamespace(run=run, close=lambda: None)
 
-    monkeypatch.setattr(preparation, "read_calibration", lambda *_: photos)
-    monkeypatch.setattr(preparation, "in_eight_bits", in_eight_bits)
-    monkeypatch.setattr(preparation, "quantise", quantise)
+    monkeypatch.setattr(prepared_graph, "read_calibration", lambda *_: photos)
+    monkeypatch.setattr(prepared_graph, "in_eight_bits", in_eight_bits)
+    monkeypatch.setattr(prepared_graph, "quantise", quantise)
     backend: Any = Eights(clock, None)
     options = TuneOptions(size=(16, 16))
     calibration = CalibrationFiles(photos=graph)
-    found = preparation.prepare(
+    found = prepared_graph.prepare(
         backend, read_graph(graph), "int8", options, calibration, lambda _step: None
     )
     assert found.tuning is not None
@@ -247,22 +251,22 @@ def test_the_next_best_form_is_taken_where_the_best_loses_too_much_in_int8(
             return SimpleNamespace(run=run, close=lambda: None)
 
     photos: Any = SimpleNamespace(calibrate=("first",))
-    monkeypatch.setattr(preparation, "read_calibration", lambda *_: photos)
+    monkeypatch.setattr(prepared_graph, "read_calibration", lambda *_: photos)
     monkeypatch.setattr(
-        preparation, "in_eight_bits", lambda content, *_: onnx.load_from_string(content)
+        prepared_graph, "in_eight_bits", lambda content, *_: onnx.load_from_string(content)
     )
-    monkeypatch.setattr(preparation, "quantise", quantise)
+    monkeypatch.setattr(prepared_graph, "quantise", quantise)
     backend: Any = Cheaper(clock, None)
     arguments = (TuneOptions(size=(16, 16)), CalibrationFiles(photos=graph), lambda _step: None)
-    found = preparation.prepare(backend, read_graph(graph), "int8", *arguments)
+    found = prepared_graph.prepare(backend, read_graph(graph), "int8", *arguments)
     assert found.tuning is not None
     assert found.arrangement == found.tuning.best
     assert not lacks_transposed(found.model.SerializeToString())
     assert any(trial.rejected == "30 dB, needed 38" for trial in found.tuning.trials)
 
-    monkeypatch.setattr(preparation, "quantise", fail)
+    monkeypatch.setattr(prepared_graph, "quantise", fail)
     with pytest.raises(ParityError, match="5 dB"):
-        preparation.prepare(backend, read_graph(graph), "int8", *arguments)
+        prepared_graph.prepare(backend, read_graph(graph), "int8", *arguments)
 
 
 def test_what_cannot_run_here_is_not_tuned(graph: Path) -> None:
@@ -272,7 +276,7 @@ def test_what_cannot_run_here_is_not_tuned(graph: Path) -> None:
     with pytest.raises(
         UsageError, match=r"--tune measures .* no engine runs here: there is no GPU"
     ):
-        preparation.prepare(
+        prepared_graph.prepare(
             backend, read_graph(graph), "fp32", TuneOptions(), None, lambda _step: None
         )
 

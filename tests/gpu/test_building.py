@@ -18,7 +18,7 @@ from pconv_deploy.engines.cuda.calls import Cuda
 from pconv_deploy.engines.cuda.streams import on_device
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import Manifest, read_manifest, write_manifest
-from pconv_deploy.engines.refitting import RefitRequest
+from pconv_deploy.engines.refit import RefitRequest
 from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.errors import EngineError, PConvError
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint

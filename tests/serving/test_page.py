@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from pconv_deploy.demo.photos import photo_file
 from pconv_deploy.engines.folder import build_engine
-from pconv_deploy.engines.request import BuildOptions
+from pconv_deploy.engines.options import BuildOptions
 from pconv_deploy.inpainter import Inpainter
 from tests.browser import MILLISECONDS
 from tests.serving.live import Held, encoded, serving, until, waiting_requests

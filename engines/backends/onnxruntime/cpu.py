@@ -21,7 +21,7 @@ from pconv_deploy.engines.base import (
     Runtime,
     Traits,
     another_release,
-    silent,
+    ignore_progress,
 )
 from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.files import scratch_folder
@@ -65,7 +65,7 @@ class OnnxRuntimeBackend:
         contract: GraphContract,  # noqa: ARG002
         precision: Precision,  # noqa: ARG002  it is the graph's own
         folder: Path,
-        progress: Progress = silent,  # noqa: ARG002
+        progress: Progress = ignore_progress,  # noqa: ARG002
     ) -> Built:
         (folder / MODEL).write_bytes(graph)
         return Built()

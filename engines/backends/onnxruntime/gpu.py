@@ -40,7 +40,7 @@ from pconv_deploy.engines.base import (
     RunOptions,
     Runtime,
     Traits,
-    silent,
+    ignore_progress,
 )
 from pconv_deploy.engines.cuda.devices import current_gpu, gpu_here, why_no_gpu
 from pconv_deploy.engines.lowering.forms import Arrangement
@@ -131,7 +131,7 @@ class OnnxRuntimeGpuBackend:
         contract: GraphContract,  # noqa: ARG002
         precision: Precision,  # noqa: ARG002  the graph's types say it
         folder: Path,
-        progress: Progress = silent,
+        progress: Progress = ignore_progress,
     ) -> Built:
         (folder / MODEL).write_bytes(graph)
         if self.provider == _CUDA and computes_shapes(graph):

@@ -28,7 +28,7 @@ from pconv_deploy.engines.base import (
     Runtime,
     Traits,
     another_release,
-    silent,
+    ignore_progress,
 )
 from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.errors import EngineError
@@ -110,7 +110,7 @@ class OpenVinoBackend:
         contract: GraphContract,  # noqa: ARG002
         precision: Precision,  # noqa: ARG002  bf16 is chosen when it is opened
         folder: Path,
-        progress: Progress = silent,  # noqa: ARG002
+        progress: Progress = ignore_progress,  # noqa: ARG002
     ) -> Built:
         # OpenVINO reads no model-local functions.
         content = inlined(graph)

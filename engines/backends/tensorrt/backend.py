@@ -26,7 +26,7 @@ from pconv_deploy.engines.base import (
     Runtime,
     Session,
     Traits,
-    silent,
+    ignore_progress,
 )
 from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.errors import MissingRuntimeError
@@ -168,7 +168,7 @@ class TensorRtBackend:
         contract: GraphContract,
         precision: Precision,
         folder: Path,
-        progress: Progress = silent,
+        progress: Progress = ignore_progress,
     ) -> Built:
         from pconv_deploy.engines.backends.tensorrt.builder import PlanRequest, build_plan
 
@@ -228,7 +228,7 @@ class TensorRtBackend:
     def refit(
         self, files: EngineFiles, graph: bytes, built: Built
     ) -> tuple[dict[str, bytes], Built]:
-        from pconv_deploy.engines.backends.tensorrt.refitting import refit_plan
+        from pconv_deploy.engines.backends.tensorrt.refit_plan import refit_plan
 
         options = PlanDetails.of(built.details).options
         plan = refit_plan(self.flavour, self._import(), files.read(PLAN), graph, options)

@@ -21,7 +21,7 @@ from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.backends.tensorrt.profiles import profiles_for
 from pconv_deploy.engines.lowering.arrangement import arranged
 from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
-from pconv_deploy.engines.preparation import prepare
+from pconv_deploy.engines.prepared_graph import prepare
 from pconv_deploy.engines.shapes import Profile, Shape
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.graphs.file import ExportedGraph, read_graph

@@ -20,8 +20,8 @@ from pconv_deploy.engines.backends.tensorrt.library import new_log
 from pconv_deploy.engines.backends.tensorrt.network import parse
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import Manifest, read_manifest
-from pconv_deploy.engines.preparation import prepare_again
-from pconv_deploy.engines.refitting import RefitRequest
+from pconv_deploy.engines.prepared_graph import prepare_again
+from pconv_deploy.engines.refit import RefitRequest
 from pconv_deploy.errors import EngineError, ParityError
 from pconv_deploy.files import sha256_of
 from pconv_deploy.graphs.file import read_graph

@@ -11,7 +11,7 @@ import pytest
 from pconv_deploy.commands.refit import refit
 from pconv_deploy.contract import Normalisation
 from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
-from pconv_deploy.engines.refitting import RefitRequest
+from pconv_deploy.engines.refit import RefitRequest
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.graphs.file import embed, read_graph
 from tests.engines.backends.tensorrt.swapping import (

@@ -24,7 +24,7 @@ from pconv_deploy.engines.manifest import (
     rebuild_command,
     write_manifest,
 )
-from pconv_deploy.engines.preparation import prepare_again
+from pconv_deploy.engines.prepared_graph import prepare_again
 from pconv_deploy.engines.proof import check_machine
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.same_graph import differences

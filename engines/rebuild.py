@@ -10,9 +10,9 @@ from pconv_deploy.engines.accepted_graph import read_accepted
 from pconv_deploy.engines.base import Backend, BackendWithOptions
 from pconv_deploy.engines.integrity import read_kept
 from pconv_deploy.engines.manifest import GRAPH, MANIFEST, Manifest, first_command, read_manifest
-from pconv_deploy.engines.preparation import Prepared
+from pconv_deploy.engines.options import BuildOptions
+from pconv_deploy.engines.prepared_graph import PreparedGraph
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.engines.request import BuildOptions
 from pconv_deploy.engines.tuning import TuneOptions
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.graphs.file import ExportedGraph
@@ -44,7 +44,7 @@ class KeptEngine:
 
     def prepared(
         self, backend: Backend, precision: Precision, options: BuildOptions
-    ) -> Prepared | None:
+    ) -> PreparedGraph | None:
         """Read the quantised graph, where it is what was asked for; None: prepare anew.
 
         Raises:
@@ -65,7 +65,7 @@ class KeptEngine:
                 "with --calibration-photos"
             ) from None
         model = onnx.load_from_string(content)
-        return Prepared(model, manifest.arrangement, manifest.tuning, manifest.quantisation)
+        return PreparedGraph(model, manifest.arrangement, manifest.tuning, manifest.quantisation)
 
     def _from_a_file(self) -> str:
         return f"\n  Build it from its graph's file: {first_command(self.manifest, self.folder)}"

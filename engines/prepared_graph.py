@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedGraph:
     """The graph a runtime gets, and how it came about."""
 
     model: "onnx.ModelProto"
@@ -39,7 +39,7 @@ def prepare(
     tune: TuneOptions | None,
     calibration: CalibrationFiles | None,
     progress: Callable[[str], None],
-) -> Prepared:
+) -> PreparedGraph:
     """Choose among the equal forms of a graph, by measurement if asked, and quantise it.
 
     A form that differs too much from the graph is not chosen. For int8, each form is tried as
@@ -64,10 +64,10 @@ def prepare(
 def _quantised(
     backend: Backend,
     exported: ExportedGraph,
-    prepared: Prepared,
+    prepared: PreparedGraph,
     photos: CalibrationSet,
     progress: Callable[[str], None],
-) -> Prepared:
+) -> PreparedGraph:
     """In eight bits: the fastest form of those tried that keeps the photos as they were."""
     reference = graph_run(exported.model, exported.contract, optimised=True)
     model, form, tuning = prepared.model, prepared.arrangement, prepared.tuning
@@ -85,7 +85,7 @@ def _quantised(
             progress(f"this form loses too much in int8; trying {form.describe()}")
             model = prepare_again(backend, exported, "int8", form)
         else:
-            return Prepared(model, form, tuning, facts)
+            return PreparedGraph(model, form, tuning, facts)
 
 
 def prepare_again(
@@ -127,13 +127,13 @@ def _chosen_form(
     tune: TuneOptions | None,
     photos: CalibrationSet | None,
     progress: Callable[[str], None],
-) -> Prepared:
+) -> PreparedGraph:
     with _editing_graphs(backend):
         from pconv_deploy.engines.lowering.arrangement import arranged
     model, contract = _typed(backend, exported, precision), exported.contract
     if tune is None:
         usual = backend.usual_form(precision)
-        return Prepared(arranged(model, usual, contract), usual)
+        return PreparedGraph(arranged(model, usual, contract), usual)
     if why := backend.why_not_run():
         raise UsageError(f"--tune measures what is fastest, but no engine runs here: {why}")
     return _tuned(backend, exported, precision, tune, photos, progress)
@@ -146,7 +146,7 @@ def _tuned(
     tune: TuneOptions,
     photos: CalibrationSet | None,
     progress: Callable[[str], None],
-) -> Prepared:
+) -> PreparedGraph:
     from pconv_deploy.engines.lowering.arrangement import arranged, upsampling_sites
 
     model, contract = _typed(backend, exported, precision), exported.contract
@@ -172,7 +172,7 @@ def _tuned(
         why_rejected=rejected if photos is None else lambda *_: None,
     )
     tuning = tuner.tune()
-    return Prepared(arranged(model, tuning.best, contract), tuning.best, tuning)
+    return PreparedGraph(arranged(model, tuning.best, contract), tuning.best, tuning)
 
 
 def _typed(backend: Backend, exported: ExportedGraph, precision: Precision) -> "onnx.ModelProto":
