@@ -110,6 +110,20 @@ class Session(Protocol):
         ...
 
 
+DeviceArrays = Mapping[str, Any]  # on a GPU, by the names of the contract
+
+
+@runtime_checkable
+class DeviceSession(Session, Protocol):
+    """A session that also takes and returns arrays on the GPU."""
+
+    def run_on_device(
+        self, inputs: DeviceArrays, stream: Any = None, outputs: DeviceArrays | None = None
+    ) -> DeviceArrays:
+        """Compute every output on the GPU, in the order of `stream`."""
+        ...
+
+
 class Built(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a backend says of the engine that it has built; the manifest keeps it.
 

@@ -15,8 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from pconv_deploy.engines.base import Session
-from pconv_deploy.engines.cuda.arrays import DeviceArrays, RunsOnDevice
+from pconv_deploy.engines.base import DeviceArrays, DeviceSession, Session
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.parity import Arrays
 
@@ -31,7 +30,7 @@ def safe_to_fork(load: Callable[[], Session], reopen: Callable[[], Session]) -> 
     with _gate.no_fork():
         session = load()
     loaded = _Loaded(session, reopen)
-    return _LoadedOnDevice(loaded) if isinstance(session, RunsOnDevice) else loaded
+    return _LoadedOnDevice(loaded) if isinstance(session, DeviceSession) else loaded
 
 
 class _Gate:

@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, GraphContract
-from pconv_deploy.engines.base import RunOptions, Session
-from pconv_deploy.engines.cuda.arrays import RunsOnDevice
+from pconv_deploy.engines.base import DeviceSession, RunOptions, Session
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import Manifest
 from pconv_deploy.engines.shapes import Size, shapes_of
@@ -216,7 +215,7 @@ class Inpainter:
         """
         if self._closed:
             raise EngineError("the engine is closed")
-        if not isinstance(self._session, RunsOnDevice):
+        if not isinstance(self._session, DeviceSession):
             backend = f"the {self.manifest.backend} backend" if self.manifest else "its runtime"
             raise UsageError(
                 f"found an engine whose arrays are on the host, as {backend} takes them; "

@@ -1,1 +1,1 @@
-"""NVIDIA GPUs through cuda-python: devices, memory, streams, graphs and other people's arrays."""
+"""NVIDIA's driver: its calls, and the GPU of this machine."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pconv_deploy.engines.cuda.arrays import RunsOnDevice
+from pconv_deploy.engines.base import DeviceSession
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.forks import safe_to_fork
 from pconv_deploy.errors import EngineError, UsageError
@@ -100,14 +100,14 @@ class OnDevice:
 
 
 def test_arrays_on_the_device_go_through(engine: Path) -> None:
-    assert isinstance(safe_to_fork(OnDevice, OnDevice), RunsOnDevice)
+    assert isinstance(safe_to_fork(OnDevice, OnDevice), DeviceSession)
     session: Any = safe_to_fork(OnDevice, OnDevice)
     arguments = ({"image": 1}, 2, {"filled": 3})
     assert session.run_on_device(*arguments) == arguments
     session.close()
     with pytest.raises(EngineError, match="closed"):
         session.run_on_device(*arguments)
-    assert not isinstance(open_engine(engine)[1], RunsOnDevice)
+    assert not isinstance(open_engine(engine)[1], DeviceSession)
 
 
 def test_a_runtime_that_works_in_no_child(engine: Path, tmp_path: Path) -> None:

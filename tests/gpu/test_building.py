@@ -13,9 +13,9 @@ from pconv_deploy.checkpoints.native import save_checkpoint
 from pconv_deploy.commands.inspect import inspect_file
 from pconv_deploy.commands.refit import refit
 from pconv_deploy.contract import UNetConfig
+from pconv_deploy.engines.backends.tensorrt.cuda.streams import on_device
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.cuda.calls import Cuda
-from pconv_deploy.engines.cuda.streams import on_device
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.manifest import Manifest, read_manifest, write_manifest
 from pconv_deploy.engines.refit import RefitRequest

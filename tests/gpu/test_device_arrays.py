@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE
+from pconv_deploy.engines.backends.tensorrt.cuda.streams import Stream, on_device
 from pconv_deploy.engines.cuda.calls import Cuda
-from pconv_deploy.engines.cuda.streams import Stream, on_device
 from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.inpainter import Inpainter
 from tests.gpu.conftest import images, wanted

@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from pconv_deploy.engines.cuda.streams import Graph
+from pconv_deploy.engines.backends.tensorrt.cuda.streams import Graph
 
 MOST_GRAPHS = 16
 MOST_ATTEMPTS = 3  # another thread that waits for the whole GPU spoils one

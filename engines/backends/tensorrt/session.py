@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from pconv_deploy.contract import HOLE_MASK
-from pconv_deploy.engines.backends.tensorrt.plan import Plan, Tensor
-from pconv_deploy.engines.backends.tensorrt.worker import Binding, Request, Worker
-from pconv_deploy.engines.base import RunOptions
-from pconv_deploy.engines.cuda.arrays import DeviceArray, DeviceArrays, View, check_fits, view
-from pconv_deploy.engines.cuda.calls import Cuda
-from pconv_deploy.engines.cuda.devices import current_gpu
-from pconv_deploy.engines.cuda.streams import (
+from pconv_deploy.engines.backends.tensorrt.cuda.arrays import DeviceArray, View, check_fits, view
+from pconv_deploy.engines.backends.tensorrt.cuda.streams import (
     LEGACY_STREAM,
     on_device,
     refuse_capturing,
     stream_handle,
 )
+from pconv_deploy.engines.backends.tensorrt.plan import Plan, Tensor
+from pconv_deploy.engines.backends.tensorrt.worker import Binding, Request, Worker
+from pconv_deploy.engines.base import DeviceArrays, RunOptions
+from pconv_deploy.engines.cuda.calls import Cuda
+from pconv_deploy.engines.cuda.devices import current_gpu
 from pconv_deploy.engines.shapes import choose
 from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.parity import Arrays

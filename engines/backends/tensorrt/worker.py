@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pconv_deploy.engines.backends.tensorrt.cuda.arrays import copy_to_device, copy_to_host
+from pconv_deploy.engines.backends.tensorrt.cuda.memory import DeviceMemory, PinnedMemory
+from pconv_deploy.engines.backends.tensorrt.cuda.streams import (
+    Event,
+    Graph,
+    Stream,
+    refuse_capturing,
+)
 from pconv_deploy.engines.backends.tensorrt.graphs import Captured, GraphCache
 from pconv_deploy.engines.backends.tensorrt.plan import Plan, Tensor
-from pconv_deploy.engines.cuda.arrays import copy_to_device, copy_to_host
 from pconv_deploy.engines.cuda.calls import Cuda
-from pconv_deploy.engines.cuda.memory import DeviceMemory, PinnedMemory
-from pconv_deploy.engines.cuda.streams import Event, Graph, Stream, refuse_capturing
 from pconv_deploy.engines.shapes import Shape
 from pconv_deploy.errors import EngineError
 from pconv_deploy.parity import Arrays

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE
-from pconv_deploy.engines.cuda import dlpack
+from pconv_deploy.engines.backends.tensorrt.cuda import dlpack
 from tests.engines.cuda.fake_cuda import FakeCuda
 from tests.engines.cuda.fake_tensorrt import filled, images
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pconv_deploy.engines.cuda.arrays import RunsOnDevice, check_fits, view
+from pconv_deploy.engines.backends.tensorrt.cuda.arrays import check_fits, view
+from pconv_deploy.engines.base import DeviceSession
 from pconv_deploy.engines.cuda.calls import Cuda
 from pconv_deploy.errors import InputError
 from tests.engines.cuda.device_arrays import CudaArray, DlpackArray, Foreign, TorchTensor
@@ -141,5 +142,5 @@ def test_arrays_in_the_middle_of_things_are_refused(gpu: FakeCuda) -> None:
 
 
 def test_sessions_of_the_gpu_are_told_from_others() -> None:
-    assert isinstance(SimpleNamespace(run_on_device=print), RunsOnDevice)
-    assert not isinstance(SimpleNamespace(run=print), RunsOnDevice)
+    assert isinstance(SimpleNamespace(run=print, close=print, run_on_device=print), DeviceSession)
+    assert not isinstance(SimpleNamespace(run=print, close=print), DeviceSession)

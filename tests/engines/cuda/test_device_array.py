@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pconv_deploy.engines.cuda.arrays import DeviceArray, check_fits, view
+from pconv_deploy.engines.backends.tensorrt.cuda.arrays import DeviceArray, check_fits, view
+from pconv_deploy.engines.backends.tensorrt.cuda.streams import Stream
 from pconv_deploy.engines.cuda.calls import Cuda
-from pconv_deploy.engines.cuda.streams import Stream
 from tests.engines.cuda.fake_cuda import FakeCuda
 
 SHAPE = (2, 4, 8, 3)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pconv_deploy.engines.cuda import dlpack
+from pconv_deploy.engines.backends.tensorrt.cuda import dlpack
 
 
 def content(dtype: Any = np.uint8) -> NDArray[Any]:
@@ -78,7 +78,7 @@ def test_a_consumer_that_refuses_tells_why_and_keeps_nothing() -> None:
 
 _KEPT_TO_THE_END = """
 import numpy as np
-from pconv_deploy.engines.cuda import dlpack
+from pconv_deploy.engines.backends.tensorrt.cuda import dlpack
 
 class Lent:
     array = np.zeros(6, np.uint8)

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pconv_deploy.engines.cuda.calls import Cuda
-from pconv_deploy.engines.cuda.memory import DeviceMemory, PinnedMemory, frees_postponed
-from pconv_deploy.engines.cuda.streams import (
+from pconv_deploy.engines.backends.tensorrt.cuda.memory import (
+    DeviceMemory,
+    PinnedMemory,
+    frees_postponed,
+)
+from pconv_deploy.engines.backends.tensorrt.cuda.streams import (
     Event,
     Graph,
     Stream,
@@ -17,6 +20,7 @@ from pconv_deploy.engines.cuda.streams import (
     refuse_capturing,
     stream_handle,
 )
+from pconv_deploy.engines.cuda.calls import Cuda
 from pconv_deploy.errors import EngineError, UsageError
 from tests.engines.cuda.cuda_names import Status
 from tests.engines.cuda.fake_cuda import FakeCuda

@@ -4,31 +4,24 @@ import math
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pconv_deploy.engines.cuda import dlpack
+from pconv_deploy.engines.backends.tensorrt.cuda import dlpack
+from pconv_deploy.engines.backends.tensorrt.cuda.memory import ALLOCATION_ALIGNMENT, DeviceMemory
+from pconv_deploy.engines.backends.tensorrt.cuda.streams import (
+    LEGACY_STREAM,
+    Event,
+    on_device,
+    stream_handle,
+)
 from pconv_deploy.engines.cuda.calls import Cuda
-from pconv_deploy.engines.cuda.memory import ALLOCATION_ALIGNMENT, DeviceMemory
-from pconv_deploy.engines.cuda.streams import LEGACY_STREAM, Event, on_device, stream_handle
 from pconv_deploy.errors import InputError
 
-DeviceArrays = Mapping[str, Any]
 _STREAMS_SINCE = 3  # the version of __cuda_array_interface__ that tells of the producer's stream
 _NO_WAITING = -1  # DLPack's word of a consumer who sees to it himself
-
-
-@runtime_checkable
-class RunsOnDevice(Protocol):
-    """A session that also takes and returns arrays on the GPU."""
-
-    def run_on_device(
-        self, inputs: DeviceArrays, stream: Any = None, outputs: DeviceArrays | None = None
-    ) -> DeviceArrays:
-        """Compute every output, on the GPU."""
-        ...
 
 
 @dataclass(frozen=True)

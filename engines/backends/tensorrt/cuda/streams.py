@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pconv_deploy.engines.backends.tensorrt.cuda.memory import frees_postponed, release
 from pconv_deploy.engines.cuda.calls import Cuda
-from pconv_deploy.engines.cuda.memory import frees_postponed, release
 from pconv_deploy.errors import UsageError
 
 # By this handle everyone names the default stream of a context. As a bare 0 means that one or the

@@ -1,0 +1,1 @@
+"""Memory, streams, graphs and arrays on the GPU, through cuda-python."""
