@@ -1,1 +1,1 @@
-"""From a checkpoint to a verified ONNX file."""
+"""Export a checkpoint or a module to a verified ONNX file."""

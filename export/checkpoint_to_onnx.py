@@ -21,7 +21,7 @@ from pconv_deploy.contract import (
 )
 from pconv_deploy.errors import OutputError, ParityError, UsageError
 from pconv_deploy.export.explain import ExplainedStep, explain_step
-from pconv_deploy.export.rewrites.pipeline import Level, chosen
+from pconv_deploy.export.rewrites.pipeline import Level, select_rewrites
 from pconv_deploy.export.target import ExportTarget, target_of
 from pconv_deploy.export.trace import trace_target, warn_if_untested_torch
 from pconv_deploy.export.verify import Reference, reference_at_odd_multiples
@@ -40,15 +40,15 @@ _AT_ODD_MULTIPLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What to export, and as what kind of graph.
+    """Options of an export.
 
     kind         "deployment": uint8 in, composited uint8 out; "tensor": float in and out
     batch        None leaves it free
     size         height and width, multiples of the network's 2**levels; None leaves them free
     precision    of features and weights
-    level        how far it is rewritten, 0 to 3; see `rewrites.pipeline`
-    without      names of rewrites that are left out
-    weights_key  which weights of the file, where it holds several sets; see `foreign.tensor_tree`
+    level        how far it is rewritten, 0 to 2; see `rewrites.pipeline`
+    without      names of rewrites to leave out
+    weights_key  which weights, if the file holds several sets; see `foreign.tensor_tree`
     inline       write the graph without model-local functions, for tools that read none
     """
 
@@ -64,10 +64,10 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """The file's contract, and the evidence that it computes what its checkpoint computes.
+    """The graph's contract and the evidence that it computes what its source computes.
 
-    explained  what each rewrite did, the traced graph first; empty if that was not asked for
-    notes      what may surprise
+    explained  what each rewrite did, the traced graph first; empty without `explain`
+    notes      for the user
     """
 
     contract: GraphContract
@@ -112,7 +112,7 @@ def load_target(
     checkpoint_file: Path, options: ExportOptions, progress: Callable[[str], None]
 ) -> ExportTarget:
     """Check the options, then read the checkpoint; raises as `export_checkpoint`."""
-    chosen(options.level, options.without)
+    select_rewrites(options.level, options.without)
     progress("reading the checkpoint")
     return target_of(load_checkpoint(checkpoint_file, weights_key=options.weights_key))
 
@@ -131,7 +131,7 @@ def verified_graph(
     `export_checkpoint`, and ModuleError.
     """
     warn_if_untested_torch()
-    rewrites = chosen(options.level, options.without)
+    rewrites = select_rewrites(options.level, options.without)
     contract = _contract(target, options)
     progress("exporting")
     graph = trace_target(target, contract)
@@ -205,14 +205,14 @@ def _require_finite(
 
 
 def refuse_existing(output: Path, overwrite: bool) -> None:
-    """Raise UsageError if a file would be replaced unasked, OutputError if none can be written."""
+    """Raise UsageError if a file exists and may not be replaced, OutputError if unwritable."""
     with writing(output):
         there = output.exists()
         folder = next(above for above in output.absolute().parents if above.exists())
     if there and not overwrite:
         raise UsageError(f"{output} already exists; pass --overwrite to replace it")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(f"cannot write {output}: {folder} is no folder that can be written to")
+        raise OutputError(f"cannot write {output}: {folder} is no writable folder")
 
 
 def _contract(target: ExportTarget, options: ExportOptions) -> GraphContract:
@@ -235,7 +235,7 @@ def _contract(target: ExportTarget, options: ExportOptions) -> GraphContract:
         batch=options.batch,
         size=options.size,
         precision=options.precision,
-        rewrites=tuple(rewrite.name for rewrite in chosen(options.level, options.without)),
+        rewrites=tuple(rewrite.name for rewrite in select_rewrites(options.level, options.without)),
         source=target.source,
     )
 

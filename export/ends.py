@@ -1,4 +1,4 @@
-"""What surrounds the network in an exported graph: from bytes to bytes, or float to float."""
+"""The ends of an exported graph around the network: uint8 or float in and out."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from pconv_deploy.contract import Normalisation
 
 
 class TensorGraph(nn.Module):
-    """Float in, float out; compositing is left to the caller.
+    """Normalise float images; the caller composites.
 
     image (N, 3, H, W) float, 0..1; hole_mask (N, 1, H, W) float, nonzero = fill
     -> output (N, 3, H, W) float, about 0..1, neither clipped nor composited
@@ -29,7 +29,7 @@ class TensorGraph(nn.Module):
 
 
 class DeploymentGraph(nn.Module):
-    """Bytes in, bytes out; the known pixels pass untouched.
+    """Convert uint8 images and composite; the known pixels are returned unchanged.
 
     image (N, H, W, 3) uint8; hole_mask (N, H, W) uint8, nonzero = fill
     -> filled (N, H, W, 3) uint8, and the network's own output (N, 3, H, W) float, about 0..1
@@ -41,7 +41,7 @@ class DeploymentGraph(nn.Module):
 
     def forward(self, image: Tensor, hole_mask: Tensor) -> tuple[Tensor, Tensor]:
         dtype = self.inner.mean.dtype
-        # Bytes at the very ends only: TensorRT does nothing with them but convert.
+        # uint8 at the very ends only: TensorRT does nothing with it but convert.
         levels = image.to(dtype).permute(0, 3, 1, 2)  # NCHW, 0..255
         hole = hole_mask.to(dtype)[:, None]  # N1HW, nonzero = fill
         raw = self.inner(levels / 255, hole)

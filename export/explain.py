@@ -1,4 +1,4 @@
-"""What each rewrite did to a graph: where it fired, the work before and after, the error after."""
+"""Measure what each rewrite did to a graph: multiply-adds and error after it."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ _SIDE = 512
 
 @dataclass(frozen=True)
 class ExplainedStep:
-    """A graph behind one rewrite.
+    """A graph after one rewrite.
 
     step           None: as it was traced
     multiply_adds  of its convolutions alone, for one image of `counted_size`
@@ -30,7 +30,7 @@ class ExplainedStep:
 
 
 def explain_step(step: Step | None, model: onnx.ModelProto, reference: Reference) -> ExplainedStep:
-    """Count a graph's work and compare it."""
+    """Count a graph's multiply-adds and compare it with the reference."""
     report = reference.compare(model)
     assert report.worst_error is not None
     return ExplainedStep(
@@ -42,7 +42,7 @@ def explain_step(step: Step | None, model: onnx.ModelProto, reference: Reference
 
 
 def counted_size(contract: GraphContract) -> tuple[int, int]:
-    """Height and width for which work is counted: the graph's own, or what is nearest to 512."""
+    """Return the height and width for counting work: the graph's own, or nearest to 512."""
     multiple = contract.size_multiple
     side = max(1, round(_SIDE / multiple)) * multiple
     return contract.size or (side, side)

@@ -1,4 +1,4 @@
-"""`pconv-deploy export --module`: a user's own network becomes a verified ONNX file."""
+"""Export a user's own network, given as Python code, to a verified ONNX file."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pconv_deploy.checkpoints.foreign.weights import shown as listed
+from pconv_deploy.checkpoints.foreign.weights import list_names as listed
 from pconv_deploy.contract import MAX_LEVELS, Family, Normalisation, Source, UserModule
 from pconv_deploy.errors import ModuleError, PConvError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import (
@@ -18,16 +18,21 @@ from pconv_deploy.export.checkpoint_to_onnx import (
 )
 from pconv_deploy.export.modules.factory import (
     ANY_FAILURE,
+    describe_error,
     importable_from_here,
+    location_of,
     make_module,
-    place_of,
-    reason,
 )
 from pconv_deploy.export.modules.factory_name import parse_factory
 from pconv_deploy.export.modules.partial_convolutions import WithOperators, with_operators
-from pconv_deploy.export.modules.trial import Called, run_on_holes, runs_in_double, tried_out
+from pconv_deploy.export.modules.trial import (
+    CalledModule,
+    find_interface,
+    run_on_holes,
+    runs_in_double,
+)
 from pconv_deploy.export.modules.weights import load_weights, require_finite, sha256_of_state
-from pconv_deploy.export.rewrites.pipeline import chosen
+from pconv_deploy.export.rewrites.pipeline import select_rewrites
 from pconv_deploy.export.target import ExportTarget
 from pconv_deploy.export.trace_errors import UnfollowedSizesError
 
@@ -78,7 +83,7 @@ def export_module(
             f"found size multiple {request.size_multiple}; needed 1 to {1 << MAX_LEVELS}"
         )
     refuse_existing(output, overwrite)
-    chosen(options.level, options.without)  # before anything is read
+    select_rewrites(options.level, options.without)  # before anything is read
     parse_factory(request.factory)
     with importable_from_here(), _errors_of_user_code(request.factory):
         target = _target(request, options, progress)
@@ -102,9 +107,9 @@ def _errors_of_user_code(factory: str) -> Iterator[None]:
     except PConvError:
         raise
     except ANY_FAILURE as error:
-        if not place_of(error):
+        if not location_of(error):
             raise  # a bug of ours
-        raise ModuleError(f"the module of {factory} raised {reason(error)}") from error
+        raise ModuleError(f"the module of {factory} raised {describe_error(error)}") from error
 
 
 def _with_larger_multiple(
@@ -113,7 +118,7 @@ def _with_larger_multiple(
     request: ModuleRequest,
     progress: Callable[[str], None],
 ) -> ExportTarget:
-    """Unless the user chose the multiple; then, or if no multiple would do, the error says more."""
+    """Return the target with a larger size multiple, or raise the error if the user chose it."""
     multiple = target.size_multiple
     larger = multiple * (error.growth or 1)
     if error.growth is None:
@@ -141,13 +146,13 @@ def _target(
     loaded = load_weights(network, weights, options.weights_key) if weights else None
     require_finite(network, request.factory)
     size = options.size
-    mask_channels, multiple = tried_out(network, request.size_multiple, size, progress)
-    shown = size or (multiple * math.ceil(_SHOWN / multiple),) * 2
-    made = with_operators(network, lambda layers: run_on_holes(layers, mask_channels, shown))
-    reference = Called(network, mask_channels)
+    mask_channels, multiple = find_interface(network, request.size_multiple, size, progress)
+    list_names = size or (multiple * math.ceil(_SHOWN / multiple),) * 2
+    made = with_operators(network, lambda layers: run_on_holes(layers, mask_channels, list_names))
+    reference = CalledModule(network, mask_channels)
     name = weights.name.encode(errors="replace").decode() if weights else request.factory
     return ExportTarget(
-        traced=Called(made.network, mask_channels),
+        traced=CalledModule(made.network, mask_channels),
         reference=reference,
         reference_name="the module itself",
         normalisation=request.normalisation,

@@ -1,4 +1,4 @@
-"""What is exported: a network, the facts that belong to it, and what it is compared with."""
+"""The target of an export: a network, its facts and the reference it is compared with."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from pconv_deploy.network.architectures import literal_network
 
 @dataclass(frozen=True, kw_only=True)
 class ExportTarget:
-    """A network on its way to ONNX, in two forms that share no arithmetic.
+    """A network in two forms that share no arithmetic.
 
     Both take image (N, 3, H, W), normalised, and known (N, 1, H, W) of 0 and 1, H and W multiples
     of `size_multiple`, and return (N, 3, H, W), normalised.
@@ -20,7 +20,7 @@ class ExportTarget:
     reference       what the graph is compared with, in any precision; in evaluation mode
     reference_name  for the report
     in_double       whether the reference can be computed in double precision
-    notes           what may surprise whoever exports it
+    notes           for the user
     """
 
     traced: nn.Module
@@ -34,7 +34,7 @@ class ExportTarget:
 
 
 def target_of(checkpoint: Checkpoint) -> ExportTarget:
-    """A checkpoint's network, and the literal one with its weights."""
+    """Make the target of a checkpoint; its reference is the literal network."""
     return ExportTarget(
         traced=checkpoint.model,
         reference=literal_network(checkpoint.model).eval(),

@@ -1,4 +1,4 @@
-"""Where in a module torch.export, or the translation to ONNX, could not go on: one error each."""
+"""Translate errors of torch.export and torch.onnx to errors that name the submodule."""
 
 import io
 import re
@@ -10,7 +10,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from pconv_deploy.errors import ModuleError
-from pconv_deploy.export.modules.factory import ANY_FAILURE, place_of
+from pconv_deploy.export.modules.factory import ANY_FAILURE, location_of
 
 # See `graphs`; a user's network is wrapped once more.
 _AROUND = re.compile(r"(?:inner\.)?network(?:\.network)?(?:\.|$)")
@@ -21,7 +21,7 @@ _DIMENSION = r"(?:\d+\*)?(batch|rows|columns)"
 
 
 class UnfollowedSizesError(ModuleError):
-    """torch.export follows a module at some of the sizes only that were to be free.
+    """torch.export can trace a module at only some of the free sizes.
 
     growth  how many times as large a multiple of sides may do; None: no multiple would
     """
@@ -33,9 +33,9 @@ class UnfollowedSizesError(ModuleError):
 
 @contextmanager
 def following(module: nn.Module) -> Iterator[None]:
-    """Turn what torch.export raises into a ModuleError that names the submodule it was in.
+    """Turn errors of torch.export into a ModuleError that names the submodule.
 
-    What it prints to stderr, such as all that it had traced so far, is dropped.
+    Its output on stderr, such as the graph traced so far, is dropped.
     """
     inside: list[str] = []
     with ExitStack() as hooks:
@@ -54,7 +54,7 @@ def following(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def translating(exported: ExportedProgram) -> Iterator[None]:
-    """Turn what torch.onnx raises into a ModuleError naming operator and submodule."""
+    """Turn errors of torch.onnx into a ModuleError that names operator and submodule."""
     try:
         yield
     except torch.onnx.OnnxExporterError as error:
@@ -71,13 +71,13 @@ def translating(exported: ExportedProgram) -> Iterator[None]:
 
 
 def path_in_network(path: str) -> str:
-    """The path of a submodule without what is wrapped around the network."""
+    """Return a submodule's path inside the network, without our wrappers."""
     around = _AROUND.match(path)
     return path[around.end() :] if around else ""
 
 
 def _not_followed(error: BaseException, place: str) -> ModuleError:
-    said, where = str(error), place_of(error)
+    said, where = str(error), location_of(error)
     if "Constraints violated" in said:
         return _sizes(said)
     if "data-dependent" in said.lower():
@@ -110,7 +110,7 @@ def _sizes(said: str) -> UnfollowedSizesError:
 
 
 def _guards(said: str) -> list[str]:
-    """The conditions themselves, in the words of the graph's inputs."""
+    """Return the conditions, in terms of the graph's inputs."""
     found = re.findall(r"satisfy the generated guard (.+?)\.?$", said, re.MULTILINE)
     axes = tuple(_AXES.values())
     side = re.compile(r"L\['\w+'\]\.size\(\)\[([012])\]")
@@ -118,7 +118,7 @@ def _guards(said: str) -> list[str]:
 
 
 def _path_of(exported: ExportedProgram, operator: str) -> str:
-    """The innermost submodule that calls an operator, which may be a part of the one it calls."""
+    """Return the path of the innermost submodule that calls an operator."""
     stem = operator.split(".")[1].strip("_")
     for node in exported.graph.nodes:
         stack = list(node.meta.get("nn_module_stack", {}).values())

@@ -1,4 +1,4 @@
-"""The exported graph against the checkpoint or the module it came from.
+"""Compare an exported graph with the checkpoint or module it was made from.
 
 The reference is the literal network (`pconv_deploy.network.reference`) with the checkpoint's own
 weights, or the user's own module untouched, in double precision and between ends written here a
@@ -49,7 +49,7 @@ Fill = Callable[[NDArray[Any], NDArray[np.bool_]], NDArray[np.float64]]
 
 
 class Reference:
-    """The reference's answers to every parity case; computed once for any number of graphs.
+    """The reference's outputs for every parity case, computed once for any number of graphs.
 
     Args:
         target: what is exported.
@@ -69,7 +69,7 @@ class Reference:
         self._rounded = self._remembered(rounded if target.in_double else _nudged(rounded))
 
     def compare(self, model: onnx.ModelProto, precision: GraphPrecision = "fp32") -> ParityReport:
-        """Fill every parity case with an ONNX model too, whose features have this precision."""
+        """Compare a model, whose features have this precision, on every parity case."""
         contract = msgspec.structs.replace(self.contract, precision=precision)
         return compare_runs(
             self._exact,
@@ -86,7 +86,7 @@ class Reference:
         )
 
     def overflows(self) -> bool:
-        """Whether the reference itself returns NaN or infinity in any case, in either precision."""
+        """Return whether the reference itself returns NaN or infinity in any case."""
         batches = (graph_inputs(batch, self.contract) for batch in parity_batches(self.contract))
         return not all(
             np.isfinite(output).all()
@@ -96,7 +96,7 @@ class Reference:
         )
 
     def _stored_in(self, precision: GraphPrecision) -> Run:
-        """The reference in single precision, its weights and what its layers return in half."""
+        """Make the reference in single precision with weights and layer outputs rounded to half."""
         half = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
         network = copy.deepcopy(self._target.reference).float()
         for tensor in (*network.parameters(), *network.buffers()):
@@ -130,7 +130,7 @@ class Reference:
 
 
 def reference_at_odd_multiples(target: ExportTarget, contract: GraphContract) -> Reference | None:
-    """Give a user's module at sides of 3 and 5 multiples; None where that shows nothing.
+    """Make the reference of a user's module at sides of 3 and 5 multiples, if that can differ.
 
     Its code may decide by its sides (`if height % 16`), and where these are multiples, torch.export
     may take for granted that all decide as those traced. The usual cases would not show it:
@@ -154,7 +154,7 @@ def _rounded(value: Any, dtype: torch.dtype) -> Any:
 
 
 def _nudged(fill: Fill) -> Fill:
-    """Compute the same of an image whose last bits differ: how far rounding is carried."""
+    """Perturb the image's last bits, to estimate the rounding error."""
 
     def filled(colours: NDArray[Any], known: NDArray[np.bool_]) -> NDArray[np.float64]:
         signs = np.random.default_rng(0).choice([-1, 1], colours.shape)
@@ -164,7 +164,7 @@ def _nudged(fill: Fill) -> Fill:
 
 
 def literal_fill(checkpoint: Checkpoint, dtype: torch.dtype = torch.float64) -> Fill:
-    """Give a function from colours and known pixels to the literal network's output.
+    """Return a function from colours and known pixels to the literal network's output.
 
     colours (N, 3, H, W) in 0..1, known (N, 1, H, W) -> (N, 3, H, W) float64, about 0..1; sides
     must be multiples of 2**levels. The network computes in `dtype`, the ends in float64.
@@ -173,7 +173,7 @@ def literal_fill(checkpoint: Checkpoint, dtype: torch.dtype = torch.float64) -> 
 
 
 def network_fill(network: nn.Module, normalisation: Normalisation, dtype: torch.dtype) -> Fill:
-    """Give the same function of any network in evaluation mode, from image and known to the image.
+    """Return the same function for any network (image, known) -> image in evaluation mode.
 
     The network is copied.
     """

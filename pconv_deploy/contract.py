@@ -1,4 +1,4 @@
-"""What the stages agree on: the facts that travel from checkpoint to ONNX to engine.
+"""The facts stored in checkpoints, graphs and engines.
 
 Plain values, validated when read (msgspec), no torch, no numpy.
 """
@@ -16,7 +16,7 @@ GRAPH_FORMAT: Final = 1
 IMAGE, HOLE_MASK, FILLED, OUTPUT = "image", "hole_mask", "filled", "output"
 # The network's output before compositing: an inner value of the deployment graph.
 RAW_OUTPUT = "raw_output"
-# By this name a training run, and the demo, keep their checkpoint: such a folder is known by it.
+# Training runs and the demo store their checkpoint under this name; it identifies the folder.
 NETWORK_FILE = "network.safetensors"
 
 Channels = Annotated[int, Meta(ge=1, le=4096)]
@@ -31,7 +31,7 @@ class UNetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     channels     output channels of each encoder level, outermost first
     kernels      encoder kernel sizes, odd; the decoder always uses 3
-    convolution  "ordinary" is the paper's baseline Conv, told of the hole by a fourth channel
+    convolution  "ordinary" is the paper's baseline Conv, with the hole as a fourth channel
     head         what follows the last partial convolution: "linear" is nothing, as in the paper;
                  "sigmoid" an offset, LeakyReLU, a 1x1 convolution and a sigmoid, as in PConv-Keras
     """
@@ -57,11 +57,11 @@ class UNetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def size_multiple(self) -> int:
-        """Heights and widths that every level can halve evenly, in pixels."""
+        """Height and width must be multiples of this many pixels, so that every level halves."""
         return 1 << self.levels
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe it in one line."""
         return (
             f"U-Net of {self.convolution} convolutions, {self.levels} levels, "
             f"channels {'-'.join(map(str, self.channels))}, "
@@ -71,7 +71,7 @@ class UNetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Normalisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How RGB in 0..1 becomes the network's numbers: (rgb - mean) / std, and back.
+    """Normalisation of RGB in 0..1 for the network: (rgb - mean) / std.
 
     The default maps to -1..1, as the paper's authors do.
     """
@@ -105,11 +105,11 @@ _SCALING = {
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The project a checkpoint comes from, and what mask files mean there.
+    """The project a checkpoint comes from, and the convention of its mask files.
 
-    For people who have that project's masks: our graphs always take nonzero = fill.
+    For users of that project's masks: our graphs always take nonzero = fill.
 
-    mask_convention  which pixels of a mask file are the hole; None: nobody said
+    mask_convention  which pixels of a mask file are the hole; None: unknown
     mask_scaling     how that project brings a mask to the size of its image: "touching" makes hole
                      of every pixel that touches it; None where it does not scale masks
     """
@@ -119,7 +119,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     mask_scaling: Literal["touching", "nearest", "bilinear"] | None = "touching"
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe it in one line."""
         if self.mask_convention is None or self == Family():
             return self.name
         colour = self.mask_convention.removeprefix("hole-")
@@ -128,7 +128,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class UserModule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A network of the user's own, which only its code describes.
+    """A user's own network, given as Python code.
 
     factory               what makes it: "package.module:name"
     mask_channels         of the mask that its forward takes
@@ -140,7 +140,7 @@ class UserModule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     partial_convolutions: int
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe it in one line."""
         return (
             f"module {self.factory}, {self.partial_convolutions} partial convolutions, "
             f"called with a mask of {self.mask_channels} channel{'s' * (self.mask_channels > 1)}"
@@ -169,18 +169,18 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError("needed either a network or a module")
 
     def describe_network(self) -> str:
-        """One line for people."""
+        """Describe it in one line."""
         network = self.network or self.module
         assert network is not None
         return network.describe()
 
     def describe_weights(self) -> str:
-        """One line for people: the file, and which weights of it."""
+        """Describe the file and its weights in one line."""
         return f"{self.weights_key} in {self.file}" if self.weights_key else self.file
 
 
 class GraphContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All that a runtime must know of a graph to feed it.
+    """The facts that a runtime needs to run a graph.
 
     size      None where height and width are free multiples of `size_multiple`
     rewrites  names of the exact rewrites it went through, in their order
@@ -209,7 +209,7 @@ class GraphContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError(f"its tensors are not those of a {self.kind} graph")
 
     def describe_shapes(self) -> str:
-        """One line for people: what sizes and batches the graph takes."""
+        """Describe the sizes and batches that the graph takes in one line."""
         size = (
             f"{self.size[0]}x{self.size[1]}"
             if self.size
@@ -221,7 +221,7 @@ class GraphContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def deployment_specs(
     batch: int | None, size: tuple[int, int] | None
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs of the graph that bytes go into and bytes come out of."""
+    """Return inputs and outputs of a deployment graph: uint8 in and out."""
     n, (h, w) = batch or "batch", size or ("height", "width")
     return (
         TensorSpec(IMAGE, "uint8", "NHWC", (n, h, w, 3), "RGB; pixels in the hole are ignored"),
@@ -240,7 +240,7 @@ def deployment_specs(
 def tensor_specs(
     batch: int | None, size: tuple[int, int] | None
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs of the graph for pipelines that already hold float tensors."""
+    """Return inputs and outputs of a tensor graph: float in and out."""
     n, (h, w) = batch or "batch", size or ("height", "width")
     return (
         TensorSpec(

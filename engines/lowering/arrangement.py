@@ -13,7 +13,7 @@ from pconv_deploy.engines.lowering.fuse_epilogue import fuse_epilogue
 from pconv_deploy.engines.lowering.interleave_phases import interleave, refusal
 from pconv_deploy.engines.lowering.narrow_input import narrow_input
 from pconv_deploy.engines.lowering.narrow_output import narrow_output
-from pconv_deploy.graphs.editing import nodes_of, place
+from pconv_deploy.graphs.editing import node_label, nodes_of
 from pconv_deploy.graphs.passes import GraphPass, Site, run_passes
 
 
@@ -54,7 +54,7 @@ def passes_of(arrangement: Arrangement) -> tuple[GraphPass, ...]:
 
 def _upsampled(graph: ir.Model, arrangement: Arrangement) -> Sequence[Site]:
     """Bring each decoder convolution into its form; narrow-output may have taken the last."""
-    sites = [Site(place(node), refusal(node)) for node in nodes_of(graph, "ConvTranspose")]
+    sites = [Site(node_label(node), refusal(node)) for node in nodes_of(graph, "ConvTranspose")]
     for number, node in enumerate(_upsampling_nodes(graph)):
         form = arrangement.of_site(number)
         if form == "interleaved":

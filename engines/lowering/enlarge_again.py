@@ -15,9 +15,9 @@ from pconv_deploy.graphs.editing import (
     Array,
     constant,
     emit,
-    place,
+    node_label,
     proved_values,
-    supersede,
+    replace_node,
 )
 from pconv_deploy.graphs.enlargement import enlarge
 
@@ -25,10 +25,12 @@ from pconv_deploy.graphs.enlargement import enlarge
 def enlarge_again(node: ir.Node) -> None:
     """Rewrite a 4x4 transposed convolution of stride 2 that `interleave_phases` would take."""
     assert node.inputs[0] is not None
-    doubled = enlarge(node, node.inputs[0], (1, 1, 2, 2), f"{place(node)}.scales")
-    taps = constant(node, single_taps(proved_values(node.inputs[1])), f"{place(node)}.single")
-    y = emit(node, "Conv", doubled, taps, *node.inputs[2:], pads=[1, 1, 1, 1], name=place(node))
-    supersede(node, y)
+    doubled = enlarge(node, node.inputs[0], (1, 1, 2, 2), f"{node_label(node)}.scales")
+    taps = constant(node, single_taps(proved_values(node.inputs[1])), f"{node_label(node)}.single")
+    y = emit(
+        node, "Conv", doubled, taps, *node.inputs[2:], pads=[1, 1, 1, 1], name=node_label(node)
+    )
+    replace_node(node, y)
 
 
 def single_taps(weight: Array) -> Array:

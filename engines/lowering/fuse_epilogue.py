@@ -23,15 +23,15 @@ from pconv_deploy.graphs.convolution import VECTOR
 from pconv_deploy.graphs.editing import (
     attributes_of,
     constant,
-    does,
     emit,
+    is_op,
     known_values,
+    node_label,
     nodes_of,
-    place,
     producer_of,
     proved_values,
     read_once,
-    supersede,
+    replace_node,
 )
 from pconv_deploy.graphs.functions import DOMAIN, RENORMALISE, attach_functions
 from pconv_deploy.graphs.passes import Site
@@ -44,7 +44,7 @@ def fuse_epilogue(model: ir.Model) -> Sequence[Site]:
     sites = []
     for node in nodes_of(model, RENORMALISE, DOMAIN):
         refused = _refusal(node)
-        sites.append(Site(place(node), refused))
+        sites.append(Site(node_label(node), refused))
         if refused is None:
             _fuse(node)
     attach_functions(model)
@@ -66,22 +66,24 @@ def _refusal(node: ir.Node) -> str | None:
 def _fuse(node: ir.Node) -> None:
     convolved, coverage, bias = node.inputs
     values = proved_values(bias)
-    zero, one = (constant(node, np.array(v, values.dtype), f"{place(node)}.{v}") for v in (0, 1))
+    zero, one = (
+        constant(node, np.array(v, values.dtype), f"{node_label(node)}.{v}") for v in (0, 1)
+    )
     seen = emit(node, "Greater", coverage, zero)
     known = emit(node, "Cast", seen, to=ir.DataType.from_numpy(values.dtype))
     ratio = emit(node, "Div", known, emit(node, "Where", seen, coverage, one))
-    offsets = constant(node, values[:, None, None, None], f"{place(node)}.bias")
+    offsets = constant(node, values[:, None, None, None], f"{node_label(node)}.bias")
     z = emit(node, "Add", convolved, emit(node, "Conv", coverage, offsets))
     activation = _activation(node.outputs[0])
     if activation is not None:
         z = emit(node, activation.op_type, z, **attributes_of(activation))
-    if does(producer_of(convolved), "Conv"):
-        ones = constant(node, np.ones_like(values)[:, None, None, None], f"{place(node)}.ones")
+    if is_op(producer_of(convolved), "Conv"):
+        ones = constant(node, np.ones_like(values)[:, None, None, None], f"{node_label(node)}.ones")
         ratio = emit(node, "Conv", ratio, ones)
     y = emit(node, "Mul", z, ratio)
     if activation is not None:
-        supersede(activation, y)
-    supersede(node, y, known)
+        replace_node(activation, y)
+    replace_node(node, y, known)
 
 
 def _activation(y: ir.Value) -> ir.Node | None:
@@ -90,4 +92,4 @@ def _activation(y: ir.Value) -> ir.Node | None:
         return None
     ((reader, _),) = y.uses()
     beside = reader.graph is y.graph  # and not in the branch of a condition
-    return reader if beside and does(reader, *_HOMOGENEOUS) else None
+    return reader if beside and is_op(reader, *_HOMOGENEOUS) else None

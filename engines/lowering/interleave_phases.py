@@ -26,9 +26,9 @@ from pconv_deploy.graphs.editing import (
     emit,
     ints,
     known_values,
-    place,
+    node_label,
     proved_values,
-    supersede,
+    replace_node,
 )
 
 # Which taps the phases take, in the order in which they are interleaved: odd before even.
@@ -58,10 +58,10 @@ def phase_taps(weight: Array) -> Array:
 
 def interleave(node: ir.Node) -> None:
     """Rewrite one transposed convolution that nothing is refused of."""
-    weight, name = proved_values(node.inputs[1]), place(node)
+    weight, name = proved_values(node.inputs[1]), node_label(node)
     taps, bias = constant(node, phase_taps(weight), f"{name}.phases"), bias_of_phases(node, node)
     phases = emit(node, "Conv", node.inputs[0], taps, *bias, pads=[1, 1, 1, 1], name=name)
-    supersede(node, interleaved(node, phases, weight.shape[1]))
+    replace_node(node, interleaved(node, phases, weight.shape[1]))
 
 
 def interleaved(node: ir.Node, phases: ir.Value, channels: int) -> ir.Value:
@@ -69,7 +69,7 @@ def interleaved(node: ir.Node, phases: ir.Value, channels: int) -> ir.Value:
     y = _side_by_side(node, phases, channels)
     ends = ((1, 1), (-1, -1), (2, 3))
     return emit(
-        node, "Slice", y, *(constant(node, np.array(e), f"{place(node)}.cut") for e in ends)
+        node, "Slice", y, *(constant(node, np.array(e), f"{node_label(node)}.cut") for e in ends)
     )
 
 
@@ -79,7 +79,7 @@ def _side_by_side(node: ir.Node, phases: ir.Value, channels: int) -> ir.Value:
         return emit(node, "Concat", *parts, axis=0)
 
     def whole(number: int) -> ir.Value:
-        return constant(node, np.array([number]), f"{place(node)}.side")
+        return constant(node, np.array([number]), f"{node_label(node)}.side")
 
     n, h, w = (emit(node, "Shape", phases, start=axis, end=axis + 1) for axis in (0, 2, 3))
     rows, columns, two_n = (emit(node, "Mul", side, whole(2)) for side in (h, w, n))

@@ -25,9 +25,9 @@ from pconv_deploy.graphs.editing import (
     emit,
     ints,
     known_values,
+    node_label,
     nodes_of,
-    place,
-    supersede,
+    replace_node,
 )
 from pconv_deploy.graphs.passes import Site
 
@@ -42,7 +42,7 @@ def narrow_input(model: ir.Model) -> Sequence[Site]:
         if ints(conv, "strides", (1, 1)) != (2, 2):
             continue
         refused = _refusal(conv, weight)
-        sites.append(Site(place(conv), refused))
+        sites.append(Site(node_label(conv), refused))
         if refused is None:
             _narrow(conv, weight)
     return sites
@@ -68,12 +68,12 @@ def _narrow(conv: ir.Node, weight: Array) -> None:
         conv,
         "Conv",
         blocks,
-        constant(conv, _in_blocks(weight), f"{place(conv)}.blocks"),
+        constant(conv, _in_blocks(weight), f"{node_label(conv)}.blocks"),
         *conv.inputs[2:],
         pads=[*before, *after],
-        name=place(conv),
+        name=node_label(conv),
     )
-    supersede(conv, y)
+    replace_node(conv, y)
 
 
 def _in_blocks(weight: Array) -> Array:

@@ -25,16 +25,16 @@ from pconv_deploy.graphs.convolution import (
 from pconv_deploy.graphs.editing import (
     Array,
     constant,
-    does,
     emit,
     ints,
+    is_op,
     known_values,
+    node_label,
     nodes_of,
-    place,
     producer_of,
     proved_values,
     read_once,
-    supersede,
+    replace_node,
 )
 from pconv_deploy.graphs.passes import Site
 
@@ -44,15 +44,15 @@ def narrow_output(model: ir.Model) -> Sequence[Site]:
     sites = []
     for add in nodes_of(model, "Add"):
         up, skip = (producer_of(value) for value in add.inputs)
-        if does(skip, "ConvTranspose"):
+        if is_op(skip, "ConvTranspose"):
             up, skip = skip, up
-        if not does(up, "ConvTranspose") or not does(skip, "Conv"):
+        if not is_op(up, "ConvTranspose") or not is_op(skip, "Conv"):
             continue
         weight = known_values(skip.inputs[1])
         if weight is not None and len(weight) >= VECTOR:
             continue
         refused = _refusal(up, skip, weight)
-        sites.append(Site(place(up), refused))
+        sites.append(Site(node_label(up), refused))
         if refused is None:
             _narrow(add, up, skip)
     return sites
@@ -64,11 +64,11 @@ def _refusal(up: ir.Node, skip: ir.Node, weight: Array | None) -> str | None:
     if weight is None or not has_constant_bias(skip):
         return "its weights are not constant"
     if weight.shape[2:] != (3, 3) or not_padded_by_half(skip, weight) or not _dense(skip):
-        return f"{place(skip)} is no plain 3x3 convolution"
+        return f"{node_label(skip)} is no plain 3x3 convolution"
     if not all(read_once(node.outputs[0]) for node in (up, skip)):
         return "one of the summands is read by others too"
     if not has_even_sides(skip.inputs[0]) or proved_values(up.inputs[1]).shape[1] != len(weight):
-        return f"{place(skip)} is not known to be of its size, and may be broadcast"
+        return f"{node_label(skip)} is not known to be of its size, and may be broadcast"
     return None
 
 
@@ -77,16 +77,16 @@ def _dense(conv: ir.Node) -> bool:
 
 
 def _narrow(add: ir.Node, up: ir.Node, skip: ir.Node) -> None:
-    weight, name = proved_values(skip.inputs[1]), place(up)
+    weight, name = proved_values(skip.inputs[1]), node_label(up)
     taps = constant(add, phase_taps(proved_values(up.inputs[1])), f"{name}.phases")
     shifted = constant(add, _shifted(weight), f"{name}.shifted")
     phases = [
         emit(add, "Conv", up.inputs[0], taps, *bias_of_phases(add, up),
              pads=[1, 1, 1, 1], name=name),
         emit(add, "Conv", skip.inputs[0], shifted, *bias_of_phases(add, skip),
-             pads=[2, 2, 2, 2], strides=[2, 2], name=place(skip)),
+             pads=[2, 2, 2, 2], strides=[2, 2], name=node_label(skip)),
     ]  # fmt: skip
-    supersede(add, interleaved(add, emit(add, "Add", *phases), len(weight)))
+    replace_node(add, interleaved(add, emit(add, "Add", *phases), len(weight)))
 
 
 def _shifted(weight: Array) -> Array:

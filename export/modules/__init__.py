@@ -1,1 +1,1 @@
-"""Networks that users bring as Python code: made, given weights, tried out, taken to operators."""
+"""Networks that users bring as Python code: create, load weights, probe, insert operators."""

@@ -1,4 +1,4 @@
-"""A user's network computed in double precision, also where its code says single.
+"""Compute a user's network in double precision, also where its code says single.
 
 `module.double()` converts parameters and buffers. It does not reach `x.float()`, `torch.ones(...)`
 in forward, or a tensor that is an ordinary attribute, and a convolution takes no two types. So
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 
 class DoublePrecision(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is active, operations on single precision are done in double."""
+    """While active, compute single-precision operations in double."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

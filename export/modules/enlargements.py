@@ -1,4 +1,4 @@
-"""At which sizes a network enlarges by whole factors: there its enlargements can be rewritten.
+"""Find sizes at which a network enlarges by whole factors, so that rewrites apply.
 
 A network that enlarges to the size of what it joins runs at any size. Halved three times, 8 n
 becomes n and doubles back each time; 9 becomes 5, 3, 2, and 2 to 3 is no factor that a graph of
@@ -25,7 +25,7 @@ def whole_multiple(network: Callable[[], nn.Module], multiple: int) -> int:
     """Find the smallest multiple of sides at which the fewest enlargements are by broken factors.
 
     Args:
-        network: gives a new copy that takes image (1, 3, H, W) and known (1, 1, H, W).
+        network: returns a new copy that takes image (1, 3, H, W) and known (1, 1, H, W).
         multiple: at which it runs.
 
     Returns:
@@ -46,7 +46,7 @@ def whole_multiple(network: Callable[[], nn.Module], multiple: int) -> int:
 
 
 def _broken(network: Callable[[], nn.Module], multiple: int) -> int | None:
-    """How many enlargements have no factor that is whole and the same at two sizes."""
+    """Count enlargements without a factor that is whole and the same at two sizes."""
     try:
         first, second = (
             _enlargements(network(), multiple * rows, multiple * columns)
@@ -65,7 +65,7 @@ def _factors(sizes: Sizes | None) -> tuple[int, ...] | None:
 
 
 class _Enlargements(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes from which size to which every enlargement by nearest neighbours goes."""
+    """Records sizes before and after every nearest-neighbour enlargement."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""From "package.module:factory" to a module; importing it runs the user's own code."""
+"""Make a module from "package.module:factory"; importing it runs the user's own code."""
 
 import copy
 import importlib
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pconv_deploy.checkpoints.foreign.weights import shown
+from pconv_deploy.checkpoints.foreign.weights import list_names
 from pconv_deploy.errors import ModuleError
 from pconv_deploy.export.modules.factory_name import parse_factory
 
 _OURS = Path(__file__).parents[2]  # the package
-# What code of others may raise; a script without a guard around its main part exits.
+# What user code may raise; a script without a main guard may exit.
 ANY_FAILURE = (Exception, SystemExit)
 
 
@@ -39,7 +39,7 @@ def importable_from_here() -> Iterator[None]:
 
 
 def make_module(factory: str) -> nn.Module:
-    """Import what `factory` names, call it, and give its module: a copy, in single precision.
+    """Import and call `factory`; return a copy of its module in single precision.
 
     Args:
         factory: "package.module:name" of a callable without arguments that returns a
@@ -59,7 +59,7 @@ def make_module(factory: str) -> nn.Module:
         try:
             made = made()
         except ANY_FAILURE as error:
-            raise ModuleError(f"{factory}() raised {reason(error)}") from error
+            raise ModuleError(f"{factory}() raised {describe_error(error)}") from error
         if not isinstance(made, nn.Module):
             raise ModuleError(f"{factory}() returned {_kind(made)}; needed a {_NEEDED}")
     if any(is_lazy(p) or p.is_meta for p in made.parameters()):
@@ -72,7 +72,7 @@ def make_module(factory: str) -> nn.Module:
         put_in_evaluation(copied)
         copied.requires_grad_(requires_grad=False)
     except ANY_FAILURE as error:
-        raise ModuleError(f"{factory} cannot be copied: {reason(error)}") from error
+        raise ModuleError(f"{factory} cannot be copied: {describe_error(error)}") from error
     return copied
 
 
@@ -92,7 +92,7 @@ def copied_module(module: nn.Module) -> nn.Module:
 
 
 def put_in_evaluation(module: nn.Module) -> None:
-    """Do what eval() does, also where a part's own train() or eval() cannot be called as torch's.
+    """Put a module in evaluation mode, also where its train() or eval() takes other arguments.
 
     Such a method is not called: each part is put in evaluation by itself.
     """
@@ -119,13 +119,13 @@ def _imported(place: str) -> ModuleType:
         return importlib.import_module(place)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-            raise ModuleError(f"importing {place} raised {reason(error)}") from error
+            raise ModuleError(f"importing {place} raised {describe_error(error)}") from error
         raise ModuleError(
             f"there is no Python module {error.name}, neither in the current folder nor installed; "
             "run this in the folder that holds it, or set PYTHONPATH"
         ) from error
     except ANY_FAILURE as error:
-        raise ModuleError(f"importing {place} raised {reason(error)}") from error
+        raise ModuleError(f"importing {place} raised {describe_error(error)}") from error
 
 
 def _named(module: ModuleType, name: str) -> Any:
@@ -136,7 +136,7 @@ def _named(module: ModuleType, name: str) -> Any:
         except AttributeError as error:
             there = [n for n, v in vars(module).items() if callable(v) and n[0] != "_"]
             raise ModuleError(
-                f"{module.__name__} has no {name}; it has {shown(there) or 'nothing to call'}"
+                f"{module.__name__} has no {name}; it has {list_names(there) or 'nothing to call'}"
             ) from error
     return found
 
@@ -160,15 +160,15 @@ def _kind(value: object) -> str:
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
-def reason(error: BaseException) -> str:
-    """What was raised, its first line, and where: for messages."""
+def describe_error(error: BaseException) -> str:
+    """Describe an exception for a message: type, first line, location."""
     said = next((line for line in str(error).splitlines() if line.strip()), "")[:300]
-    text = f"{type(error).__name__}: {said}{place_of(error)}"
+    text = f"{type(error).__name__}: {said}{location_of(error)}"
     return text if text.isprintable() else ascii(text)
 
 
-def place_of(error: BaseException) -> str:
-    """The last line of the user's own code: " (nets.py, line 7)", or nothing if there is none."""
+def location_of(error: BaseException) -> str:
+    """Return the last line of the user's own code, " (nets.py, line 7)", or ""."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if _is_the_users(frame.filename)]
     return f" ({os.path.basename(own[-1].filename)}, line {own[-1].lineno})" if own else ""

@@ -1,13 +1,13 @@
-"""What --module names, read before anything heavy is imported."""
+"""Parse --module without importing torch."""
 
 from pconv_deploy.errors import UsageError
 
 
 def parse_factory(factory: str) -> tuple[str, str]:
-    """Read "package.module:name": the module, and the name in it.
+    """Split "package.module:name" into module and name.
 
     Raises:
-        UsageError: it is not written like that.
+        UsageError: malformed.
     """
     place, _, name = factory.partition(":")
     if not all(part.isidentifier() for part in (*place.split("."), *name.split("."))):

@@ -1,4 +1,4 @@
-"""Partial convolutions inside a user's module, computed by our operator while it is exported.
+"""Find partial convolutions in a user's module and compute them by our operator in the export.
 
 The layer (Liu et al. 2018; NVIDIA/partialconv) is an nn.Conv2d whose forward takes a mask. With D
 the sum of the mask under the window,
@@ -27,7 +27,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from pconv_deploy.errors import ModuleError
 from pconv_deploy.export.modules.double_precision import DoublePrecision
-from pconv_deploy.export.modules.factory import ANY_FAILURE, reason
+from pconv_deploy.export.modules.factory import ANY_FAILURE, describe_error
 from pconv_deploy.network.layers import PartialConv2d
 
 _ATTRIBUTES = ("multi_channel", "return_mask", "slide_winsize", "weight_maskUpdater")
@@ -37,7 +37,7 @@ _TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class WithOperators:
-    """A copy of a network, with operators for its partial convolutions.
+    """A copy of a network with operators for its partial convolutions.
 
     lookalikes  what differs, by the paths of layers that have the name or the attributes of
                 NVIDIA's, but compute something else
@@ -50,14 +50,14 @@ class WithOperators:
 
 @dataclass(frozen=True)
 class _Returned:
-    """What a layer returns beside its features: channels of its mask, None for no mask."""
+    """What a layer returns besides its features: channels of its mask, None for no mask."""
 
     mask_channels: int | None = None
     one_mask_for_all: bool = True  # of a batch, where it was called without a mask
 
 
 # By the channels of the mask that it is called with; 0: without a mask.
-_Answers = dict[int, _Returned]
+_OperatorCalls = dict[int, _Returned]
 
 
 def with_operators(network: nn.Module, run: Callable[[nn.Module], None]) -> WithOperators:
@@ -68,19 +68,19 @@ def with_operators(network: nn.Module, run: Callable[[nn.Module], None]) -> With
         run: calls a network with holes. It shows whether layers are given masks of 0 and 1 alone:
             copies of the layer differ where masks lie between them.
     """
-    soft = _given_soft_masks(network, run)
+    soft = _layers_with_soft_masks(network, run)
     network, count, lookalikes = copy.deepcopy(network), 0, {}
     _fix_computed_weights(network)
     for path, layer in network.named_modules():
         if isinstance(layer, PartialConv2d):  # ours knows the operator already
             count += 1
         elif _has_own_forward(layer):
-            answers, difference = _tried_out(layer, soft=path in soft)
-            if answers:
+            calls, difference = _compare_all_calls(layer, soft=path in soft)
+            if calls:
                 # Not another object: hooks and attributes stay where they are.
-                forward = _by_operator(answers, layer.forward)
+                forward = _operator_forward(calls, layer.forward)
                 layer.forward = MethodType(forward, layer)  # type: ignore[method-assign]
-            count += any(answers)  # with a mask, that is
+            count += any(calls)  # with a mask, that is
             if difference and _resembles(layer):
                 lookalikes[f"{path or 'the module itself'} ({type(layer).__name__})"] = difference
     return WithOperators(network, count, lookalikes)
@@ -90,8 +90,8 @@ def _has_own_forward(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return isinstance(layer, nn.Conv2d) and type(layer).forward is not nn.Conv2d.forward
 
 
-def _given_soft_masks(network: nn.Module, run: Callable[[nn.Module], None]) -> set[str]:
-    """Paths of the layers that are called with other numbers than 0 and 1 behind the features."""
+def _layers_with_soft_masks(network: nn.Module, run: Callable[[nn.Module], None]) -> set[str]:
+    """Return the paths of layers that are called with masks of values other than 0 and 1."""
     network, soft = copy.deepcopy(network), set()
 
     def note(path: str, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -116,26 +116,26 @@ def _resembles(layer: nn.Conv2d) -> bool:
     return named or any(hasattr(layer, attribute) for attribute in _ATTRIBUTES)
 
 
-def _by_operator(answers: _Answers, own: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a forward that computes by the operator what the layer's own is known to compute so."""
+def _operator_forward(calls: _OperatorCalls, own: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a forward that uses the operator for the calls in which it equals the layer."""
     signature = inspect.signature(own)
 
     def forward(layer: Any, *args: Any, **named: Any) -> Any:
         given = list(signature.bind(*args, **named).arguments.values())
         x, mask = given[0], given[1] if len(given) > 1 else None
-        answer = answers.get(0 if mask is None else mask.shape[1])
-        if answer is None or len(given) > 2:
+        returned = calls.get(0 if mask is None else mask.shape[1])
+        if returned is None or len(given) > 2:
             return own(*args, **named)
-        parts = _answered(layer, x, mask, answer)
+        parts = _compute(layer, x, mask, returned)
         return parts if len(parts) > 1 else parts[0]
 
     return forward
 
 
-def _answered(layer: Any, x: Tensor, mask: Tensor | None, answer: _Returned) -> tuple[Tensor, ...]:
+def _compute(layer: Any, x: Tensor, mask: Tensor | None, returned: _Returned) -> tuple[Tensor, ...]:
     """Compute a layer by the operator: x (N, C, H, W), mask (N, C or 1, H, W) or None."""
     if mask is None:
-        masks = 1 if answer.one_mask_for_all else x.shape[0]
+        masks = 1 if returned.one_mask_for_all else x.shape[0]
         everywhere = torch.ones((masks, 1, *x.shape[2:]), dtype=torch.bool, device=x.device)
         mask = everywhere.to(x.dtype)  # that it is binary shows in the graph
     y, known = torch.ops.pconv_deploy.partial_conv2d(
@@ -148,12 +148,12 @@ def _answered(layer: Any, x: Tensor, mask: Tensor | None, answer: _Returned) -> 
         layer.dilation,
         layer.groups,
     )
-    if answer.mask_channels is None:
+    if returned.mask_channels is None:
         return (y,)
-    if answer.mask_channels < known.shape[1]:  # all channels are equal
-        known = known[:, : answer.mask_channels]
-    elif answer.mask_channels > known.shape[1]:
-        known = known.expand(-1, answer.mask_channels, -1, -1)
+    if returned.mask_channels < known.shape[1]:  # all channels are equal
+        known = known[:, : returned.mask_channels]
+    elif returned.mask_channels > known.shape[1]:
+        known = known.expand(-1, returned.mask_channels, -1, -1)
     return y, known
 
 
@@ -166,25 +166,25 @@ def _padding(layer: nn.Conv2d) -> list[int]:
     return [int(pad) for pad in layer.padding]
 
 
-def _tried_out(layer: nn.Conv2d, *, soft: bool) -> tuple[_Answers, str | None]:
-    """Call a layer in every way; give those in which it is the operator, and what differs."""
-    answers: _Answers = {}
+def _compare_all_calls(layer: nn.Conv2d, *, soft: bool) -> tuple[_OperatorCalls, str | None]:
+    """Call a layer in every way; return the calls that equal the operator, and what differs."""
+    calls: _OperatorCalls = {}
     difference = None
     for channels in dict.fromkeys((layer.in_channels, 1, 0)):
-        found = _as_operator(layer, channels, soft=soft)
+        found = _compare_call(layer, channels, soft=soft)
         if isinstance(found, _Returned):
-            answers[channels] = found
+            calls[channels] = found
         elif found is not None:
             way = f"with a mask of {channels} channels" if channels else "without a mask"
             difference = difference or f"{way}, {found}"
-    if not answers and difference is None:
+    if not calls and difference is None:
         difference = "it takes no features of four axes, nor these with a mask"
-    return answers, difference
+    return calls, difference
 
 
 @torch.no_grad()
-def _as_operator(layer: nn.Conv2d, channels: int, *, soft: bool) -> _Returned | str | None:
-    """Compare a layer, with drawn weights, with the operator.
+def _compare_call(layer: nn.Conv2d, channels: int, *, soft: bool) -> _Returned | str | None:
+    """Compare a layer with random weights with the operator.
 
     Args:
         layer: is not changed.
@@ -225,9 +225,9 @@ def _difference(layer: nn.Conv2d, given: list[Tensor], result: Any) -> _Returned
     if len(found) == 2:
         returned = _Returned(found[1].shape[1], found[1].shape[0] == 1)
     try:
-        expected = _answered(layer, given[0], given[1] if len(given) > 1 else None, returned)
+        expected = _compute(layer, given[0], given[1] if len(given) > 1 else None, returned)
     except ANY_FAILURE as error:
-        return reason(error)
+        return describe_error(error)
     for name, part, needed in zip(("output", "mask"), found, expected, strict=False):
         if part.shape != needed.shape:
             return f"its {name} has shape {list(part.shape)}; needed {list(needed.shape)}"
@@ -242,7 +242,7 @@ def _is_image(part: object) -> bool:
 
 
 def _fix_computed_weights(network: nn.Module) -> None:
-    """Compute spectral norms, weight norms and other parametrisations once and for all.
+    """Compute spectral norms, weight norms and other parametrisations once.
 
     In evaluation they depend on no image. As operators of a graph they would be computed for every
     image, and no rewrite could take their results for weights.
@@ -258,7 +258,7 @@ def _fix_computed_weights(network: nn.Module) -> None:
 
 
 def _fix_parametrisations(part: nn.Module) -> None:
-    """Do as `parametrize.remove_parametrizations`, which breaks every copy of the module."""
+    """Remove parametrisations; torch's own function breaks every copy of the module."""
     names = list(part.parametrizations)  # type: ignore[arg-type]
     values = {name: getattr(part, name).detach() for name in names}
     part.__class__ = type(part).__bases__[0]  # torch had derived a class of its own

@@ -1,4 +1,4 @@
-"""What a user's module takes, found by running it: channels of its mask, sizes of its images."""
+"""Find by running a user's module what it takes: mask channels and image sizes."""
 
 import copy
 import inspect
@@ -13,23 +13,22 @@ from pconv_deploy.contract import MAX_LEVELS
 from pconv_deploy.errors import ModuleError
 from pconv_deploy.export.modules.double_precision import DoublePrecision
 from pconv_deploy.export.modules.enlargements import whole_multiple
-from pconv_deploy.export.modules.factory import ANY_FAILURE, reason
+from pconv_deploy.export.modules.factory import ANY_FAILURE, describe_error
 
 Size = tuple[int, int]
 MaskChannels = Literal[1, 3]
 _MASK_CHANNELS: tuple[MaskChannels, ...] = (1, 3)
 
 
-# Another way to call it.
 _SUBCLASS = "A subclass with such a forward, as in docs/own-networks.md, needs no other weights"
 
 
 class WrongOutputError(ModuleError):
-    """A module ran, but what it returned is no image, whatever its size."""
+    """A module ran, but did not return an image of any size."""
 
 
-class Called(nn.Module):
-    """A user's network, called as ours are.
+class CalledModule(nn.Module):
+    """Adapts a user's network to the call of ours.
 
     It is given image * mask, so that nothing of what a hole holds can reach the output, and a mask
     of `mask_channels` equal channels, 1 = known.
@@ -49,7 +48,9 @@ class Called(nn.Module):
         try:
             output: Any = self._called(image, known)
         except ANY_FAILURE as error:
-            raise ModuleError(f"the module fails at {height}x{width}: {reason(error)}") from error
+            raise ModuleError(
+                f"the module fails at {height}x{width}: {describe_error(error)}"
+            ) from error
         if not isinstance(output, Tensor) or output.shape != image.shape:
             found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             resized = isinstance(output, Tensor) and output.shape[:-2] == image.shape[:-2]
@@ -65,7 +66,7 @@ class Called(nn.Module):
         return result[0] if isinstance(result, tuple | list) and result else result
 
 
-def tried_out(
+def find_interface(
     network: nn.Module,
     multiple: int | None,
     size: Size | None,
@@ -79,7 +80,7 @@ def tried_out(
             for which sides of once and twice as much run, or 1 if there is a size; larger where
             only then all enlargements are by whole factors.
         size: height and width, if they are to be fixed.
-        progress: told what is tried, and what was found.
+        progress: receives each step.
 
     Returns:
         The channels of its mask, and the multiple.
@@ -94,7 +95,7 @@ def tried_out(
     progress("trying which masks and sizes the module takes")
     channels, side = _first_that_runs(network, multiples, size)
     if multiple is None and size is None:
-        whole = whole_multiple(lambda: Called(copy.deepcopy(network), channels), side)
+        whole = whole_multiple(lambda: CalledModule(copy.deepcopy(network), channels), side)
         if whole > side:
             progress(
                 f"it takes sides of multiples of {side}; at multiples of {whole} all that it "
@@ -106,9 +107,9 @@ def tried_out(
 
 
 def run_on_holes(network: nn.Module, mask_channels: MaskChannels, size: Size) -> None:
-    """Call a network as ours are: with a hole in a quarter, and with one known pixel alone."""
+    """Call a network with a hole in one quarter, and with a single known pixel."""
     height, width = size
-    called = Called(network, mask_channels)
+    called = CalledModule(network, mask_channels)
     _run(called, height, width)
     known = torch.zeros(1, 1, height, width)
     known[..., height // 2, width // 3] = 1
@@ -116,8 +117,8 @@ def run_on_holes(network: nn.Module, mask_channels: MaskChannels, size: Size) ->
         called(torch.ones(1, 3, height, width), known)
 
 
-def runs_in_double(called: Called, height: int, width: int) -> bool:
-    """Whether a network can be computed in double precision; some insist on single."""
+def runs_in_double(called: CalledModule, height: int, width: int) -> bool:
+    """Return whether a network runs in double precision; some code requires single."""
     called = copy.deepcopy(called).double()
     try:
         with DoublePrecision():
@@ -135,7 +136,7 @@ def _first_that_runs(
         sizes = [size] if size else [(side, side), (side, 2 * side), (2 * side, 2 * side)]
         try:
             for height, width in sizes:
-                _run(Called(copy.deepcopy(network), channels), height, width)
+                _run(CalledModule(copy.deepcopy(network), channels), height, width)
         except ModuleError as error:
             complaints[channels] = error
         else:
@@ -162,7 +163,7 @@ def _require_two_inputs(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _run(called: Called, height: int, width: int) -> None:
+def _run(called: CalledModule, height: int, width: int) -> None:
     drawn = torch.Generator().manual_seed(0)
     image = torch.randn(1, 3, height, width, generator=drawn)
     known = torch.ones(1, 1, height, width)

@@ -1,4 +1,4 @@
-"""A user's own weights: read without running anything, fitted to a module name by name."""
+"""Load a user's weights without running code, matched to a module name by name."""
 
 import hashlib
 import itertools
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pconv_deploy.checkpoints.foreign.contents import read_content
-from pconv_deploy.checkpoints.foreign.tensor_tree import ROOT, Places, Tensors, unwrapped
-from pconv_deploy.checkpoints.foreign.weights import is_counter, lies_beside, shown
+from pconv_deploy.checkpoints.foreign.tensor_tree import ROOT, Tensors, TensorTree, without_wrappers
+from pconv_deploy.checkpoints.foreign.weights import is_counter, is_no_weight, list_names
 from pconv_deploy.errors import CheckpointError, ModuleError
-from pconv_deploy.export.modules.factory import ANY_FAILURE, reason
+from pconv_deploy.export.modules.factory import ANY_FAILURE, describe_error
 from pconv_deploy.held_file import held_file
 
 _READ = {
@@ -40,7 +40,7 @@ class LoadedWeights:
 
 
 def load_weights(module: nn.Module, path: Path, key: str | None = None) -> LoadedWeights:
-    """Load a module's weights from wherever in a file they lie; every name and shape must fit.
+    """Load a module's weights from any branch of a file; every name and shape must fit.
 
     Args:
         module: whose tensors are overwritten.
@@ -53,20 +53,20 @@ def load_weights(module: nn.Module, path: Path, key: str | None = None) -> Loade
     """
     try:
         with held_file(path) as file:
-            places = Places(path, read_content(file, ("safetensors", "torch"), _NEEDED))
+            tree = TensorTree(path, read_content(file, ("safetensors", "torch"), _NEEDED))
             wanted = _ModuleWeights(module)
-            fitting = places.fitting(wanted)
-            place = places.chosen(fitting, key, _CHOOSE)
-            if place is None:
-                raise CheckpointError(f"{path} {wanted.misfit(places, key)}")
-            wanted.load(path, fitting[place])
-            return LoadedWeights(file.sha256(), None if place == ROOT else place)
+            fitting = tree.fitting(wanted)
+            branch = tree.choose(fitting, key, _CHOOSE)
+            if branch is None:
+                raise CheckpointError(f"{path} {wanted.misfit(tree, key)}")
+            wanted.load(path, fitting[branch])
+            return LoadedWeights(file.sha256(), None if branch == ROOT else branch)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 class _ModuleWeights:
-    """What a module needs of a file.
+    """Matches the weights of a module.
 
     Names are compared without what wrappers of torch insert, and below the branch that all of the
     module's lie in: a file may hold the network alone that the module wraps.
@@ -76,29 +76,29 @@ class _ModuleWeights:
         self._module = module
         own = _tensors(module)
         # By the names in a file: the module's own names.
-        names = unwrapped({name: name for name in own})
+        names = without_wrappers({name: name for name in own})
         self._names = [names, *_below_common_branch(names)]
         self._own = own
 
-    def concerns(self, names: Collection[str], /) -> bool:
+    def uses(self, names: Collection[str], /) -> bool:
         return any(not wanted.keys().isdisjoint(names) for wanted in self._names)
 
     def fits(self, tensors: Tensors, /) -> bool:
         return any(not self._problems(tensors, names) for names in self._names)
 
-    def misfit(self, places: Places, key: str | None) -> str:
-        """Say what the place that comes nearest lacks, or has too much."""
-        there = [places.concerning(place, self) for place in places.within(key)]
+    def misfit(self, tree: TensorTree, key: str | None) -> str:
+        """Describe what is missing or left over in the best match."""
+        there = [tree.relevant(branch, self) for branch in tree.branches_within(key)]
         if not there:
             return "holds no state dict: no dictionary of named tensors"
-        # Of places that come equally near, the innermost.
+        # Of equal matches, the innermost.
         tensors, names = max(
             itertools.product(there, self._names), key=lambda pair: len(pair[0].keys() & pair[1])
         )
         return f"does not fit the module; {'; '.join(self._problems(tensors, names))}"
 
     def load(self, path: Path, tensors: Tensors) -> None:
-        """Copy them into the module, after a look at their values."""
+        """Check the values and copy them into the module."""
         names = next(names for names in self._names if not self._problems(tensors, names))
         given = {
             names[name]: tensor.to(self._own[names[name]].dtype)  # finite as the module holds it
@@ -106,14 +106,14 @@ class _ModuleWeights:
             if name in names and tensor.shape == self._own[names[name]].shape
         }
         if bad := [name for name, tensor in given.items() if not bool(tensor.isfinite().all())]:
-            raise CheckpointError(f"{path} holds NaN or infinity in {shown(bad)}")
+            raise CheckpointError(f"{path} holds NaN or infinity in {list_names(bad)}")
         try:
             self._module.load_state_dict(given, strict=False)
         except ANY_FAILURE as error:
-            raise CheckpointError(f"{path} could not be loaded: {reason(error)}") from error
+            raise CheckpointError(f"{path} could not be loaded: {describe_error(error)}") from error
 
     def _problems(self, tensors: Tensors, names: Mapping[str, str]) -> list[str]:
-        extra = [n for n in tensors if n not in names and not lies_beside(n, tensors[n])]
+        extra = [n for n in tensors if n not in names and not is_no_weight(n, tensors[n])]
         lacking = [n for n in names if n not in tensors and not is_counter(n)]
         common = [n for n in names if n in tensors]
         problems = {
@@ -126,12 +126,12 @@ class _ModuleWeights:
             for n in common
             if tensors[n].shape != self._own[names[n]].shape and not is_counter(n)
         ]
-        complaints = [f"{what}: {shown(found)}" for what, found in problems.items() if found]
+        complaints = [f"{what}: {list_names(found)}" for what, found in problems.items() if found]
         return [*complaints, *shapes[:5]]
 
 
 def _below_common_branch(names: Mapping[str, str]) -> list[dict[str, str]]:
-    """The same names without the branch that all of them begin with, if there is one."""
+    """Remove the branch that all names begin with, if there is one."""
     below = dict(names)
     # Of a single layer "weight" and "bias" would be left, which any layer has.
     while len({n.partition(".")[0] for n in below}) == 1 and any(n.count(".") > 1 for n in below):
@@ -140,19 +140,19 @@ def _below_common_branch(names: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def _sums_masks(name: str, tensor: Tensor) -> bool:
-    """Whether this is the kernel of ones with which partial convolutions sum their masks."""
+    """Return whether this is a mask-summing kernel of ones."""
     named = _MASK_KERNEL.fullmatch(name) is not None
     return named and _readable(tensor) and bool((tensor == 1).all())
 
 
-def require_finite(module: nn.Module, place: str) -> None:
-    """Raise ModuleError, naming the tensors and `place`, if any is NaN or infinite."""
-    if bad := [name for name, t in _tensors(module).items() if not bool(t.isfinite().all())]:
-        raise ModuleError(f"{place} holds NaN or infinity in {shown(bad)}")
+def require_finite(module: nn.Module, name: str) -> None:
+    """Raise ModuleError with `name` and the tensors if any is NaN or infinite."""
+    if bad := [key for key, t in _tensors(module).items() if not bool(t.isfinite().all())]:
+        raise ModuleError(f"{name} holds NaN or infinity in {list_names(bad)}")
 
 
 def sha256_of_state(module: nn.Module) -> str:
-    """Hash names, shapes and values, of a module that came with its weights."""
+    """Hash names, shapes and values of a module's tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(_tensors(module).items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

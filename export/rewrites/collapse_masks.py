@@ -1,4 +1,4 @@
-"""Masks of many channels collapse to one: half of the literal network's work is masks.
+"""Collapse masks of many channels to one: half of the literal network's work is masks.
 
 A partial convolution needs of its masks only the share of the window that is known,
 
@@ -29,9 +29,9 @@ from pconv_deploy.graphs.editing import (
     emit,
     integer,
     ints,
+    node_label,
     nodes_of,
-    place,
-    supersede,
+    replace_node,
 )
 from pconv_deploy.graphs.functions import DOMAIN, PARTIAL_CONV, RENORMALISE, attach_functions
 from pconv_deploy.graphs.passes import Site
@@ -40,14 +40,14 @@ _WINDOW = ("kernel_shape", "strides", "pads", "dilations")
 
 
 def collapse_masks(model: ir.Model) -> Sequence[Site]:
-    """Each `PartialConv2d` becomes a convolution and a `Renormalise`."""
+    """Replace each `PartialConv2d` by a convolution and a `Renormalise`."""
     facts = MaskFacts.of(model.graph)
     layers = nodes_of(model, PARTIAL_CONV, DOMAIN)
     masks = [(node.inputs[1], facts.masks.get(node.inputs[1])) for node in layers]
     sites = []
     # A layer may read another's mask itself, which is another value once that one is collapsed.
     for node, (mask, groups) in zip(layers, masks, strict=True):
-        sites.append(Site(place(node), None if groups else facts.doubt(mask)))
+        sites.append(Site(node_label(node), None if groups else facts.why_unproved(mask)))
         if groups:
             _collapse(node, groups, facts)
     attach_functions(model)
@@ -57,14 +57,14 @@ def collapse_masks(model: ir.Model) -> Sequence[Site]:
 def _collapse(node: ir.Node, groups: Groups, facts: MaskFacts) -> None:
     x, mask, weight, bias = node.inputs
     window: dict[str, Any] = {name: ints(node, name) for name in _WINDOW}
-    masked = emit(node, "Mul", x, mask, name=f"{place(node)}.masked")
+    masked = emit(node, "Mul", x, mask, name=f"{node_label(node)}.masked")
     masked.shape, masked.type = x.shape, x.type  # type: ignore[union-attr]
     convolved = emit(
         node,
         "Conv",
         masked,
         weight,
-        name=place(node),
+        name=node_label(node),
         group=integer(node, "group", 1),
         **window,
     )
@@ -77,7 +77,7 @@ def _collapse(node: ir.Node, groups: Groups, facts: MaskFacts) -> None:
         bias,
         domain=DOMAIN,
         outputs=2,
-        name=f"{place(node)}.renormalise",
+        name=f"{node_label(node)}.renormalise",
     )
     renormalise = y.producer()
     assert renormalise is not None
@@ -90,13 +90,13 @@ def _collapse(node: ir.Node, groups: Groups, facts: MaskFacts) -> None:
     facts.one_channel[key] = known
     repeats = ints(node, "mask_kernel")[0]
     if repeats != 1:
-        shape = constant(node, np.array([1, repeats, 1, 1]), f"{place(node)}.channels")
+        shape = constant(node, np.array([1, repeats, 1, 1]), f"{node_label(node)}.channels")
         known = emit(node, "Expand", known, shape)
-    supersede(node, y, known)
+    replace_node(node, y, known)
 
 
 def _share(node: ir.Node, groups: Groups, facts: MaskFacts) -> ir.Value:
-    """Of each pixel the share of its channels that is known."""
+    """Compute the share of each pixel's channels that is known."""
     channels = count_channels(groups)
     weighted: dict[ir.Value, int] = {}
     for count, key in groups:  # one mask may stand in several groups
@@ -107,7 +107,7 @@ def _share(node: ir.Node, groups: Groups, facts: MaskFacts) -> ir.Value:
     terms = []
     for value, count in weighted.items():
         factor = np.array(count / channels, _dtype(node.inputs[1]))
-        terms.append(emit(node, "Mul", value, constant(node, factor, f"{place(node)}.share")))
+        terms.append(emit(node, "Mul", value, constant(node, factor, f"{node_label(node)}.share")))
     return add_up(node, terms)
 
 
@@ -119,7 +119,7 @@ def _coverage(node: ir.Node, share: ir.Value, window: dict[str, Any]) -> ir.Valu
     # Operator set 18 pools without dilation, and runtimes pool no window that may lie outside
     # altogether; a convolution of one channel averages as well.
     taps = np.ones((1, 1, *window["kernel_shape"]), _dtype(node.inputs[1]))
-    average = constant(node, taps / taps.size, f"{place(node)}.average")
+    average = constant(node, taps / taps.size, f"{node_label(node)}.average")
     return emit(node, "Conv", share, average, **window)
 
 

@@ -1,13 +1,13 @@
-"""Batch norm folds into the convolution before it, also where a ratio stands between them.
+"""Fold batch norm into the convolution before it, also where a ratio stands between them.
 
 With a, d the scale and offset of the batch norm in evaluation mode, wherever something is known
 
     a ((weight * x) ratio + bias) + d  =  ((a weight) * x) ratio + (a bias + d).
 
-In a hole the norm yields d and the folded layer 0. That makes no difference where everyone who
-reads the result multiplies it by the layer's mask, which activations that keep 0 and copies may
-precede. Anyone else would see the difference, so then the norm stays. After an ordinary
-convolution the same formula holds everywhere, with ratio 1.
+In a hole the norm yields d and the folded layer 0. That makes no difference if every reader of the
+result multiplies it by the layer's mask, perhaps after copies and activations that keep 0. With any
+other reader the norm stays. After an ordinary convolution the formula holds everywhere, with
+ratio 1.
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ from pconv_deploy.graphs.editing import (
     Array,
     channels_of,
     constant,
-    does,
     integer,
+    is_op,
     known_values,
+    node_label,
     nodes_of,
     operand,
     over_channels,
-    place,
     producer_of,
     proved_values,
+    replace_node,
     seen_once,
-    supersede,
 )
 from pconv_deploy.graphs.enlargement import nearest_scales
 from pconv_deploy.graphs.functions import DOMAIN, RENORMALISE
@@ -48,7 +48,7 @@ def fold_batch_norm(model: ir.Model) -> Sequence[Site]:
     sites = []
     for norm in nodes_of(model, "BatchNormalization"):
         refused = _refusal(norm, facts)
-        sites.append(Site(place(norm), refused))
+        sites.append(Site(node_label(norm), refused))
         if refused is None:
             _fold(norm)
     return sites
@@ -56,14 +56,14 @@ def fold_batch_norm(model: ir.Model) -> Sequence[Site]:
 
 def _refusal(norm: ir.Node, facts: MaskFacts) -> str | None:
     before = producer_of(norm.inputs[0])
-    if not (does(before, "Conv") or _renormalises(before)):
+    if not (is_op(before, "Conv") or _renormalises(before)):
         return "it follows no convolution"
     if integer(norm, "training_mode", 0):
         return "it takes the statistics of the batch"
     if not seen_once(before.outputs[0]):
         return "the convolution's output is read by others too"
     conv = _convolution(before)
-    if not does(conv, "Conv") or not seen_once(conv.outputs[0]):
+    if not is_op(conv, "Conv") or not seen_once(conv.outputs[0]):
         return "no convolution of its own stands before the ratio"
     if conv is not before and any(conv.inputs[2:]):
         return "the convolution adds a bias before the ratio"
@@ -77,7 +77,7 @@ def _refusal(norm: ir.Node, facts: MaskFacts) -> str | None:
 
 
 def _reader_of_holes(value: ir.Value, needed: Sequence[Key | None], facts: MaskFacts) -> str | None:
-    """Who would see what stands in the holes of `value`; None if everyone masks it.
+    """Find a node that reads the holes of `value` without masking them; None if there is none.
 
     needed  of each channel the mask that must multiply it; None where it does not matter
     """
@@ -85,18 +85,18 @@ def _reader_of_holes(value: ir.Value, needed: Sequence[Key | None], facts: MaskF
         return "its holes are part of the graph's output"
     for reader, index in value.uses():
         following: Sequence[Key | None] | None = None
-        if does(reader, "Shape"):
+        if is_op(reader, "Shape"):
             continue  # it sees no number
-        if does(reader, *_KEEPS_ZERO):
+        if is_op(reader, *_KEEPS_ZERO):
             following = needed
-        elif does(reader, "Mul") and _masks(reader.inputs[1 - index], needed, facts):
+        elif is_op(reader, "Mul") and _masks(reader.inputs[1 - index], needed, facts):
             continue
-        elif does(reader, "Resize") and (how := nearest_scales(reader)):
+        elif is_op(reader, "Resize") and (how := nearest_scales(reader)):
             following = [key and ("resized", key, how) for key in needed]
-        elif does(reader, "Concat") and over_channels(reader):
+        elif is_op(reader, "Concat") and over_channels(reader):
             following = _among_others(reader, index, needed)
         if following is None:
-            return f"{place(reader)} reads its holes without masking them"
+            return f"{node_label(reader)} reads its holes without masking them"
         if unmasked := _reader_of_holes(reader.outputs[0], following, facts):
             return unmasked
     return None
@@ -125,11 +125,11 @@ def _masks(mask: ir.Value | None, needed: Sequence[Key | None], facts: MaskFacts
 
 
 def _renormalises(node: ir.Node | None) -> TypeGuard[ir.Node]:
-    return does(node, RENORMALISE, domain=DOMAIN)
+    return is_op(node, RENORMALISE, domain=DOMAIN)
 
 
 def _convolution(before: ir.Node) -> ir.Node | None:
-    """What computes the features: the node before the norm itself, or that before its ratio."""
+    """Return the convolution: the node before the norm, or before the ratio."""
     return producer_of(before.inputs[0]) if _renormalises(before) else before
 
 
@@ -144,12 +144,12 @@ def _fold(norm: ir.Node) -> None:
     weight, bias = proved_values(conv.inputs[1]), operand(before, 2)
     folded = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     offset = beta - mean * scale + (0 if bias is None else _double(bias) * scale)
-    name, dtype = place(conv), weight.dtype
+    name, dtype = node_label(conv), weight.dtype
     conv.replace_input_with(1, constant(conv, folded.astype(dtype), f"{name}.weight"))
     if len(before.inputs) < 3:
         before.resize_inputs(3)
     before.replace_input_with(2, constant(before, offset.astype(dtype), f"{name}.bias"))
-    supersede(norm, before.outputs[0])
+    replace_node(norm, before.outputs[0])
 
 
 def _double(value: ir.Value | None) -> Array:

@@ -1,7 +1,7 @@
-"""What does not depend on the input is computed once; what is computed twice, or for nobody, goes.
+"""Fold constants, merge common subexpressions, remove dead code.
 
-An operator gives the same for the same inputs: f(c) is a constant where c is one, and of two f(x)
-one is enough. By the passes of onnxscript and onnx-ir.
+An operator returns the same for the same inputs: f(c) is a constant if c is one, and one of two
+f(x) is enough. Uses the passes of onnxscript and onnx-ir.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from pconv_deploy.graphs.simplification import simplify
 
 
 def fold_constants(model: ir.Model) -> Sequence[Site]:
-    """Fold, share and remove, until nothing changes any more."""
+    """Simplify the graph; the site says how many nodes were removed."""
     before = len(model.graph)
     simplify(model)
     gone = before - len(model.graph)

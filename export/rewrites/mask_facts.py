@@ -1,6 +1,6 @@
-"""What is proved of a graph's masks: that they are binary, whose they are, what they cover.
+"""Prove facts about a graph's masks: that they are binary, which they repeat, what they cover.
 
-Everything starts at the entrance: a comparison cast to a number is 0 or 1. A mask of many
+The facts start at the entrance: a comparison cast to a number is 0 or 1. A mask of many
 channels is described by groups, each of which repeats one mask over its channels. A *key* names
 that one mask; equal keys are equal masks, also where the graph computes them twice:
 
@@ -32,8 +32,8 @@ from pconv_deploy.graphs.editing import (
     emit,
     ints,
     known_values,
+    node_label,
     over_channels,
-    place,
     text,
 )
 from pconv_deploy.graphs.enlargement import Scales, enlarge, from_to, nearest_scales
@@ -49,45 +49,45 @@ _KEEPS_MASKS = ("Identity", "Cast")
 
 @dataclass
 class MaskFacts:
-    """Of each value that is a mask or has holes, what is proved.
+    """What is proved of each value that is a mask or has holes.
 
-    masks    the value is 0 or 1, by groups of channels that repeat one mask
-    covers   the value is exactly 0 wherever these masks are 0
-    doubts   why a value made from a mask is not proved to be one
+    masks     the value is 0 or 1, by groups of channels that repeat one mask
+    covers    the value is exactly 0 wherever these masks are 0
+    unproved  why a value made from a mask is not proved to be one
     """
 
     masks: _Table = field(default_factory=dict)
     covers: _Table = field(default_factory=dict)
-    doubts: dict[ir.Value | None, str] = field(default_factory=dict)
+    unproved: dict[ir.Value | None, str] = field(default_factory=dict)
     one_channel: dict[Key, ir.Value] = field(default_factory=dict)
     _ones: dict[Key, ir.Value] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: ir.Graph) -> "MaskFacts":
-        """Walk once over a graph in topological order."""
+        """Collect the facts in one walk over a graph in topological order."""
         facts = cls()
         for node in graph:
             facts._learn(node)
         return facts
 
-    def doubt(self, value: ir.Value | None) -> str:
-        """Why `value` is not a proved mask."""
-        return self.doubts.get(value, "its mask is not made from hole_mask")
+    def why_unproved(self, value: ir.Value | None) -> str:
+        """Return why `value` is not a proved mask."""
+        return self.unproved.get(value, "its mask is not made from hole_mask")
 
     def value_of(self, key: Key, before: ir.Node) -> ir.Value:
-        """The one-channel mask that a key names, computed before a node if nobody has yet."""
+        """Return the one-channel mask of a key; emit its computation before a node if needed."""
         if key in self._ones and key not in self.one_channel:
-            zero, one = (constant(before, [at], f"{place(before)}.channel") for at in (0, 1))
+            zero, one = (constant(before, [at], f"{node_label(before)}.channel") for at in (0, 1))
             self.one_channel[key] = emit(before, "Slice", self._ones[key], zero, one, one)
         elif key not in self.one_channel:
             _, resized, scales = key
             inner = self.value_of(cast("Key", resized), before)
-            name = f"{place(before)}.scales"
+            name = f"{node_label(before)}.scales"
             self.one_channel[key] = enlarge(before, inner, cast("Scales", scales), name)
         return self.one_channel[key]
 
     def changes_nothing(self, x: ir.Value, groups: Groups) -> bool:
-        """Whether a product of `x` with these masks is `x`: ones of no other size."""
+        """Return whether `x` times these masks is `x`: they are ones and broadcast to its size."""
         sizes = _sizes(x)
         if sizes is None or not all_ones(groups) or count_channels(groups) != channels_of(x):
             return False
@@ -104,10 +104,10 @@ class MaskFacts:
             getattr(self, f"_learn_{node.op_type.lower()}")(node)
         elif not node.domain and node.op_type in _KEEPS_ZERO:
             self._learn_copy(node)
-        self._doubt_what_is_left(node)
+        self._explain_unproved(node)
 
     def _learn_constants(self, node: ir.Node) -> None:
-        """Ones among what a node reads or makes; weights are not looked at."""
+        """Find constant ones among a node's inputs and outputs; weights are skipped."""
         reads = node.inputs[1:2] if node.domain == DOMAIN else node.inputs
         if node.domain == DOMAIN or node.op_type in _LEARNED:
             for value in reads:
@@ -121,7 +121,7 @@ class MaskFacts:
         if value is None or not channels or sizes is None or value.dtype is None:
             return
         key = ("ones", value.dtype, sizes)
-        # The first one in the graph is there for every layer that needs it.
+        # The first in the graph precedes every layer that needs it.
         if self._ones.setdefault(key, value) is value and channels == 1:
             self.one_channel[key] = value
         self.masks[value] = ((channels, key),)
@@ -129,7 +129,9 @@ class MaskFacts:
     def _learn_layer(self, node: ir.Node) -> None:
         y, known = node.outputs
         if node.op_type == PARTIAL_CONV and node.inputs[1] not in self.masks:
-            self.doubts[known] = self.doubt(node.inputs[1])  # of a soft mask it makes another
+            self.unproved[known] = self.why_unproved(
+                node.inputs[1]
+            )  # a soft mask gives a soft mask
             return
         key = ("layer", node)
         channels = ints(node, "mask_kernel", (1,))[0]  # a `Renormalise` has one
@@ -150,7 +152,7 @@ class MaskFacts:
             self.one_channel[key] = result
             self.masks[result] = ((1, key),)
         else:
-            self.doubts[result] = "the mask may differ from channel to channel"
+            self.unproved[result] = "the mask may differ from channel to channel"
 
     def _learn_copy(self, node: ir.Node) -> None:
         source, result = node.inputs[0], node.outputs[0]
@@ -228,7 +230,7 @@ class MaskFacts:
                 self.covers[result] = groups
 
     def _product(self, node: ir.Node) -> Groups | None:
-        """The product of a mask with itself, or with ones, is the mask."""
+        """Return the groups of a product: a mask times itself, or times ones, is the mask."""
         result = node.outputs[0]
         channels = channels_of(result)
         found = [self.masks.get(value) for value in node.inputs]
@@ -242,19 +244,19 @@ class MaskFacts:
                 return groups
         return None
 
-    def _doubt_what_is_left(self, node: ir.Node) -> None:
-        doubtful = [v for v in node.inputs if v in self.masks or v in self.doubts]
+    def _explain_unproved(self, node: ir.Node) -> None:
+        doubtful = [v for v in node.inputs if v in self.masks or v in self.unproved]
         if not doubtful:
             return
         resizes = node.op_type == "Resize"
         mode = f" of mode {text(node, 'mode', 'nearest')}{from_to(node)}" if resizes else ""
-        because = self.doubts.get(doubtful[0]) or (
-            f"its mask passes {node.op_type}{mode} ({place(node)}), which is not proved to keep it "
-            "0 or 1 and equal over channels"
+        because = self.unproved.get(doubtful[0]) or (
+            f"its mask passes {node.op_type}{mode} ({node_label(node)}), which is not proved to "
+            "keep it 0 or 1 and equal over channels"
         )
         for result in node.outputs:
             if result not in self.masks:
-                self.doubts.setdefault(result, because)
+                self.unproved.setdefault(result, because)
 
 
 def _of_ones(values: Array | None) -> bool:
@@ -262,7 +264,7 @@ def _of_ones(values: Array | None) -> bool:
 
 
 def _filling(node: ir.Node) -> Array | None:
-    """What a node repeats over a shape."""
+    """Return the value that a node repeats over a shape."""
     if node.op_type == "Expand":
         return known_values(node.inputs[0])
     value = node.attributes.get("value")
@@ -270,7 +272,7 @@ def _filling(node: ir.Node) -> Array | None:
 
 
 def _sizes(value: ir.Value | None) -> Sizes | None:
-    """Batch, height and width; None unless each is a number or has a name."""
+    """Return batch, height and width; None unless each is a number or has a name."""
     if value is None or value.shape is None or len(value.shape) != 4:
         return None
     sides = (value.shape[axis] for axis in (0, 2, 3))
@@ -280,6 +282,6 @@ def _sizes(value: ir.Value | None) -> Sizes | None:
 
 
 def _same_pixels(value: ir.Value | None, other: ir.Value | None) -> bool:
-    """Whether all axes but that of channels are known to be of the same size."""
+    """Return whether all axes but the channels are known to have the same size."""
     sizes = _sizes(value)
     return sizes is not None and sizes == _sizes(other)

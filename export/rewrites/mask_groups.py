@@ -1,4 +1,4 @@
-"""A mask of many channels as groups of channels, each of which repeats one mask."""
+"""Represent a mask of many channels as groups of channels that repeat one mask each."""
 
 from collections.abc import Hashable, Sequence
 
@@ -12,7 +12,7 @@ Groups = tuple[Group, ...]
 
 
 def joined_groups(groups: Sequence[Group]) -> Groups:
-    """Neighbours of one mask become one group."""
+    """Join neighbouring groups of the same mask."""
     joined: list[Group] = []
     for count, key in groups:
         if joined and joined[-1][1] == key:
@@ -23,7 +23,7 @@ def joined_groups(groups: Sequence[Group]) -> Groups:
 
 
 def split_groups(groups: Groups, outputs: Sequence[ir.Value]) -> list[Groups | None]:
-    """Which groups land in which output of a split."""
+    """Divide groups among the outputs of a split."""
     keys = keys_of_channels(groups)
     parts: list[Groups | None] = []
     start = 0
@@ -37,20 +37,20 @@ def split_groups(groups: Groups, outputs: Sequence[ir.Value]) -> list[Groups | N
 
 
 def keys_of_channels(groups: Groups) -> list[Key]:
-    """The mask of each channel."""
+    """Return the mask of each channel."""
     return [key for count, key in groups for _ in range(count)]
 
 
 def count_channels(groups: Groups) -> int:
-    """Channels of all groups together."""
+    """Return the number of channels of all groups."""
     return sum(count for count, _ in groups)
 
 
 def repeated_over(groups: Groups, channels: int) -> Groups:
-    """The groups as they are, but a mask of one channel repeated over all."""
+    """Repeat a mask of one channel over all channels; return other groups unchanged."""
     return ((channels, groups[0][1]),) if count_channels(groups) == 1 else groups
 
 
 def all_ones(groups: Groups) -> bool:
-    """Whether everything is known in all of them."""
+    """Return whether all masks are ones."""
     return all(key[0] == "ones" for _, key in groups)

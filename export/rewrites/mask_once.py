@@ -1,4 +1,4 @@
-"""What is 0 in its holes already needs no multiplication by the mask: x m = x.
+"""Remove multiplications by a mask of features that are 0 in its holes: x m = x.
 
 Where m is 1, x m is x; where m is 0, x is 0 as well. `Renormalise` leaves exactly 0 in its holes;
 Relu and LeakyRelu keep 0, nearest enlargement and concatenation copy it. A mask of ones changes
@@ -18,13 +18,13 @@ from pconv_deploy.export.rewrites.mask_facts import MaskFacts
 from pconv_deploy.export.rewrites.mask_groups import Group, Groups, all_ones, repeated_over
 from pconv_deploy.graphs.editing import (
     channels_of,
-    does,
     emit,
+    is_op,
+    node_label,
     nodes_of,
     over_channels,
-    place,
     producer_of,
-    supersede,
+    replace_node,
 )
 from pconv_deploy.graphs.functions import DOMAIN
 from pconv_deploy.graphs.passes import Site
@@ -39,7 +39,7 @@ def mask_once(model: ir.Model) -> Sequence[Site]:
             groups = facts.masks.get(mask)
             if groups and x not in facts.masks and (channels := channels_of(x)):
                 assert x is not None
-                where = place(node)  # an output's name goes with it
+                where = node_label(node)  # an output's name goes with it
                 refused = _simplify(node, x, repeated_over(groups, channels), facts)
                 # The entrance, where an image's holes must be masked, is no refusal.
                 if refused is None or all_ones(groups) or _behind_a_layer(x):
@@ -49,10 +49,10 @@ def mask_once(model: ir.Model) -> Sequence[Site]:
 
 
 def _simplify(node: ir.Node, x: ir.Value, groups: Groups, facts: MaskFacts) -> str | None:
-    """Remove one multiplication; or say why it stays."""
+    """Remove one multiplication, or return why it stays."""
     ones = x.producer() is not None and facts.changes_nothing(x, groups)
     if ones or facts.covers.get(x) == groups:
-        supersede(node, x)
+        replace_node(node, x)
     elif (parts := _parts(x, groups)) and any(facts.covers.get(v) == (g,) for v, g in parts):
         joined = [
             value if facts.covers.get(value) == (group,) else _masked(node, value, group, facts)
@@ -61,14 +61,14 @@ def _simplify(node: ir.Node, x: ir.Value, groups: Groups, facts: MaskFacts) -> s
         whole = emit(node, "Concat", *joined, axis=1)
         whole.shape, whole.type = x.shape, x.type
         facts.covers[whole] = groups
-        supersede(node, whole)
+        replace_node(node, whole)
     else:
         return "what it masks is not proved to be 0 in its holes"
     return None
 
 
 def _behind_a_layer(x: ir.Value) -> bool:
-    """Whether a convolution, masked or of ones, stands anywhere before a value."""
+    """Return whether a value depends on any convolution."""
     before: list[ir.Value | None] = [x]
     seen = set(before)
     while before:
@@ -82,9 +82,9 @@ def _behind_a_layer(x: ir.Value) -> bool:
 
 
 def _parts(x: ir.Value, groups: Groups) -> list[tuple[ir.Value, Group]]:
-    """The parts of a concatenation with the mask of each; none if they do not fit together."""
+    """Return the parts of a concatenation with their masks; none if they do not match."""
     concat = producer_of(x)
-    if not does(concat, "Concat") or not over_channels(concat):
+    if not is_op(concat, "Concat") or not over_channels(concat):
         return []
     if [channels_of(value) for value in concat.inputs] != [count for count, _ in groups]:
         return []

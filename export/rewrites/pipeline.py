@@ -1,4 +1,4 @@
-"""The exact rewrites in their order, by level.
+"""List the exact rewrites in their order, by level.
 
 -O0  the graph as it was traced: every mask of every channel convolved
 -O1  masks: one channel, one multiplication, batch norms folded
@@ -21,7 +21,7 @@ from pconv_deploy.graphs.passes import GraphPass, require_order
 
 
 class Level(IntEnum):
-    """How far a graph is rewritten; every level includes those below it."""
+    """How far a graph is rewritten; each level includes those below."""
 
     LITERAL = 0
     MASKS = 1
@@ -49,11 +49,11 @@ REWRITES = tuple(rewrite for rewrites in LEVELS.values() for rewrite in rewrites
 require_order(REWRITES)
 
 
-def chosen(level: int, without: Iterable[str] = ()) -> tuple[GraphPass, ...]:
-    """Return the rewrites of a level and of those below it, less some by name.
+def select_rewrites(level: int, without: Iterable[str] = ()) -> tuple[GraphPass, ...]:
+    """Return the rewrites up to a level, without those named.
 
     Raises:
-        UsageError: there is no rewrite of such a name.
+        UsageError: an unknown rewrite.
     """
     names = [rewrite.name for rewrite in REWRITES]
     if unknown := sorted(set(without).difference(names)):
@@ -62,8 +62,8 @@ def chosen(level: int, without: Iterable[str] = ()) -> tuple[GraphPass, ...]:
     return tuple(r for r in REWRITES if r.name in included.difference(without))
 
 
-def not_there(level: int, without: Iterable[str]) -> tuple[str, ...]:
-    """Which of the rewrites to leave out belong to a higher level, and so do nothing anyway."""
+def already_excluded(level: int, without: Iterable[str]) -> tuple[str, ...]:
+    """Return the rewrites named in `without` that the level does not include anyway."""
     return tuple(r.name for r in REWRITES if level_of(r.name) > level and r.name in set(without))
 
 

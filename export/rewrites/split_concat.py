@@ -1,4 +1,4 @@
-"""A convolution of concatenated features is a sum of convolutions: no copy is made.
+"""Split a convolution of concatenated features into a sum of convolutions, without the copy.
 
     weight * concat(a, b)  =  weight_a * a + weight_b * b
 
@@ -17,30 +17,30 @@ from pconv_deploy.graphs.editing import (
     attributes_of,
     channels_of,
     constant,
-    does,
     emit,
     integer,
+    is_op,
     known_values,
+    node_label,
     nodes_of,
     over_channels,
-    place,
     producer_of,
     proved_values,
     read_once,
-    supersede,
+    replace_node,
 )
 from pconv_deploy.graphs.passes import Site
 
 
 def split_concat(model: ir.Model) -> Sequence[Site]:
-    """Split every convolution that alone reads a concatenation over channels."""
+    """Split every convolution that is the only reader of a concatenation over channels."""
     sites = []
     for conv in nodes_of(model, "Conv"):
         concat = producer_of(conv.inputs[0])
-        if not does(concat, "Concat") or not over_channels(concat):
+        if not is_op(concat, "Concat") or not over_channels(concat):
             continue
         refused = _refusal(conv, concat)
-        sites.append(Site(place(conv), refused))
+        sites.append(Site(node_label(conv), refused))
         if refused is None:
             _split(conv, concat)
     return sites
@@ -59,14 +59,14 @@ def _refusal(conv: ir.Node, concat: ir.Node) -> str | None:
 
 
 def _split(conv: ir.Node, concat: ir.Node) -> None:
-    supersede(conv, add_up(conv, _parts(conv, concat)))
+    replace_node(conv, add_up(conv, _parts(conv, concat)))
 
 
 def _parts(conv: ir.Node, concat: ir.Node) -> Iterator[ir.Value]:
     ends = np.cumsum([channels_of(part) for part in concat.inputs])
     weights = np.split(proved_values(conv.inputs[1]), ends[:-1], axis=1)
     for number, (part, taps) in enumerate(zip(concat.inputs, weights, strict=True)):
-        name = f"{place(conv)}.part{number}"
+        name = f"{node_label(conv)}.part{number}"
         weight, bias = constant(conv, taps, f"{name}.weight"), () if number else conv.inputs[2:]
         value = emit(conv, "Conv", part, weight, *bias, name=name, **attributes_of(conv))
         value.shape, value.type = conv.outputs[0].shape, conv.outputs[0].type

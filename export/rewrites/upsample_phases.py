@@ -1,4 +1,4 @@
-"""A convolution of doubled features is one of the features themselves, four phases at a time.
+"""Replace a convolution of doubled features by a transposed convolution of the features.
 
 Along one axis, with an odd window of k = 2p + 1 taps w_0 .. w_2p padded by p, the output at o
 reads the nearest-doubled input at o + t - p with w_t, and each original pixel i stands at 2i and
@@ -19,30 +19,30 @@ from pconv_deploy.graphs.convolution import not_padded_by_half
 from pconv_deploy.graphs.editing import (
     Array,
     constant,
-    does,
     emit,
     integer,
     ints,
+    is_op,
     known_values,
+    node_label,
     nodes_of,
-    place,
     producer_of,
     proved_values,
-    supersede,
+    replace_node,
 )
 from pconv_deploy.graphs.enlargement import how_resized, nearest_scales
 from pconv_deploy.graphs.passes import Site
 
 
 def upsample_phases(model: ir.Model) -> Sequence[Site]:
-    """Make every convolution of doubled features a transposed convolution."""
+    """Replace every convolution of doubled features."""
     sites = []
     for conv in nodes_of(model, "Conv"):
         resize = producer_of(conv.inputs[0])
-        if not does(resize, "Resize"):
+        if not is_op(resize, "Resize"):
             continue
         refused = _refusal(conv, resize)
-        sites.append(Site(place(conv), refused))
+        sites.append(Site(node_label(conv), refused))
         if refused is None:
             _transpose(conv, resize)
     return sites
@@ -51,9 +51,11 @@ def upsample_phases(model: ir.Model) -> Sequence[Site]:
 def _refusal(conv: ir.Node, resize: ir.Node) -> str | None:
     if (scales := nearest_scales(resize)) is None:
         how = how_resized(resize)
-        return f"{place(resize)} resizes by {how}, needed nearest asymmetric floor, whole scales"
+        return (
+            f"{node_label(resize)} resizes by {how}, needed nearest asymmetric floor, whole scales"
+        )
     if scales[2:] != (2, 2):
-        return f"{place(resize)} enlarges by {scales[2]:g}x{scales[3]:g}, needed 2x2"
+        return f"{node_label(resize)} enlarges by {scales[2]:g}x{scales[3]:g}, needed 2x2"
     weight = known_values(conv.inputs[1])
     if weight is None:
         return "its weights are not constant"
@@ -70,17 +72,17 @@ def _transpose(conv: ir.Node, resize: ir.Node) -> None:
         conv,
         "ConvTranspose",
         resize.inputs[0],
-        constant(conv, taps, f"{place(conv)}.summed"),
+        constant(conv, taps, f"{node_label(conv)}.summed"),
         *conv.inputs[2:],
-        name=place(conv),
+        name=node_label(conv),
         strides=[2, 2],
         pads=list(ints(conv, "pads", (0, 0, 0, 0))),
     )
-    supersede(conv, y)
+    replace_node(conv, y)
 
 
 def summed_taps(weight: Array) -> Array:
-    """(K, C, k, k) -> (K, C, k + 1, k + 1): the taps over the original pixels, see above."""
+    """Sum taps over the original pixels: (K, C, k, k) -> (K, C, k + 1, k + 1)."""
     exact = weight[:, :, ::-1, ::-1].astype(np.float64)
     for axis in (2, 3):
         edge = [(0, 0)] * 4

@@ -1,11 +1,10 @@
-"""Checkpoints: ours are safetensors, with everything but the tensors in the metadata.
+"""Save and load checkpoints: ours are safetensors, with all other facts in the metadata.
 
 Metadata keys (each value JSON): `pconv_deploy.format`, `pconv_deploy.network`,
 `pconv_deploy.normalisation`, `pconv_deploy.family`, `pconv_deploy.training`. Tensor names are the
 network's state dict.
 
-What a file is follows from its first bytes; `pconv_deploy.checkpoints.foreign` reads those of other
-projects.
+The first bytes say what a file is; `pconv_deploy.checkpoints.foreign` reads other projects' files.
 """
 
 from collections.abc import Iterator, Mapping
@@ -56,7 +55,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """What a checkpoint says of itself: `shapes` by tensor name, the rest as in `Source`."""
+    """The facts in a checkpoint: `shapes` by tensor name, the rest as in `Source`."""
 
     network: UNetConfig
     normalisation: Normalisation
@@ -110,19 +109,19 @@ def save_checkpoint(
 
 
 def read_header(path: Path, *, weights_key: str | None = None) -> CheckpointHeader:
-    """Read what a checkpoint says of itself: ours without its tensors, others whole.
+    """Read a checkpoint's facts: ours without its tensors, others whole.
 
     Raises:
         CheckpointError, MissingRuntimeError, UsageError: as `load_checkpoint`.
     """
-    with _held(path) as file:
+    with _open_file(path) as file:
         if _is_own(file, weights_key):
             return _read_own_header(file)
         return _read_foreign(file, weights_key)[0]
 
 
 def load_checkpoint(path: Path | str, *, weights_key: str | None = None) -> Checkpoint:
-    """Read a checkpoint of ours or of another project; sizes are checked before memory is taken.
+    """Read a checkpoint of ours or of another project; sizes are checked before allocating.
 
     Args:
         path: of the file.
@@ -135,7 +134,7 @@ def load_checkpoint(path: Path | str, *, weights_key: str | None = None) -> Chec
         UsageError: a key was given, and the checkpoint is ours, which holds one set.
     """
     path = Path(path)
-    with _held(path) as file:
+    with _open_file(path) as file:
         if _is_own(file, weights_key):
             header, stored = _read_own(file)
         else:
@@ -143,7 +142,7 @@ def load_checkpoint(path: Path | str, *, weights_key: str | None = None) -> Chec
         model = build_network(header.network)
         model.load_state_dict(  # copies: from here on the file is not needed
             {
-                name: _converted(path, name, stored[name], target.dtype)
+                name: _checked_tensor(path, name, stored[name], target.dtype)
                 for name, target in model.state_dict().items()
             }
         )
@@ -161,7 +160,7 @@ def load_checkpoint(path: Path | str, *, weights_key: str | None = None) -> Chec
 def convert_checkpoint(
     path: Path, output: Path, *, overwrite: bool = False, weights_key: str | None = None
 ) -> Checkpoint:
-    """Write a checkpoint of any format that is read as one of ours.
+    """Convert a checkpoint of any supported format to ours.
 
     Raises:
         CheckpointError, MissingRuntimeError: as `load_checkpoint`.
@@ -186,13 +185,13 @@ def convert_checkpoint(
 
 
 def is_own_checkpoint(path: Path) -> bool:
-    """Whether a file is a checkpoint of ours; raises CheckpointError if it cannot be read."""
-    with _held(path) as file:
+    """Return whether a file is a checkpoint of ours; raises CheckpointError if unreadable."""
+    with _open_file(path) as file:
         return _is_own(file)
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[HeldFile]:
+def _open_file(path: Path) -> Iterator[HeldFile]:
     try:
         if (network := path / NETWORK_FILE).is_file():
             raise CheckpointError(f"{path} is a training run; its checkpoint is {network}")
@@ -254,17 +253,17 @@ def _read_own_header(file: HeldFile) -> CheckpointHeader:
             f"{CHECKPOINT_FORMAT}. Upgrade pconv-deploy"
         )
     return CheckpointHeader(
-        network=_fact(path, metadata, "network", UNetConfig),
-        normalisation=_fact(path, metadata, "normalisation", Normalisation),
+        network=_decode_metadata(path, metadata, "network", UNetConfig),
+        normalisation=_decode_metadata(path, metadata, "normalisation", Normalisation),
         # Older files do not say.
-        family=_fact(path, {_PREFIX + "family": "{}"} | metadata, "family", Family),
-        training=_fact(path, metadata, "training", dict[str, JsonScalar]),
+        family=_decode_metadata(path, {_PREFIX + "family": "{}"} | metadata, "family", Family),
+        training=_decode_metadata(path, metadata, "training", dict[str, JsonScalar]),
         shapes=shapes,
         sha256=file.sha256(),
     )
 
 
-def _converted(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _checked_tensor(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if tensor.dtype not in _STORED_AS[dtype.is_floating_point]:
         raise CheckpointError(f"{path}: {name} is stored as {tensor.dtype}, which is not read")
     converted = tensor.to(dtype)
@@ -275,7 +274,7 @@ def _converted(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Ten
     return converted
 
 
-def _fact(path: Path, metadata: Mapping[str, str], key: str, kind: Any) -> Any:
+def _decode_metadata(path: Path, metadata: Mapping[str, str], key: str, kind: Any) -> Any:
     try:
         return msgspec.json.decode(metadata[_PREFIX + key], type=kind)
     except KeyError:

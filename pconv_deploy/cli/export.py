@@ -186,9 +186,9 @@ def export(
 def _notes(result: "ExportResult", options: "ExportOptions") -> Iterator[str]:
     """What may surprise."""
     yield from result.notes
-    from pconv_deploy.export.rewrites.pipeline import not_there
+    from pconv_deploy.export.rewrites.pipeline import already_excluded
 
-    if idle := not_there(options.level, options.without):
+    if idle := already_excluded(options.level, options.without):
         yield (
             f"{', '.join(idle)} would run from a higher level than -O{options.level} on; leaving "
             "it out changed nothing"

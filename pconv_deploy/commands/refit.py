@@ -90,7 +90,7 @@ def export_options(engine: Path, manifest: Manifest) -> "ExportOptions":
         EngineError: it was by another release, which had other rewrites.
     """
     from pconv_deploy.export.checkpoint_to_onnx import ExportOptions
-    from pconv_deploy.export.rewrites.pipeline import REWRITES, Level, chosen, level_of
+    from pconv_deploy.export.rewrites.pipeline import REWRITES, Level, level_of, select_rewrites
 
     contract = manifest.contract
     names = {rewrite.name for rewrite in REWRITES}
@@ -100,7 +100,7 @@ def export_options(engine: Path, manifest: Manifest) -> "ExportOptions":
             f"has not.{rebuild(manifest, engine)}"
         )
     level = max(map(level_of, contract.rewrites), default=Level.LITERAL)
-    without = tuple(r.name for r in chosen(level) if r.name not in contract.rewrites)
+    without = tuple(r.name for r in select_rewrites(level) if r.name not in contract.rewrites)
     return ExportOptions(
         kind=contract.kind,
         batch=contract.batch,

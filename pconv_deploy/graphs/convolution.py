@@ -1,4 +1,4 @@
-"""What several rewrites need to know of a convolution and of what it reads."""
+"""Properties of convolutions that several rewrites check."""
 
 import re
 
@@ -11,15 +11,15 @@ from pconv_deploy.graphs.editing import (
     integer,
     ints,
     known_values,
+    node_label,
     operand,
-    place,
 )
 
 VECTOR = 8  # single-precision numbers in one register of a common processor
 
 
 def not_padded_by_half(conv: ir.Node, weight: Array) -> str | None:
-    """Why a window is not 2p + 1 taps padded by p, centred on what it is read at; None if it is."""
+    """Return why a window is not 2p + 1 taps padded by p; None if it is."""
     height, width = weight.shape[2:]
     pads = ints(conv, "pads", (0, 0, 0, 0))
     if height % 2 == 0 or width % 2 == 0 or pads != (height // 2, width // 2) * 2:
@@ -28,29 +28,29 @@ def not_padded_by_half(conv: ir.Node, weight: Array) -> str | None:
 
 
 def grouped_or_dilated(conv: ir.Node) -> bool:
-    """Whether not every output reads every input, or not every pixel under its window."""
+    """Return whether a convolution has groups or dilation."""
     return integer(conv, "group", 1) != 1 or set(ints(conv, "dilations", (1, 1))) != {1}
 
 
 def has_constant_bias(node: ir.Node) -> bool:
-    """Whether the bias, the third operand, is known before the graph runs or left out."""
+    """Return whether the bias, the third operand, is constant or absent."""
     bias = operand(node, 2)
     return bias is None or known_values(bias) is not None
 
 
 def bias_of_phases(at: ir.Node, conv: ir.Node) -> list[ir.Value]:
-    """The bias (K,) of a convolution for its four phases, (4 K,) before `at`; none for none."""
+    """Repeat a convolution's bias (K,) for four phases, (4 K,); empty without a bias."""
     bias = known_values(operand(conv, 2))
-    return [] if bias is None else [constant(at, np.tile(bias, 4), f"{place(conv)}.bias")]
+    return [] if bias is None else [constant(at, np.tile(bias, 4), f"{node_label(conv)}.bias")]
 
 
 def has_even_sides(value: ir.Value | None) -> bool:
-    """Whether height and width are proved even."""
+    """Return whether height and width are proved even."""
     return value is not None and value.shape is not None and all(map(_is_even, value.shape[2:]))
 
 
 def _is_even(side: object) -> bool:
-    """16 -> True, `16*rows` -> True; of another name or of a sum nothing is proved."""
+    """Return whether a size is proved even: 16 or `16*rows`, but no other name and no sum."""
     if isinstance(side, int):
         return side % 2 == 0
     factor = re.fullmatch(r"(\d+)\*\w+", str(getattr(side, "value", side)))

@@ -1,4 +1,4 @@
-"""Reading and editing ONNX graphs: what every rewrite needs, said once."""
+"""Read and edit ONNX graphs: helpers of all rewrites."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -11,23 +11,23 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[Any]
 
 
-def does(node: ir.Node | None, *kinds: str, domain: str = "") -> TypeGuard[ir.Node]:
-    """Whether a node is one of these operators; of ONNX itself, unless a domain is given."""
+def is_op(node: ir.Node | None, *kinds: str, domain: str = "") -> TypeGuard[ir.Node]:
+    """Return whether a node is one of these operators, by default of ONNX's own domain."""
     return node is not None and node.domain == domain and node.op_type in kinds
 
 
 def nodes_of(model: ir.Model, kind: str, domain: str = "") -> list[ir.Node]:
-    """All nodes of one kind, in their order."""
-    return [node for node in model.graph if does(node, kind, domain=domain)]
+    """Return all nodes of one operator, in order."""
+    return [node for node in model.graph if is_op(node, kind, domain=domain)]
 
 
 def operand(node: ir.Node, index: int) -> ir.Value | None:
-    """An input that may have been left out."""
+    """Return an optional input."""
     return node.inputs[index] if index < len(node.inputs) else None
 
 
 def producer_of(value: ir.Value | None) -> ir.Node | None:
-    """The node that computes a value; None of a weight, the graph's input, or what is left out."""
+    """Return the node that computes a value; None for weights, graph inputs and absent values."""
     return None if value is None else value.producer()
 
 
@@ -40,7 +40,7 @@ def emit(
     name: str | None = None,
     **attributes: Any,
 ) -> ir.Value:
-    """Put a new node before another; what comes back is its first output."""
+    """Insert a new node before another; return its first output."""
     given = {key: value for key, value in attributes.items() if value is not None}
     node = ir.node(op_type, inputs, given, domain=domain, num_outputs=outputs, name=name)
     graph = before.graph
@@ -50,7 +50,7 @@ def emit(
 
 
 def constant(at: ir.Node, values: ArrayLike, name: str) -> ir.Value:
-    """Add a weight to the graph of `at`, under a name that no other weight has there."""
+    """Add a weight with a unique name to the graph of `at`."""
     graph = at.graph
     assert isinstance(graph, ir.Graph)
     free, number = name, 1
@@ -69,7 +69,7 @@ def constant(at: ir.Node, values: ArrayLike, name: str) -> ir.Value:
 
 
 def known_values(value: ir.Value | None) -> Array | None:
-    """The numbers of a constant; None if they are not known before the graph runs."""
+    """Return the values of a constant; None for any other value."""
     if value is None or value.is_graph_input():
         return None
     tensor = ir.convenience.get_const_tensor(value)
@@ -77,14 +77,14 @@ def known_values(value: ir.Value | None) -> Array | None:
 
 
 def proved_values(value: ir.Value | None) -> Array:
-    """The numbers of what is proved to be a constant."""
+    """Return the values of a value that was proved constant."""
     values = known_values(value)
     assert values is not None
     return values
 
 
 def channels_of(value: ir.Value | None) -> int | None:
-    """Size of axis 1, where it is a number."""
+    """Return the size of axis 1; None if it is not fixed."""
     if value is None or value.shape is None or len(value.shape) < 2:
         return None
     size = value.shape[1]
@@ -92,47 +92,47 @@ def channels_of(value: ir.Value | None) -> int | None:
 
 
 def ints(node: ir.Node, name: str, default: Sequence[int] = ()) -> tuple[int, ...]:
-    """An attribute of whole numbers."""
+    """Return an attribute of integers."""
     attribute = node.attributes.get(name)
     return tuple(default) if attribute is None else tuple(attribute.as_ints())
 
 
 def integer(node: ir.Node, name: str, default: int) -> int:
-    """An attribute that is one whole number."""
+    """Return an integer attribute."""
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.as_int()
 
 
 def text(node: ir.Node, name: str, default: str) -> str:
-    """An attribute that is a word."""
+    """Return a string attribute."""
     attribute = node.attributes.get(name)
     return default if attribute is None else attribute.as_string()
 
 
 def over_channels(node: ir.Node) -> bool:
-    """Whether a concatenation or a split is one of axis 1, which may be counted from the end."""
+    """Return whether a concatenation or split is over channels, axis 1."""
     axis, shape = integer(node, "axis", 0), node.inputs[0].shape if node.inputs[0] else None
     return axis == 1 or (axis < 0 and shape is not None and axis + len(shape) == 1)
 
 
 def read_once(value: ir.Value) -> bool:
-    """Whether one node alone reads a value."""
+    """Return whether exactly one node reads a value."""
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def seen_once(value: ir.Value) -> bool:
-    """Whether one node alone sees the numbers of a value; `Shape` sees none of them."""
-    seeing = [reader for reader, _ in value.uses() if not does(reader, "Shape")]
+    """Return whether exactly one node reads a value, not counting `Shape`."""
+    seeing = [reader for reader, _ in value.uses() if not is_op(reader, "Shape")]
     return len(seeing) == 1 and not value.is_graph_output()
 
 
 def add_up(before: ir.Node, terms: Iterable[ir.Value]) -> ir.Value:
-    """Add values, each as soon as it is there."""
+    """Sum values from left to right."""
     return functools.reduce(lambda total, term: emit(before, "Add", total, term), terms)
 
 
-def supersede(node: ir.Node, *results: ir.Value) -> None:
-    """Remove a node; who reads its outputs, the graph's included, reads these results instead.
+def replace_node(node: ir.Node, *results: ir.Value) -> None:
+    """Remove a node; readers of its outputs, and graph outputs, use these results instead.
 
     They are computed before it.
     """
@@ -153,11 +153,11 @@ def _replace(old: ir.Value, new: ir.Value) -> None:
     new.shape, new.type = new.shape or old.shape, new.type or old.type
 
 
-def place(node: ir.Node) -> str:
-    """How a node is named to people: by its module, where the exporter knew it."""
+def node_label(node: ir.Node) -> str:
+    """Return a node's name for messages: its module, if the exporter knew it."""
     return node.name or f"{node.op_type} {node.outputs[0].name}"
 
 
 def attributes_of(node: ir.Node) -> dict[str, Any]:
-    """All attributes, for another node that does the same to something else."""
+    """Return all attributes by name."""
     return {name: attribute.value for name, attribute in node.attributes.items()}

@@ -1,4 +1,4 @@
-"""Enlargement by nearest neighbours: what of a `Resize` is proved to be one, and a new one."""
+"""Recognise and make `Resize` nodes that enlarge by nearest neighbours."""
 
 import re
 from typing import Any
@@ -22,7 +22,7 @@ _NEAREST: dict[str, Any] = {
 
 
 def nearest_scales(node: ir.Node) -> Scales | None:
-    """Scales of a nearest-neighbour enlargement by whole numbers; None of any other resize."""
+    """Return the scales of a whole-number nearest enlargement; None for any other resize."""
     if len(node.inputs) < 3 or "axes" in node.attributes:
         return None  # the scales may be those of other axes
     if any(text(node, name, _DEFAULTS[name]) != needed for name, needed in _NEAREST.items()):
@@ -36,13 +36,13 @@ def nearest_scales(node: ir.Node) -> Scales | None:
 
 
 def how_resized(node: ir.Node) -> str:
-    """Name what a resize does, for the reason why it is not such an enlargement."""
+    """Describe a resize for the reason of a refusal."""
     how = " ".join(text(node, name, default) for name, default in _DEFAULTS.items())
     return how + from_to(node)
 
 
 def from_to(node: ir.Node) -> str:
-    """Of a resize by sizes: from which shape to which; nothing of one by scales."""
+    """Describe the shapes of a resize by sizes; empty for one by scales."""
     if not _has_sizes(node):
         return ""
     shapes = [_shape(value) for value in (node.inputs[0], node.outputs[0])]
@@ -61,7 +61,7 @@ def _has_sizes(node: ir.Node) -> bool:
 
 
 def _by_shapes(node: ir.Node) -> np.ndarray | None:
-    """Whole factors between input and output, where their shapes prove them."""
+    """Return the whole factors between input and output shape, if they prove them."""
     source, result = (_shape(value) for value in (node.inputs[0], node.outputs[0]))
     if len(source) != len(result):
         return None
@@ -70,7 +70,7 @@ def _by_shapes(node: ir.Node) -> np.ndarray | None:
 
 
 def _factor(source: object, result: object) -> int | None:
-    """(8, 16) -> 2, (4*rows, 8*rows) -> 2; None where it is not whole or not known."""
+    """Divide sizes: (8, 16) -> 2, (4*rows, 8*rows) -> 2; None if not whole or not known."""
     (one, name), (other, other_name) = (_multiple(_dimension(size)) for size in (source, result))
     if name is None or name != other_name or one < 1 or other < one or other % one:
         return None
@@ -78,7 +78,7 @@ def _factor(source: object, result: object) -> int | None:
 
 
 def _multiple(size: object) -> tuple[int, str | None]:
-    """8 -> (8, ""), 4*rows -> (4, rows), rows -> (1, rows); None in place of an unknown name."""
+    """Parse a size: 8 -> (8, ""), 4*rows -> (4, rows), rows -> (1, rows), unknown -> (1, None)."""
     if isinstance(size, int):
         return size, ""
     found = re.fullmatch(r"(?:(\d+)\*)?([A-Za-z_]\w*)", str(size or ""))

@@ -1,4 +1,4 @@
-"""Our facts inside an ONNX file, and reading such a file without trusting it.
+"""Embed our facts in an ONNX file, and read such a file without trusting it.
 
 The contract and the export's parity report are JSON in the model's metadata properties, and beside
 them the hash of the graph that was compared.
@@ -159,7 +159,7 @@ def read_graph(path: Path) -> ExportedGraph:
 
 
 def _why_unproved(facts: Mapping[str, str], *, changed: bool) -> str | None:
-    """Whether there is evidence, and of this graph."""
+    """Return why a graph's parity report is missing or of another graph."""
     if PARITY_KEY not in facts:
         return "was not compared with anything when it was exported"
     if HASH_KEY not in facts:
@@ -170,7 +170,7 @@ def _why_unproved(facts: Mapping[str, str], *, changed: bool) -> str | None:
 
 
 def _compare_tensors(path: Path, graph: "onnx.GraphProto", contract: GraphContract) -> None:
-    """A graph edited after its export no longer is what its contract says."""
+    """Raise GraphError if inputs and outputs differ from the contract."""
     import onnx
 
     dtypes = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.FLOAT: "float32"}
@@ -190,7 +190,7 @@ def _compare_tensors(path: Path, graph: "onnx.GraphProto", contract: GraphContra
 def _tensors(
     graph: "onnx.GraphProto", more_nodes: "Iterable[onnx.NodeProto]" = ()
 ) -> "Iterator[onnx.TensorProto]":
-    """Every tensor a graph holds, in sparse initializers, attributes and subgraphs too."""
+    """Yield every tensor of a graph, also in sparse initializers, attributes and subgraphs."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -204,7 +204,7 @@ def _tensors(
 
 
 def decode_contract(text: str) -> GraphContract:
-    """Decode and validate; a newer format is named as such, not as a broken one.
+    """Decode and validate a contract; name a newer format as such.
 
     Raises:
         GraphError: the contract's format is not ours.

@@ -1,4 +1,4 @@
-"""The ONNX functions of exported graphs: nodes that say what they mean, bodies that run anywhere.
+"""Define the ONNX functions of exported graphs, whose bodies are standard operators.
 
 `PartialConv2d` is the layer as the paper writes it: what the translation from PyTorch emits.
 `Renormalise` is what is left of it beside an ordinary convolution once its masks are collapsed.
@@ -62,7 +62,7 @@ def PartialConv2d(  # type: ignore[no-untyped-def]  # noqa: N802, ANN201, PLR091
 def Renormalise(  # type: ignore[no-untyped-def]  # noqa: N802, ANN201
     convolved: FLOAT[...], coverage: FLOAT[...], bias: FLOAT[...]
 ):
-    """Rescale by what each window covers of the known; nothing covered is a hole, exactly 0.
+    """Rescale by the known share of each window; a window without known pixels gives exactly 0.
 
     The divisor is chosen before the division: 1 / (coverage + epsilon) overflows in half
     precision where nothing is known, and infinity times 0 is NaN.
@@ -77,7 +77,7 @@ def Renormalise(  # type: ignore[no-untyped-def]  # noqa: N802, ANN201
 
 
 def attach_functions(model: ir.Model) -> None:
-    """Define in `model` those of our functions that its nodes use, and no others."""
+    """Define exactly those of our functions that a model's nodes use."""
     used = {node.op_type for node in model.graph.all_nodes() if node.domain == DOMAIN}
     for identifier in [i for i in model.functions if i[0] == DOMAIN]:
         del model.functions[identifier]

@@ -1,4 +1,4 @@
-"""A graph whose convolutions compute in half precision: the types of its tensors say so.
+"""Convert a graph to half precision: the types of its tensors select it.
 
 Features, weights and biases are half; masks, coverage and ratio stay in single precision, where
 counts and quotients are exact enough and cost nothing, as do the ends of the graph. TensorRT has
@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from pconv_deploy.contract import GraphPrecision
 from pconv_deploy.errors import CheckpointError, UsageError
-from pconv_deploy.graphs.editing import constant, emit, known_values, place
+from pconv_deploy.graphs.editing import constant, emit, known_values, node_label
 from pconv_deploy.graphs.functions import DOMAIN, PARTIAL_CONV, RENORMALISE, attach_functions
 
 _TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
@@ -44,7 +44,7 @@ def convert_to_half(graph: ir.Model, precision: GraphPrecision) -> None:
     for node in graph.graph:
         if node.op_type == PARTIAL_CONV and node.domain == DOMAIN:
             raise UsageError(
-                f"{place(node)} convolves its mask in every channel, which {precision} cannot "
+                f"{node_label(node)} convolves its mask in every channel, which {precision} cannot "
                 "count exactly; it needs collapse-masks: export at -O1 or higher, and see --explain"
             )
     _Typing(_TYPES[precision], precision).apply(graph.graph)
@@ -54,7 +54,7 @@ def convert_to_half(graph: ir.Model, precision: GraphPrecision) -> None:
 
 
 class _Typing:
-    """One walk over a graph, knowing which values are half already."""
+    """Converts a graph in one walk, tracking which values are half."""
 
     def __init__(self, dtype: ir.DataType, precision: str) -> None:
         self.dtype, self.precision = dtype, precision
@@ -109,15 +109,15 @@ class _Typing:
                 half = values.astype(self.dtype.numpy())
             if not np.isfinite(half.astype(np.float32)).all():
                 raise CheckpointError(
-                    f"{place(node)}: its weights reach {np.abs(values).max():.3g} once batch norm "
-                    f"is folded in, more than {self.precision} holds. Export bf16 or fp32"
+                    f"{node_label(node)}: its weights reach {np.abs(values).max():.3g} once batch "
+                    f"norm is folded in, more than {self.precision} holds. Export bf16 or fp32"
                 )
-            name = f"{place(node)}.{('input', 'weight', 'bias')[index]}.{self.precision}"
+            name = f"{node_label(node)}.{('input', 'weight', 'bias')[index]}.{self.precision}"
             node.replace_input_with(index, constant(node, half, name))
 
 
 def _convolves_features(node: ir.Node) -> bool:
-    """A convolution, but of more than the one channel of a mask."""
+    """Return whether a node convolves features, not a mask of one channel."""
     if node.domain or node.op_type not in ("Conv", "ConvTranspose"):
         return False
     weight = known_values(node.inputs[1])

@@ -1,4 +1,4 @@
-"""How many multiply-adds a graph's convolutions need.
+"""Count the multiply-adds of a graph's convolutions.
 
 A convolution applies each of its taps once at every pixel that it makes, a transposed one at every
 pixel that it reads: taps x pixels.
@@ -18,7 +18,7 @@ _Shapes = dict[str, list[int]]
 
 
 def multiply_adds(model: onnx.ModelProto, height: int, width: int) -> int:
-    """Multiply-adds of all convolutions for one image of `height` x `width` pixels.
+    """Count the multiply-adds of all convolutions for one image of `height` x `width` pixels.
 
     Masks count too where they are convolved. Additions, poolings, copies and products of matrices
     do not, nor do the branches of a condition. Where sizes follow from what the graph computes, it
@@ -58,7 +58,7 @@ def _convolves(node: onnx.NodeProto) -> bool:
 
 
 def _taps_and_pixels(node: onnx.NodeProto) -> tuple[str, str]:
-    """Whose sizes are multiplied."""
+    """Return the names of the tensors whose sizes are multiplied."""
     return node.input[1], node.output[0] if node.op_type == "Conv" else node.input[0]
 
 
@@ -67,7 +67,7 @@ def _product(taps: Sequence[int], pixels: Sequence[int]) -> int:
 
 
 def _inferred(model: onnx.ModelProto) -> _Shapes:
-    """The shapes that follow from the graph's inputs."""
+    """Infer shapes from the graph's inputs."""
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -78,7 +78,7 @@ def _inferred(model: onnx.ModelProto) -> _Shapes:
 
 
 def _measured(model: onnx.ModelProto, names: Iterable[str]) -> _Shapes:
-    """The shapes of values when the graph runs on zeros."""
+    """Measure shapes by running the graph on zeros."""
     shown, inputs = onnx.ModelProto(), {}
     shown.CopyFrom(model)
     del shown.graph.output[:]

@@ -45,7 +45,7 @@ class Step:
 
     @property
     def fired(self) -> int:
-        """Number of places that were rewritten."""
+        """Return the number of places that were rewritten."""
         return sum(site.refused is None for site in self.sites)
 
     def refusals(self) -> dict[str, list[str]]:
@@ -58,11 +58,11 @@ class Step:
 
 
 class PassError(RuntimeError):
-    """A pass broke its promise: a fault of ours, not of the user's."""
+    """A pass left the graph invalid: a fault of ours, not of the user's."""
 
 
 def run_passes(graph: ir.Model, passes: Iterable[GraphPass]) -> Iterator[Step]:
-    """Apply passes in turn, in place; give each step once it is done.
+    """Apply passes in turn, in place; yield each step once it is done.
 
     Raises:
         PassError: a pass left the graph invalid or its promise unkept, or the order is wrong.
@@ -86,7 +86,7 @@ def run_passes(graph: ir.Model, passes: Iterable[GraphPass]) -> Iterator[Step]:
 
 
 def require_order(passes: Sequence[GraphPass]) -> None:
-    """Check that no pass runs before one that it has to come after.
+    """Check that each pass runs after those it requires.
 
     Raises:
         PassError: one does.

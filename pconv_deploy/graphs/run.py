@@ -1,4 +1,4 @@
-"""An exported graph run by ONNX Runtime on the CPU, for comparisons."""
+"""Run exported graphs by ONNX Runtime on the CPU, for comparisons."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ _ERRORS_ONLY = 3
 
 
 def graph_run(model: "onnx.ModelProto", contract: GraphContract, *, optimised: bool) -> Run:
-    """Load a graph; what comes back computes every output and the network's raw output.
+    """Load a graph; return a function that computes every output and the raw output.
 
     A half-precision graph is computed in single precision, with every value rounded to half.
 
@@ -35,7 +35,7 @@ def graph_run(model: "onnx.ModelProto", contract: GraphContract, *, optimised: b
 
 
 def model_run(model: "onnx.ModelProto", *, optimised: bool) -> Run:
-    """Load any model; what comes back computes every output. Raises as `graph_run`."""
+    """Load any model; return a function that computes every output. Raises as `graph_run`."""
     try:
         import onnxruntime
     except ImportError as error:

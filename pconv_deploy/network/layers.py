@@ -1,9 +1,9 @@
-"""The partial convolution layer and the operator that carries it through export.
+"""The partial convolution layer, and the operator that represents it in an export.
 
-The operator `pconv_deploy::partial_conv2d` says literally what the layer computes: torch.export
-keeps it whole, the exporter translates it to one ONNX node, and the exporter's rewrites turn that
-into something fast. Outside of export the layer computes the same with less work and ordinary
-torch operations, so autograd and torch.compile see through it.
+The operator `pconv_deploy::partial_conv2d` computes the layer literally: torch.export keeps it, the
+exporter translates it to one ONNX node, and exact rewrites make that fast. Outside of export the
+layer computes the same with less work in ordinary torch operations, so autograd and torch.compile
+work on it.
 """
 
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ def masked_conv2d(  # noqa: PLR0913  as torch.nn.functional.conv2d
     dilation: Sequence[int],
     groups: int,
 ) -> tuple[Tensor, Tensor]:
-    """Partial convolution as the paper writes it and NVIDIA's PartialConv2d computes it.
+    """Compute a partial convolution as the paper writes it and NVIDIA's PartialConv2d does.
 
     The mask has as many channels as the features, and is convolved with ones of the weight's
     full shape: as much work as the features themselves.
@@ -139,7 +139,7 @@ def _shapes_alone(  # noqa: PLR0913  as the operator
     dilation: Sequence[int],
     groups: int,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor]:
-    """Say the shapes without the arithmetic: following that with free sizes takes long."""
+    """Return the shapes without the arithmetic: tracing that with free sizes takes long."""
     windows = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
     # Rounded up, not down and one more: of 64 rows times n this leaves 32 n, without a quotient.
     sides = [
@@ -153,7 +153,7 @@ def _shapes_alone(  # noqa: PLR0913  as the operator
 
 
 class PartialConv2d(nn.Module):
-    """Convolve the known pixels only; say which outputs are known.
+    """Convolve the known pixels only; also return which outputs are known.
 
     x (N, sum(in_channels), H, W) float, known (N, groups, H, W) float, 0 (hole) or 1 (known)
     -> y (N, out_channels, H', W'), exactly 0 in its holes, and known' (N, 1, H', W').
@@ -202,7 +202,7 @@ class PartialConv2d(nn.Module):
         return renormalised_conv2d(x, share, self.weight, self.bias, self.stride, self.padding)
 
     def _written_out(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Give every channel its mask and leave the arithmetic to the operator."""
+        """Expand the mask to every channel and call the operator."""
         masks = torch.split(known, 1, dim=1)
         each = zip(masks, self.group_channels, strict=True)
         mask = torch.cat([m.expand(-1, count, -1, -1) for m, count in each], dim=1)
@@ -272,7 +272,7 @@ def convolve_doubled(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def pad_to_multiple(image: Tensor, known: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
-    """Pad image and mask with hole, below and right, up to sides that every level can halve."""
+    """Pad image and mask with hole, below and right, to multiples of `multiple`."""
     height, width = image.shape[-2:]
     pad = (0, -width % multiple, 0, -height % multiple)
     return (F.pad(image, pad), F.pad(known, pad)) if any(pad) else (image, known)

@@ -11,7 +11,7 @@ _DECODER_SLOPE = 0.2
 
 
 class PConvBlock(nn.Module):
-    """Partial convolution, batch norm, activation; the mask passes by.
+    """Partial convolution, batch norm, activation; returns the updated mask too.
 
     What goes in is 0 wherever it is unknown, and so is what comes out.
     """
@@ -28,7 +28,7 @@ class PConvBlock(nn.Module):
 
 
 class SigmoidHead(nn.Module):
-    """What PConv-Keras puts behind its last partial convolution.
+    """The layers of PConv-Keras after its last partial convolution.
 
     The offset stands in for that layer's bias, which there is added in holes too.
 

@@ -216,7 +216,7 @@ def test_a_wrong_graph_never_gets_its_name(
         return []
 
     wrong = GraphPass("wrong", subtly_wrong)
-    monkeypatch.setattr(checkpoint_to_onnx, "chosen", lambda *_: (wrong,))
+    monkeypatch.setattr(checkpoint_to_onnx, "select_rewrites", lambda *_: (wrong,))
     path = tmp_path / "wrong.onnx"
     path.write_text("an older file")
     with pytest.raises(UsageError, match="already exists; pass --overwrite"):
@@ -300,7 +300,7 @@ def test_functions_are_standard_operators_only(function: Any) -> None:
     assert {o.domain: o.version for o in proto.opset_import}[""] == 18
 
 
-def test_the_surroundings_normalise_and_composite() -> None:
+def test_the_ends_normalise_and_composite() -> None:
     class Grey(nn.Module):
         def forward(self, image: Tensor, known: Tensor) -> Tensor:
             return image * known

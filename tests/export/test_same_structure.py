@@ -22,7 +22,7 @@ from pconv_deploy.contract import (
 )
 from pconv_deploy.engines.lowering.arrangement import arranged
 from pconv_deploy.engines.lowering.forms import Arrangement
-from pconv_deploy.export.rewrites.pipeline import Level, chosen
+from pconv_deploy.export.rewrites.pipeline import Level, select_rewrites
 from pconv_deploy.export.target import target_of
 from pconv_deploy.export.trace import trace_target
 from pconv_deploy.graphs.file import inlined
@@ -86,7 +86,7 @@ def traced(network: Network) -> onnx.ModelProto:
 
 
 def at(level: int, model: onnx.ModelProto) -> onnx.ModelProto:
-    for _step, rewritten_model in rewritten(model, chosen(level)):
+    for _step, rewritten_model in rewritten(model, select_rewrites(level)):
         model = rewritten_model
     return model
 

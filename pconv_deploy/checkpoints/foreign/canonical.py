@@ -1,4 +1,4 @@
-"""Another project's U-Net in terms of ours, and our state dict of it."""
+"""Convert another project's U-Net, expressed in our arithmetic, to our state dict."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ class ForeignUNet:
 
 
 def canonical_state(path: Path, unet: ForeignUNet) -> tuple[UNetConfig, dict[str, Tensor]]:
-    """Give the configuration and the state dict of `PConvUNet` that compute what `unet` computes.
+    """Return the configuration and state dict of a `PConvUNet` that computes the same.
 
     Raises:
         CheckpointError: the layers do not follow on each other as in a U-Net.

@@ -1,4 +1,4 @@
-"""What a file of weights holds, whatever its format, read without trust."""
+"""Read a file of weights of any format, without trusting it."""
 
 import io
 import zipfile
@@ -34,8 +34,8 @@ def read_content(file: HeldFile, kinds: Collection[Kind], needed: str) -> object
 
     Args:
         file: opened by the caller, who hashes it.
-        kinds: that are read.
-        needed: the same for people.
+        kinds: of files that are accepted.
+        needed: the same in words, for errors.
 
     Raises:
         CheckpointError: too large, of no kind that is read, or damaged.
@@ -76,7 +76,7 @@ def opened_safetensors(file: HeldFile) -> Iterator[Any]:
 
 
 def _keras_weights(file: HeldFile) -> bytes | None:
-    """The HDF5 file inside of a .keras archive; None of any other file."""
+    """Return the HDF5 file in a .keras archive; None for any other file."""
     if not file.start().startswith(ZIP):
         return None
     try:

@@ -123,7 +123,7 @@ def _require_bounded(path: Path, datasets: Sequence[tuple[str, Any]], size: int)
 
 
 def _named_as_keras2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename what is known; other names stay, for whoever reads them to refuse.
+    """Rename known variables; the reader refuses other names.
 
     The first half of the batch norms is the encoder's, which PConv-Keras calls EncBN1, EncBN2, ...
     """

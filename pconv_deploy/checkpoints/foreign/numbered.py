@@ -1,4 +1,4 @@
-"""U-Nets of PyTorch projects whose layers are numbered from 1, outermost first.
+"""Read U-Nets of PyTorch projects whose layers are numbered from 1, outermost first.
 
 All concatenate [doubled features, skip connection] as ours do, and use torch's batch norm.
 """
@@ -18,7 +18,7 @@ _NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 
 @dataclass(frozen=True, kw_only=True)
 class NumberedLayout:
-    """How a project names its layers, and what it computes differently.
+    """A project's names of layers, and what it computes differently.
 
     encoder, decoder   name of a layer, with {} for its number
     conv, ones, norm   within a layer: convolution, mask-summing kernel, batch norm
@@ -37,7 +37,7 @@ class NumberedLayout:
     ratio_of_one: bool
 
     def recognises(self, names: Collection[str]) -> bool:
-        """Whether any name is that of an encoder layer's weights."""
+        """Return whether any name is that of an encoder layer's weights."""
         return bool(self._numbers(names))
 
     def read(self, weights: Weights) -> ForeignUNet:

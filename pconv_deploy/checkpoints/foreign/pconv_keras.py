@@ -1,4 +1,4 @@
-"""MathiasGruber/PConv-Keras, files of `save_weights`; read with h5py alone.
+"""Read MathiasGruber/PConv-Keras, files of `save_weights`, with h5py alone.
 
 Its layer differs from ours in four ways. The ratio is window / known with `known` summed over all
 channels, so its weights are ours times the number of channels. Concatenation puts the skip
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pconv_deploy.checkpoints.foreign.canonical import ForeignUNet, Norm, Stage
-from pconv_deploy.checkpoints.foreign.weights import Weights, shown
+from pconv_deploy.checkpoints.foreign.weights import Weights, list_names
 from pconv_deploy.contract import Family, Normalisation
 from pconv_deploy.errors import CheckpointError
 
@@ -30,7 +30,7 @@ _ENCODER_NORM = re.compile(r"EncBN\d+")
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Whether any name is that of its layer's weights."""
+    """Return whether any name is that of its layer's weights."""
     return bool(_layers(names, _KERNEL))
 
 
@@ -49,10 +49,10 @@ def read(weights: Weights) -> ForeignUNet:
     if counts != (0, levels - 1, levels - 1, 1):
         raise CheckpointError(
             f"{weights.path} looks like a network of {FAMILY.name}, but has {len(convs)} partial "
-            f"convolutions ({shown(convs)}), {len(encoder_norms)} batch norms of the encoder "
-            f"({shown(encoder_norms)}), {len(decoder_norms)} of the decoder "
-            f"({shown(decoder_norms)}) and {len(heads)} ordinary convolutions ({shown(heads)}); "
-            "needed 2 n, n - 1, n - 1 and 1"
+            f"convolutions ({list_names(convs)}), {len(encoder_norms)} batch norms of the encoder "
+            f"({list_names(encoder_norms)}), {len(decoder_norms)} of the decoder "
+            f"({list_names(decoder_norms)}) and {len(heads)} ordinary convolutions "
+            f"({list_names(heads)}); needed 2 n, n - 1, n - 1 and 1"
         )
     _require(weights, convs, norms, heads[0])
     # The decoder was made from the inside out.
@@ -77,7 +77,7 @@ def read(weights: Weights) -> ForeignUNet:
 
 
 def _layers(names: Collection[str], part: str) -> list[str]:
-    """Layers that have `part`, in the order in which they were made."""
+    """Return the layers that have `part`, in the order of creation."""
     layers = [layer for layer, _, found in (n.rpartition("/") for n in names) if found == part]
     return sorted(layers, key=_number)
 
@@ -99,9 +99,9 @@ def _require(weights: Weights, convs: list[str], norms: list[str], head: str) ->
 
 
 def _mask_kernels(weights: Weights, convs: list[str]) -> dict[str, tuple[int, ...]]:
-    """What sums masks, with the shape of its layer's weights: later TensorFlow saves it as well.
+    """Return the mask-summing kernels, which later releases of TensorFlow save, with their shapes.
 
-    Its name is whatever TensorFlow called it, such as `Variable`.
+    TensorFlow chooses the name, such as `Variable`; the shape is that of the layer's weights.
     """
     shapes = {conv: weights.shape(f"{conv}/{_KERNEL}") for conv in convs}
     kernels = {}

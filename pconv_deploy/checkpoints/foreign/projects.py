@@ -1,4 +1,4 @@
-"""Which project a foreign file belongs to, by the names of its tensors; and reading it."""
+"""Recognise another project's checkpoint by the names of its tensors, and read it."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -12,14 +12,14 @@ from pconv_deploy.checkpoints.foreign.canonical import ForeignUNet, canonical_st
 from pconv_deploy.checkpoints.foreign.contents import read_content
 from pconv_deploy.checkpoints.foreign.keras_file import KERAS3_VARIABLES
 from pconv_deploy.checkpoints.foreign.numbered import MMAGIC, NAOTO0804
-from pconv_deploy.checkpoints.foreign.tensor_tree import ROOT, Places, Tensors, is_within
-from pconv_deploy.checkpoints.foreign.weights import Weights, shown
+from pconv_deploy.checkpoints.foreign.tensor_tree import ROOT, Tensors, TensorTree, is_within
+from pconv_deploy.checkpoints.foreign.weights import Weights, list_names
 from pconv_deploy.contract import Family, JsonScalar, Normalisation, UNetConfig
 from pconv_deploy.errors import CheckpointError
 from pconv_deploy.file_types import CHECKPOINTS
 from pconv_deploy.held_file import HeldFile
 
-# How far training had come, where a file says so.
+# Keys of the training progress.
 _PROGRESS = ("n_iter", "iter", "epoch")
 READABLE = (
     "naoto0804/pytorch-inpainting-with-partial-conv (.pth), MMagic's PConv (.pth), "
@@ -30,12 +30,12 @@ OWN_NETWORK = (
     "pconv-deploy export --module PACKAGE.MODULE:FACTORY --weights FILE -o model.onnx"
 )
 _READ_OF = f"Checkpoints are read of {READABLE}"
-_CHOOSE = (
+_HOW_TO_CHOOSE = (
     "Choose one: --weights-key KEY, of export, convert, inspect and verify; other commands take "
     "what convert writes"
 )
-# What other networks' tensors are called, from the place on where their weights lie.
-_OTHERS = (
+# Patterns of tensor names of networks that are not supported.
+_UNSUPPORTED = (
     (r"dilation_neck\..*", "another inpainting network of MMagic"),
     (r"stage[12]\.(encoder|decoder)\..*", "DeepFill, as in MMagic"),
     (r".*\.ffc\.convl2l\..*", "LaMa"),
@@ -53,7 +53,7 @@ _OTHERS = (
 
 
 class Reader(Protocol):
-    """How one project's tensors become ours."""
+    """Converts one project's tensors to ours."""
 
     def recognises(self, names: Collection[str], /) -> bool: ...
 
@@ -68,7 +68,7 @@ class ForeignCheckpoint:
     """Another project's network as ours.
 
     state  the state dict of `PConvUNet`
-    key    where in the file its weights lie; None: they are the file
+    key    branch of the file with its weights; None: the whole file
     """
 
     network: UNetConfig
@@ -80,9 +80,9 @@ class ForeignCheckpoint:
 
 
 class _AnyProject:
-    """What is looked for in a file: the network of any project that has a reader."""
+    """Matches the network of any project that has a reader."""
 
-    def concerns(self, names: Collection[str], /) -> bool:
+    def uses(self, names: Collection[str], /) -> bool:
         return _reader(names) is not None
 
     def fits(self, _tensors: Tensors, /) -> bool:
@@ -90,7 +90,7 @@ class _AnyProject:
 
 
 def read_foreign(file: HeldFile, key: str | None = None) -> ForeignCheckpoint:
-    """Read another project's checkpoint; what project it is follows from its tensors' names.
+    """Read another project's checkpoint; the project follows from the tensors' names.
 
     Args:
         file: of torch.save, of Keras or safetensors.
@@ -103,17 +103,17 @@ def read_foreign(file: HeldFile, key: str | None = None) -> ForeignCheckpoint:
     """
     path = file.path
     content = read_content(file, CHECKPOINTS, _READ_OF)
-    places = Places(path, content)
-    others = tuple(place for place in places.keys if _resembles(places.tensors(place)))
+    tree = TensorTree(path, content)
+    others = tuple(branch for branch in tree.keys if _similar_network(tree.tensors(branch)))
     fitting = {
-        place: tensors
-        for place, tensors in places.fitting(_AnyProject()).items()
-        if not any(is_within(place, other) for other in others)
+        branch: tensors
+        for branch, tensors in tree.fitting(_AnyProject()).items()
+        if not any(is_within(branch, other) for other in others)
     }
-    place = places.chosen(fitting, key, _CHOOSE)
-    if place is None:
-        raise CheckpointError(f"{path} {_description(places, key)}")
-    tensors = fitting[place]
+    branch = tree.choose(fitting, key, _HOW_TO_CHOOSE)
+    if branch is None:
+        raise CheckpointError(f"{path} {_describe_unrecognised(tree, key)}")
+    tensors = fitting[branch]
     reader = _reader(tensors)
     assert reader is not None, "it fits"
     unet = reader.read(Weights(path, tensors))
@@ -123,8 +123,8 @@ def read_foreign(file: HeldFile, key: str | None = None) -> ForeignCheckpoint:
         state=state,
         normalisation=unet.normalisation,
         family=unet.family,
-        training=_progress(content),
-        key=None if place == ROOT else place,
+        training=_training_progress(content),
+        key=None if branch == ROOT else branch,
     )
 
 
@@ -132,23 +132,23 @@ def _reader(names: Collection[str]) -> Reader | None:
     return next((reader for reader in _READERS if reader.recognises(names)), None)
 
 
-def _resembles(names: Collection[str]) -> str | None:
-    for pattern, network in _OTHERS:
+def _similar_network(names: Collection[str]) -> str | None:
+    for pattern, network in _UNSUPPORTED:
         if any(re.fullmatch(pattern, name) for name in names):
             return network
     return None
 
 
-def _description(places: Places, key: str | None) -> str:
-    """What a file holds in which nothing is recognised."""
-    there = places.within(key)
+def _describe_unrecognised(tree: TensorTree, key: str | None) -> str:
+    """Describe a file in which no project was recognised, for an error."""
+    there = tree.branches_within(key)
     if not there:
         return f"holds no state dict: no dictionary of named tensors. {_READ_OF}"
-    networks = [network for place in there if (network := _resembles(places.tensors(place)))]
-    # Of places with equally many tensors, the innermost: without the names of what it lies in.
-    largest = max((places.tensors(place) for place in there), key=len)
+    networks = [network for branch in there if (network := _similar_network(tree.tensors(branch)))]
+    # Of branches with equally many tensors the innermost: its names are the shortest.
+    largest = max((tree.tensors(branch) for branch in there), key=len)
     its = "its only tensor is" if len(largest) == 1 else f"its {len(largest)} tensors are"
-    tensors = f"{its} {shown(largest.keys())}. {_READ_OF}"
+    tensors = f"{its} {list_names(largest.keys())}. {_READ_OF}"
     if any(KERAS3_VARIABLES in name for name in largest):
         return (
             f"is a file of Keras 3, without the layers of PConv-Keras: {tensors}. Names of layers "
@@ -159,14 +159,14 @@ def _description(places: Places, key: str | None) -> str:
     return f"is of no project we know; {tensors}. {OWN_NETWORK}"
 
 
-def _progress(content: object) -> dict[str, JsonScalar]:
+def _training_progress(content: object) -> dict[str, JsonScalar]:
     if not isinstance(content, Mapping):
         return {}
     meta = content.get("meta")
-    places = [content, *([meta] if isinstance(meta, Mapping) else [])]
+    tree = [content, *([meta] if isinstance(meta, Mapping) else [])]
     return {
-        key: place[key]
-        for place in places
+        key: branch[key]
+        for branch in tree
         for key in _PROGRESS
-        if type(place.get(key)) is int and 0 <= place[key] < 1 << 53
+        if type(branch.get(key)) is int and 0 <= branch[key] < 1 << 53
     }

@@ -1,11 +1,11 @@
-"""Where in a file the weights of a network lie: one rule for all files and all readers.
+"""Find a network's weights in a file: one rule for all files and all readers.
 
 Training code rarely stores weights alone: {"state_dict": ..., "optimizer": ..., "epoch": 3}, names
 that begin with "module." (DataParallel) or "model." (Lightning), averaged weights beside raw ones.
 So a file is taken as a tree, whose branches are the keys of nested dictionaries and the parts of
-tensors' names between dots. A *place* is a branch, such as "state_dict.model", with all tensors
-below it, named from there. The weights are the place that fits the network, whatever it is called;
-if several fit, the user has to choose.
+tensors' names between dots. A branch, such as "state_dict.model", has all tensors below it, named
+from there. The weights are the branch that fits the network, whatever its name; if several fit, the
+user has to choose.
 """
 
 import re
@@ -18,28 +18,28 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from pconv_deploy.checkpoints.foreign.weights import shown
+from pconv_deploy.checkpoints.foreign.weights import list_names
 from pconv_deploy.errors import CheckpointError
 
 _T = TypeVar("_T")
 Tensors = Mapping[str, Tensor]
-ROOT = "."  # the place that is the whole file
+ROOT = "."  # the whole file
 # What wrappers of torch insert into names, anywhere: around the network or around one layer.
 _WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-# Words by which files name averages of weights; an optimiser's exp_avg is none.
+# Names of averaged weights in files; an optimiser's exp_avg is none.
 _AVERAGES = re.compile(r"(?<![a-z])(ema|swa|shadow|averaged?)(?![a-z])", re.IGNORECASE)
-# Hostile files; others have a tenth of it.
+# Bounds for hostile files; others have a tenth of it.
 _MOST_TENSORS, _LONGEST_NAME, _MOST_BRANCHES = 20_000, 500, 16
 
 
-class Wanted(Protocol):
-    """A network whose weights are looked for."""
+class Matcher(Protocol):
+    """Recognises the weights of a network."""
 
-    def concerns(self, names: Collection[str], /) -> bool:
-        """Whether one dictionary, with these names in it, holds any of its tensors."""
+    def uses(self, names: Collection[str], /) -> bool:
+        """Return whether a dictionary with these names holds any of its tensors."""
 
     def fits(self, tensors: Tensors, /) -> bool:
-        """Whether these are its weights."""
+        """Return whether these are its weights."""
 
 
 class _Entry(NamedTuple):
@@ -50,8 +50,8 @@ class _Entry(NamedTuple):
     dictionary: int
 
 
-class Places:
-    """The places of a file, from the innermost to the file itself.
+class TensorTree:
+    """The branches of a file, from the innermost to the whole file.
 
     Raises:
         CheckpointError: more tensors or longer names than any network has.
@@ -62,50 +62,52 @@ class Places:
         self._entries = _entries(path, content)
         self._at: dict[str, list[int]] = {}
         for number, entry in enumerate(self._entries):
-            for place in (ROOT, *_branches(entry.name)):
-                self._at.setdefault(place, []).append(number)
+            for branch in (ROOT, *_branches(entry.name)):
+                self._at.setdefault(branch, []).append(number)
         self.keys = sorted(self._at, key=_depth, reverse=True)
 
-    def tensors(self, place: str) -> Tensors:
-        """All tensors below a place, by their names from there."""
-        return self._tensors(place, self._at.get(place, ()))
+    def tensors(self, branch: str) -> Tensors:
+        """Return all tensors below a branch, by their names from there."""
+        return self._tensors(branch, self._at.get(branch, ()))
 
-    def concerning(
-        self, place: str, wanted: Wanted, without: Collection[int] = ()
+    def relevant(
+        self, branch: str, wanted: Matcher, without: Collection[int] = ()
     ) -> dict[str, Tensor]:
-        """The tensors of a place, of those dictionaries alone that hold some of a network's.
+        """Return the tensors of a branch from the dictionaries that hold some of a network's.
 
-        What lies in dictionaries beside, such as an optimiser's state, is no part of it.
+        Other dictionaries, such as an optimiser's state, are left out.
         """
         dictionaries: dict[int, list[int]] = {}
-        for number in self._at[place]:
+        for number in self._at[branch]:
             if number not in without:
                 dictionaries.setdefault(self._entries[number].dictionary, []).append(number)
-        parts = [self._tensors(place, numbers) for numbers in dictionaries.values()]
-        return {n: t for part in parts if wanted.concerns(part.keys()) for n, t in part.items()}
+        parts = [self._tensors(branch, numbers) for numbers in dictionaries.values()]
+        return {n: t for part in parts if wanted.uses(part.keys()) for n, t in part.items()}
 
-    def fitting(self, wanted: Wanted) -> dict[str, Tensors]:
-        """The places with weights of a network, outermost first."""
+    def fitting(self, wanted: Matcher) -> dict[str, Tensors]:
+        """Return the branches with weights of a network, outermost first."""
         found: dict[str, Tensors] = {}
-        taken: set[int] = set()  # by a place inside: averaged weights at "ema", beside the raw ones
-        for place in self.keys:
-            tensors = self.concerning(place, wanted, without=taken)
+        taken: set[int] = (
+            set()
+        )  # by an inner branch: averaged weights at "ema", beside the raw ones
+        for branch in self.keys:
+            tensors = self.relevant(branch, wanted, without=taken)
             if tensors and wanted.fits(tensors):
-                found[place] = tensors
-                taken.update(self._at[place])
+                found[branch] = tensors
+                taken.update(self._at[branch])
         return dict(sorted(found.items(), key=lambda item: _depth(item[0])))
 
-    def chosen(self, fitting: Mapping[str, Tensors], key: str | None, remedy: str) -> str | None:
-        """The one fitting place, at or below `key` if that is given; None if none fits.
+    def choose(self, fitting: Mapping[str, Tensors], key: str | None, remedy: str) -> str | None:
+        """Return the one fitting branch, at or below `key` if given; None if none fits.
 
         Raises:
             CheckpointError: several fit, with their names and `remedy`; one fits, beside averaged
                 weights that do not; or there is no such key.
         """
         if key is not None and key not in self._at:
-            there = fitting or [place for place in self.keys if _depth(place) == 1]
+            there = fitting or [branch for branch in self.keys if _depth(branch) == 1]
             raise CheckpointError(
-                f"{self._path} has no weights under the key {key!r}; it has: {shown(there)}"
+                f"{self._path} has no weights under the key {key!r}; it has: {list_names(there)}"
             )
         if key in fitting:
             return key
@@ -113,19 +115,20 @@ class Places:
         if len(candidates) > 1:
             raise CheckpointError(
                 f"{self._path} holds {len(candidates)} sets of weights that fit: "
-                f"{shown(candidates)}. {remedy}"
+                f"{list_names(candidates)}. {remedy}"
             )
-        place = next(iter(candidates), None)
-        if place is not None and (averages := self._averages_beside(fitting)):
+        branch = next(iter(candidates), None)
+        if branch is not None and (averages := self._averages_beside(fitting)):
             raise CheckpointError(
                 f"{self._path} holds averaged weights beside those that fit, without the names or "
-                f"all the tensors of the network, so that they cannot be read: {shown(averages)}. "
-                f"If the weights at {place} are meant, say so: --weights-key {shlex.quote(place)}"
+                "all the tensors of the network, so that they cannot be read: "
+                f"{list_names(averages)}. If the weights at {branch} are meant, say so: "
+                f"--weights-key {shlex.quote(branch)}"
             )
-        return place
+        return branch
 
     def _averages_beside(self, fitting: Mapping[str, Tensors]) -> list[str]:
-        """Names of tensors that seem to be averages of those that fit, and are none of them."""
+        """Return names of tensors that seem to be averages of those that fit."""
         fit = [tensor for tensors in fitting.values() for tensor in tensors.values()]
         own = {id(tensor) for tensor in fit}
         shapes = {tensor.shape for tensor in fit if tensor.dim() > 1}
@@ -137,18 +140,18 @@ class Places:
             and entry.tensor.shape in shapes
         ]
 
-    def within(self, key: str | None) -> list[str]:
-        """The places at or below a key, innermost first."""
-        return [place for place in self.keys if is_within(place, key or ROOT)]
+    def branches_within(self, key: str | None) -> list[str]:
+        """Return the branches at or below a key, innermost first."""
+        return [branch for branch in self.keys if is_within(branch, key or ROOT)]
 
-    def _tensors(self, place: str, numbers: Iterable[int]) -> dict[str, Tensor]:
-        skipped = 0 if place == ROOT else len(place) + 1
+    def _tensors(self, branch: str, numbers: Iterable[int]) -> dict[str, Tensor]:
+        skipped = 0 if branch == ROOT else len(branch) + 1
         entries = [self._entries[number] for number in numbers]
-        return unwrapped({entry.name[skipped:]: entry.tensor for entry in entries})
+        return without_wrappers({entry.name[skipped:]: entry.tensor for entry in entries})
 
 
-def unwrapped(named: Mapping[str, _T]) -> dict[str, _T]:
-    """Remove what wrappers of torch insert into names, unless that makes two names the same."""
+def without_wrappers(named: Mapping[str, _T]) -> dict[str, _T]:
+    """Remove what torch's wrappers insert into names, unless two names would collide."""
     plain = {
         ".".join(part for part in name.split(".") if part not in _WRAPPERS): value
         for name, value in named.items()
@@ -157,7 +160,7 @@ def unwrapped(named: Mapping[str, _T]) -> dict[str, _T]:
 
 
 def _entries(path: Path, content: object) -> list[_Entry]:
-    """Every tensor in nested containers, by the keys on the way to it; each container once."""
+    """Collect every tensor in nested containers, named by its keys; each container once."""
     entries: list[_Entry] = []
     waiting, seen = deque([("", content)]), {id(content)}
     while waiting:
@@ -197,21 +200,21 @@ def _branches(name: str) -> list[str]:
     return [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
 
 
-def _depth(place: str) -> int:
-    return 0 if place == ROOT else place.count(".") + 1
+def _depth(branch: str) -> int:
+    return 0 if branch == ROOT else branch.count(".") + 1
 
 
-def is_within(place: str, outer: str) -> bool:
-    """Whether a place is another one or a part of it."""
-    return outer in (ROOT, place) or place.startswith(f"{outer}.")
+def is_within(branch: str, outer: str) -> bool:
+    """Return whether a branch is `outer` or below it."""
+    return outer in (ROOT, branch) or branch.startswith(f"{outer}.")
 
 
-def _distinct(places: Mapping[str, Tensors]) -> dict[str, Tensors]:
-    """Leave places out whose tensors equal those of an earlier one: the choice changes nothing."""
+def _distinct(branches: Mapping[str, Tensors]) -> dict[str, Tensors]:
+    """Drop branches whose tensors equal those of an earlier one."""
     distinct: dict[str, Tensors] = {}
-    for place, tensors in places.items():
+    for branch, tensors in branches.items():
         if not any(_same(tensors, other) for other in distinct.values()):
-            distinct[place] = tensors
+            distinct[branch] = tensors
     return distinct
 
 

@@ -1,4 +1,4 @@
-"""Files of torch.save, zip archives and those before 2020: tensors and nothing that runs.
+"""Read files of torch.save, zip archives and older ones: tensors, and no code.
 
 torch.load(weights_only=True) executes no code of a file, but believes its sizes. So a file is read
 twice: once with tensors that have shapes and no memory, and for real when what they claim
@@ -26,7 +26,7 @@ _MOST_ENTRIES, _LONGEST_PICKLE = 100_000, 256 << 20
 
 
 class _Inert:
-    """Stands in for what frameworks log beside the weights; takes anything, does nothing."""
+    """Replaces objects that frameworks log beside the weights; takes anything, does nothing."""
 
     def __init__(self, *_: object) -> None: ...
 
@@ -85,7 +85,7 @@ def read_torch_file(file: HeldFile) -> Any:
 
 
 def _tensors_in(content: Any) -> Iterator[Tensor]:
-    """Every tensor in nested dictionaries, lists and tuples."""
+    """Yield every tensor in nested dictionaries, lists and tuples."""
     waiting, seen = [content], set[int]()
     while waiting:
         item = waiting.pop()
@@ -97,12 +97,12 @@ def _tensors_in(content: Any) -> Iterator[Tensor]:
 
 
 def _largest_claim(content: Any) -> int:
-    """Bytes of the largest storage; several tensors may share one, which cannot be seen here.
+    """Return the bytes of the largest storage; tensors may share one, which is not visible here.
 
     That is enough: a zip archive is mapped, and from an older file storages are read one after
     the other, until it ends.
     """
-    # Tensors of no dense storage are left to whoever wants them, who refuses them.
+    # Sparse tensors have no dense storage; their reader refuses them.
     dense = (t for t in _tensors_in(content) if t.layout == torch.strided)
     return max((t.untyped_storage().nbytes() for t in dense), default=0)
 

@@ -1,4 +1,4 @@
-"""The tensors of a foreign file by name: complete, of a kind that is read, finite."""
+"""Check the tensors of a foreign file: complete, of a supported type, finite."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pconv_deploy.errors import CheckpointError
 
-# What torch and thop count beside the weights; no network computes with it.
+# Counters of torch and thop beside the weights; no network computes with them.
 _COUNTERS = ("num_batches_tracked", "total_ops", "total_params")
 _READ = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _SHOWN, _LONGEST = 8, 100
@@ -32,7 +32,7 @@ class Weights:
         return tuple(self._tensors[name].shape)
 
     def require(self, project: str, ranks: Mapping[str, int], ignored: str = "(?!)") -> None:
-        """Check that the file holds what is needed, of these numbers of dimensions, and no more.
+        """Check that the file holds exactly the needed tensors with these numbers of dimensions.
 
         Args:
             project: whose file it is taken for.
@@ -47,11 +47,11 @@ class Weights:
             name
             for name, tensor in self._tensors.items()
             if name not in ranks
-            and not lies_beside(name, tensor)
+            and not is_no_weight(name, tensor)
             and not re.fullmatch(ignored, name)
         ]
         problems = [
-            f"{what}: {shown(names)}"
+            f"{what}: {list_names(names)}"
             for what, names in (("missing", missing), ("left over", left_over))
             if names
         ]
@@ -63,10 +63,10 @@ class Weights:
         for name, rank in ranks.items():
             self._require_kind(name, rank)
         if bad := [name for name in ranks if not bool(self._tensors[name].isfinite().all())]:
-            raise CheckpointError(f"{self.path} holds NaN or infinity in {shown(bad)}")
+            raise CheckpointError(f"{self.path} holds NaN or infinity in {list_names(bad)}")
 
     def require_ones(self, name: str, shape: tuple[int, ...]) -> None:
-        """Check a stored kernel that sums masks: where it is not all ones, the layer is another."""
+        """Check that a stored mask-summing kernel is all ones."""
         tensor = self._tensors.get(name)
         if tensor is None:  # some files leave it out: it is no weight
             return
@@ -92,17 +92,17 @@ class Weights:
 
 
 def is_counter(name: str) -> bool:
-    """Whether a tensor counts something beside the weights."""
+    """Return whether a tensor is a counter."""
     return name.rpartition(".")[2] in _COUNTERS
 
 
-def lies_beside(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is no weight: a counter, or a single whole number, such as an epoch."""
+def is_no_weight(name: str, tensor: Tensor) -> bool:
+    """Return whether a tensor is a counter or a single whole number, such as an epoch."""
     return is_counter(name) or (tensor.dim() == 0 and not tensor.is_floating_point())
 
 
-def shown(names: Collection[str]) -> str:
-    """List names for people, the first few of many; a file may call its tensors anything."""
+def list_names(names: Collection[str]) -> str:
+    """List the first few names for a message; names in a file may hold any character."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     shortened = (name[:_LONGEST] for name in sorted(names)[:_SHOWN])
     return ", ".join(name if name.isprintable() else ascii(name) for name in shortened) + more

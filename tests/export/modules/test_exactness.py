@@ -14,7 +14,7 @@ from pconv_deploy.contract import Normalisation, UserModule
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, ExportResult
 from pconv_deploy.export.module_to_onnx import ModuleRequest, export_module
 from pconv_deploy.export.modules.enlargements import whole_multiple
-from pconv_deploy.export.modules.trial import Called
+from pconv_deploy.export.modules.trial import CalledModule
 from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.network import layers
 from tests.export.modules.conftest import Offer
@@ -102,8 +102,8 @@ def test_whole_factors() -> None:
             return super().forward(image if float(image.sum()) >= 0 else -image, mask)
 
     for module, found in ((UNetBySize(), 4), (UNet(), 1), (Padding(), 1), (ByValues(), 1)):
-        assert whole_multiple(lambda module=module: Called(module, 3), 1) == found  # type: ignore[misc]
-    assert whole_multiple(lambda: Called(UNetBySize(), 3), 3) == 12
+        assert whole_multiple(lambda module=module: CalledModule(module, 3), 1) == found  # type: ignore[misc]
+    assert whole_multiple(lambda: CalledModule(UNetBySize(), 3), 3) == 12
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,9 @@ def test_masks(nodes: str, groups: str) -> None:
     else:
         assert named(facts, values, "out") == groups
     if not groups:
-        assert "not proved to keep it 0 or 1 and equal over channels" in facts.doubt(values["out"])
+        assert "not proved to keep it 0 or 1 and equal over channels" in facts.why_unproved(
+            values["out"]
+        )
 
 
 COVERS = {
@@ -125,7 +127,7 @@ def test_operators_of_others_prove_nothing() -> None:
     same = ir.convenience.create_value_mapping(read.graph)["same"]
     facts = MaskFacts.of(read.graph)
     assert same not in facts.masks
-    assert facts.doubt(same).startswith("its mask passes Identity (Identity same)")
+    assert facts.why_unproved(same).startswith("its mask passes Identity (Identity same)")
 
 
 def test_sizes_that_are_not_known_may_be_repeated_pixels() -> None:

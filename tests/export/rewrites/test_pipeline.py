@@ -13,7 +13,7 @@ from pconv_deploy.export.rewrites.pipeline import (
     LEVELS,
     REWRITES,
     Level,
-    chosen,
+    select_rewrites,
 )
 from pconv_deploy.graphs.passes import GraphPass, PassError, Site, require_order
 from tests.graphs.random_networks import RandomNetwork
@@ -70,7 +70,7 @@ def agrees(model: onnx.ModelProto, seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_step_and_so_every_level_computes_the_same(seed: int) -> None:
     fired = set()
-    for step, model in rewritten(network(seed)[0], chosen(Level.WORK)):
+    for step, model in rewritten(network(seed)[0], select_rewrites(Level.WORK)):
         onnx.checker.check_model(model)
         agrees(model, seed)
         fired |= {step.name} if step.fired else set()
@@ -86,7 +86,7 @@ def test_every_step_and_so_every_level_computes_the_same(seed: int) -> None:
     ("seed", "left_out"), [(i % len(SEEDS), rewrite.name) for i, rewrite in enumerate(REWRITES)]
 )
 def test_each_one_can_be_left_out(seed: int, left_out: str) -> None:
-    rewrites = chosen(Level.WORK, [left_out])
+    rewrites = select_rewrites(Level.WORK, [left_out])
     assert left_out not in [rewrite.name for rewrite in rewrites]
     agrees(all_of(network(seed)[0], rewrites), seed)
 
@@ -101,15 +101,15 @@ def test_levels_and_names() -> None:
     names = [rewrite.name for rewrite in REWRITES]
     assert len(set(names)) == len(names)
     assert list(LEVELS) == sorted(LEVELS)
-    assert chosen(Level.LITERAL) == ()
-    assert chosen(Level.WORK) == REWRITES
-    assert [r.name for r in chosen(1, ["mask-once"])] == [
+    assert select_rewrites(Level.LITERAL) == ()
+    assert select_rewrites(Level.WORK) == REWRITES
+    assert [r.name for r in select_rewrites(1, ["mask-once"])] == [
         "collapse-masks",
         "fold-batch-norm",
         "fold-constants",
     ]
     with pytest.raises(UsageError, match="no rewrite a, b; there are: collapse-masks, "):
-        chosen(0, ["mask-once", "b", "a"])
+        select_rewrites(0, ["mask-once", "b", "a"])
 
 
 def test_a_step_counts_and_groups_its_places() -> None:
@@ -147,7 +147,7 @@ def test_new_names_meet_no_old_ones(left_out: list[str]) -> None:
             names[:] = [name.replace("y_conv_", "y_conv.") for name in names]
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     feeds = [{"val_0": f["x"], "hole_mask": f["hole_mask"]} for f in photos(2, 6, 8)]
-    same(model, all_of(model, chosen(Level.WORK, left_out)), feeds)
+    same(model, all_of(model, select_rewrites(Level.WORK, left_out)), feeds)
 
 
 def test_a_pass_that_breaks_its_promise_is_named() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
-from pconv_deploy.export.rewrites.pipeline import chosen
+from pconv_deploy.export.rewrites.pipeline import select_rewrites
 from pconv_deploy.graphs.file import ExportedGraph, read_graph
 from tests.cli.conftest import run as run  # a fixture
 from tests.engines.backends.tensorrt.forwarding import as_rtx, load_forwarded
@@ -52,8 +52,8 @@ def exported(checkpoint: Path, graph: Path, tmp_path_factory: pytest.TempPathFac
         if not path.exists():
             export_checkpoint(checkpoint, path, ExportOptions(kind=kind, level=0, **fixed))
         traced = read_graph(path)
-        steps = [(None, traced.model), *rewritten(traced.model, chosen(level))]
-        rewrites = tuple(rewrite.name for rewrite in chosen(level))
+        steps = [(None, traced.model), *rewritten(traced.model, select_rewrites(level))]
+        rewrites = tuple(rewrite.name for rewrite in select_rewrites(level))
         contract = msgspec.structs.replace(traced.contract, rewrites=rewrites)
         return replace(traced, model=steps[-1][1], contract=contract)
 

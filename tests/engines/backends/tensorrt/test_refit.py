@@ -173,13 +173,13 @@ def test_what_tensorrt_may_refuse(
 def test_the_options_of_the_export_are_found_again(
     built: tuple[Path, Manifest], level: int, without: tuple[str, ...]
 ) -> None:
-    from pconv_deploy.export.rewrites.pipeline import chosen
+    from pconv_deploy.export.rewrites.pipeline import select_rewrites
 
     path, manifest = built
-    names = tuple(rewrite.name for rewrite in chosen(level, without))
+    names = tuple(rewrite.name for rewrite in select_rewrites(level, without))
     contract = msgspec.structs.replace(manifest.contract, rewrites=names)
     options = export_options(path, msgspec.structs.replace(manifest, contract=contract))
-    assert tuple(r.name for r in chosen(options.level, options.without)) == names
+    assert tuple(r.name for r in select_rewrites(options.level, options.without)) == names
     assert (options.kind, options.batch, options.size) == ("deployment", None, None)
 
 
