@@ -14,10 +14,10 @@ test: install  ## Run the test suite
 	$(BIN)/python -m pytest -q -n 2
 
 bench: install  ## Time every runtime this machine has beside PyTorch: bench/results.md
-	$(BIN)/python -m pconv_deploy.demo.benchmark --output bench
+	$(BIN)/python -m pconv_deploy.benchmark.suite --output bench
 
 gpu-report: $(GPU)/installed  ## Time everything there is on this machine's NVIDIA GPU: gpu-report/NAME.md
-	$(GPU)/bin/python -m pconv_deploy.demo.gpu_report --output gpu-report $(OPTIONS)
+	$(GPU)/bin/python -m pconv_deploy.benchmark.gpu.report --output gpu-report $(OPTIONS)
 
 check: install  ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -52,9 +52,9 @@ def bench(
     uint8 image out. Ratios are taken round by round against the literal PyTorch formulation.
     """
     with needs("pconv-deploy[onnxruntime]"):
+        from pconv_deploy.assets.photos import sample_photo
         from pconv_deploy.benchmark.run import BenchOptions
         from pconv_deploy.benchmark.run import bench as measure
-        from pconv_deploy.demo.photos import sample_photo
         from pconv_deploy.images.files import read_image
 
     options = BenchOptions(

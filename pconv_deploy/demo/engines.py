@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pconv_deploy.demo.benchmark_engines import write_crops
+from pconv_deploy.benchmark.suite_engines import write_crops
 from pconv_deploy.engines.folder import BuildOptions, build_engine
 from pconv_deploy.engines.int8.calibration import CalibrationFiles
 from pconv_deploy.engines.manifest import Manifest

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pconv_deploy.assets.photos import photos
 from pconv_deploy.commands.infer import fill_jobs
 from pconv_deploy.commands.jobs import Job
-from pconv_deploy.demo.photos import photos
 from pconv_deploy.demo.results import DemoPhoto, Score, score
 from pconv_deploy.errors import MissingRuntimeError
 from pconv_deploy.evaluation.methods import Method, MethodSpec, fill_hole, open_method

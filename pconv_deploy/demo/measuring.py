@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pconv_deploy.assets.photos import sample_photo
 from pconv_deploy.benchmark.contenders import Fill
 from pconv_deploy.benchmark.run import BenchOptions, BenchResult, bench
 from pconv_deploy.demo.fills import TELEA, telea
-from pconv_deploy.demo.photos import sample_photo
 from pconv_deploy.errors import EngineError, PConvError
 from pconv_deploy.evaluation.methods import fill_hole
 from pconv_deploy.processes import run_child

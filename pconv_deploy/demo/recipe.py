@@ -15,8 +15,8 @@ import typer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
+from pconv_deploy.assets.photos import photos
 from pconv_deploy.checkpoints.native import load_checkpoint, save_checkpoint
-from pconv_deploy.demo.photos import photos
 from pconv_deploy.errors import InputError
 from pconv_deploy.images.files import read_image
 

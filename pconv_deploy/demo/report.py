@@ -11,10 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from pconv_deploy.assets.photos import CREDITS, photo_file
 from pconv_deploy.benchmark.run import Timing
 from pconv_deploy.demo.charts import charts, display_name, engine_mib, scientific
 from pconv_deploy.demo.fills import TELEA
-from pconv_deploy.demo.photos import CREDITS, photo_file
 from pconv_deploy.demo.results import WIDE, DemoPhoto, DemoResult, spread
 from pconv_deploy.files import atomic_file
 

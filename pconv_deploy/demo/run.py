@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 from PIL import Image
 
+from pconv_deploy.assets.network import CAVEAT, copy_network
 from pconv_deploy.contract import NETWORK_FILE
 from pconv_deploy.demo.engines import BESIDE, MAIN, Kind, build_beside, contender
 from pconv_deploy.demo.exactness import compare_with_float64
 from pconv_deploy.demo.fills import TELEA, fill_photos, score_fills
 from pconv_deploy.demo.measuring import Request, measure
-from pconv_deploy.demo.network import CAVEAT, copy_network
 from pconv_deploy.demo.report import write_report
 from pconv_deploy.demo.results import DemoPhoto, DemoResult
 from pconv_deploy.engines.folder import build_engine

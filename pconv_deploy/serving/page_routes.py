@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from pconv_deploy.demo.photos import CREDITS, photo_file
+from pconv_deploy.assets.photos import CREDITS, photo_file
 from pconv_deploy.serving.errors import RequestError
 
 _POLICY = (

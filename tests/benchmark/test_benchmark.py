@@ -8,10 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
+from pconv_deploy.assets.photos import sample_photo
+from pconv_deploy.benchmark import suite as benchmark
+from pconv_deploy.benchmark import suite_engines as benchmark_engines
 from pconv_deploy.benchmark.run import Timing, unsteady
-from pconv_deploy.demo import benchmark, benchmark_engines
-from pconv_deploy.demo.benchmark import Benchmark, run_benchmark
-from pconv_deploy.demo.photos import sample_photo
+from pconv_deploy.benchmark.suite import Benchmark, run_benchmark
 from pconv_deploy.engines.backends.openvino import backend as openvino_cpu
 from pconv_deploy.engines.backends.openvino.library import processor_capabilities
 from pconv_deploy.engines.int8.calibration import CalibrationFiles, read_calibration

@@ -9,8 +9,8 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from pconv_deploy.demo.network import copy_network
-from pconv_deploy.demo.photos import photos
+from pconv_deploy.assets.network import copy_network
+from pconv_deploy.assets.photos import photos
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from tests import offline
 from tests.training.conftest import SMALL

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
+from pconv_deploy.assets.photos import photos
 from pconv_deploy.benchmark.contenders import REFERENCE
 from pconv_deploy.benchmark.run import BenchResult, Timing
 from pconv_deploy.demo.fills import TELEA
-from pconv_deploy.demo.photos import photos
 from pconv_deploy.demo.results import DemoPhoto, DemoResult, score
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.masks.irregular import irregular_hole

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pconv_deploy.assets.photos import photos, sample_photo
 from pconv_deploy.cli.demo import show_result
 from pconv_deploy.demo import engines
 from pconv_deploy.demo.engines import BESIDE, MAIN, Kind, build_beside, contender
 from pconv_deploy.demo.fills import TELEA, fill_photos
 from pconv_deploy.demo.measuring import Request, measure
-from pconv_deploy.demo.photos import photos, sample_photo
 from pconv_deploy.demo.recipe import PHOTOGRAPHS
 from pconv_deploy.demo.results import DemoResult
 from pconv_deploy.demo.run import DemoOptions, run_demo
@@ -188,7 +188,7 @@ def test_an_engine_that_fails_while_it_is_measured_is_an_error_of_the_engine(
 
 
 def test_every_photo_names_its_source() -> None:
-    sources = Path(__file__).parents[2] / "pconv_deploy/demo/pictures/SOURCES.md"
+    sources = Path(__file__).parents[2] / "pconv_deploy/assets/pictures/SOURCES.md"
     text = sources.read_text(encoding="utf-8")
     for path in sources.parent.glob("*.jpg"):
         assert path.name in text

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from pconv_deploy.assets.network import copy_network
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.demo.network import copy_network
 from pconv_deploy.engines.acceptance import accept, describe_mixed, why_rejected
 from pconv_deploy.engines.base import Built, Runtime, Traits, files_just_built
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint

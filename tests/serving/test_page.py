@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from pconv_deploy.demo.photos import photo_file
+from pconv_deploy.assets.photos import photo_file
 from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.engines.options import BuildOptions
 from pconv_deploy.inpainter import Inpainter

@@ -13,8 +13,8 @@ import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from pconv_deploy.demo.network import copy_network
-from pconv_deploy.demo.photos import photos
+from pconv_deploy.assets.network import copy_network
+from pconv_deploy.assets.photos import photos
 from pconv_deploy.engines.base import Traits
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.int8 import quantise as quantisation

@@ -14,8 +14,8 @@ import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
+from pconv_deploy.assets.network import copy_network
 from pconv_deploy.cli.main import app
-from pconv_deploy.demo.network import copy_network
 from pconv_deploy.engines.acceptance import why_rejected
 from pconv_deploy.engines.backends.openvino import backend as openvino_cpu
 from pconv_deploy.engines.backends.openvino.backend import OpenVinoBackend

@@ -28,7 +28,7 @@ def sample_photo() -> Image.Image:
 
 def photo_file(name: str) -> bytes:
     """The JPEG file of one of them."""
-    return files("pconv_deploy.demo").joinpath("pictures", f"{name}.jpg").read_bytes()
+    return files("pconv_deploy.assets").joinpath("pictures", f"{name}.jpg").read_bytes()
 
 
 def _load(name: str) -> Image.Image:

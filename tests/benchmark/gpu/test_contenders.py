@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from pconv_deploy.benchmark.gpu.engines import EngineReady, profiles
+from pconv_deploy.benchmark.gpu.formulations import CompiledReady, pinned_like
+from pconv_deploy.benchmark.gpu.measuring import GpuReportOptions
+from pconv_deploy.benchmark.gpu.results import Setting
+from pconv_deploy.benchmark.gpu.steps import Step, timed
 from pconv_deploy.contract import FILLED, IMAGE
-from pconv_deploy.demo.gpu_engines import EngineReady, profiles
-from pconv_deploy.demo.gpu_measuring import GpuReportOptions
-from pconv_deploy.demo.gpu_results import Setting
-from pconv_deploy.demo.gpu_steps import Step, timed
-from pconv_deploy.demo.gpu_torch import CompiledReady, pinned_like
 from pconv_deploy.engines.backends.onnxruntime.gpu import ONNXRUNTIME_CUDA
 from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
 from pconv_deploy.engines.base import Runtime

@@ -13,12 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pconv_deploy.assets.photos import sample_photo
+from pconv_deploy.benchmark.gpu.contenders import Contender
+from pconv_deploy.benchmark.gpu.formulations import release_memory
+from pconv_deploy.benchmark.gpu.results import (
+    GpuReport,
+    Measurement,
+    Participant,
+    Setting,
+    markdown,
+)
+from pconv_deploy.benchmark.gpu.steps import Fills, Progress, Ready, timed
 from pconv_deploy.contract import HOLE_MASK, IMAGE
-from pconv_deploy.demo.gpu_contenders import Contender
-from pconv_deploy.demo.gpu_results import GpuReport, Measurement, Participant, Setting, markdown
-from pconv_deploy.demo.gpu_steps import Fills, Progress, Ready, timed
-from pconv_deploy.demo.gpu_torch import release_memory
-from pconv_deploy.demo.photos import sample_photo
 from pconv_deploy.errors import EngineError, PConvError, UsageError
 from pconv_deploy.files import atomic_file
 from pconv_deploy.masks.irregular import irregular_hole

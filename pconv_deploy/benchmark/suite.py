@@ -19,13 +19,13 @@ import onnx
 import onnxruntime
 import typer
 
+from pconv_deploy.assets.network import copy_network
+from pconv_deploy.assets.photos import sample_photo
 from pconv_deploy.benchmark.contenders import REFERENCE
 from pconv_deploy.benchmark.run import BenchOptions, BenchResult, bench
+from pconv_deploy.benchmark.suite_engines import build_engines, write_crops
+from pconv_deploy.benchmark.untrained import write_untrained
 from pconv_deploy.contract import NETWORK_FILE
-from pconv_deploy.demo.benchmark_engines import build_engines, write_crops
-from pconv_deploy.demo.network import copy_network
-from pconv_deploy.demo.photos import sample_photo
-from pconv_deploy.demo.untrained import write_untrained
 from pconv_deploy.engines.int8.quantise import Quantisation
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint

@@ -13,10 +13,8 @@ from typing import Annotated
 
 import typer
 
-from pconv_deploy.benchmark.run import describe_machine
-from pconv_deploy.contract import NETWORK_FILE
-from pconv_deploy.demo.gpu_contenders import contenders
-from pconv_deploy.demo.gpu_measuring import (
+from pconv_deploy.benchmark.gpu.contenders import contenders
+from pconv_deploy.benchmark.gpu.measuring import (
     BATCHES,
     SIDES,
     GpuReportOptions,
@@ -25,8 +23,10 @@ from pconv_deploy.demo.gpu_measuring import (
     measure_all,
     report_paths,
 )
-from pconv_deploy.demo.gpu_results import GpuReport
-from pconv_deploy.demo.untrained import write_untrained
+from pconv_deploy.benchmark.gpu.results import GpuReport
+from pconv_deploy.benchmark.run import describe_machine
+from pconv_deploy.benchmark.untrained import write_untrained
+from pconv_deploy.contract import NETWORK_FILE
 from pconv_deploy.engines.cuda.devices import current_gpu
 from pconv_deploy.errors import PConvError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint

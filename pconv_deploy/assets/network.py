@@ -19,6 +19,6 @@ def copy_network(path: Path) -> None:
     Raises:
         OutputError: not writable.
     """
-    resource = files("pconv_deploy.demo").joinpath("weights", "compact.safetensors")
+    resource = files("pconv_deploy.assets").joinpath("weights", "compact.safetensors")
     with as_file(resource) as stored, atomic_file(path) as partial:
         shutil.copyfile(stored, partial)

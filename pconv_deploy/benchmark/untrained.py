@@ -9,9 +9,9 @@ import typer
 from PIL import Image
 from torch import nn
 
+from pconv_deploy.assets.photos import photos
 from pconv_deploy.checkpoints.native import save_checkpoint
 from pconv_deploy.contract import JsonScalar, Normalisation, UNetConfig
-from pconv_deploy.demo.photos import photos
 from pconv_deploy.masks.irregular import irregular_hole
 from pconv_deploy.network.unet import PConvUNet
 

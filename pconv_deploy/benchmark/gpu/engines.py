@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pconv_deploy.benchmark.gpu.results import Setting
+from pconv_deploy.benchmark.gpu.steps import Progress, Step
 from pconv_deploy.contract import FILLED, IMAGE, GraphContract
-from pconv_deploy.demo.gpu_results import Setting
-from pconv_deploy.demo.gpu_steps import Progress, Step
 from pconv_deploy.engines.backends.onnxruntime.gpu import OnnxRuntimeGpuBackend
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.base import Backend, EngineFiles, RunOptions

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pconv_deploy.demo.gpu_results import Setting
+from pconv_deploy.benchmark.gpu.results import Setting
 from pconv_deploy.parity import Arrays
 
 Progress = Callable[[str], None]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from pconv_deploy.demo.photos import photos
+from pconv_deploy.assets.photos import photos
 from pconv_deploy.engines.accepted_graph import read_accepted
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.engines.folder import BuildOptions, build_engine, is_engine

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from pconv_deploy.demo.gpu_engines import EngineToBuild
-from pconv_deploy.demo.gpu_steps import Progress, Ready
-from pconv_deploy.demo.gpu_torch import CompiledReady, TorchReady
+from pconv_deploy.benchmark.gpu.engines import EngineToBuild
+from pconv_deploy.benchmark.gpu.formulations import CompiledReady, TorchReady
+from pconv_deploy.benchmark.gpu.steps import Progress, Ready
 from pconv_deploy.engines.shapes import Shape
 from pconv_deploy.parity import Precision
 

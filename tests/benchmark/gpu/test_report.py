@@ -13,18 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from pconv_deploy.contract import IMAGE
-from pconv_deploy.demo import gpu_report
-from pconv_deploy.demo.gpu_contenders import Contender, contenders
-from pconv_deploy.demo.gpu_measuring import (
+from pconv_deploy.benchmark.gpu import report as gpu_report
+from pconv_deploy.benchmark.gpu.contenders import Contender, contenders
+from pconv_deploy.benchmark.gpu.measuring import (
     GpuReportOptions,
     Recorder,
     chosen,
     measure_all,
     report_paths,
 )
-from pconv_deploy.demo.gpu_report import make_report
-from pconv_deploy.demo.gpu_results import (
+from pconv_deploy.benchmark.gpu.report import make_report
+from pconv_deploy.benchmark.gpu.results import (
     METHOD,
     GpuReport,
     Measurement,
@@ -32,7 +31,8 @@ from pconv_deploy.demo.gpu_results import (
     Setting,
     markdown,
 )
-from pconv_deploy.demo.gpu_steps import Step
+from pconv_deploy.benchmark.gpu.steps import Step
+from pconv_deploy.contract import IMAGE
 from pconv_deploy.engines.base import Gpu
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.parity import Arrays
@@ -294,7 +294,13 @@ def everyone(checkpoint: Path) -> list[Contender]:
 
 def test_without_a_gpu_it_says_so_in_a_line(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pconv_deploy.demo.gpu_report", "--output", str(tmp_path / "x")],
+        [
+            sys.executable,
+            "-m",
+            "pconv_deploy.benchmark.gpu.report",
+            "--output",
+            str(tmp_path / "x"),
+        ],
         capture_output=True,
         text=True,
         check=False,

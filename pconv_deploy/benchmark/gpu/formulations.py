@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pconv_deploy.benchmark.gpu.results import Setting
+from pconv_deploy.benchmark.gpu.steps import WARM_UP, Step
 from pconv_deploy.checkpoints.native import load_checkpoint
 from pconv_deploy.contract import HOLE_MASK, IMAGE
-from pconv_deploy.demo.gpu_results import Setting
-from pconv_deploy.demo.gpu_steps import WARM_UP, Step
 from pconv_deploy.errors import EngineError
 from pconv_deploy.export.ends import DeploymentGraph
 from pconv_deploy.network.architectures import for_inference

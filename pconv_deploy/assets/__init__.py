@@ -1,0 +1,1 @@
+"""The photos and the trained network that come with the package."""

@@ -1,0 +1,1 @@
+"""`make gpu-report`: everything there is, timed on this machine's NVIDIA GPU."""
