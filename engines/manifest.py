@@ -129,7 +129,8 @@ def read_manifest(folder: Path) -> Manifest:
             )
         if found != "3" and "plan" in facts:
             plan = msgspec.json.decode(facts.pop("plan"), type=_Plan | None)
-            built = plan.engine() if plan else Built()
+            fp32 = bytes(facts.get("precision", b'"fp32"')) == b'"fp32"'
+            built = plan.engine(fp32=fp32) if plan else Built()
             facts["engine"] = msgspec.Raw(msgspec.json.encode(built))
         return msgspec.json.decode(msgspec.json.encode(facts), type=Manifest)
     except InputError as error:
@@ -148,10 +149,10 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
     build_seconds: float
     notes: tuple[str, ...] = ()
 
-    def engine(self) -> Built:
+    def engine(self, *, fp32: bool) -> Built:
         return Built(
             profiles=self.profiles,
-            arithmetic="tf32" if self.options.get("tf32") else None,
+            arithmetic="tf32" if fp32 and self.options.get("tf32") else None,
             weights_missing=bool(self.options.get("strip_weights")),
             later_releases=bool(self.options.get("version_compatible")),
             notes=self.notes,
