@@ -157,7 +157,7 @@ def _checked(folder: Path) -> tuple[Manifest, Backend, EngineFiles]:
         if isinstance(backend, BackendWithOptions):
             # Where it runs may depend on the options that it was built with.
             backend = backend.with_options(backend.recorded_options(manifest.engine))
-    except UsageError as error:
+    except (EngineError, UsageError) as error:
         raise EngineError(f"{folder} cannot be opened: {error}") from error
     check_machine(folder, manifest, backend)
     if why := backend.why_not(manifest.precision):

@@ -193,7 +193,11 @@ def _backend(request: RefitRequest, manifest: Manifest) -> RefittableBackend:
             f"{engine} is an engine for {manifest.backend}, whose weights cannot be swapped."
             f"{_build_anew(request, manifest)}"
         )
-    whole = backend.with_options(backend.recorded_options(backend.with_weights(manifest.engine)))
+    try:
+        options = backend.recorded_options(backend.with_weights(manifest.engine))
+    except EngineError as error:
+        raise EngineError(f"the weights of {engine} cannot be swapped: {error}") from error
+    whole = backend.with_options(options)
     assert isinstance(whole, RefittableBackend)
     return whole
 

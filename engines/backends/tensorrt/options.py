@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from pconv_deploy.engines.shapes import Profile
+from pconv_deploy.errors import EngineError
 
 ComputeCapability = Annotated[str, Meta(pattern=r"^\d{1,2}\.\d$")]
 
@@ -89,8 +90,17 @@ class PlanDetails(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @classmethod
     def of(cls, details: Mapping[str, Any]) -> "PlanDetails":
-        """Read what `to_json` gave."""
-        return msgspec.convert(details, cls)
+        """Read what `to_json` gave.
+
+        Raises:
+            EngineError: it is something else.
+        """
+        try:
+            return msgspec.convert(details, cls)
+        except msgspec.ValidationError as error:
+            raise EngineError(
+                f"its manifest does not say how TensorRT built it: {error}"
+            ) from error
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and strings, as a manifest that was read has them."""

@@ -11,6 +11,7 @@ import pytest
 from pconv_deploy.commands.refit import refit
 from pconv_deploy.contract import Normalisation
 from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
+from pconv_deploy.engines.base import Built
 from pconv_deploy.engines.refit import RefitRequest
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.graphs.file import embed, read_graph
@@ -53,8 +54,9 @@ def test_without_a_gpu_nothing_is_begun(
         ({"backend": "openvino"}, r"is an engine for openvino, whose weights cannot be swapped\."
          r"\n  Build one with these weights: pconv-deploy build-engine .* --backend openvino"),
         ({"backend": "abacus"}, r"cannot be swapped: there is no backend 'abacus'"),
+        ({"engine": Built()}, r"cannot be swapped: its manifest does not say how TensorRT built"),
     ],
-    ids=["int8", "OpenVINO", "unknown backend"],
+    ids=["int8", "OpenVINO", "unknown backend", "damaged manifest"],
 )  # fmt: skip
 def test_engines_whose_weights_stay(
     engine: Engine, folder: Path, changes: dict[str, Any], message: str

@@ -8,8 +8,9 @@ import pytest
 
 from pconv_deploy.commands.inspect import inspect_file
 from pconv_deploy.engines.base import Built
+from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import describe, read_manifest
-from pconv_deploy.errors import InputError
+from pconv_deploy.errors import EngineError, InputError
 from tests.engines.backends.tensorrt.test_build import engine as engine  # a fixture
 
 pytestmark = pytest.mark.usefixtures("tensorrt")
@@ -135,3 +136,5 @@ def test_of_an_older_release(engine: Path) -> None:
     assert read_manifest(engine).engine.arithmetic == "tf32"
     path.write_text(json.dumps(facts | {"plan": None}))
     assert read_manifest(engine).engine == Built()
+    with pytest.raises(EngineError, match=r"cannot be opened: its manifest does not say how"):
+        open_engine(engine)
