@@ -192,7 +192,7 @@ def _require_finite(
         return
     advice = {
         "fp32": "The network itself returns finite numbers in PyTorch, so this is a fault of the "
-        "export, not of your network: please report it. Until then, -O 0 may do",
+        "export, not of your network: please report it. Until then, try -O 0",
         "fp16": "Features may overflow, beyond 65504: export --precision bf16 or fp32",
         "bf16": "Export --precision fp32",
     }[precision]

@@ -23,7 +23,7 @@ _DIMENSION = r"(?:\d+\*)?(batch|rows|columns)"
 class UnfollowedSizesError(ModuleError):
     """torch.export can trace a module at only some of the free sizes.
 
-    growth  how many times as large a multiple of sides may do; None: no multiple would
+    growth  factor by which a larger multiple of sides may work; None: no multiple works
     """
 
     def __init__(self, message: str, growth: int | None) -> None:
@@ -82,8 +82,8 @@ def _not_followed(error: BaseException, place: str) -> ModuleError:
         return _sizes(said)
     if "data-dependent" in said.lower():
         return ModuleError(
-            f"{place} decides by the values of a tensor{where}: a graph computes the same for all "
-            "images. Compute both and choose with torch.where, or decide by shapes alone"
+            f"{place} branches on the values of a tensor{where}; a graph computes the same for all "
+            "images. Compute both and choose with torch.where, or branch on shapes only"
         )
     hint = _SIZES if "size" in _first_line(error) else ""
     name = type(error).__name__

@@ -7,18 +7,23 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from pconv_deploy.checkpoints.native import save_checkpoint
-from pconv_deploy.contract import Normalisation, UNetConfig
+from pconv_deploy.contract import GraphContract, Normalisation, UNetConfig
 from pconv_deploy.engines.folder import build_engine
+from pconv_deploy.export import checkpoint_to_onnx
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
+from pconv_deploy.export.target import ExportTarget
+from pconv_deploy.export.trace import trace_target
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.network.architectures import Network, build_network
 from tests.browser import browser as browser
+from tests.traces import Traces
 
 TINY = UNetConfig(channels=(8, 12, 16, 16), kernels=(7, 5, 3, 3))
 NORMALISATION = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -50,6 +55,28 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     has = {name: not flags.isdisjoint(facts.get("flags", ())) for name, flags in kinds.items()}
     said = ", ".join(f"{name} {'yes' if found else 'no'}" for name, found in has.items())
     terminalreporter.write_line(f"processor: {' '.join(facts.get('model name', ['?']))}; {said}")
+
+
+@pytest.fixture(scope="session")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Traces:
+    folder = tmp_path_factory.getbasetemp()
+    return Traces((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "traces")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _trace_each_checkpoint_once(traces: Traces) -> Iterator[None]:
+    """Let exports of one checkpoint in graphs of one shape share its trace."""
+
+    def shared(target: ExportTarget, contract: GraphContract) -> ir.Model:
+        if target.source.module:
+            return trace_target(target, contract)
+        size = "x".join(map(str, contract.size or ()))
+        name = f"{target.source.sha256}-{contract.kind}-{contract.batch}-{size}"
+        return traces.get(name, lambda: trace_target(target, contract))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint_to_onnx, "trace_target", shared)
+        yield
 
 
 @pytest.fixture(scope="session")

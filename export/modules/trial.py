@@ -55,8 +55,8 @@ class CalledModule(nn.Module):
             found = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
             resized = isinstance(output, Tensor) and output.shape[:-2] == image.shape[:-2]
             raise (ModuleError if resized else WrongOutputError)(
-                f"the module makes {found} of an image of {list(image.shape)}; needed a tensor of "
-                f"that shape, alone or before its mask. {_SUBCLASS}"
+                f"the module returns {found} for an image of {list(image.shape)}; needed a tensor "
+                f"of that shape, alone or followed by its mask. {_SUBCLASS}"
             )
         checked: Tensor = output
         return checked
@@ -98,9 +98,9 @@ def find_interface(
         whole = whole_multiple(lambda: CalledModule(copy.deepcopy(network), channels), side)
         if whole > side:
             progress(
-                f"it takes sides of multiples of {side}; at multiples of {whole} all that it "
-                "enlarges is enlarged by whole factors, which the rewrites need: taking these, "
-                "unless --size-multiple says otherwise"
+                f"it takes multiples of {side}; using multiples of {whole}, at which all "
+                "enlargements are by whole factors, as the rewrites need. --size-multiple "
+                "overrides this"
             )
         side = whole
     return channels, side

@@ -48,8 +48,8 @@ def load_weights(module: nn.Module, path: Path, key: str | None = None) -> Loade
         key: which weights are meant, where several in the file would fit.
 
     Raises:
-        CheckpointError: unreadable, damaged, with tensors missing, left over, of another shape or
-            kind, not finite, or with several sets of weights that fit and no `key`.
+        CheckpointError: unreadable, damaged, with missing or unexpected tensors, wrong shapes or
+            types, not finite, or with several sets of weights that fit and no `key`.
     """
     try:
         with held_file(path) as file:
@@ -87,7 +87,7 @@ class _ModuleWeights:
         return any(not self._problems(tensors, names) for names in self._names)
 
     def misfit(self, tree: TensorTree, key: str | None) -> str:
-        """Describe what is missing or left over in the best match."""
+        """Describe what is missing or unexpected in the best match."""
         there = [tree.relevant(branch, self) for branch in tree.branches_within(key)]
         if not there:
             return "holds no state dict: no dictionary of named tensors"
@@ -118,8 +118,8 @@ class _ModuleWeights:
         common = [n for n in names if n in tensors]
         problems = {
             "missing": [n for n in lacking if not _sums_masks(n, self._own[names[n]])],
-            "left over": [n for n in extra if not _sums_masks(n, tensors[n])],
-            "not of a kind that is read": [n for n in common if not _readable(tensors[n])],
+            "unexpected": [n for n in extra if not _sums_masks(n, tensors[n])],
+            "of an unsupported type": [n for n in common if not _readable(tensors[n])],
         }
         shapes = [
             f"{n}: found {list(tensors[n].shape)}, needed {list(self._own[names[n]].shape)}"

@@ -57,7 +57,7 @@ def select_rewrites(level: int, without: Iterable[str] = ()) -> tuple[GraphPass,
     """
     names = [rewrite.name for rewrite in REWRITES]
     if unknown := sorted(set(without).difference(names)):
-        raise UsageError(f"there is no rewrite {', '.join(unknown)}; there are: {', '.join(names)}")
+        raise UsageError(f"unknown rewrite {', '.join(unknown)}; available: {', '.join(names)}")
     included = {rewrite.name for rewrite in REWRITES if level_of(rewrite.name) <= level}
     return tuple(r for r in REWRITES if r.name in included.difference(without))
 

@@ -128,8 +128,8 @@ def load_checkpoint(path: Path | str, *, weights_key: str | None = None) -> Chec
         weights_key: which weights are meant, where another project's file holds several sets.
 
     Raises:
-        CheckpointError: missing, of no format that is read, damaged, with tensors missing, left
-            over or of wrong shape, not finite, or with several sets of weights and no key.
+        CheckpointError: missing, of an unsupported format, damaged, with missing or unexpected
+            tensors or wrong shapes, not finite, or with several sets of weights and no key.
         MissingRuntimeError: a package that reads such a file is not installed.
         UsageError: a key was given, and the checkpoint is ours, which holds one set.
     """
@@ -287,7 +287,7 @@ def _compare_shapes(
     path: Path, found: Mapping[str, tuple[int, ...]], needed: Mapping[str, tuple[int, ...]]
 ) -> None:
     complaints = [f"{name} is missing" for name in needed.keys() - found.keys()]
-    complaints += [f"{name} is left over" for name in found.keys() - needed.keys()]
+    complaints += [f"{name} is unexpected" for name in found.keys() - needed.keys()]
     complaints += [
         f"{name}: found {list(found[name])}, needed {list(needed[name])}"
         for name in needed.keys() & found.keys()

@@ -108,21 +108,11 @@ def read_graph(path: Path) -> ExportedGraph:
         raise MissingRuntimeError(
             "reading ONNX files needs onnx: pip install 'pconv-deploy[onnxruntime]'"
         ) from error
+    content = _read_content(path)
     try:
-        with held_file(path) as held:
-            if held.size > _MAX_BYTES:
-                raise GraphError(f"{path} is larger than 2 GiB, which no ONNX file can be")
-            content = held.stream.read(_MAX_BYTES + 1)
-        if kind_of(content[:16]) in CHECKPOINTS:
-            raise GraphError(
-                f"{path} is a checkpoint, no exported graph. "
-                f"Export it first: pconv-deploy export {shlex.quote(str(path))} -o model.onnx"
-            )
-        # From bytes, weights outside of the file cannot be followed to files of this machine.
+        # From bytes, weights in other files cannot be followed to files of this machine.
         model = onnx.load_from_string(content)
         facts = {p.key: p.value for p in model.metadata_props}
-    except OSError as error:
-        raise GraphError(f"cannot read {path}: {error.strerror or error}") from error
     except (DecodeError, UnicodeDecodeError) as error:
         raise GraphError(
             f"{path} is damaged or no ONNX file. "
@@ -136,13 +126,38 @@ def read_graph(path: Path) -> ExportedGraph:
     nodes = [node for function in model.functions for node in function.node]
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in _tensors(model.graph, nodes)):
         raise GraphError(f"{path} keeps weights in other files; needed all in one. Export again")
+    contract, parity = _checked_facts(path, model, facts)
+    changed = HASH_KEY in facts and facts[HASH_KEY] != graph_sha256(model)
+    unproved = _why_unproved(facts, changed=changed)
+    return ExportedGraph(content, model, contract, None if changed else parity, unproved)
+
+
+def _read_content(path: Path) -> bytes:
+    try:
+        with held_file(path) as held:
+            if held.size > _MAX_BYTES:
+                raise GraphError(f"{path} is larger than 2 GiB, which no ONNX file can be")
+            content = held.stream.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise GraphError(f"cannot read {path}: {error.strerror or error}") from error
+    if kind_of(content[:16]) in CHECKPOINTS:
+        raise GraphError(
+            f"{path} is a checkpoint, no exported graph. "
+            f"Export it first: pconv-deploy export {shlex.quote(str(path))} -o model.onnx"
+        )
+    return content
+
+
+def _checked_facts(
+    path: Path, model: "onnx.ModelProto", facts: Mapping[str, str]
+) -> tuple[GraphContract, ParityReport | None]:
+    """Decode contract and report, and check the model."""
+    import onnx
+
     try:
         contract = decode_contract(facts[CONTRACT_KEY])
-        parity = (
-            msgspec.json.decode(facts[PARITY_KEY], type=ParityReport)
-            if PARITY_KEY in facts
-            else None
-        )
+        report = facts.get(PARITY_KEY)
+        parity = msgspec.json.decode(report, type=ParityReport) if report is not None else None
         onnx.checker.check_model(model)
     # Errors of older releases of msgspec are no ValueErrors.
     except (
@@ -153,9 +168,7 @@ def read_graph(path: Path) -> ExportedGraph:
     ) as error:
         raise GraphError(f"{path} is damaged: {error}") from error
     _compare_tensors(path, model.graph, contract)
-    changed = HASH_KEY in facts and facts[HASH_KEY] != graph_sha256(model)
-    unproved = _why_unproved(facts, changed=changed)
-    return ExportedGraph(content, model, contract, None if changed else parity, unproved)
+    return contract, parity
 
 
 def _why_unproved(facts: Mapping[str, str], *, changed: bool) -> str | None:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pconv_deploy.checkpoints.native import load_checkpoint, read_header, save_checkpoint
-from pconv_deploy.contract import Normalisation, UNetConfig
+from pconv_deploy.contract import UNetConfig
 from pconv_deploy.errors import CheckpointError, InputError, OutputError
 from pconv_deploy.files import sha256_of
 from pconv_deploy.held_file import HeldFile
@@ -58,14 +58,6 @@ def test_a_pickle_is_refused_and_its_code_never_runs(tmp_path: Path, protocol: i
     path, witness = tmp_path / "evil.pth", tmp_path / "pwned"
     path.write_bytes(pickle.dumps(_Bomb(witness), protocol=protocol))
     with pytest.raises(CheckpointError, match=r"pickle|damaged"):
-        load_checkpoint(path)
-    assert not witness.exists()
-
-
-def test_a_torch_archive_with_code_is_refused_by_name(tmp_path: Path) -> None:
-    path, witness = tmp_path / "evil.pth", tmp_path / "pwned"
-    torch.save({"model": _Bomb(witness)}, path)
-    with pytest.raises(CheckpointError, match=r"posix\.mkdir.*would run code; it was not loaded"):
         load_checkpoint(path)
     assert not witness.exists()
 
@@ -126,7 +118,7 @@ def test_safetensors_of_someone_else(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"w": torch.zeros(1)}, path, {"author": "me"})
     with pytest.raises(
-        CheckpointError, match=r"of no project we know; its only tensor is w\..*export --module"
+        CheckpointError, match=r"of no known project; its only tensor is w\..*export --module"
     ):
         load_checkpoint(path)
 
@@ -163,7 +155,7 @@ def test_tensors_that_do_not_fit_are_listed(tmp_path: Path, checkpoint: Path) ->
     text = str(caught.value)
     assert "decoder.0.conv.weight is missing" in text
     assert "encoder.0.conv.bias: found [9], needed [8]" in text
-    assert "extra is left over" in text
+    assert "extra is unexpected" in text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -262,7 +254,3 @@ def test_what_is_no_regular_file(tmp_path: Path, read: Callable[[Path], object])
         read(tmp_path / "pipe.pth")
     with pytest.raises(CheckpointError, match=r"cannot read .*: Is a directory"):
         read(tmp_path)
-
-
-def test_default_normalisation_is_minus_one_to_one() -> None:
-    assert Normalisation() == Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -46,7 +46,7 @@ def test_from_a_module_to_an_engine(run: Run, tmp_path: Path) -> None:
     assert "made from a module" in result.err
     result = run("verify", weights, graph)
     assert result.code == 3
-    assert "is of no project we know" in result.err
+    assert "is of no known project" in result.err
 
 
 def test_a_graph_without_functions_is_taken_by_every_command(

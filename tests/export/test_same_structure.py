@@ -30,6 +30,7 @@ from pconv_deploy.graphs.half_precision import in_half_precision
 from pconv_deploy.network.architectures import Network
 from tests.conftest import random_network
 from tests.graphs.small_graphs import rewritten
+from tests.traces import Traces
 
 CONFIGS = {
     "partial": UNetConfig(channels=(12, 12), kernels=(5, 3)),
@@ -68,21 +69,26 @@ ADVERSARIES: dict[str, Callable[[Network], None]] = {"zeros": zeros, "fresh": fr
 
 
 def contract(config: UNetConfig) -> GraphContract:
-    inputs, outputs = deployment_specs(None, None)
+    """Free batch and size for the usual network; fixed ones trace several times as fast."""
+    free = config == CONFIGS["partial"]
+    batch, size = (None, None) if free else (1, (16, 24))
+    inputs, outputs = deployment_specs(batch, size)
     return GraphContract(
         kind="deployment",
         inputs=inputs,
         outputs=outputs,
+        batch=batch,
+        size=size,
         normalisation=UNIT,
         size_multiple=config.size_multiple,
         source=Source(file="x", sha256="0" * 64, network=config),
     )
 
 
-def traced(network: Network) -> onnx.ModelProto:
+def traced(network: Network, name: str, traces: Traces) -> onnx.ModelProto:
     facts = contract(network.config)
     target = target_of(Checkpoint(network, UNIT, facts.source))
-    return ir.serde.serialize_model(trace_target(target, facts))
+    return ir.serde.serialize_model(traces.get(name, lambda: trace_target(target, facts)))
 
 
 def at(level: int, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -106,14 +112,14 @@ def skeleton(model: onnx.ModelProto) -> list[object]:
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def networks(request: pytest.FixtureRequest) -> dict[str, onnx.ModelProto]:
+def networks(request: pytest.FixtureRequest, traces: Traces) -> dict[str, onnx.ModelProto]:
     """The traced graphs of one network with several kinds of weights."""
-    config = CONFIGS[request.param]
-    graphs = {request.param: traced(random_network(config))}
+    kind = request.param
+    graphs = {kind: traced(random_network(CONFIGS[kind]), f"{kind} random", traces)}
     for name, change in ADVERSARIES.items():
-        network = random_network(config, seed=1)
+        network = random_network(CONFIGS[kind], seed=1)
         change(network)
-        graphs[name] = traced(network)
+        graphs[name] = traced(network, f"{kind} {name}", traces)
     return graphs
 
 

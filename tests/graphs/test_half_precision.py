@@ -153,7 +153,7 @@ def test_features_that_overflow_are_told_with_what_to_do(tmp_path: Path) -> None
         export_checkpoint(tmp_path / "c.safetensors", tmp_path / "x.onnx", FIXED)
 
 
-@pytest.mark.parametrize("level", [1, 3])
+@pytest.mark.parametrize("level", [1, 2])
 def test_every_level_can_be_half(small: Path, tmp_path: Path, level: int) -> None:
     path = tmp_path / "x.onnx"
     result = export_checkpoint(small, path, replace(FIXED, level=level))

@@ -44,7 +44,7 @@ class NumberedLayout:
         """Check names, kinds and numbers; turn the arithmetic into ours.
 
         Raises:
-            CheckpointError: incomplete, with tensors left over, or not finite.
+            CheckpointError: with missing or unexpected tensors, or not finite.
         """
         levels = range(1, max(self._numbers(weights.names)) + 1)
         layers = [half.format(n) for half in (self.encoder, self.decoder) for n in levels]

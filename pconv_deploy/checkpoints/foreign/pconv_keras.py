@@ -38,7 +38,7 @@ def read(weights: Weights) -> ForeignUNet:
     """Check names, kinds and numbers; turn the arithmetic into ours.
 
     Raises:
-        CheckpointError: incomplete, with tensors left over, or not finite.
+        CheckpointError: with missing or unexpected tensors, or not finite.
     """
     convs, norms = _layers(weights.names, _KERNEL), _layers(weights.names, "gamma")
     encoder_norms = [layer for layer in norms if _ENCODER_NORM.fullmatch(layer)]

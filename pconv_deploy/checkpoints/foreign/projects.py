@@ -156,7 +156,7 @@ def _describe_unrecognised(tree: TensorTree, key: str | None) -> str:
         )
     if networks:
         return f"seems to be {networks[0]}; {tensors}"
-    return f"is of no project we know; {tensors}. {OWN_NETWORK}"
+    return f"is of no known project; {tensors}. {OWN_NETWORK}"
 
 
 def _training_progress(content: object) -> dict[str, JsonScalar]:

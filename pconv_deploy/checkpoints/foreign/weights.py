@@ -40,10 +40,10 @@ class Weights:
             ignored: pattern of names that may be there besides.
 
         Raises:
-            CheckpointError: missing, left over, of another kind, or not finite; with the names.
+            CheckpointError: missing, unexpected, of another type, or not finite; with the names.
         """
         missing = [name for name in ranks if name not in self._tensors]
-        left_over = [
+        unexpected = [
             name
             for name, tensor in self._tensors.items()
             if name not in ranks
@@ -52,7 +52,7 @@ class Weights:
         ]
         problems = [
             f"{what}: {list_names(names)}"
-            for what, names in (("missing", missing), ("left over", left_over))
+            for what, names in (("missing", missing), ("unexpected", unexpected))
             if names
         ]
         if problems:

@@ -37,37 +37,43 @@ def same_weights(path: Path, other: Path) -> bool:
     return one.keys() == two.keys() and all(bool((one[k] == two[k]).all()) for k in one)
 
 
-def test_conventions_of_naoto0804_are_recorded(tmp_path: Path) -> None:
-    content = {"n_iter": 1_000_000, "model": naoto_state(), "optimizer": {"state": {}}}
-    loaded = load_checkpoint(saved(tmp_path, content))
+def written(path: Path, project: str) -> Path:
+    if project == "pconv-keras":
+        write_keras(path / "a.h5", keras_layers())
+        return path / "a.h5"
+    if project == "mmagic":
+        meta = {"iter": 500_000, "env": "linux"}
+        return saved(path, {"meta": meta, "state_dict": mmagic_state()})
+    return saved(path, {"n_iter": 1_000_000, "model": naoto_state(), "optimizer": {"state": {}}})
+
+
+CONVENTIONS: dict[str, tuple[Any, ...]] = {
+    "naoto0804": (
+        ("hole-black", "bilinear"),
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        {"n_iter": 1_000_000},
+        "linear",
+    ),
+    "mmagic": (
+        ("hole-white", None),
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        {"iter": 500_000},
+        "linear",
+    ),
+    "pconv-keras": (("hole-black", None), ((0, 0, 0), (1, 1, 1)), {}, "sigmoid"),
+}
+
+
+@pytest.mark.parametrize("project", CONVENTIONS)
+def test_conventions_are_recorded(tmp_path: Path, project: str) -> None:
+    (mask_convention, mask_scaling), (mean, std), training, head = CONVENTIONS[project]
+    loaded = load_checkpoint(written(tmp_path, project))
     assert loaded.source.family == Family(
-        name="naoto0804", mask_convention="hole-black", mask_scaling="bilinear"
+        name=project, mask_convention=mask_convention, mask_scaling=mask_scaling
     )
-    assert loaded.source.training == {"n_iter": 1_000_000}
-    assert loaded.normalisation == Normalisation(
-        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
-    )
-    assert loaded.model.config.head == "linear"
-
-
-def test_conventions_of_mmagic_are_recorded(tmp_path: Path) -> None:
-    content = {"meta": {"iter": 500_000, "env": "linux"}, "state_dict": mmagic_state()}
-    loaded = load_checkpoint(saved(tmp_path, content))
-    assert loaded.source.family == Family(
-        name="mmagic", mask_convention="hole-white", mask_scaling=None
-    )
-    assert loaded.source.training == {"iter": 500_000}
-    assert loaded.normalisation == Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-
-
-def test_conventions_of_pconv_keras_are_recorded(tmp_path: Path) -> None:
-    write_keras(tmp_path / "a.h5", keras_layers())
-    loaded = load_checkpoint(tmp_path / "a.h5")
-    assert loaded.source.family == Family(
-        name="pconv-keras", mask_convention="hole-black", mask_scaling=None
-    )
-    assert loaded.normalisation == Normalisation(mean=(0, 0, 0), std=(1, 1, 1))
-    assert loaded.model.config.head == "sigmoid"
+    assert loaded.normalisation == Normalisation(mean=mean, std=std)
+    assert loaded.source.training == training
+    assert loaded.model.config.head == head
 
 
 def test_contracts_from_before_families_are_read() -> None:

@@ -56,8 +56,8 @@ WEIGHT = "conv.input_conv.weight"
         (without(f"dec_2.{WEIGHT}"), NAOTO + rf"missing: dec_2\.{WEIGHT}$"),
         (without("enc_3.bn.running_var"), NAOTO + r"missing: enc_3\.bn\.running_var$"),
         (without("dec_1.conv.input_conv.bias"), NAOTO + r"missing: dec_1\.conv\.input_conv\.bias$"),
-        (plus(enc_1__bn__weight=torch.ones(5)), NAOTO + r"left over: enc_1\.bn\.weight$"),
-        (plus(attention=torch.ones(5)), NAOTO + r"left over: attention$"),
+        (plus(enc_1__bn__weight=torch.ones(5)), NAOTO + r"unexpected: enc_1\.bn\.weight$"),
+        (plus(attention=torch.ones(5)), NAOTO + r"unexpected: attention$"),
         (
             lambda state: {k: t for k, t in state.items() if not k.startswith("dec")},
             NAOTO + r"missing: dec_1\.conv.* and 4 more$",
@@ -234,7 +234,7 @@ def test_our_own_weights_without_their_metadata(tmp_path: Path) -> None:
     [
         (
             {"w": torch.ones(1)},
-            r"is of no project we know; its only tensor is w\. Checkpoints are read .*"
+            r"is of no known project; its only tensor is w\. Checkpoints are read .*"
             "export --module PACKAGE.MODULE:FACTORY --weights FILE",
         ),
         ({"epoch": 3}, "holds no state dict"),

@@ -48,12 +48,12 @@ class Answers(nn.Module):
     ("module", "message"),
     [
         (OneInput(), r"forward takes \(image: .*Tensor\) -> .*; needed \(image, mask\)"),
-        (Answers(lambda image: {"output": image}), "the module makes dict of an image"),
+        (Answers(lambda image: {"output": image}), "the module returns dict for an image"),
         (
             MoreColours(),
-            r"^the module makes \[1, 5, 1, 1\] .*before its mask\. A subclass with such",
+            r"^the module returns \[1, 5, 1, 1\] .*followed by its mask\. A subclass with such",
         ),
-        (Answers(lambda image: image[:, :1]), r"makes \[1, 1, .*\] of an image of \[1, 3, "),
+        (Answers(lambda image: image[:, :1]), r"returns \[1, 1, .*\] for an image of \[1, 3, "),
         (
             Answers(lambda _: 1 / 0),
             r"neither with a mask of 1 channel nor of 3, at sides of 1 to 2",
@@ -101,14 +101,14 @@ def test_weights_of_a_file_are_those_of_the_graph_and_the_module_is_not_changed(
     ("change", "message"),
     [
         ({"down1.weight": None}, r"does not fit the module; missing: down1\.weight$"),
-        ({"other.weight": torch.ones(1)}, r"left over: other\.weight$"),
+        ({"other.weight": torch.ones(1)}, r"unexpected: other\.weight$"),
         ({"down1.bias": torch.ones(7)}, r"down1\.bias: found \[7\], needed \[6\]"),
         ({"down1.bias": torch.full((6,), torch.nan)}, r"holds NaN or infinity in down1\.bias"),
         (
             {"down1.bias": torch.full((6,), 1e300, dtype=torch.float64)},
             r"NaN or infinity in down1\.bias",
         ),
-        ({"down1.bias": torch.ones(6) * 1j}, r"not of a kind that is read: down1\.bias"),
+        ({"down1.bias": torch.ones(6) * 1j}, r"of an unsupported type: down1\.bias"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

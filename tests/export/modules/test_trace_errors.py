@@ -55,8 +55,8 @@ class With(nn.Module):
         (
             BranchOnValues(),
             SMALL,
-            r"submodule rest\.1 decides by the values of a tensor \(test_trace_errors\.py, "
-            r"line \d+\):.*torch\.where",
+            r"submodule rest\.1 branches on the values of a tensor \(test_trace_errors\.py, "
+            r"line \d+\);.*torch\.where",
         ),
         (
             NoOnnxOperator(),

@@ -94,7 +94,7 @@ def test_parts_in_dictionaries_of_their_own(tmp_path: Path) -> None:
     [
         (
             {"epoch": 3, "model": {"down1.bias": torch.ones(6)}, "optimizer": {"w": torch.ones(1)}},
-            r"does not fit the module; missing: [^;]*$",  # nothing of the optimiser is left over
+            r"does not fit the module; missing: [^;]*$",  # nothing of the optimiser is unexpected
         ),
         ({"model": {"weight": torch.ones(1)}}, r"does not fit the module; missing: "),
     ],
@@ -114,7 +114,7 @@ def test_kernels_of_ones_that_sum_masks_may_be_stored_or_not(
     torch.save({**state, "down1.weight_maskUpdater": torch.ones(6, 3, 5, 5)}, path)
     load_weights(UNet(), path)
     torch.save({**state, "down1.weight_maskUpdater": torch.zeros(6, 3, 5, 5)}, path)
-    with pytest.raises(CheckpointError, match=r"left over: down1\.weight_maskUpdater"):
+    with pytest.raises(CheckpointError, match=r"unexpected: down1\.weight_maskUpdater"):
         load_weights(UNet(), path)
     storing = UNet()
     storing.down1.register_buffer("weight_mask_updater", torch.ones(6, 3, 5, 5))

@@ -108,7 +108,7 @@ def test_levels_and_names() -> None:
         "fold-batch-norm",
         "fold-constants",
     ]
-    with pytest.raises(UsageError, match="no rewrite a, b; there are: collapse-masks, "):
+    with pytest.raises(UsageError, match="unknown rewrite a, b; available: collapse-masks, "):
         select_rewrites(0, ["mask-once", "b", "a"])
 
 
