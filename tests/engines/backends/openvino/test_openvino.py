@@ -77,7 +77,6 @@ def test_the_folder_holds_openvinos_own_files(engine: Path) -> None:
     assert facts["built_with"]["package"] == "openvino"
     assert facts["precision"] == "fp32"
     assert facts["executed"].keys() == {"fp32"}
-    assert "--backend openvino" in facts["command"]
 
 
 def test_fills_as_the_graph_does_in_every_shape(engine: Path, graph: Path) -> None:
