@@ -11,7 +11,6 @@ import pytest
 
 from pconv_deploy.assets.network import copy_network
 from pconv_deploy.assets.photos import photos
-from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from tests import offline
 from tests.training.conftest import SMALL
 
@@ -64,23 +63,20 @@ def left_in_home(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """photos/, a small network and its graph."""
+    """photos/ and a small network."""
     folder = tmp_path_factory.mktemp("material")
     (folder / "photos").mkdir()
     for name, photo in photos().items():
         for side in (64, 96):
             photo.resize((side, side)).save(folder / "photos" / f"{name}{side}.png")
     copy_network(folder / "compact.safetensors")
-    options = ExportOptions(batch=1, size=(64, 64))
-    export_checkpoint(folder / "compact.safetensors", folder / "compact.onnx", options)
     return folder
 
 
 # Between them they import all that any command does.
 COMMANDS = {
-    "export": "export {checkpoint} -o tiny.onnx",
-    "int8": "build-engine {material}/compact.onnx -o 8.engine --backend openvino --precision int8 "
-    "--calibration-photos {material}/photos",
+    "export and int8": "build-engine {material}/compact.safetensors -o 8.engine --size 64 "
+    "--backend openvino --precision int8 --calibration-photos {material}/photos",
     "infer": "infer {engine} {files}/in {files}/mask.png -o filled",
     "evaluate": "evaluate {engine} {checkpoint} telea patchmatch biharmonic "
     "--images {material}/photos --size 64x64 --per-class 1 --workers 2 -o scores",
