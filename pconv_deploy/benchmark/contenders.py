@@ -67,7 +67,7 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Task:
+class FillTask:
     """One batch in all the forms the stages pass it on."""
 
     encoded: bytes
@@ -79,7 +79,7 @@ class Task:
     @classmethod
     def make(
         cls, inpainter: Inpainter, photo: Image.Image, size: tuple[int, int], batch: int
-    ) -> "Task":
+    ) -> "FillTask":
         height, width = size
         picture = photo.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
         stream = io.BytesIO()
@@ -111,7 +111,7 @@ class Contender:
     """What is timed, on its own arrays (engines pad differently), and how it runs alone, if so."""
 
     fill: Fill
-    task: Task
+    task: FillTask
     alone: Alone | None
 
 
@@ -174,7 +174,7 @@ def torch_fill(
 
 
 def torch_contenders(
-    against: Path, opened: Iterable[Inpainter], task: Task, threads: int | None
+    against: Path, opened: Iterable[Inpainter], task: FillTask, threads: int | None
 ) -> dict[str, Contender]:
     """Make the formulations of the checkpoint that all opened engines were made from, by name.
 

@@ -23,7 +23,7 @@ from pconv_deploy.benchmark.contenders import (
     Contender,
     EngineFacts,
     Fill,
-    Task,
+    FillTask,
     engine_facts,
     engine_fill,
     peak_mib,
@@ -134,7 +134,9 @@ def bench(
         }
         facts = engine_facts(opened)
         size = _size(opened, options)
-        tasks = [Task.make(inpainter, photo, size, options.batch) for inpainter in opened.values()]
+        tasks = [
+            FillTask.make(inpainter, photo, size, options.batch) for inpainter in opened.values()
+        ]
         contenders: dict[str, Contender] = {}
         if against is not None:
             contenders = torch_contenders(against, opened.values(), tasks[0], options.threads)
@@ -207,7 +209,7 @@ def describe_machine() -> dict[str, str]:
 
 def _take_turns(
     contenders: Mapping[str, Contender],
-    task: Task,
+    task: FillTask,
     inpainter: Inpainter,
     options: BenchOptions,
     progress: Callable[[int, int], None],
@@ -231,7 +233,7 @@ def _take_turns(
     return times, stages
 
 
-def _one_pass(inpainter: Inpainter, task: Task) -> dict[str, float]:
+def _one_pass(inpainter: Inpainter, task: FillTask) -> dict[str, float]:
     """From JPEG files to PNG files, in memory; seconds by stage for the whole batch."""
     clock = [time.perf_counter()]
     pictures = []

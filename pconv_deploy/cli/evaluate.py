@@ -22,7 +22,7 @@ from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 if TYPE_CHECKING:
     from pconv_deploy.evaluation.run import Evaluation
     from pconv_deploy.evaluation.summary import Results
-    from pconv_deploy.evaluation.worker import Outcome, Request
+    from pconv_deploy.evaluation.worker import EvaluationRequest, TaskResult
 
 # Of one method; all are in results.json.
 _SHOWN_FAILURES = 10
@@ -123,11 +123,11 @@ def evaluate(
         from pconv_deploy.evaluation.report import write_reports
         from pconv_deploy.evaluation.summary import summarise
         from pconv_deploy.evaluation.weights import WeightFiles
-        from pconv_deploy.evaluation.worker import Request
+        from pconv_deploy.evaluation.worker import EvaluationRequest
 
     # Pillow warns of damaged EXIF and of large images; we judge both ourselves.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    request = Request(
+    request = EvaluationRequest(
         methods=parse_methods(methods),
         protocol=Protocol(
             images=images,
@@ -166,7 +166,7 @@ def evaluate(
         )
 
 
-def _with_progress(request: "Request") -> "Evaluation":
+def _with_progress(request: "EvaluationRequest") -> "Evaluation":
     from pconv_deploy.evaluation.journal import readable
     from pconv_deploy.evaluation.run import evaluate as run
 
@@ -174,7 +174,7 @@ def _with_progress(request: "Request") -> "Evaluation":
         task = progress.add_task("", total=None)
         failed: Counter[str | None] = Counter()
 
-        def tell(done: int, of: int, outcome: "Outcome") -> None:
+        def tell(done: int, of: int, outcome: "TaskResult") -> None:
             progress.update(task, completed=done, total=of)
             for failure in outcome.failures:
                 failed[failure.method] += 1

@@ -21,7 +21,7 @@ from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pconv_deploy.commands.infer import FillOptions, Outcome
+    from pconv_deploy.commands.infer import FileResult, FillOptions
     from pconv_deploy.commands.jobs import Job
     from pconv_deploy.images.files import Convertible
     from pconv_deploy.inpainter import Inpainter
@@ -191,10 +191,10 @@ def _short(suffix: str) -> str:
 
 def _fill_with_progress(
     inpainter: "Inpainter", jobs: "Sequence[Job]", options: "FillOptions", again: str
-) -> "list[Outcome]":
+) -> "list[FileResult]":
     from pconv_deploy.commands.infer import fill_jobs
 
-    outcomes: list[Outcome] = []
+    outcomes: list[FileResult] = []
     with progress_bar("filling", transient=False, disable=len(jobs) < 2) as progress:
         task = progress.add_task("", total=len(jobs))
         try:
@@ -213,7 +213,7 @@ def _fill_with_progress(
     return outcomes
 
 
-def _notes(outcomes: "Sequence[Outcome]") -> "Iterator[str]":
+def _notes(outcomes: "Sequence[FileResult]") -> "Iterator[str]":
     """One line for each kind of note: the first image's, and which others it is true of."""
     found: dict[str, list[tuple[Job, str]]] = {}
     for outcome in outcomes:
@@ -228,7 +228,7 @@ def _notes(outcomes: "Sequence[Outcome]") -> "Iterator[str]":
         yield line
 
 
-def _summarise(jobs: "Sequence[Job]", outcomes: "Sequence[Outcome]", output: Path) -> None:
+def _summarise(jobs: "Sequence[Job]", outcomes: "Sequence[FileResult]", output: Path) -> None:
     failed = sum(outcome.error is not None for outcome in outcomes)
     kept = len(jobs) - len(outcomes)
     if len(jobs) == 1 and failed:

@@ -27,9 +27,9 @@ from pconv_deploy.cli.mask_options import (
 from pconv_deploy.errors import ParityError, UsageError, needs
 
 if TYPE_CHECKING:
+    from pconv_deploy.verification.candidates import CandidateFacts
     from pconv_deploy.verification.measures import ClassResult, Difference
-    from pconv_deploy.verification.run import Outcome, Request, Verification
-    from pconv_deploy.verification.sides import SideFacts
+    from pconv_deploy.verification.run import Verification, VerifyRequest, VerifyResult
 
 
 # Three lines, so that each stands alone and all fit into 80 columns; in and out of the hole.
@@ -119,13 +119,13 @@ def verify(
     """
     with needs("pconv-deploy"):
         from pconv_deploy.verification.pictures import PictureOptions
-        from pconv_deploy.verification.run import Request
+        from pconv_deploy.verification.run import VerifyRequest
 
     # Pillow warns of damaged EXIF and of large images; we judge both ourselves.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     if picture is not None:
         _require_free(picture, overwrite)
-    request = Request(
+    request = VerifyRequest(
         a=a,
         b=b,
         dtype="fp64" if dtype is Dtype.FP64 else "fp32",
@@ -154,7 +154,7 @@ def _require_free(picture: Path, overwrite: bool) -> None:
         raise UsageError(f"{picture} already exists; pass --overwrite to replace it")
 
 
-def _with_progress(request: "Request") -> "Outcome":
+def _with_progress(request: "VerifyRequest") -> "VerifyResult":
     from pconv_deploy.verification.run import verify as run
 
     with progress_bar("verifying") as progress:
@@ -162,7 +162,7 @@ def _with_progress(request: "Request") -> "Outcome":
         return run(request, lambda done, of: progress.update(task, completed=done, total=of))
 
 
-def _tell(outcome: "Outcome", picture: Path | None, *, json_output: bool) -> None:
+def _tell(outcome: "VerifyResult", picture: Path | None, *, json_output: bool) -> None:
 
     verification = outcome.verification
     for warning in verification.warnings:
@@ -213,7 +213,7 @@ def show(verification: "Verification") -> None:
         OUT.print(line, markup=False)
 
 
-def _described(side: "SideFacts") -> str:
+def _described(side: "CandidateFacts") -> str:
     key = f", weights {escape(side.source.weights_key)}" if side.source.weights_key else ""
     return f"{side.kind}{key}, {escape(side.computed_by)}, {side.precision}"
 

@@ -24,7 +24,7 @@ from pconv_deploy.inpainter import Inpainter, Prepared
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FileResult:
     """What became of a job; `error` is None if its output is on disk.
 
     had_hole  false: the output is the image as it was
@@ -58,7 +58,7 @@ class _Loaded:
 
 def fill_jobs(
     inpainter: Inpainter, jobs: Sequence[Job], options: FillOptions | None = None
-) -> Generator[Outcome]:
+) -> Generator[FileResult]:
     """Do the jobs, batch by batch; yield each outcome once its file is on disk.
 
     Raises:
@@ -76,7 +76,7 @@ def fill_jobs(
 
 def _outcomes(
     inpainter: Inpainter, jobs: Sequence[Job], options: FillOptions
-) -> Generator[Outcome]:
+) -> Generator[FileResult]:
     read_mask = lru_cache(maxsize=1)(read_mask_file)  # one mask for all is decoded once
 
     def load(job: Job) -> _Loaded:
@@ -115,26 +115,26 @@ class _Running:
 
 def _when_loaded(
     jobs: Sequence[Job], loading: Sequence[Future[_Loaded]]
-) -> tuple[dict[Job, _Loaded], list[Outcome]]:
+) -> tuple[dict[Job, _Loaded], list[FileResult]]:
     """Wait for a batch's files; tell those that cannot be used."""
     loaded: dict[Job, _Loaded] = {}
-    failed: list[Outcome] = []
+    failed: list[FileResult] = []
     for job, future in zip(jobs, loading, strict=True):
         try:
             loaded[job] = future.result()
         except PConvError as error:
-            failed.append(Outcome(job, error=error))
+            failed.append(FileResult(job, error=error))
     return loaded, failed
 
 
 def _finish_batch(
     running: _Running, pool: ThreadPoolExecutor, options: FillOptions
-) -> Iterator[Outcome]:
+) -> Iterator[FileResult]:
     loaded = running.loaded
     writing: list[tuple[Job, Future[None]]] = []
     for job, pixels in running.filled.result():
         if isinstance(pixels, EngineError):
-            yield Outcome(job, error=pixels)
+            yield FileResult(job, error=pixels)
         else:
             picture = like(loaded[job].image, pixels)
             writing.append(
@@ -144,10 +144,10 @@ def _finish_batch(
         try:
             written.result()
         except InputError as error:
-            yield Outcome(job, error=error)
+            yield FileResult(job, error=error)
         else:
             had_hole = bool(loaded[job].prepared.hole.any())
-            yield Outcome(job, had_hole=had_hole, notes=loaded[job].notes)
+            yield FileResult(job, had_hole=had_hole, notes=loaded[job].notes)
 
 
 def _fill(

@@ -24,7 +24,7 @@ from pconv_deploy.evaluation.methods import fill_hole
 from pconv_deploy.processes import run_child
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class MeasureRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is measured.
 
     engines     folders; the demo's own first
@@ -40,7 +40,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     memory: bool = True
 
 
-def measure(request: Request, progress: Callable[[str], None]) -> BenchResult:
+def measure(request: MeasureRequest, progress: Callable[[str], None]) -> BenchResult:
     """Measure in a new process, which ends with this one.
 
     Raises:
@@ -69,7 +69,7 @@ def _relay(pipe: int, progress: Callable[[str], None]) -> None:
             progress(step.rstrip())
 
 
-def _measured(request: Request, told: int) -> BenchResult:
+def _measured(request: MeasureRequest, told: int) -> BenchResult:
     def tell(done: int, of: int) -> None:
         last = "measuring memory, each alone" if request.memory else "measured"
         step = f"measuring speed, round {done + 1} of {of}" if done < of else last
@@ -98,7 +98,7 @@ def _yardstick() -> Fill:
 
 if __name__ == "__main__":
     try:
-        result = _measured(msgspec.json.decode(sys.argv[1], type=Request), int(sys.argv[2]))
+        result = _measured(msgspec.json.decode(sys.argv[1], type=MeasureRequest), int(sys.argv[2]))
     except PConvError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)

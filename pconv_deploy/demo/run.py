@@ -15,7 +15,7 @@ from pconv_deploy.contract import NETWORK_FILE
 from pconv_deploy.demo.engines import BESIDE, MAIN, Kind, build_beside, contender
 from pconv_deploy.demo.exactness import compare_with_float64
 from pconv_deploy.demo.fills import TELEA, fill_photos, score_fills
-from pconv_deploy.demo.measuring import Request, measure
+from pconv_deploy.demo.measuring import MeasureRequest, measure
 from pconv_deploy.demo.report import write_report
 from pconv_deploy.demo.results import DemoPhoto, DemoResult
 from pconv_deploy.engines.folder import build_engine
@@ -82,7 +82,7 @@ def run_demo(
     progress("comparing the fills with the originals")
     scores = score_fills(photos, main, {n: p for n, p in engines.items() if n != main})
     progress("measuring speed")
-    request = Request(
+    request = MeasureRequest(
         engines=tuple(map(str, engines.values())),
         checkpoint=str(checkpoint),
         rounds=options.rounds,

@@ -8,7 +8,7 @@ from pconv_deploy.evaluation.journal import GRID, RESULTS, TABLE
 from pconv_deploy.evaluation.pairs import CLASSES, Pair, load_pair
 from pconv_deploy.evaluation.run import Evaluation, example_pairs
 from pconv_deploy.evaluation.summary import METRICS, Metric, Results
-from pconv_deploy.evaluation.worker import Request, example_path
+from pconv_deploy.evaluation.worker import EvaluationRequest, example_path
 from pconv_deploy.files import atomic_file
 from pconv_deploy.images.contact_sheet import write_contact_sheet
 from pconv_deploy.masks.irregular import AREA_BUCKETS
@@ -17,7 +17,7 @@ _HOLE_COLOUR = (255, 255, 255)
 _TILE = 240  # pixels; captions are drawn for tiles of this width
 
 
-def write_reports(request: Request, evaluation: Evaluation, results: Results) -> None:
+def write_reports(request: EvaluationRequest, evaluation: Evaluation, results: Results) -> None:
     """Write results.json, table.md and grid.png into the output folder.
 
     Raises:
@@ -137,7 +137,7 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _write_grid(request: Request, evaluation: Evaluation, results: Results) -> None:
+def _write_grid(request: EvaluationRequest, evaluation: Evaluation, results: Results) -> None:
     rows = {
         str(pair.number): list(tiles)
         for pair in example_pairs(evaluation.pairing)
@@ -148,7 +148,7 @@ def _write_grid(request: Request, evaluation: Evaluation, results: Results) -> N
         write_contact_sheet(request.output / GRID, columns, rows, "One picture for each area.")
 
 
-def _tiles(pair: Pair, request: Request, methods: tuple[str, ...]) -> list[Image.Image]:
+def _tiles(pair: Pair, request: EvaluationRequest, methods: tuple[str, ...]) -> list[Image.Image]:
     """Input, each method's composite, original; nothing if the pair could not be read."""
     try:
         image, hole = load_pair(pair, request.protocol)

@@ -23,11 +23,11 @@ from pconv_deploy.evaluation.methods import ORIGINAL, open_method
 from pconv_deploy.evaluation.pairs import Pair, Pairing, plan_pairs
 from pconv_deploy.evaluation.weights import WeightFiles, located
 from pconv_deploy.evaluation.worker import (
+    EvaluationRequest,
+    EvaluationTask,
+    EvaluationWorker,
     Failure,
-    Outcome,
-    Request,
-    Task,
-    Worker,
+    TaskResult,
     begin_process,
     do_in_process,
     load_perceptual,
@@ -52,7 +52,7 @@ class Evaluation:
 
 
 def evaluate(
-    request: Request, progress: Callable[[int, int, Outcome], None] = lambda *_: None
+    request: EvaluationRequest, progress: Callable[[int, int, TaskResult], None] = lambda *_: None
 ) -> Evaluation:
     """Score all methods on all pairs; what is in the journal already is kept.
 
@@ -94,7 +94,7 @@ def evaluate(
     return Evaluation(settings, pairing, tuple(scores), tuple(failures), kept)
 
 
-def _settings(request: Request, pairing: Pairing, weights: WeightFiles) -> Settings:
+def _settings(request: EvaluationRequest, pairing: Pairing, weights: WeightFiles) -> Settings:
     protocol = request.protocol
     files = {name for pair in pairing.pairs for name in (pair.image, pair.hole_mask) if name}
     facts = [_stored(name) for name in sorted(files)]
@@ -125,12 +125,12 @@ def _stored(name: str) -> tuple[str, int, int]:
 
 def _open_tasks(
     pairing: Pairing, settings: Settings, weights: WeightFiles, scores: Sequence[Score]
-) -> list[Task]:
+) -> list[EvaluationTask]:
     wanted = [spec.label for spec in settings.methods]
     wanted += [ORIGINAL] if weights.inception else []
     done = {(score.pair, score.method) for score in scores}
     tasks = [
-        Task(pair, tuple(label for label in wanted if (pair.number, label) not in done))
+        EvaluationTask(pair, tuple(label for label in wanted if (pair.number, label) not in done))
         for pair in pairing.pairs
     ]
     return [task for task in tasks if task.labels]
@@ -151,11 +151,12 @@ def example_pairs(pairing: Pairing) -> list[Pair]:
 
 
 def _outcomes(
-    tasks: Sequence[Task], arguments: tuple[Request, WeightFiles, frozenset[int]]
-) -> Iterator[Outcome]:
+    tasks: Sequence[EvaluationTask],
+    arguments: tuple[EvaluationRequest, WeightFiles, frozenset[int]],
+) -> Iterator[TaskResult]:
     workers = min(arguments[0].workers, len(tasks))
     if workers <= 1:
-        with Worker(*arguments, threads=arguments[0].threads) as worker:
+        with EvaluationWorker(*arguments, threads=arguments[0].threads) as worker:
             yield from map(worker.do, tasks)
         return
     try:

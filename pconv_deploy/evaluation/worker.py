@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class EvaluationRequest:
     """What is evaluated, on what, and how.
 
     workers  processes; with several each takes one thread
@@ -51,7 +51,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskResult:
     """What came of one pair."""
 
     scores: tuple[Score, ...] = ()
@@ -59,7 +59,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Task:
+class EvaluationTask:
     """A pair and the methods that have not filled it yet."""
 
     pair: Pair
@@ -71,12 +71,12 @@ def example_path(output: Path, pair: Pair, label: str) -> Path:
     return output / EXAMPLES / f"{pair.number:05d}-{quote(label, safe='')}.png"
 
 
-class Worker:
+class EvaluationWorker:
     """Everything loaded once, for one pair after the other."""
 
     def __init__(
         self,
-        request: Request,
+        request: EvaluationRequest,
         weights: WeightFiles,
         examples: frozenset[int],
         *,
@@ -86,11 +86,11 @@ class Worker:
         self._methods = {spec.label: open_method(spec, threads) for spec in request.methods}
         self._perceptual = load_perceptual(weights, threads)
 
-    def do(self, task: Task) -> Outcome:
+    def do(self, task: EvaluationTask) -> TaskResult:
         try:
             image, hole = load_pair(task.pair, self._request.protocol)
         except PConvError as error:
-            return Outcome(failures=(_failure(task.pair, None, error),))
+            return TaskResult(failures=(_failure(task.pair, None, error),))
         scores, failures = [], []
         for label in task.labels:
             started = time.perf_counter()
@@ -106,7 +106,7 @@ class Worker:
                 raise  # nothing more can be written
             except PConvError as error:
                 failures.append(_failure(task.pair, label, error))
-        return Outcome(tuple(scores), tuple(failures))
+        return TaskResult(tuple(scores), tuple(failures))
 
     def _score(
         self, pair: Pair, label: str, pictures: tuple[Bytes, Bytes, Hole], seconds: float
@@ -156,16 +156,18 @@ def _failure(pair: Pair, label: str | None, error: PConvError) -> Failure:
     )
 
 
-_worker: Worker | None = None  # of this process
+_worker: EvaluationWorker | None = None  # of this process
 
 
-def begin_process(request: Request, weights: WeightFiles, examples: frozenset[int]) -> None:
+def begin_process(
+    request: EvaluationRequest, weights: WeightFiles, examples: frozenset[int]
+) -> None:
     """Load everything, in a process that was just started."""
     global _worker
-    _worker = Worker(request, weights, examples, threads=1)
+    _worker = EvaluationWorker(request, weights, examples, threads=1)
 
 
-def do_in_process(task: Task) -> Outcome:
+def do_in_process(task: EvaluationTask) -> TaskResult:
     """Do one pair in a process that `begin_process` made ready."""
     assert _worker is not None
     return _worker.do(task)

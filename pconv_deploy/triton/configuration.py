@@ -10,7 +10,7 @@ from pconv_deploy.engines.manifest import Manifest, describe_parity
 from pconv_deploy.engines.shapes import Shape
 from pconv_deploy.errors import UsageError
 from pconv_deploy.triton.protobuf_text import Message, Name, Value, entries
-from pconv_deploy.triton.shapes import Shapes, listed, served_shapes
+from pconv_deploy.triton.shapes import ServedShapes, listed, served_shapes
 
 # By this parameter clients learn how to feed the model, and we know a model folder of ours.
 CONTRACT_PARAMETER = "pconv_deploy.contract"
@@ -92,7 +92,7 @@ def configuration(manifest: Manifest, name: str, options: ServeOptions) -> Messa
     }
 
 
-def _shapes(manifest: Manifest, options: ServeOptions) -> Shapes:
+def _shapes(manifest: Manifest, options: ServeOptions) -> ServedShapes:
     there = dict(enumerate(manifest.engine.profiles))
     if unknown := set(options.profiles) - there.keys():
         raise UsageError(f"found --profiles {min(unknown)}; this engine has {listed(there)}")
@@ -100,7 +100,7 @@ def _shapes(manifest: Manifest, options: ServeOptions) -> Shapes:
     return served_shapes(manifest.contract, chosen, options.max_batch_size)
 
 
-def _tensor(spec: TensorSpec, shapes: Shapes) -> Message:
+def _tensor(spec: TensorSpec, shapes: ServedShapes) -> Message:
     shape = (shapes.batch or 0, shapes.height, shapes.width)
     dims = _dims(spec, shape, shapes.max_batch_size)
     return {"name": spec.name, "data_type": _TYPES[spec.dtype], "dims": dims}
@@ -114,7 +114,7 @@ def _dims(spec: TensorSpec, shape: tuple[int, int, int], most: int) -> Sequence[
     return numbers[1:] if most else numbers
 
 
-def _dynamic_batching(shapes: Shapes, options: ServeOptions) -> Mapping[str, Value]:
+def _dynamic_batching(shapes: ServedShapes, options: ServeOptions) -> Mapping[str, Value]:
     most = shapes.max_batch_size
     if most < 2:
         if options.max_queue_delay is not None:
@@ -131,7 +131,7 @@ def _dynamic_batching(shapes: Shapes, options: ServeOptions) -> Mapping[str, Val
     return {"dynamic_batching": batching}
 
 
-def _instances(manifest: Manifest, shapes: Shapes, options: ServeOptions) -> Message:
+def _instances(manifest: Manifest, shapes: ServedShapes, options: ServeOptions) -> Message:
     """One group for all profiles: Triton then chooses the nearest one for every batch."""
     on_cpu = manifest.built_with.device == "cpu"
     if options.gpus and on_cpu:
@@ -147,7 +147,7 @@ def _instances(manifest: Manifest, shapes: Shapes, options: ServeOptions) -> Mes
 
 
 def _optimization(
-    platform: Platform, inputs: Sequence[TensorSpec], shapes: Shapes
+    platform: Platform, inputs: Sequence[TensorSpec], shapes: ServedShapes
 ) -> Mapping[str, Value]:
     """CUDA graphs of the batches each profile was made for; options of ONNX Runtime's provider."""
     if platform.provider:

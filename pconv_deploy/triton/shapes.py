@@ -14,7 +14,7 @@ _USUAL_SIDE = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shapes:
+class ServedShapes:
     """What Triton is told of batches, heights and widths.
 
     profiles         those of a TensorRT engine that are served, by their numbers in the plan
@@ -36,7 +36,7 @@ class Shapes:
 
 def served_shapes(
     contract: GraphContract, profiles: Mapping[int, Profile], max_batch_size: int | None
-) -> Shapes:
+) -> ServedShapes:
     """Work out what an engine of these profiles takes; none: an engine that knows no profiles.
 
     Raises:
@@ -51,7 +51,7 @@ def served_shapes(
         side = _USUAL_SIDE + -_USUAL_SIDE % contract.size_multiple
         usual = contract.size or (side, side)
         rehearsed = [(n, *usual) for n in (contract.batch or 1, contract.batch or most)]
-    return Shapes(
+    return ServedShapes(
         profiles=profiles,
         max_batch_size=most,
         batch=contract.batch,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pconv_deploy.images.arrays import Bytes, Hole
 from pconv_deploy.parity import ParityCase, ParityInput, compare
-from pconv_deploy.verification.sides import Filled, Floats
+from pconv_deploy.verification.candidates import Filled, Floats
 
 _WHERE = ("inside", "outside")
 

@@ -12,7 +12,16 @@ import numpy as np
 
 from pconv_deploy.errors import ParityError, UsageError
 from pconv_deploy.parity import ParityCase, ParityInput, ParityReport, allowed_error
-from pconv_deploy.verification.common_ground import reasons_to_differ, settled_size, tolerance_of
+from pconv_deploy.verification.candidates import (
+    Candidate,
+    CandidateFacts,
+    Dtype,
+    Filled,
+    Size,
+    open_candidate,
+    shown,
+)
+from pconv_deploy.verification.compatibility import reasons_to_differ, settled_size, tolerance_of
 from pconv_deploy.verification.measures import (
     CaseResult,
     ClassResult,
@@ -30,22 +39,13 @@ from pconv_deploy.verification.pictures import (
     load_case,
     plan_cases,
 )
-from pconv_deploy.verification.sides import (
-    Dtype,
-    Filled,
-    Side,
-    SideFacts,
-    Size,
-    open_side,
-    shown,
-)
 
 # Three at a time show a batch that was baked in; larger pictures one at a time, for memory.
 _BATCH, _BATCH_PIXELS = 3, 3 * 512 * 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class VerifyRequest:
     """What is compared with what.
 
     dtype        of checkpoints
@@ -78,8 +78,8 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     classes, cases    in the order of the holes' area
     """
 
-    a: SideFacts
-    b: SideFacts
+    a: CandidateFacts
+    b: CandidateFacts
     warnings: tuple[str, ...]
     height: int
     width: int
@@ -121,7 +121,7 @@ class Compared(NamedTuple):
     error: float | None
 
 
-class Outcome(NamedTuple):
+class VerifyResult(NamedTuple):
     """`worst` is the case that differs most."""
 
     verification: Verification
@@ -129,8 +129,8 @@ class Outcome(NamedTuple):
 
 
 def verify(
-    request: Request, progress: Callable[[int, int], None] = lambda _done, _of: None
-) -> Outcome:
+    request: VerifyRequest, progress: Callable[[int, int], None] = lambda _done, _of: None
+) -> VerifyResult:
     """Open both sides, fill every case with both, and compare.
 
     Args:
@@ -142,9 +142,9 @@ def verify(
         PConvError: a side, a photo or a mask that cannot be used.
     """
     with contextlib.ExitStack() as stack:
-        a = open_side(request.a, request.dtype, request.weights_key)
+        a = open_candidate(request.a, request.dtype, request.weights_key)
         stack.callback(a.close)
-        b = open_side(request.b, request.dtype, request.weights_key)
+        b = open_candidate(request.b, request.dtype, request.weights_key)
         stack.callback(b.close)
         _require_key_used(request, a, b)
         size = settled_size(a, b, request.size, request.pictures.max_pixels)
@@ -158,7 +158,7 @@ def verify(
                 worst = compared  # the only one whose arrays are kept
             progress(len(results), len(planned))
     assert worst is not None
-    return Outcome(_verification(request, (a, b), size, strictness, results), worst)
+    return VerifyResult(_verification(request, (a, b), size, strictness, results), worst)
 
 
 def verify_files(
@@ -187,7 +187,7 @@ def verify_files(
         UsageError: two that cannot be compared, or a size that one of them does not take.
         PConvError: one of them, a photo or a mask that cannot be used.
     """
-    request = Request(
+    request = VerifyRequest(
         a=Path(a),
         b=Path(b),
         size=size,
@@ -198,13 +198,13 @@ def verify_files(
     return verify(request).verification
 
 
-def _require_key_used(request: Request, a: Side, b: Side) -> None:
+def _require_key_used(request: VerifyRequest, a: Candidate, b: Candidate) -> None:
     keys = [side.facts.source.weights_key for side in (a, b) if side.facts.kind == "checkpoint"]
     if request.weights_key not in (None, ".") and not any(keys):
         raise UsageError("neither A nor B has weights under keys; leave --weights-key out")
 
 
-def _strictness(a: Side, b: Side, request: Request) -> ParityReport:
+def _strictness(a: Candidate, b: Candidate, request: VerifyRequest) -> ParityReport:
     """What is allowed, as a report without cases that judges each."""
     allowed = tolerance_of(a, b)
     return ParityReport(
@@ -218,9 +218,9 @@ def _strictness(a: Side, b: Side, request: Request) -> ParityReport:
 
 
 def _compared(
-    sides: tuple[Side, Side],
+    sides: tuple[Candidate, Candidate],
     planned: Sequence[PlannedCase],
-    request: Request,
+    request: VerifyRequest,
     size: Size,
     strictness: ParityReport,
 ) -> Iterator[Compared]:
@@ -248,7 +248,7 @@ def _compared(
 
 
 def _rounding(
-    cases: Sequence[ParityInput], sides: Sequence[tuple[Side, Sequence[Filled]]]
+    cases: Sequence[ParityInput], sides: Sequence[tuple[Candidate, Sequence[Filled]]]
 ) -> list[float | None]:
     """Of each case, how much rounding does to the network: export and build allow for it too.
 
@@ -288,8 +288,8 @@ def _severity(compared: Compared, strictness: ParityReport) -> float:
 
 
 def _verification(
-    request: Request,
-    sides: tuple[Side, Side],
+    request: VerifyRequest,
+    sides: tuple[Candidate, Candidate],
     size: Size,
     strictness: ParityReport,
     results: Sequence[CaseResult],

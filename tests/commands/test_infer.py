@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy.commands import infer as batch_module
-from pconv_deploy.commands.infer import FillOptions, Outcome, fill_jobs
+from pconv_deploy.commands.infer import FileResult, FillOptions, fill_jobs
 from pconv_deploy.commands.jobs import Job, plan_jobs
 from pconv_deploy.errors import EngineError, OutputError
 from pconv_deploy.images.files import save_image
@@ -28,7 +28,7 @@ def folders(tmp_path: Path, photo: Photo, box: Photo) -> Path:
     return tmp_path
 
 
-def run(inpainter: Inpainter, root: Path, **options: Any) -> list[Outcome]:
+def run(inpainter: Inpainter, root: Path, **options: Any) -> list[FileResult]:
     jobs = plan_jobs(root / "in", root / "masks", root / "out")
     return list(fill_jobs(inpainter, jobs, FillOptions(**options)))
 
@@ -151,7 +151,7 @@ def test_a_full_disk_stops_the_batch_and_keeps_what_is_done(
         save_image(path, image, quality)
 
     monkeypatch.setattr(batch_module, "save_image", until_full)
-    outcomes: list[Outcome] = []
+    outcomes: list[FileResult] = []
     jobs = plan_jobs(folders / "in", folders / "masks", folders / "out")
     with pytest.raises(OutputError, match="No space left"):
         outcomes.extend(fill_jobs(inpainter, jobs))

@@ -13,7 +13,7 @@ from pconv_deploy.cli.demo import show_result
 from pconv_deploy.demo import engines
 from pconv_deploy.demo.engines import BESIDE, MAIN, Kind, build_beside, contender
 from pconv_deploy.demo.fills import TELEA, fill_photos
-from pconv_deploy.demo.measuring import Request, measure
+from pconv_deploy.demo.measuring import MeasureRequest, measure
 from pconv_deploy.demo.recipe import PHOTOGRAPHS
 from pconv_deploy.demo.results import DemoResult
 from pconv_deploy.demo.run import DemoOptions, run_demo
@@ -182,7 +182,9 @@ def test_without_opencv_there_is_no_yardstick(
 def test_an_engine_that_fails_while_it_is_measured_is_an_error_of_the_engine(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    request = Request(engines=(str(tmp_path / "none"),), checkpoint=str(checkpoint), rounds=3)
+    request = MeasureRequest(
+        engines=(str(tmp_path / "none"),), checkpoint=str(checkpoint), rounds=3
+    )
     with pytest.raises(EngineError, match=r"measuring failed: .*none"):
         measure(request, lambda _step: None)
 

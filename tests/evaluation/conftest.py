@@ -9,10 +9,10 @@ from PIL import Image, ImageFilter
 
 from pconv_deploy.evaluation.methods import parse_methods
 from pconv_deploy.evaluation.pairs import Protocol
-from pconv_deploy.evaluation.worker import Request
+from pconv_deploy.evaluation.worker import EvaluationRequest
 from tests.cli.conftest import run as run  # a fixture
 
-MakeRequest = Callable[..., Request]
+MakeRequest = Callable[..., EvaluationRequest]
 
 
 def smooth_picture(seed: int, height: int = 48, width: int = 64) -> Image.Image:
@@ -57,9 +57,9 @@ def masks(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def request_for(tmp_path: Path, pictures: Path, masks: Path) -> MakeRequest:
-    def make(*methods: str, **options: Any) -> Request:
+    def make(*methods: str, **options: Any) -> EvaluationRequest:
         protocol = Protocol(images=pictures, masks=masks, max_pixels=10**6)
         given: dict[str, Any] = {"protocol": protocol, "output": tmp_path / "out"} | options
-        return Request(methods=parse_methods(methods or ("mean", "telea")), **given)
+        return EvaluationRequest(methods=parse_methods(methods or ("mean", "telea")), **given)
 
     return make

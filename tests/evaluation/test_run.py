@@ -15,7 +15,7 @@ from pconv_deploy.evaluation.methods import Method, open_method
 from pconv_deploy.evaluation.report import markdown, write_reports
 from pconv_deploy.evaluation.run import Evaluation, evaluate
 from pconv_deploy.evaluation.summary import Results, summarise
-from pconv_deploy.evaluation.worker import Request
+from pconv_deploy.evaluation.worker import EvaluationRequest
 from pconv_deploy.images.hole_rule import MaskRule
 from tests.evaluation.conftest import MakeRequest
 
@@ -84,9 +84,9 @@ def test_an_existing_evaluation_stays(request_for: MakeRequest, tmp_path: Path) 
             evaluate(request_for(**options))
 
 
-def changed(request: Request, **settings: Any) -> Request:
+def changed(request: EvaluationRequest, **settings: Any) -> EvaluationRequest:
     protocol = request.protocol
-    return Request(
+    return EvaluationRequest(
         methods=request.methods,
         protocol=type(protocol)(**vars(protocol) | settings),
         output=request.output,

@@ -13,10 +13,10 @@ from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.engines.manifest import describe, read_manifest, write_manifest
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.verification.pictures import PictureOptions
-from pconv_deploy.verification.run import Outcome, Request, verify
+from pconv_deploy.verification.run import VerifyRequest, VerifyResult, verify
 from tests.conftest import NORMALISATION
 
-Compare = Callable[..., Outcome]
+Compare = Callable[..., VerifyResult]
 FEW = PictureOptions(count=1)
 
 
@@ -36,9 +36,9 @@ def tensor_engine(tensor_graph: Path) -> Path:
 
 @pytest.fixture
 def compare() -> Compare:
-    def run(a: Path, b: Path, **options: object) -> Outcome:
+    def run(a: Path, b: Path, **options: object) -> VerifyResult:
         settings = {"size": (32, 48), "pictures": FEW, **options}
-        return verify(Request(a=a, b=b, **settings))  # type: ignore[arg-type]
+        return verify(VerifyRequest(a=a, b=b, **settings))  # type: ignore[arg-type]
 
     return run
 

@@ -26,9 +26,9 @@ from pconv_deploy.errors import (
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.network.reference import LiteralPConvUNet
 from pconv_deploy.verification import run
+from pconv_deploy.verification.candidates import Candidate, Dtype, open_candidate
 from pconv_deploy.verification.pictures import BUCKETS, PictureOptions
-from pconv_deploy.verification.run import Outcome
-from pconv_deploy.verification.sides import Dtype, Side, open_side
+from pconv_deploy.verification.run import VerifyResult
 from tests.conftest import NORMALISATION, TINY, random_network
 from tests.verification.conftest import (
     FEW,
@@ -60,19 +60,19 @@ def as_if(monkeypatch: pytest.MonkeyPatch) -> AsIf:
     """
 
     def count(path: Path, precision: str, rounding: float | None = None) -> None:
-        def opened(named: Path, dtype: Dtype, weights_key: str | None = None) -> Side:
-            side = open_side(named, dtype, weights_key)
+        def opened(named: Path, dtype: Dtype, weights_key: str | None = None) -> Candidate:
+            side = open_candidate(named, dtype, weights_key)
             if named != path:
                 return side
             facts = msgspec.structs.replace(side.facts, precision=precision)
             return dataclasses.replace(side, facts=facts, recorded_rounding=rounding)
 
-        monkeypatch.setattr(run, "open_side", opened)
+        monkeypatch.setattr(run, "open_candidate", opened)
 
     return count
 
 
-def failed_classes(outcome: Outcome) -> list[str]:
+def failed_classes(outcome: VerifyResult) -> list[str]:
     return [row.hole_class for row in outcome.verification.classes if row.failed]
 
 

@@ -18,7 +18,7 @@ from pconv_deploy.engines.backends.tensorrt.cuda.streams import (
     stream_handle,
 )
 from pconv_deploy.engines.backends.tensorrt.plan import Plan, Tensor
-from pconv_deploy.engines.backends.tensorrt.worker import Binding, Request, Worker
+from pconv_deploy.engines.backends.tensorrt.worker import Binding, RunRequest, Worker
 from pconv_deploy.engines.base import DeviceArrays, RunOptions
 from pconv_deploy.engines.cuda.calls import Cuda
 from pconv_deploy.engines.cuda.devices import current_gpu
@@ -177,14 +177,14 @@ class TensorRtSession:
         if outputs is not None and set(outputs) != set(self._plan.outputs):
             raise InputError(f"found outputs {list(outputs)}; needed {list(self._plan.outputs)}")
 
-    def _request(self, mask_shape: tuple[int, ...]) -> Request:
+    def _request(self, mask_shape: tuple[int, ...]) -> RunRequest:
         spec = self._plan.inputs[HOLE_MASK].spec
         if len(mask_shape) != len(spec.shape):
             raise InputError(
                 f"found {HOLE_MASK} of shape {list(mask_shape)}; needed ({spec.layout})"
             )
         shape = (mask_shape[0], mask_shape[-2], mask_shape[-1])
-        return Request(choose(self._plan.profiles, shape), shape)
+        return RunRequest(choose(self._plan.profiles, shape), shape)
 
     def _look(self, worker: Worker, arrays: DeviceArrays) -> dict[str, Any]:
         """Views of those on the GPU, which the worker's stream now follows; others as they are."""
@@ -202,7 +202,7 @@ class TensorRtSession:
         refuse_capturing(self._cuda, worker.stream)
         return seen
 
-    def _place(self, worker: Worker, request: Request, seen: dict[str, Any]) -> Binding:
+    def _place(self, worker: Worker, request: RunRequest, seen: dict[str, Any]) -> Binding:
         """Where everything lies, host arrays once they are copied; all are checked."""
         places = {}
         if any(isinstance(array, np.ndarray) for array in seen.values()):
@@ -216,19 +216,19 @@ class TensorRtSession:
         _refuse_overlap(places, request, self._plan)
         return Binding(request, tuple(places.items()))
 
-    def _checked(self, seen: View, tensor: Tensor, request: Request) -> int:
+    def _checked(self, seen: View, tensor: Tensor, request: RunRequest) -> int:
         shape = tensor.shape(request.shape)
         check_fits(self._cuda, seen, tensor.name, shape, tensor.dtype, self._device)
         return seen.address
 
-    def _outputs(self, request: Request) -> dict[str, DeviceArray]:
+    def _outputs(self, request: RunRequest) -> dict[str, DeviceArray]:
         return {
             name: DeviceArray(self._cuda, tensor.shape(request.shape), tensor.dtype, self._device)
             for name, tensor in self._plan.outputs.items()
         }
 
 
-def _require_host(array: Any, tensor: Tensor, request: Request) -> None:
+def _require_host(array: Any, tensor: Tensor, request: RunRequest) -> None:
     if not isinstance(array, np.ndarray):
         raise InputError(
             f"found {tensor.name} as {type(array).__name__}; needed a NumPy array. Arrays on the "
@@ -241,7 +241,7 @@ def _require_host(array: Any, tensor: Tensor, request: Request) -> None:
         raise InputError(f"found {tensor.name} of shape {list(array.shape)}; needed {list(needed)}")
 
 
-def _refuse_overlap(places: dict[str, int], request: Request, plan: Plan) -> None:
+def _refuse_overlap(places: dict[str, int], request: RunRequest, plan: Plan) -> None:
     """An output may share no memory with anything: layers read and write in no known order."""
     sizes = {
         name: tensor.size(request.shape) for name, tensor in {**plan.inputs, **plan.outputs}.items()

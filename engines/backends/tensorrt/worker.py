@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """What is to be computed: (batch, height, width), by which of the plan's profiles."""
 
     profile: int
@@ -39,7 +39,7 @@ class Request:
 class Binding:
     """A request and where its tensors lie on the GPU: all that a graph holds fixed."""
 
-    request: Request
+    request: RunRequest
     addresses: tuple[tuple[str, int], ...]
 
 
@@ -85,7 +85,7 @@ class Worker:
         """The handle of its stream."""
         return self._stream.handle
 
-    def run(self, request: Request, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    def run(self, request: RunRequest, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Compute host arrays, which are already known to fit, from host arrays."""
         buffers = self._buffers_of(request.profile)
         self.wait()  # the GPU may still be reading what an earlier call left there
@@ -101,7 +101,7 @@ class Worker:
         self.wait()
         return {name: array.copy() for name, array in results.items()}
 
-    def upload(self, request: Request, name: str, array: NDArray[Any]) -> int:
+    def upload(self, request: RunRequest, name: str, array: NDArray[Any]) -> int:
         """Give the stream the copy of a host array into the worker's buffer; return its address.
 
         What an earlier call left in the buffer must have been read, see `wait`.

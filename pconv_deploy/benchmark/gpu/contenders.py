@@ -25,7 +25,7 @@ _ENGINES: tuple[tuple[str, Precision], ...] = (
 
 
 @dataclass(frozen=True)
-class Contender:
+class GpuContender:
     """Someone who may take part; `prepare` raises if it cannot."""
 
     name: str
@@ -34,7 +34,7 @@ class Contender:
 
 def contenders(
     checkpoint: Path, graph: Path, folder: Path, device: str, shapes: Sequence[Shape]
-) -> list[Contender]:
+) -> list[GpuContender]:
     """List everyone, in the order they are measured; the first is the reference of the others.
 
     Args:
@@ -46,12 +46,12 @@ def contenders(
     """
     half = torch.float16
 
-    def in_torch(name: str, kind: type[TorchReady], dtype: torch.dtype) -> Contender:
-        return Contender(name, lambda _progress: kind(checkpoint, device, dtype))
+    def in_torch(name: str, kind: type[TorchReady], dtype: torch.dtype) -> GpuContender:
+        return GpuContender(name, lambda _progress: kind(checkpoint, device, dtype))
 
-    def engine(backend: str, precision: Precision) -> Contender:
+    def engine(backend: str, precision: Precision) -> GpuContender:
         plan = EngineToBuild(graph, folder, shapes, backend, precision)
-        return Contender(f"{backend}, {precision}", plan.prepare)
+        return GpuContender(f"{backend}, {precision}", plan.prepare)
 
     return [
         in_torch("PyTorch eager, fp32", TorchReady, torch.float32),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy.assets.photos import sample_photo
-from pconv_deploy.benchmark.gpu.contenders import Contender
+from pconv_deploy.benchmark.gpu.contenders import GpuContender
 from pconv_deploy.benchmark.gpu.formulations import release_memory
 from pconv_deploy.benchmark.gpu.results import (
     GpuReport,
@@ -100,7 +100,7 @@ def report_paths(output: Path, device: str) -> tuple[Path, Path]:
     return output / f"{name}.json", output / f"{name}.md"
 
 
-def chosen(everyone: Sequence[Contender], only: Sequence[str]) -> list[Contender]:
+def chosen(everyone: Sequence[GpuContender], only: Sequence[str]) -> list[GpuContender]:
     """Those whose names have one of the words of `only`; everyone if there are none.
 
     Raises:
@@ -114,7 +114,7 @@ def chosen(everyone: Sequence[Contender], only: Sequence[str]) -> list[Contender
 
 
 def measure_all(
-    everyone: Sequence[Contender],
+    everyone: Sequence[GpuContender],
     recorder: Recorder,
     options: GpuReportOptions,
     progress: Progress,
@@ -146,7 +146,7 @@ def measure_all(
 
 
 def _made_ready(
-    contender: Contender,
+    contender: GpuContender,
     settings: Sequence[Setting],
     fills: Fills,
     progress: Progress,

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pconv_deploy.benchmark.gpu import report as gpu_report
-from pconv_deploy.benchmark.gpu.contenders import Contender, contenders
+from pconv_deploy.benchmark.gpu.contenders import GpuContender, contenders
 from pconv_deploy.benchmark.gpu.measuring import (
     GpuReportOptions,
     Recorder,
@@ -75,15 +75,15 @@ class Imagined:
         self.closed = True
 
 
-def contender(name: str, ready: Imagined) -> Contender:
-    return Contender(name, lambda _progress: ready)
+def contender(name: str, ready: Imagined) -> GpuContender:
+    return GpuContender(name, lambda _progress: ready)
 
 
-def broken(name: str, error: BaseException) -> Contender:
+def broken(name: str, error: BaseException) -> GpuContender:
     def prepare(_progress: Any) -> Any:
         raise error
 
-    return Contender(name, prepare)
+    return GpuContender(name, prepare)
 
 
 def recorder(folder: Path, planned: int = 0) -> Recorder:
@@ -288,7 +288,7 @@ def test_pytorch_on_the_cpu_tries_the_report_out(
         make_report(tmp_path / "out", SMALL, checkpoint=checkpoint, device="cpu")
 
 
-def everyone(checkpoint: Path) -> list[Contender]:
+def everyone(checkpoint: Path) -> list[GpuContender]:
     return contenders(checkpoint, checkpoint, checkpoint.parent, "cpu", [])
 
 

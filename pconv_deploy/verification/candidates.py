@@ -57,7 +57,7 @@ class Filled(NamedTuple):
 Fill = Callable[[Sequence[ParityInput]], list[Filled]]
 
 
-class SideFacts(msgspec.Struct, frozen=True, kw_only=True):
+class CandidateFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Who was compared.
 
     computed_by  what ran it
@@ -74,7 +74,7 @@ class SideFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class Candidate:
     """A loaded side; `close` frees it.
 
     size               height and width if fixed
@@ -82,7 +82,7 @@ class Side:
     recorded_rounding  the largest relative error that rounding alone made when it was exported
     """
 
-    facts: SideFacts
+    facts: CandidateFacts
     normalisation: Normalisation
     size_multiple: int
     size: Size | None
@@ -92,7 +92,7 @@ class Side:
     close: Callable[[], None] = lambda: None
 
 
-def open_side(path: Path, dtype: Dtype = "fp64", weights_key: str | None = None) -> Side:
+def open_candidate(path: Path, dtype: Dtype = "fp64", weights_key: str | None = None) -> Candidate:
     """Load a checkpoint, an exported graph or an engine folder.
 
     A checkpoint is computed by the literal network in `dtype`, a graph by ONNX Runtime without
@@ -115,11 +115,11 @@ def open_side(path: Path, dtype: Dtype = "fp64", weights_key: str | None = None)
     return _checkpoint_side(path, dtype, weights_key)
 
 
-def _engine_side(folder: Path) -> Side:
+def _engine_side(folder: Path) -> Candidate:
     manifest, session = open_engine(folder)
     contract, built = manifest.contract, manifest.built_with
-    return Side(
-        facts=SideFacts(
+    return Candidate(
+        facts=CandidateFacts(
             path=shown(folder),
             kind="engine",
             computed_by=f"{built.package} {built.version} on {built.device}",
@@ -136,12 +136,12 @@ def _engine_side(folder: Path) -> Side:
     )
 
 
-def _graph_side(path: Path) -> Side:
+def _graph_side(path: Path) -> Candidate:
     exported = read_graph(path)
     contract = exported.contract
     run = graph_run(exported.model, contract, optimised=False)
-    return Side(
-        facts=SideFacts(
+    return Candidate(
+        facts=CandidateFacts(
             path=shown(path),
             kind="graph",
             computed_by="ONNX Runtime, unoptimised",
@@ -157,7 +157,7 @@ def _graph_side(path: Path) -> Side:
     )
 
 
-def _checkpoint_side(path: Path, dtype: Dtype, weights_key: str | None) -> Side:
+def _checkpoint_side(path: Path, dtype: Dtype, weights_key: str | None) -> Candidate:
     with needs("pconv-deploy[export]", what=str(path)):
         import torch
 
@@ -183,8 +183,8 @@ def _checkpoint_side(path: Path, dtype: Dtype, weights_key: str | None) -> Side:
         return fill
 
     exact, rounded = fill_in(torch.float64), fill_in(torch.float32)
-    return Side(
-        facts=SideFacts(
+    return Candidate(
+        facts=CandidateFacts(
             path=shown(path),
             kind="checkpoint",
             computed_by=f"literal network, PyTorch {version('torch')}",

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pconv_deploy.contract import MAX_SIDE
 from pconv_deploy.errors import UsageError
 from pconv_deploy.parity import TOLERANCES, Tolerance
-from pconv_deploy.verification.sides import Side, Size
+from pconv_deploy.verification.candidates import Candidate, Size
 
 _USUAL_SIDE = 256
 _MIN_PIXELS = 64  # fewer cannot show the area classes
 
 
-def settled_size(a: Side, b: Side, wanted: Size | None, max_pixels: int) -> Size:
+def settled_size(a: Candidate, b: Candidate, wanted: Size | None, max_pixels: int) -> Size:
     """The size both sides take: the wanted one, the fixed one, or the smallest from 256 on.
 
     Raises:
@@ -42,14 +42,14 @@ def settled_size(a: Side, b: Side, wanted: Size | None, max_pixels: int) -> Size
     return size
 
 
-def tolerance_of(a: Side, b: Side) -> Tolerance:
+def tolerance_of(a: Candidate, b: Candidate) -> Tolerance:
     """Of the lower precision; a checkpoint's weights are no more exact than single precision."""
     precisions = (side.facts.precision for side in (a, b))
     rows = (TOLERANCES["fp32" if p == "fp64" else p] for p in precisions)
     return max(rows, key=lambda row: row.relative)
 
 
-def reasons_to_differ(a: Side, b: Side) -> Iterator[str]:
+def reasons_to_differ(a: Candidate, b: Candidate) -> Iterator[str]:
     """Those that are no fault of an export or a build."""
     one, other = a.facts.source, b.facts.source
     if (one.network, one.module) != (other.network, other.module):
