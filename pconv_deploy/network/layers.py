@@ -15,43 +15,7 @@ from torch import Tensor, nn
 Pair = tuple[int, int]
 
 
-def renormalised_conv2d(
-    x: Tensor,
-    share: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-) -> tuple[Tensor, Tensor]:
-    """Convolve features that are zero in their holes; rescale by what each window covers.
-
-    Liu et al. 2018 (arXiv:1804.07723), eq. 1-2, with coverage = known / area, the share of
-    the (channel, tap) pairs under the window that are known; outside the image is hole:
-
-        y      = (weight * x) / coverage + bias   where coverage > 0, else 0
-        known' = 1                                where coverage > 0, else 0
-
-    There is no epsilon: 1 / (coverage + eps) overflows in half precision where nothing is
-    known, and inf * 0 is NaN. Choosing the divisor first cannot; the ratio itself is at most
-    C kh kw, which half precision holds up to 65504.
-
-    Args:
-        x: (N, C, H, W), exactly 0 wherever it is unknown.
-        share: (N, 1, H, W) in 0..1, the share of the C channels known at each pixel. Its
-            window average is all that is needed of the masks: no convolution of C of them.
-        weight: (K, C, kh, kw).
-        bias: (K,) or None.
-        stride: vertical, horizontal.
-        padding: rows above and below, columns left and right.
-
-    Returns:
-        y (N, K, H', W'), exactly 0 in its holes, and known' (N, 1, H', W') of 0 and 1.
-    """
-    y = F.conv2d(x, weight, None, stride, padding)
-    return _renormalised(y, share, weight.shape[-2:], bias, stride, padding)
-
-
-def _renormalised(
+def renormalise(
     y: Tensor,
     share: Tensor,
     window: Sequence[int],
@@ -59,6 +23,30 @@ def _renormalised(
     stride: Sequence[int],
     padding: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
+    """Rescale a convolution of features that are zero in their holes by what each window covers.
+
+    Liu et al. 2018 (arXiv:1804.07723), eq. 1-2, with coverage = known / area, the share of
+    the (channel, tap) pairs under the window that are known; outside the image is hole:
+
+        y'     = y / coverage + bias   where coverage > 0, else 0
+        known' = 1                     where coverage > 0, else 0
+
+    There is no epsilon: 1 / (coverage + eps) overflows in half precision where nothing is
+    known, and inf * 0 is NaN. Choosing the divisor first cannot; the ratio itself is at most
+    C kh kw, which half precision holds up to 65504.
+
+    Args:
+        y: (N, K, H', W'), convolved without bias from features that are exactly 0 in their holes.
+        share: (N, 1, H, W) in 0..1, the share of the C channels known at each pixel. Its
+            window average is all that is needed of the masks: no convolution of C of them.
+        window: rows and columns of the kernel.
+        bias: (K,) or None.
+        stride: vertical, horizontal.
+        padding: rows above and below, columns left and right.
+
+    Returns:
+        y' (N, K, H', W'), exactly 0 in its holes, and known' (N, 1, H', W') of 0 and 1.
+    """
     # In mixed precision y, and perhaps share, has half the bits; the ratio is worth all of them.
     precise = torch.promote_types(share.dtype, torch.float32)
     # Padding counts as hole.
@@ -199,7 +187,9 @@ class PartialConv2d(nn.Module):
             return self._written_out(x, known)
         x = x if self.input_is_masked else self._masked(x, known)
         share = self._known_share(known)
-        return renormalised_conv2d(x, share, self.weight, self.bias, self.stride, self.padding)
+        y = F.conv2d(x, self.weight, None, self.stride, self.padding)
+        window = self.weight.shape[-2:]
+        return renormalise(y, share, window, self.bias, self.stride, self.padding)
 
     def _written_out(self, x: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Expand the mask to every channel and call the operator."""
@@ -253,7 +243,7 @@ class SkipPartialConv2d(PartialConv2d):
         taps, skip_taps = torch.split(self.weight, self.group_channels, dim=1)
         y = convolve_doubled(x, taps) + F.conv2d(skip, skip_taps, padding=1)
         share = self._known_share(masks)
-        return _renormalised(y, share, (3, 3), self.bias, (1, 1), (1, 1))
+        return renormalise(y, share, (3, 3), self.bias, (1, 1), (1, 1))
 
 
 def convolve_doubled(x: Tensor, weight: Tensor) -> Tensor:

@@ -3,22 +3,19 @@
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from pconv_deploy.graphs.simplification import simplify
+from tests.graphs.small_graphs import graph, run
 
 SMALL = [1e-6, 1e-8, -1e-8, 1e-9, 1e-12, 1e-30, 1e-45]
 NEAR_ONE = [1 + 1e-6, 1 + 5e-6, 1 - 5e-6]
+FEEDS = {"x": np.array([-3, 0, 1.5, 8], np.float32)}
 
 
-def graph(*nodes: onnx.NodeProto, **constants: float) -> onnx.ModelProto:
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
-    weights = [numpy_helper.from_array(np.array(v, np.float32), n) for n, v in constants.items()]
-    opset = [helper.make_opsetid("", 18)]
-    made = helper.make_graph(nodes, "g", [x], [y], weights)
-    return helper.make_model(made, opset_imports=opset, ir_version=9)
+def of(nodes: str, **constants: float) -> onnx.ModelProto:
+    weights = {name: np.array(value, np.float32) for name, value in constants.items()}
+    return graph("float[4] x", "float[4] y", nodes, **weights)
 
 
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -31,45 +28,35 @@ def operators(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
 
 
-def computed(model: onnx.ModelProto) -> np.ndarray:
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    result: np.ndarray = session.run(None, {"x": np.array([-3, 0, 1.5, 8], np.float32)})[0]
-    return result
-
-
 @pytest.mark.parametrize(
-    ("operator", "inputs", "neutral"),
-    [("Add", "xc", 0), ("Add", "cx", 0), ("Sub", "xc", 0), ("Mul", "xc", 1), ("Div", "xc", 1)],
+    ("nodes", "neutral"),
+    [
+        ("y = Add (x, c)", 0),
+        ("y = Add (c, x)", 0),
+        ("y = Sub (x, c)", 0),
+        ("y = Mul (x, c)", 1),
+        ("y = Div (x, c)", 1),
+    ],
 )
-def test_operations_on_exactly_0_and_1_go(operator: str, inputs: str, neutral: float) -> None:
-    node = helper.make_node(operator, list(inputs), ["y"])
-    assert operators(simplified(graph(node, c=neutral))) == ["Identity"]
+def test_operations_on_exactly_0_and_1_go(nodes: str, neutral: float) -> None:
+    assert operators(simplified(of(nodes, c=neutral))) == ["Identity"]
 
 
 @pytest.mark.parametrize("value", SMALL + NEAR_ONE)
 @pytest.mark.parametrize("operator", ["Add", "Sub", "Mul", "Div"])
-@pytest.mark.parametrize("inputs", ["xc", "cx"])
+@pytest.mark.parametrize("inputs", ["x, c", "c, x"])
 def test_operations_on_nearly_0_and_1_stay(value: float, operator: str, inputs: str) -> None:
-    model = graph(helper.make_node(operator, list(inputs), ["y"]), c=value)
+    model = of(f"y = {operator} ({inputs})", c=value)
     assert operators(simplified(model)) == [operator]
 
 
 @pytest.mark.parametrize("ranges", [(0, 1, 2, 3), (2, 3, 0, 1), (-1, 2, 0, 5)])
 def test_clips_one_after_the_other_stay_what_they_are(ranges: tuple[int, ...]) -> None:
-    nodes = [
-        helper.make_node("Clip", ["x", "a", "b"], ["inner"]),
-        helper.make_node("Clip", ["inner", "c", "d"], ["y"]),
-    ]
-    model = graph(*nodes, **dict(zip("abcd", ranges, strict=True)))
-    np.testing.assert_array_equal(computed(simplified(model)), computed(model))
+    nodes = "inner = Clip (x, a, b) y = Clip (inner, c, d)"
+    model = of(nodes, **dict(zip("abcd", ranges, strict=True)))
+    np.testing.assert_array_equal(run(simplified(model), FEEDS)[0], run(model, FEEDS)[0])
 
 
 def test_a_minimum_below_a_maximum_stays() -> None:
-    nodes = [
-        helper.make_node("Min", ["x", "a"], ["inner"]),
-        helper.make_node("Max", ["inner", "b"], ["y"]),
-    ]
-    model = graph(*nodes, a=1, b=2)
-    np.testing.assert_array_equal(computed(simplified(model)), computed(model))
+    model = of("inner = Min (x, a) y = Max (inner, b)", a=1, b=2)
+    np.testing.assert_array_equal(run(simplified(model), FEEDS)[0], run(model, FEEDS)[0])
