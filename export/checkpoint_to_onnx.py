@@ -1,7 +1,7 @@
 """Export a checkpoint to ONNX: trace, rewrite, compare with PyTorch, write the file."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -132,7 +132,7 @@ def verified_graph(
     """
     warn_if_untested_torch()
     rewrites = select_rewrites(options.level, options.without)
-    contract = _contract(target, options)
+    contract = _contract(target, options, [rewrite.name for rewrite in rewrites])
     progress("exporting")
     graph = trace_target(target, contract)
     reference = Reference(target, contract)
@@ -215,7 +215,9 @@ def refuse_existing(output: Path, overwrite: bool) -> None:
         raise OutputError(f"cannot write {output}: {folder} is no writable folder")
 
 
-def _contract(target: ExportTarget, options: ExportOptions) -> GraphContract:
+def _contract(
+    target: ExportTarget, options: ExportOptions, rewrites: Iterable[str]
+) -> GraphContract:
     multiple = target.size_multiple
     if options.size and any(side % multiple or not 0 < side <= MAX_SIDE for side in options.size):
         height, width = options.size
@@ -235,7 +237,7 @@ def _contract(target: ExportTarget, options: ExportOptions) -> GraphContract:
         batch=options.batch,
         size=options.size,
         precision=options.precision,
-        rewrites=tuple(rewrite.name for rewrite in select_rewrites(options.level, options.without)),
+        rewrites=tuple(rewrites),
         source=target.source,
     )
 

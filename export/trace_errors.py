@@ -10,11 +10,10 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from pconv_deploy.errors import ModuleError
-from pconv_deploy.export.modules.factory import ANY_FAILURE, location_of
+from pconv_deploy.export.modules.factory import ANY_FAILURE, first_line, location_of
 
-# See `graphs`; a user's network is wrapped once more.
+# See `ends`; a user's network is wrapped once more.
 _AROUND = re.compile(r"(?:inner\.)?network(?:\.network)?(?:\.|$)")
-_LONGEST = 300
 _SIZES = "\n  If not every size suits it, try a larger --size-multiple, or --size HxW --batch N"
 _AXES = {"batch": "batch", "rows": "height", "columns": "width"}  # of a graph's inputs, in order
 _DIMENSION = r"(?:\d+\*)?(batch|rows|columns)"
@@ -61,8 +60,8 @@ def translating(exported: ExportedProgram) -> Iterator[None]:
         found = re.search(r"target=torch\.ops\.([\w.]+)\]", str(error))
         if not found:
             cause = re.search(r"<class '[\w.]*?(\w+)'>: (.*)", str(error))
-            said = f"{cause[1]}: {cause[2]}" if cause else _first_line(error)
-            raise ModuleError(f"torch.onnx cannot translate the module: {said}") from error
+            message = f"{cause[1]}: {cause[2]}" if cause else first_line(error)
+            raise ModuleError(f"torch.onnx cannot translate the module: {message}") from error
         place = _named(_path_of(exported, found[1]))
         raise ModuleError(
             f"{place} uses {found[1].removesuffix('.default')}, for which torch.onnx has no "
@@ -77,25 +76,25 @@ def path_in_network(path: str) -> str:
 
 
 def _not_followed(error: BaseException, place: str) -> ModuleError:
-    said, where = str(error), location_of(error)
-    if "Constraints violated" in said:
-        return _sizes(said)
-    if "data-dependent" in said.lower():
+    message, where = str(error), location_of(error)
+    if "Constraints violated" in message:
+        return _sizes(message)
+    if "data-dependent" in message.lower():
         return ModuleError(
             f"{place} branches on the values of a tensor{where}; a graph computes the same for all "
             "images. Compute both and choose with torch.where, or branch on shapes only"
         )
-    hint = _SIZES if "size" in _first_line(error) else ""
+    hint = _SIZES if "size" in first_line(error) else ""
     name = type(error).__name__
     return ModuleError(
-        f"torch.export cannot follow {place}{where}: {name}: {_first_line(error)}{hint}"
+        f"torch.export cannot follow {place}{where}: {name}: {first_line(error)}{hint}"
     )
 
 
-def _sizes(said: str) -> UnfollowedSizesError:
-    fixed = re.findall(rf"marked {_DIMENSION} as dynamic .*? constant \((\d+)\)", said)
-    least = re.findall(r"^\s+(rows|columns) = Dim\('\w+', min=(\d+)", said, re.MULTILINE)
-    times = re.findall(r"^\s+(rows|columns) = (\d+)\*_\w+$", said, re.MULTILINE)
+def _sizes(message: str) -> UnfollowedSizesError:
+    fixed = re.findall(rf"marked {_DIMENSION} as dynamic .*? constant \((\d+)\)", message)
+    least = re.findall(r"^\s+(rows|columns) = Dim\('\w+', min=(\d+)", message, re.MULTILINE)
+    times = re.findall(r"^\s+(rows|columns) = (\d+)\*_\w+$", message, re.MULTILINE)
     needs = [
         *(f"{_AXES[axis]} {size}" for axis, size in fixed),
         *(f"{_AXES[axis]} of at least {count} multiples" for axis, count in least),
@@ -104,14 +103,14 @@ def _sizes(said: str) -> UnfollowedSizesError:
     growth = None if fixed else max((int(count) for _, count in times), default=2)
     return UnfollowedSizesError(
         "torch.export cannot follow the module at every size; "
-        f"needed {', '.join(dict.fromkeys(needs) or _guards(said))}",
+        f"needed {', '.join(dict.fromkeys(needs) or _guards(message))}",
         growth,
     )
 
 
-def _guards(said: str) -> list[str]:
+def _guards(message: str) -> list[str]:
     """Return the conditions, in terms of the graph's inputs."""
-    found = re.findall(r"satisfy the generated guard (.+?)\.?$", said, re.MULTILINE)
+    found = re.findall(r"satisfy the generated guard (.+?)\.?$", message, re.MULTILINE)
     axes = tuple(_AXES.values())
     side = re.compile(r"L\['\w+'\]\.size\(\)\[([012])\]")
     return [side.sub(lambda at: axes[int(at[1])], guard) for guard in found[:2]] or ["other sizes"]
@@ -130,7 +129,3 @@ def _path_of(exported: ExportedProgram, operator: str) -> str:
 def _named(path: str) -> str:
     inner = path_in_network(path)
     return f"the submodule {inner}" if inner else "the module"
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "")[:_LONGEST]

@@ -162,9 +162,13 @@ def _kind(value: object) -> str:
 
 def describe_error(error: BaseException) -> str:
     """Describe an exception for a message: type, first line, location."""
-    said = next((line for line in str(error).splitlines() if line.strip()), "")[:300]
-    text = f"{type(error).__name__}: {said}{location_of(error)}"
+    text = f"{type(error).__name__}: {first_line(error)}{location_of(error)}"
     return text if text.isprintable() else ascii(text)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, at most 300 characters."""
+    return next((line for line in str(error).splitlines() if line.strip()), "")[:300]
 
 
 def location_of(error: BaseException) -> str:

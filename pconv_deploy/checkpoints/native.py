@@ -37,7 +37,7 @@ from pconv_deploy.network.architectures import Network, build_network
 
 CHECKPOINT_FORMAT = 1
 _PREFIX = "pconv_deploy."
-# By whether the network wants floating point (weights) or whole numbers (counters).
+# Accepted types, by whether the network needs floating point (weights) or integers (counters).
 _STORED_AS = {
     True: {torch.float16, torch.bfloat16, torch.float32, torch.float64},
     False: {torch.int32, torch.int64},

@@ -3,7 +3,7 @@
 `PartialConv2d` is the layer as the paper writes it: what the translation from PyTorch emits.
 `Renormalise` is what is left of it beside an ordinary convolution once its masks are collapsed.
 A runtime that knows a node may compute it in its own way, all others inline the body. Operator
-set 18: what torch's exporter speaks natively and every runtime reads.
+set 18: torch's exporter emits it without conversion, and every runtime reads it.
 """
 
 from collections.abc import Sequence

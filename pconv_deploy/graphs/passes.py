@@ -74,7 +74,7 @@ def run_passes(graph: ir.Model, passes: Iterable[GraphPass]) -> Iterator[Step]:
         step = Step(one.name, tuple(one.apply(graph)))
         RemoveUnusedNodesPass()(graph)
         NameFixPass()(graph)  # new values may be called as weights or inputs are
-        ShapeInferencePass()(graph)  # the next pass wants to know channels
+        ShapeInferencePass()(graph)  # the next pass needs the numbers of channels
         complaint = _undefined_value(graph) or _unkept(one, step, graph)
         if _signature(graph) != signature:
             complaint = "it changed the graph's inputs or outputs"
