@@ -61,7 +61,7 @@ class RefitRequest:
 
 
 def require_refittable(request: RefitRequest) -> Manifest:
-    """Refuse what cannot come to a good end, before anything slow; else tell of the engine.
+    """Check everything possible before any slow step; return the manifest.
 
     Raises:
         EngineError: no engine, changed, of another backend or another machine, or its weights

@@ -126,7 +126,7 @@ def bench(
     """
     options = options or BenchOptions()
     if not engines or len({path.resolve() for path in engines}) < len(engines):
-        raise UsageError("found an engine twice, or none; needed one or more, each once")
+        raise UsageError("pass at least one engine, each only once")
     with contextlib.ExitStack() as stack:
         opened = {
             path: stack.enter_context(Inpainter.load(path, threads=options.threads))

@@ -17,30 +17,37 @@ if TYPE_CHECKING:
 
 def bench(
     engines: Annotated[
-        list[Path], typer.Argument(help="Engine folders of `pconv-deploy build-engine`.")
+        list[Path], typer.Argument(help="Engine folders, made by `pconv-deploy build-engine`.")
     ],
     against: Annotated[
         Path | None,
-        typer.Option(help="Checkpoint to run in PyTorch beside them, literal and collapsed."),
+        typer.Option(
+            help="Checkpoint to time in PyTorch as well: literal and with collapsed masks."
+        ),
     ] = None,
     photo: Annotated[
-        Path | None, typer.Option(help="Picture to fill. Default: one that comes with us.")
+        Path | None, typer.Option(help="Image to fill. Default: a bundled photo.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=1024, help="Images a batch.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Images per batch.")] = 1,
     size: Annotated[
         str | None,
-        typer.Option(help="Height x width. Default: an engine's own, or 512.", metavar="HxW"),
+        typer.Option(
+            help="Image height x width. Default: the engine's fixed size, or 512.", metavar="HxW"
+        ),
     ] = None,
     rounds: Annotated[
-        int, typer.Option(min=3, help="Each contender runs once in every round.")
+        int, typer.Option(min=3, help="Timed rounds; each contender runs once per round.")
     ] = 15,
-    warm_up: Annotated[int, typer.Option(min=0, help="Rounds before those that count.")] = 2,
+    warm_up: Annotated[int, typer.Option(min=0, help="Untimed rounds before the timed ones.")] = 2,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of each on the CPU. Default: its own choice.")
+        int | None,
+        typer.Option(min=1, help="CPU threads of each contender. Default: the runtime's choice."),
     ] = None,
     memory: Annotated[
         bool,
-        typer.Option("--memory", help="Run each alone too, for its process's peak memory."),
+        typer.Option(
+            "--memory", help="Also run each contender in its own process to measure peak memory."
+        ),
     ] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of tables.")

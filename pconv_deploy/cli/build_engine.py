@@ -26,17 +26,14 @@ if TYPE_CHECKING:
 def build_engine(
     source: Annotated[
         Path,
-        typer.Argument(
-            help="Checkpoint, as `pconv-deploy export` takes them; its ONNX file; or an engine "
-            "folder, which is built again."
-        ),
+        typer.Argument(help="Checkpoint, exported ONNX file, or engine folder to rebuild."),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="Engine folder to create. Default, for an engine: replace it.",
+            help="Engine folder to create. Default for an engine folder: replace it.",
         ),
     ] = None,
     backend: Annotated[
@@ -57,13 +54,14 @@ def build_engine(
     size: Annotated[
         str | None,
         typer.Option(
-            help="Of a checkpoint: fix height x width, such as 512 or 512x768. Default: any size.",
+            help="Checkpoint only: fixed height x width, such as 512 or 512x768. Default: "
+            "any size.",
             metavar="HxW",
         ),
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Of a checkpoint: fix the batch. Default: any batch."),
+        typer.Option(min=1, max=1024, help="Checkpoint only: fixed batch size. Default: any."),
     ] = None,
     level: Annotated[
         int | None,
@@ -71,52 +69,64 @@ def build_engine(
             "-O",
             min=0,
             max=2,
-            help="Of a checkpoint: how far to rewrite, as in export. Default: 2.",
+            help="Checkpoint only: rewrite level, as in `export`. Default: 2.",
         ),
     ] = None,
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Of a checkpoint: a rewrite to leave out, as in export."),
+        typer.Option(
+            metavar="NAME", help="Checkpoint only: rewrite to skip, as in `export`. Repeatable."
+        ),
     ] = None,
     weights_key: Annotated[
-        str | None, typer.Option(help=f"Of a checkpoint: {WEIGHTS_KEY_HELP}", metavar="KEY")
+        str | None,
+        typer.Option(
+            help=f"Checkpoint only: {WEIGHTS_KEY_HELP[0].lower()}{WEIGHTS_KEY_HELP[1:]}",
+            metavar="KEY",
+        ),
     ] = None,
     tensor_level: Annotated[
         bool,
         typer.Option(
-            "--tensor-level", help="Of a checkpoint: an engine of float tensors, not of images."
+            "--tensor-level",
+            help="Checkpoint only: build an engine of float tensors instead of uint8 images.",
         ),
     ] = False,
     keep_graph: Annotated[
         Path | None,
-        typer.Option(help="Of a checkpoint: ONNX file to write as well.", metavar="FILE"),
+        typer.Option(help="Checkpoint only: also write the ONNX file here.", metavar="FILE"),
     ] = None,
     calibration_photos: Annotated[
         Path | None,
-        typer.Option(help="For int8: folder of photos like those it will fill; twelve or more."),
+        typer.Option(help="Folder of at least 12 representative photos; required for int8."),
     ] = None,
     calibration_holes: Annotated[
         Path | None,
-        typer.Option(help="Folder of hole masks. Default: holes are drawn."),
+        typer.Option(help="Folder of hole masks for calibration. Default: random holes."),
     ] = None,
     mask_convention: MaskConvention = Convention.HOLE_WHITE,
     mask_threshold: MaskThreshold = None,
     tune: Annotated[
         bool,
-        typer.Option("--tune", help="Measure which equal form of the graph is fastest here."),
+        typer.Option(
+            "--tune", help="Measure which equivalent form of the graph is fastest on this machine."
+        ),
     ] = False,
     tune_size: Annotated[
         str | None,
-        typer.Option(help="Height x width to be fast at. Default: 512.", metavar="HxW"),
+        typer.Option(help="Height x width to tune for. Default: 512.", metavar="HxW"),
     ] = None,
     tune_batch: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Batch to be fast at. Default: 1.")
+        int | None, typer.Option(min=1, max=1024, help="Batch size to tune for. Default: 1.")
     ] = None,
     tune_threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads that will be used.")
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="CPU threads to tune for. Default: the runtime's choice."
+        ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
+        bool, typer.Option("--overwrite", help="Replace the engine folder if it exists.")
     ] = False,
     min_shapes: trt.MinShapes = None,
     opt_shapes: trt.OptShapes = None,

@@ -13,7 +13,8 @@ from pconv_deploy.errors import needs
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help=CHECKPOINT_HELP)],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Checkpoint of ours to write (*.safetensors).")
+        Path,
+        typer.Option("--output", "-o", help="Checkpoint to write in our format (*.safetensors)."),
     ],
     weights_key: Annotated[str | None, typer.Option(help=WEIGHTS_KEY_HELP, metavar="KEY")] = None,
     overwrite: Annotated[

@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
 
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for everything it makes.")
-    ] = Path("demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("demo"),
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Yours. Default: a small one that comes with us.")
+        Path | None, typer.Option(help="Checkpoint to use. Default: the bundled small network.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=3, help="Of the speed comparison.")] = 11,
+    rounds: Annotated[int, typer.Option(min=3, help="Timed rounds of the speed comparison.")] = 11,
 ) -> None:
     """Go the whole way once: export, build, fill holes in photos, measure, report."""
     with needs("pconv-deploy[demo]"):

@@ -32,8 +32,8 @@ def evaluate(
     methods: Annotated[
         list[str],
         typer.Argument(
-            help="Each a checkpoint, an engine folder, or mean, telea, navier-stokes, patchmatch, "
-            "biharmonic; LABEL=METHOD to name it in the table.",
+            help="Checkpoint, engine folder, or one of mean, telea, navier-stokes, "
+            "patchmatch, biharmonic. LABEL=METHOD sets its name in the table.",
             metavar="METHOD",
         ),
     ],
@@ -42,39 +42,39 @@ def evaluate(
         typer.Option(
             "--images",
             "--photos",
-            help="Pictures without holes: a file, or a folder with subfolders.",
+            help="Image file without holes, or folder (searched recursively).",
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for tables, pictures and scores.")
+        Path, typer.Option("--output", "-o", help="Output folder for tables, pictures and scores.")
     ],
     masks: Annotated[
         Path | None,
         typer.Option(
             "--masks",
             "--holes",
-            help="Folder of hole masks. Default: holes are drawn, 12 for each picture.",
+            help="Folder of hole masks. Default: 12 random holes per image.",
         ),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(
-            help="Height x width for pictures (scaled, middle cut out) and masks (stretched). "
-            "Default: each picture is brought to its mask's size.",
+            help="Height x width: images are scaled and centre-cropped, masks are stretched."
+            " Default: the size of each mask.",
             metavar="HxW",
         ),
     ] = None,
     per_class: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Pairs for each of the 12 classes of holes. Default: every mask once."
+            min=1, help="Image-mask pairs per hole class (12 classes). Default: every mask once."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the pairing and of drawn holes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of pairing and random holes.")] = 0,
     mask_convention: MaskConvention = Convention.HOLE_WHITE,
     mask_threshold: MaskThreshold = None,
     vgg16: Annotated[
-        Path | None, typer.Option(help="torchvision's vgg16-397923af.pth: adds LPIPS.")
+        Path | None, typer.Option(help="torchvision's vgg16-397923af.pth; enables LPIPS.")
     ] = None,
     lpips_heads: Annotated[
         Path | None,
@@ -83,28 +83,38 @@ def evaluate(
     inception: Annotated[
         Path | None,
         typer.Option(
-            help="pytorch-fid's Inception weights, named in docs/evaluation.md: adds FID and the "
+            help="pytorch-fid's Inception weights (see docs/evaluation.md); enables FID and "
             "Inception score."
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, max=256, help="Processes; with several, of one thread each.")
+        int,
+        typer.Option(
+            min=1, max=256, help="Worker processes; if more than one, each uses one thread."
+        ),
     ] = 1,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Of one worker. Default: the methods' own choice."),
+        typer.Option(
+            min=1, max=1024, help="CPU threads of a single worker. Default: each method's choice."
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep scores that exist, do the rest.")
+        bool, typer.Option("--resume", help="Keep existing scores and compute the rest.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an evaluation that exists.")
+        bool, typer.Option("--overwrite", help="Replace an existing evaluation.")
     ] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of the table.")
     ] = False,
     max_megapixels: Annotated[
-        float, typer.Option(min=0.001, max=178, help="Larger pictures are refused undecoded.")
+        float,
+        typer.Option(
+            min=0.001,
+            max=178,
+            help="Maximum image size in megapixels; larger images are refused before decoding.",
+        ),
     ] = 8.4,
 ) -> None:
     """Compare checkpoints, engines and classical methods on holes of the paper's classes.

@@ -32,49 +32,56 @@ def export(
         str | None,
         typer.Option(
             metavar="PACKAGE.MODULE:FACTORY",
-            help="In place of a checkpoint: a callable that returns your own torch.nn.Module. "
+            help="Instead of a checkpoint: callable that returns your torch.nn.Module. "
             "Importing it runs its code.",
         ),
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="Its state dict: *.safetensors, or *.pth. Default: as it is made."),
+        typer.Option(
+            help="State dict for --module: *.safetensors or *.pth. Default: its initial weights."
+        ),
     ] = None,
     weights_key: Annotated[str | None, typer.Option(help=WEIGHTS_KEY_HELP, metavar="KEY")] = None,
     normalisation: Annotated[
         Normalised | None,
-        typer.Option(help="Its images: unit is 0..1, half is -1..1. Default: half."),
+        typer.Option(help="Input range of --module: unit is 0..1, half is -1..1. Default: half."),
     ] = None,
     mean: Annotated[
-        str | None, typer.Option(help="Or their mean, of RGB in 0..1.", metavar="R,G,B")
+        str | None,
+        typer.Option(
+            help="Mean of its RGB input in 0..1, instead of --normalisation.", metavar="R,G,B"
+        ),
     ] = None,
     std: Annotated[
-        str | None, typer.Option(help="And their standard deviation.", metavar="R,G,B")
+        str | None,
+        typer.Option(help="Standard deviation of its RGB input, with --mean.", metavar="R,G,B"),
     ] = None,
     size_multiple: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1024, help="Sides it takes are multiples of this. Default: found by trial."
+            min=1, max=1024, help="Required multiple of height and width. Default: found by trial."
         ),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(
-            help="Fix height x width, such as 512 or 512x768. Default: any size.", metavar="HxW"
+            help="Fixed height x width, such as 512 or 512x768. Default: any size.", metavar="HxW"
         ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Fix the batch. Default: any batch.")
+        int | None, typer.Option(min=1, max=1024, help="Fixed batch size. Default: any.")
     ] = None,
     tensor_level: Annotated[
         bool,
         typer.Option(
-            "--tensor-level", help="Float NCHW in and out, instead of uint8 images composited."
+            "--tensor-level",
+            help="Export float NCHW tensors in and out, instead of composited uint8 images.",
         ),
     ] = False,
     precision: Annotated[
         Literal["fp32", "fp16", "bf16"],
-        typer.Option(help="Of features and weights; masks stay in fp32."),
+        typer.Option(help="Precision of features and weights; masks stay in fp32."),
     ] = "fp32",
     level: Annotated[
         int,
@@ -82,27 +89,31 @@ def export(
             "-O",
             min=0,
             max=2,
-            help="How far to rewrite: 0 not at all, 1 masks and norms, 2 fewer multiply-adds.",
+            help="Rewrite level: 0 none, 1 masks and norms, 2 fewer multiply-adds as well.",
         ),
     ] = 2,
     without: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Leave a rewrite out, by its name in --explain; of several, repeat it or write "
-            "commas between.",
+            help="Skip a rewrite, by its name in --explain. Repeatable, or comma-separated.",
         ),
     ] = None,
     inline: Annotated[
         bool,
         typer.Option(
             "--inline",
-            help="Write the graph without model-local functions, for tools that do not support "
-            "them, such as OpenVINO's own and OpenCV.",
+            help="Inline model-local functions, for tools that do not support them, such as "
+            "OpenVINO and OpenCV.",
         ),
     ] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show what each rewrite did, refused and cost.")
+        bool,
+        typer.Option(
+            "--explain",
+            help="Show for each rewrite where it applied, where it did not and why, the work"
+            " and the error.",
+        ),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the ONNX file if it exists.")

@@ -41,35 +41,36 @@ class Format(StrEnum):
 
 
 def infer(
-    engine: Annotated[Path, typer.Argument(help="Engine folder of `pconv-deploy build-engine`.")],
-    images: Annotated[Path, typer.Argument(help="Image file, or folder with subfolders.")],
+    engine: Annotated[
+        Path, typer.Argument(help="Engine folder, made by `pconv-deploy build-engine`.")
+    ],
+    images: Annotated[Path, typer.Argument(help="Image file, or folder (searched recursively).")],
     masks: Annotated[
         Path,
         typer.Argument(
-            help="Mask file for all images; or folder of masks, that of a/b.jpg being a/b.*, "
-            "a/b.jpg.* or a/b_mask*.*; docs/files.md."
+            help="Hole mask for all images, or folder of masks: a/b.jpg belongs to a/b.*, "
+            "a/b.jpg.* or a/b_mask*.*; see docs/files.md."
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder; or a file, for a single image.")
+        Path,
+        typer.Option("--output", "-o", help="Output folder, or output file for a single image."),
     ],
     exclude: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PATTERN",
-            help="Leave out images and masks whose name or path matches, such as '*.heic' or "
-            "'masks/*.jpg'. May be repeated.",
+            help="Exclude images and masks whose name or path matches, such as '*.heic' or "
+            "'masks/*.jpg'. Repeatable.",
         ),
     ] = None,
-    batch: Annotated[
-        int, typer.Option(min=1, max=1024, help="Images decoded and filled together.")
-    ] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Images per batch.")] = 1,
     at_once: Annotated[
         int,
         typer.Option(
             min=1,
             max=64,
-            help="Batches in the engine at the same time: more throughput, as much more memory.",
+            help="Batches that run at the same time: more throughput, proportionally more memory.",
         ),
     ] = 1,
     image_format: Annotated[
@@ -77,48 +78,48 @@ def infer(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="File format of outputs in a folder: png, jpg, webp, tif, or same as each image. "
-            "jpg changes known pixels too. Default: png.",
+            help="Output format in a folder: png, jpg, webp, tif, or same as the image. jpg "
+            "changes known pixels as well. Default: png.",
         ),
     ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG outputs.")] = 95,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality.")] = 95,
     mask_convention: MaskConvention = Convention.HOLE_WHITE,
     mask_threshold: MaskThreshold = None,
     masks_as_stored: Annotated[
         bool,
         typer.Option(
             "--masks-as-stored",
-            help="Masks were drawn over the pixels as stored, not turned by EXIF orientation.",
+            help="Masks match the stored pixels, without EXIF orientation applied.",
         ),
     ] = False,
     dilate: Annotated[
-        int, typer.Option(min=0, max=200, help="Grow every hole by so many pixels.")
+        int, typer.Option(min=0, max=200, help="Grow every hole by this many pixels.")
     ] = 0,
     fit_masks: Annotated[
         bool, typer.Option("--fit-masks", help="Scale masks to their images.")
     ] = False,
     opaque: Annotated[
-        bool, typer.Option("--opaque", help="Make filled pixels opaque. Default: alpha stays.")
+        bool, typer.Option("--opaque", help="Make filled pixels opaque. Default: keep alpha.")
     ] = False,
     convert_cmyk: Annotated[
         bool,
         typer.Option(
             "--convert-cmyk",
-            help="Convert CMYK images to sRGB, by their colour profile, instead of refusing them.",
+            help="Convert CMYK images to sRGB by their colour profile instead of refusing them.",
         ),
     ] = False,
     convert_16_bit: Annotated[
         bool,
         typer.Option(
             "--convert-16-bit",
-            help="Read 8 of the 16 bits of 16-bit colour images instead of refusing them.",
+            help="Reduce 16-bit colour images to 8 bits instead of refusing them.",
         ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep outputs that exist, do the rest.")
+        bool, typer.Option("--resume", help="Keep existing outputs and process the rest.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace outputs that exist.")
+        bool, typer.Option("--overwrite", help="Replace existing outputs.")
     ] = False,
     threads: Annotated[
         int | None,
@@ -133,7 +134,8 @@ def infer(
         typer.Option(
             min=0.001,
             max=178,
-            help="Larger images are refused before decoding; 1 takes about 1.1 GiB.",
+            help="Maximum image size in megapixels; larger images are refused before "
+            "decoding. 1 megapixel takes about 1.1 GiB.",
         ),
     ] = 8.4,
 ) -> None:

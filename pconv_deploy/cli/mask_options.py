@@ -21,7 +21,7 @@ MaskConvention = Annotated[
     Convention,
     typer.Option(
         "--mask-convention",
-        metavar="WHICH",
+        metavar="CONVENTION",
         help="Which mask pixels are the hole: white ones (hole-white), black ones (hole-black) or "
         "transparent ones (alpha); grey ones are hole under both of the first.",
     ),

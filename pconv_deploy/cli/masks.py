@@ -47,37 +47,40 @@ def _group() -> None:
 
 @masks.command(cls=PlainCommand)
 def make(
-    folder: Annotated[Path | None, typer.Argument(help="Folder to make.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Output folder.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The same folder, as an option.")
+        Path | None, typer.Option("--output", "-o", help="Output folder, as an option.")
     ] = None,
     count: Annotated[
         int,
         typer.Option(
-            "--count", "--per-class", "-n", min=1, help="Masks of each of the 12 classes."
+            "--count", "--per-class", "-n", min=1, help="Masks per hole class (12 classes)."
         ),
     ] = 10,
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height x width.")] = "512",
+    size: Annotated[str, typer.Option(metavar="HxW", help="Mask height x width.")] = "512",
     video: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="PATH",
-            help="Video file or folder of frames: holes are what moves in it. May be repeated.",
+            help="Video file or folder of frames; moving regions become holes. Repeatable.",
         ),
     ] = None,
-    flow: Annotated[Flow, typer.Option(help="How motion is found.")] = Flow.DIS,
+    flow: Annotated[Flow, typer.Option(help="Method of motion estimation.")] = Flow.DIS,
     frame_step: Annotated[
-        int, typer.Option(min=1, max=1000, help="Compare frames so far apart; 1: consecutive.")
+        int,
+        typer.Option(min=1, max=1000, help="Distance between compared frames; 1 is consecutive."),
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same masks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Processes. Default: all cores.")
+        int | None, typer.Option(min=1, max=256, help="Worker processes. Default: all cores.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Statistics as a picture. Default: OUTPUT.png.")
+        Path | None, typer.Option(help="Plot of the statistics to write. Default: OUTPUT.png.")
     ] = None,
-    no_plot: Annotated[bool, typer.Option("--no-plot", help="Make none.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier set.")] = False,
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="Do not write the plot.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing set.")
+    ] = False,
 ) -> None:
     """Make irregular holes: 6 classes of area, with and without holes near the border.
 
@@ -131,7 +134,7 @@ def _plot_path(output: Path, plot: Path | None, *, overwrite: bool) -> Path:
 
 @masks.command(cls=PlainCommand)
 def check(
-    folder: Annotated[Path, typer.Argument(help="Masks, also in subfolders.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of masks (searched recursively).")],
     mask_convention: MaskConvention = Convention.HOLE_WHITE,
     mask_threshold: MaskThreshold = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -15,11 +15,11 @@ def refit(
         Path, typer.Argument(help="TensorRT engine built with --refit or --strip-weights.")
     ],
     checkpoint: Annotated[
-        Path, typer.Argument(help="Checkpoint of the same network, or its exported *.onnx.")
+        Path, typer.Argument(help="Checkpoint of the same network, or its exported ONNX file.")
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Engine folder to create. Default: ENGINE itself."),
+        typer.Option("--output", "-o", help="Engine folder to create. Default: replace ENGINE."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the folder if it exists.")

@@ -19,21 +19,22 @@ def serve(
         list[str],
         typer.Argument(
             metavar="[NAME=]ENGINE...",
-            help="Engine folders of `pconv-deploy build-engine`, and the names they are served by. "
-            "Default: the folder's name without its suffix.",
+            help="Engine folders, optionally with the name to serve each under. Default "
+            "name: the folder's name without its suffix.",
         ),
     ],
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 is all of this machine's.")
+        str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free port.")
+    ] = 8000,
     max_batch_size: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=1024,
-            help="Images of one padded size in one run of an engine. Default: 1 on a CPU, 8 on a "
-            "GPU.",
+            help="Maximum images per run of an engine. Default: 1 on a CPU, 8 on a GPU.",
         ),
     ] = None,
     max_queue_delay_us: Annotated[
@@ -41,36 +42,42 @@ def serve(
         typer.Option(
             min=0,
             max=10_000_000,
-            help="Microseconds an image waits for others of its size. Default: 0 on a CPU, 2000 "
-            "on a GPU.",
+            help="Microseconds an image may wait for others of its size. Default: 0 on a "
+            "CPU, 2000 on a GPU.",
         ),
     ] = None,
     max_queue: Annotated[
         int,
         typer.Option(
-            min=1, max=100_000, help="Requests that may wait for each engine; others get a 503."
+            min=1,
+            max=100_000,
+            help="Maximum waiting requests per engine; further ones are answered 503.",
         ),
     ] = 64,
     instances: Annotated[
         int,
-        typer.Option(min=1, max=64, help="Runs of each engine at the same time."),
+        typer.Option(min=1, max=64, help="Concurrent runs per engine."),
     ] = 1,
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1024, help="CPU threads of one run. Default: all cores / --instances."
+            min=1, max=1024, help="CPU threads per run. Default: all cores / --instances."
         ),
     ] = None,
     max_megapixels: Annotated[
         float,
-        typer.Option(min=0.001, max=178, help="Larger pictures are refused before decoding."),
+        typer.Option(
+            min=0.001,
+            max=178,
+            help="Maximum image size in megapixels; larger images are refused before decoding.",
+        ),
     ] = 8.4,
     max_body_mib: Annotated[
-        int, typer.Option(min=1, max=1024, help="Longer requests are refused.")
+        int, typer.Option(min=1, max=1024, help="Maximum size of a request body in MiB.")
     ] = 64,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help="File of keys, one a line: requests must send one of them."),
+        typer.Option(help="File with one API key per line; requests must send one of them."),
     ] = None,
 ) -> None:
     """Serve engines over HTTP, with a page to paint holes on.

@@ -43,17 +43,20 @@ MinShapes = Annotated[
     _option(
         "--min-shapes",
         metavar="BxHxW",
-        help="Least batch x height x width of a profile. Repeat the three for more profiles. "
-        "Default: the best; without any of the three, a ladder of batches and sizes.",
+        help="Smallest shape of a profile, batch x height x width. Repeat all three "
+        "options for more profiles. Default: --opt-shapes; without any of the "
+        "three, a ladder of batches and sizes.",
     ),
 ]
 OptShapes = Annotated[
     list[str] | None,
-    _option("--opt-shapes", metavar="BxHxW", help="What it is to be tuned for."),
+    _option("--opt-shapes", metavar="BxHxW", help="Shape to optimise a profile for."),
 ]
 MaxShapes = Annotated[
     list[str] | None,
-    _option("--max-shapes", metavar="BxHxW", help="Its largest. Default: the best."),
+    _option(
+        "--max-shapes", metavar="BxHxW", help="Largest shape of a profile. Default: --opt-shapes."
+    ),
 ]
 Workspace = Annotated[
     int | None,
@@ -61,7 +64,7 @@ Workspace = Annotated[
         "--workspace",
         metavar="MIB",
         parser=_from_to(1, 1 << 20),
-        help="Memory a kernel may take.",
+        help="Maximum workspace in MiB. Default: all GPU memory.",
     ),
 ]
 TimingCacheFile = Annotated[
@@ -69,7 +72,7 @@ TimingCacheFile = Annotated[
     _option(
         "--timing-cache-file",
         metavar="FILE",
-        help="What was measured is read from here and added to it; processes may share it.",
+        help="Timing cache: read at start, updated at the end; safe to share between processes.",
     ),
 ]
 OptimizationLevel = Annotated[
@@ -78,43 +81,48 @@ OptimizationLevel = Annotated[
         "--builder-optimization-level",
         metavar="0-5",
         parser=_from_to(0, 5),
-        help="0 builds fastest, 5 searches longest.",
+        help="Builder effort: 0 builds fastest, 5 searches longest. Default: TensorRT's.",
     ),
 ]
 HardwareCompatibility = Annotated[
     Literal["none", "ampere+", "same-compute-capability"] | None,
     _option(
         "--hardware-compatibility-level",
-        metavar="WHICH",
-        help="Other GPUs that may open the engine: none, ampere+ or same-compute-capability.",
+        metavar="LEVEL",
+        help="Other GPUs that may open the engine: none, ampere+ or same-compute-capability. "
+        "Default: none.",
     ),
 ]
 VersionCompatible = Annotated[
     bool,
     _option(
         "--version-compatible",
-        help="Later releases of the same major version may open the engine.",
+        help="Allow later releases of the same major version to open the engine.",
     ),
 ]
-Refit = Annotated[bool, _option("--refit", help="Its weights can be replaced.")]
-StripWeights = Annotated[bool, _option("--strip-weights", help="Leave the weights out.")]
+Refit = Annotated[
+    bool, _option("--refit", help="Allow weights to be replaced by `pconv-deploy refit`.")
+]
+StripWeights = Annotated[
+    bool, _option("--strip-weights", help="Build without weights; `pconv-deploy refit` adds them.")
+]
 Tf32 = Annotated[
-    bool, _option("--tf32", help="fp32 convolutions may round their inputs to 10 bits.")
+    bool, _option("--tf32", help="Allow fp32 convolutions to use TF32 (10-bit mantissa).")
 ]
 Sparsity = Annotated[
     Literal["disable", "enable"] | None,
     _option(
         "--sparsity",
-        metavar="WHETHER",
-        help="enable: weights that happen to be sparse 2:4 are computed as such.",
+        metavar="MODE",
+        help="Use 2:4 structured sparsity where weights have it: enable or disable (default).",
     ),
 ]
 ProfilingVerbosity = Annotated[
     Literal["none", "layer-names", "detailed"] | None,
     _option(
         "--profiling-verbosity",
-        metavar="HOW",
-        help="What the engine tells of its layers: none, layer-names or detailed, the default.",
+        metavar="LEVEL",
+        help="Layer information in the engine: none, layer-names or detailed. Default: detailed.",
     ),
 ]
 MaxAuxStreams = Annotated[
@@ -123,7 +131,7 @@ MaxAuxStreams = Annotated[
         "--max-aux-streams",
         metavar="0-64",
         parser=_from_to(0, 64),
-        help="Streams beside the caller's. Default: TensorRT's choice.",
+        help="Maximum auxiliary streams. Default: TensorRT's choice.",
     ),
 ]
 ComputeCapabilities = Annotated[
@@ -132,8 +140,8 @@ ComputeCapabilities = Annotated[
         "--compute-capabilities",
         metavar="X.Y",
         parser=_capabilities,
-        help="tensorrt-rtx: a GPU to compile for, such as 8.9; repeat it for more. "
-        "Default: 8.0, 8.6, 8.9, 12.0 and later.",
+        help="tensorrt-rtx only: compute capability to compile for, such as 8.9. "
+        "Repeatable. Default: 8.0, 8.6, 8.9, 12.0 and later.",
     ),
 ]
 

@@ -29,9 +29,9 @@ _SHOWN = ("loss", "hole", "pictures/s", "validation hole L1 (%)", "unreadable pi
 
 
 def train(
-    run: Annotated[Path | None, typer.Argument(help="Folder of the run.")] = None,
+    run: Annotated[Path | None, typer.Argument(help="Output folder of the run.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The same folder, as an option.")
+        Path | None, typer.Option("--output", "-o", help="Output folder, as an option.")
     ] = None,
     config: Annotated[
         str | None,
@@ -44,12 +44,12 @@ def train(
     photos: Annotated[
         str | None,
         typer.Option(
-            "--photos", "--images", help="Folder of pictures, or pattern of WebDataset shards."
+            "--photos", "--images", help="Folder of images, or pattern of WebDataset shards."
         ),
     ] = None,
     masks: Annotated[
         Path | None,
-        typer.Option("--masks", "--holes", help="Folder of hole masks. Default: holes are drawn."),
+        typer.Option("--masks", "--holes", help="Folder of hole masks. Default: random holes."),
     ] = None,
     vgg16: Annotated[
         Path | None, typer.Option(help="torchvision's VGG-16 weights, vgg16-397923af.pth.")
@@ -61,10 +61,10 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")
+        bool, typer.Option("--resume", help="Continue from the last checkpoint of the run.")
     ] = False,
     any_ranks: Annotated[
-        bool, typer.Option("--any-ranks", help="Resume with another number of processes.")
+        bool, typer.Option("--any-ranks", help="Allow resuming with another number of processes.")
     ] = False,
 ) -> None:
     """Train a network; its checkpoint goes through `pconv-deploy export` as it is.

@@ -11,36 +11,42 @@ from pconv_deploy.errors import needs
 
 
 def triton_repo(
-    engine: Annotated[Path, typer.Argument(help="Engine folder of `pconv-deploy build-engine`.")],
+    engine: Annotated[
+        Path, typer.Argument(help="Engine folder, made by `pconv-deploy build-engine`.")
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Model repository; other models there stay.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="Model repository folder; other models in it are kept."
+        ),
     ],
     name: Annotated[
-        str | None, typer.Option(help="Of the model. Default: the engine's, without suffix.")
+        str | None,
+        typer.Option(help="Model name. Default: the engine folder's name without its suffix."),
     ] = None,
     max_batch_size: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=1024,
-            help="Images that Triton may join. Default: what every profile takes; 4 without.",
+            help="Maximum batch size. Default: what every profile takes, or 4 without profiles.",
         ),
     ] = None,
     max_queue_delay: Annotated[
         int | None,
         typer.Option(
-            min=0, max=10_000_000, help="Microseconds a request waits for others. Default: 0."
+            min=0, max=10_000_000, help="Microseconds a request may wait for others. Default: 0."
         ),
     ] = None,
     instances: Annotated[
-        int, typer.Option(min=1, max=64, help="That run at once, on each GPU or on the CPU.")
+        int, typer.Option(min=1, max=64, help="Model instances per GPU, or on the CPU.")
     ] = 1,
     gpus: Annotated[
-        str | None, typer.Option(metavar="N,N", help="GPUs to run on. Default: all there are.")
+        str | None, typer.Option(metavar="N,N", help="GPUs to use. Default: all.")
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Of each instance on the CPU. Default: all cores."),
+        typer.Option(min=1, max=1024, help="CPU threads per instance. Default: all cores."),
     ] = None,
     profiles: Annotated[
         str | None, typer.Option(metavar="N,N", help="TensorRT profiles to serve. Default: all.")

@@ -55,34 +55,38 @@ class Dtype(StrEnum):
 
 def verify(
     a: Annotated[Path, typer.Argument(help="Checkpoint, exported ONNX file or engine folder.")],
-    b: Annotated[Path, typer.Argument(help="Another of them, compared with A.")],
+    b: Annotated[
+        Path,
+        typer.Argument(help="The one to compare with A: checkpoint, ONNX file or engine folder."),
+    ],
     photos: Annotated[
         Path | None,
         typer.Option(
             "--photos",
             "--images",
-            help="Fill these: a file, or a folder with subfolders. Default: patterns.",
+            help="Image file or folder (searched recursively) to fill. Default: synthetic "
+            "patterns.",
         ),
     ] = None,
     holes: Annotated[
         Path | None,
-        typer.Option("--holes", "--masks", help="Folder of hole masks. Default: holes are drawn."),
+        typer.Option("--holes", "--masks", help="Folder of hole masks. Default: random holes."),
     ] = None,
     mask_convention: MaskConvention = Convention.HOLE_WHITE,
     mask_threshold: MaskThreshold = None,
     size: Annotated[
         str | None,
         typer.Option(
-            help="Height x width of what is filled: photos are scaled and cut, masks stretched. "
-            "Default: the fixed size, or the smallest possible from 256 on.",
+            help="Height x width: photos are scaled and cropped, masks are stretched. "
+            "Default: the fixed size, or the smallest possible from 256.",
             metavar="HxW",
         ),
     ] = None,
     count: Annotated[
-        int, typer.Option(min=1, max=1000, help="Holes of each of the six classes of areas.")
+        int, typer.Option(min=1, max=1000, help="Holes per class of hole area (6 classes).")
     ] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn and chosen.")] = 0,
-    dtype: Annotated[Dtype, typer.Option(help="Precision a checkpoint is computed in.")] = (
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    dtype: Annotated[Dtype, typer.Option(help="Precision in which a checkpoint is computed.")] = (
         Dtype.FP64
     ),
     weights_key: Annotated[str | None, typer.Option(help=WEIGHTS_KEY_HELP, metavar="KEY")] = None,
@@ -91,23 +95,28 @@ def verify(
         typer.Option(
             min=0,
             max=1,
-            help="Relative error allowed. Default: that of the lower of both precisions.",
+            help="Allowed relative error. Default: that of the lower precision of the two.",
         ),
     ] = None,
     picture: Annotated[
         Path | None,
         typer.Option(
-            help="Picture file to write: the case that differs most, with a map of the difference."
+            help="Image file to write: the case with the largest difference, and a difference map."
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the picture if it exists.")
+        bool, typer.Option("--overwrite", help="Replace the image file if it exists.")
     ] = False,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of the table.")
     ] = False,
     max_megapixels: Annotated[
-        float, typer.Option(min=0.001, max=178, help="Larger photos, masks and sizes are refused.")
+        float,
+        typer.Option(
+            min=0.001,
+            max=178,
+            help="Maximum image size in megapixels; larger photos, masks and sizes are refused.",
+        ),
     ] = 8.4,
 ) -> None:
     """Compare any two of checkpoint, exported graph and engine, by classes of holes.

@@ -62,17 +62,17 @@ function view(viewer) {
 
   let drag = null;
   stage.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
+    if (drag || event.button !== 0) return;
     const box = stage.getBoundingClientRect();
     const at = box.left + (box.width * slider.value) / 100;
-    drag = { pans: zoom > 1 && Math.abs(event.clientX - at) > GRIP, x: event.clientX, y: event.clientY };
+    drag = { pans: zoom > 1 && Math.abs(event.clientX - at) > GRIP, x: event.clientX, y: event.clientY, id: event.pointerId };
     stage.setPointerCapture(event.pointerId);
     stage.classList.add("moving");
     // A finger may be about to scroll the page.
     if (!drag.pans && event.pointerType !== "touch") divide((100 * (event.clientX - box.left)) / box.width);
   });
   stage.addEventListener("pointermove", (event) => {
-    if (!drag) return;
+    if (event.pointerId !== drag?.id) return;
     const box = stage.getBoundingClientRect();
     if (drag.pans) move((event.clientX - drag.x) / box.width, (event.clientY - drag.y) / box.height);
     else divide((100 * (event.clientX - box.left)) / box.width);
@@ -80,7 +80,8 @@ function view(viewer) {
     drag.y = event.clientY;
   });
   for (const end of ["pointerup", "pointercancel"]) {
-    stage.addEventListener(end, () => {
+    stage.addEventListener(end, (event) => {
+      if (event.pointerId !== drag?.id) return;
       drag = null;
       stage.classList.remove("moving");
     });

@@ -93,10 +93,10 @@ def _previous(folder: Path) -> Settings | None:
         return None
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder; choose another --output")
-    strangers = sorted(p.name for p in folder.iterdir() if not _is_ours(p.name))
-    if strangers:
+    unexpected = sorted(p.name for p in folder.iterdir() if not _is_ours(p.name))
+    if unexpected:
         raise UsageError(
-            f"{folder} holds {strangers[0]}, which is no part of an evaluation; choose another "
+            f"{folder} holds {unexpected[0]}, which is no part of an evaluation; choose another "
             "--output"
         )
     path = folder / SETTINGS

@@ -289,6 +289,8 @@ def test_two_engines_beside_each_other(open_page: Open) -> None:
     fill(page)
     assert page.locator(".pane p").all_inner_texts() == ["tiny", "other", "difference"]
     assert page.locator("#timing tr").count() == 3
+    page.select_option("#which", label="other")
+    assert read(saved(page, "#download")).size == (128, 96)
     told = page.inner_text("#difference")
     assert "equal, pixel for pixel" in told or "of 255 on average" in told
 
@@ -340,6 +342,20 @@ def test_a_key(open_page: Open, engine: Path) -> None:
         fill(page)
 
 
+def test_a_key_is_asked_for_before_a_photo_that_the_server_must_read(
+    open_page: Open, engine: Path
+) -> None:
+    with serving({"tiny": engine}, api_keys=("secret",)) as (host, port):
+        page = open_page(address=f"http://{host}:{port}/")
+        tiff = {"name": "a.tif", "mimeType": "", "buffer": encoded(picture(), "TIFF")}
+        page.set_input_files("#photo-file", tiff)
+        told(page, "this server needs a key", "notice")
+        page.fill("#key", "secret")
+        page.keyboard.press("Enter")
+        page.set_input_files("#photo-file", tiff)
+        told(page, "a.tif")
+
+
 def test_by_keyboard_alone(open_page: Open) -> None:
     page = open_page()
     page.focus("#examples button")
@@ -354,6 +370,58 @@ def test_by_keyboard_alone(open_page: Open) -> None:
     page.focus("#slider")
     page.keyboard.press("ArrowLeft")
     assert page.input_value("#slider") == "499"
+
+
+def test_a_photo_opened_during_a_fill_takes_its_place(open_page: Open, held: Held) -> None:
+    with serving({"held": held}) as (host, port):
+        page = open_page(address=f"http://{host}:{port}/")
+        load(page, encoded(picture()))
+        drag(page, (0.4, 0.4), (0.6, 0.6))
+        page.click("#fill")
+        assert held.begun.acquire(timeout=60)
+        load(page, encoded(picture(80, 120)), name="next.png")
+        held.open.set()
+        page.wait_for_selector("#busy", state="hidden")
+        assert page.is_hidden("#result")
+        assert hole_of(page).shape == (80, 120)
+
+
+def test_a_stroke_under_way_is_undone_alone(open_page: Open) -> None:
+    page = open_page()
+    load(page, encoded(picture()))
+    drag(page, (0.4, 0.4), (0.6, 0.4))
+    first = hole_of(page)
+    page.mouse.move(*place(page, 0.4, 0.6))
+    page.mouse.down()
+    page.mouse.move(*place(page, 0.5, 0.6))
+    page.keyboard.press("Control+z")
+    page.mouse.move(*place(page, 0.6, 0.7), steps=3)
+    page.mouse.up()
+    assert np.array_equal(hole_of(page), first)
+
+
+def test_space_and_drag_move_the_photo(open_page: Open) -> None:
+    page = open_page()
+    load(page, encoded(picture()))
+    page.keyboard.press("+")
+    page.keyboard.down(" ")
+    drag(page, (0.4, 0.4), (0.6, 0.6))
+    page.keyboard.up(" ")
+    assert not hole_of(page).any()
+    assert page.is_disabled("#undo")
+
+
+@pytest.mark.parametrize(("most", "says"), [(1, "loaded"), (0, "holds no hole"), (9, "too dark")])
+def test_masks_of_low_values(most: int, says: str, open_page: Open) -> None:
+    """Labels of 0 and 1 are hole where they are 1, as `infer` reads them."""
+    page = open_page()
+    photo = picture()
+    load(page, encoded(photo))
+    mask = np.zeros(photo.shape[:2], np.uint8)
+    mask[:10] = most
+    page.set_input_files("#mask-file", {"name": "m.png", "mimeType": "", "buffer": encoded(mask)})
+    page.wait_for_function("says => document.body.innerText.includes(says)", arg=says)
+    assert hole_of(page).any() == (most == 1)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -13,7 +13,7 @@ import msgspec
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.backends.tensorrt.config import configure
 from pconv_deploy.engines.backends.tensorrt.layers import LayerReport
-from pconv_deploy.engines.backends.tensorrt.library import Flavour, new_log, words_of
+from pconv_deploy.engines.backends.tensorrt.library import Flavour, format_errors, new_log
 from pconv_deploy.engines.backends.tensorrt.network import parse
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.backends.tensorrt.profiles import profiles_for, tensor_shape
@@ -141,7 +141,7 @@ def _inspected(
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise EngineError(f"TensorRT does not load what it has built: {words_of(log.errors)}")
+        raise EngineError(f"TensorRT does not load what it has built: {format_errors(log.errors)}")
     told = []
     for index in range(engine.num_optimization_profiles):
         inspector = engine.create_engine_inspector()
@@ -177,7 +177,7 @@ def _context_at(
 
 
 def _failure(flavour: Flavour, errors: list[str], no_gpu: str | None) -> EngineError:
-    said = words_of(errors) or "it gives no reason"
+    said = format_errors(errors) or "it gives no reason"
     hint = f"\n  It may need a GPU to build this: {no_gpu}" if no_gpu else ""
     if "memory" in said.lower():
         hint += "\n  Take smaller shapes (--max-shapes), or less --workspace"

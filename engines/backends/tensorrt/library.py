@@ -120,7 +120,7 @@ def new_log(library: ModuleType) -> Any:
     return Log()
 
 
-def words_of(errors: Sequence[str]) -> str:
+def format_errors(errors: Sequence[str]) -> str:
     """TensorRT's messages in one line, without the places in its own source, none twice."""
     stripped = (" ".join(_PLACES.sub("", error).split()) for error in errors)
     return "; ".join(dict.fromkeys(text.rstrip(".") for text in stripped))

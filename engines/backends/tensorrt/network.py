@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from pconv_deploy.engines.backends.tensorrt.layers import convolution_types
-from pconv_deploy.engines.backends.tensorrt.library import words_of
+from pconv_deploy.engines.backends.tensorrt.library import format_errors
 from pconv_deploy.engines.backends.tensorrt.lint import lint, refuse
 from pconv_deploy.errors import GraphError
 from pconv_deploy.graphs.file import inlined
@@ -41,7 +41,7 @@ def parse(library: ModuleType, builder: Any, log: Any, graph: bytes) -> ParsedNe
     network = builder.create_network(1 << int(flag))
     parser = library.OnnxParser(network, log)
     if not parser.parse(model.SerializeToString()):
-        raise GraphError(f"TensorRT cannot read the graph: {words_of_parser(parser, log)}")
+        raise GraphError(f"TensorRT cannot read the graph: {format_parser_errors(parser, log)}")
     return ParsedNetwork(network, parser, convolution_types(model))
 
 
@@ -60,9 +60,9 @@ def as_read(graph: bytes) -> "onnx.ModelProto":
     return model
 
 
-def words_of_parser(parser: Any, log: Any) -> str:
+def format_parser_errors(parser: Any, log: Any) -> str:
     """Why TensorRT's parser, or the one that refits, has refused a graph."""
-    return "; ".join(_errors(parser)) or words_of(log.errors) or "it gives no reason"
+    return "; ".join(_errors(parser)) or format_errors(log.errors) or "it gives no reason"
 
 
 def _name_apart(model: "onnx.ModelProto") -> None:
@@ -83,4 +83,4 @@ def _errors(parser: Any) -> Iterator[str]:
         error = parser.get_error(index)
         name, operator = error.node_name(), error.node_operator()
         where = f"node {name!r} ({operator}): " if name or operator else ""
-        yield f"{where}{words_of([error.desc()])}"
+        yield f"{where}{format_errors([error.desc()])}"

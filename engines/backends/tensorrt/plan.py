@@ -18,7 +18,7 @@ from pconv_deploy.contract import (
     deployment_specs,
     tensor_specs,
 )
-from pconv_deploy.engines.backends.tensorrt.library import new_log, words_of
+from pconv_deploy.engines.backends.tensorrt.library import format_errors, new_log
 from pconv_deploy.engines.backends.tensorrt.profiles import tensor_shape
 from pconv_deploy.engines.cuda.calls import Cuda, in_mib
 from pconv_deploy.engines.shapes import Profile, Shape
@@ -129,12 +129,12 @@ class Plan:
             self._errors.drain()
             context.set_device_memory(memory, self.memory)  # which returns nothing
             if errors := self._errors.drain():
-                raise EngineError(f"TensorRT does not take the memory: {words_of(errors)}")
+                raise EngineError(f"TensorRT does not take the memory: {format_errors(errors)}")
         return context
 
     def words(self) -> str:
         """What TensorRT said of this thread's failures since the last time."""
-        return words_of(self._errors.drain()) or "it does not say why"
+        return format_errors(self._errors.drain()) or "it does not say why"
 
     def close(self) -> None:
         """Let TensorRT free it; every context must be gone."""

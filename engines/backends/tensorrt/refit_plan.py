@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pconv_deploy.engines.backends.tensorrt.library import Flavour, new_log, words_of
-from pconv_deploy.engines.backends.tensorrt.network import as_read, words_of_parser
+from pconv_deploy.engines.backends.tensorrt.library import Flavour, format_errors, new_log
+from pconv_deploy.engines.backends.tensorrt.network import as_read, format_parser_errors
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.errors import EngineError
 
@@ -60,10 +60,10 @@ def refit_plan(
     if missing := _missing(refitter, model, done=done):
         raise EngineError(f"the graph has no weights for the plan's {_listed(missing)}")
     if not done:
-        refused = words_of_parser(parser, log)
+        refused = format_parser_errors(parser, log)
         raise EngineError(f"{flavour.title} does not take the weights: {refused}")
     if not refitter.refit_cuda_engine():
-        said = words_of(log.errors) or "it gives no reason"
+        said = format_errors(log.errors) or "it gives no reason"
         raise EngineError(f"{flavour.title} cannot swap the weights: {said}")
     content = _written(flavour, library, engine, log, keep_refittable=options.refit)
     del parser, refitter, engine  # its memory is free for the new one
@@ -73,7 +73,7 @@ def refit_plan(
 def _engine(flavour: Flavour, runtime: Any, log: Any, plan: bytes) -> Any:
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        said = words_of(log.errors) or "it gives no reason"
+        said = format_errors(log.errors) or "it gives no reason"
         raise EngineError(f"{flavour.title} does not load the plan: {said}")
     return engine
 
@@ -105,6 +105,6 @@ def _written(
         config.set_flag(flags.INCLUDE_REFIT)
     content = engine.serialize_with_config(config)
     if content is None:
-        said = words_of(log.errors) or "it gives no reason"
+        said = format_errors(log.errors) or "it gives no reason"
         raise EngineError(f"{flavour.title} cannot write the plan: {said}")
     return bytes(content)

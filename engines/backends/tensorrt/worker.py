@@ -136,12 +136,12 @@ class Worker:
         """
         refuse_capturing(self._cuda, stream)
         self._order.record(stream)
-        self._order.hold_back(self.stream)
+        self._order.make_wait(self.stream)
 
     def finish_before(self, stream: int) -> None:
         """Let a stream go on only after what this worker has been given so far."""
         self._order.record(self.stream)
-        self._order.hold_back(stream)
+        self._order.make_wait(stream)
 
     def wait(self) -> None:
         """Wait here until all is done."""

@@ -109,7 +109,7 @@ def chosen(everyone: Sequence[GpuContender], only: Sequence[str]) -> list[GpuCon
     left = [one for one in everyone if not only or any(words in one.name for words in only)]
     if not left:
         names = "; ".join(one.name for one in everyone)
-        raise UsageError(f"--only matches nobody; there are: {names}")
+        raise UsageError(f"no contender matches --only; available: {names}")
     return left
 
 

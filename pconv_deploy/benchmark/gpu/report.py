@@ -95,7 +95,7 @@ def make_report(
 
     Raises:
         EngineError: there is no GPU, or none that can be used.
-        UsageError: there is a report already, or `only` matches nobody.
+        UsageError: there is a report already, or `only` matches no contender.
     """
     gpu = current_gpu() if device == "cuda" else None
     name = gpu.name if gpu else "CPU only"

@@ -45,7 +45,7 @@ class Ready(Protocol):
 
 
 class Fills:
-    """What whoever came first has filled of the photo, by side; the others are to fill the same."""
+    """Reference fills by image size; the other contenders have to agree."""
 
     def __init__(self) -> None:
         self._first: dict[int, NDArray[np.uint8]] = {}

@@ -15,16 +15,17 @@ export const key = {
   set: (text) => sessionStorage.setItem("key", text),
 };
 
-async function ask(address, options = {}) {
+// `read` takes the answer's body.
+async function ask(address, read, options = {}) {
   const headers = key.get() ? { Authorization: `Bearer ${key.get()}` } : {};
   let answer;
   try {
     answer = await fetch(address, { ...options, headers });
+    if (answer.ok) return await read(answer);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ServerError("The server cannot be reached. Is it still running?");
   }
-  if (answer.ok) return answer;
   const told = await answer.json().catch(() => ({}));
   throw new ServerError(messageOf(answer, told), answer.status);
 }
@@ -37,15 +38,15 @@ function messageOf(answer, told) {
 }
 
 export async function server() {
-  return (await ask("v1/models")).json();
+  return ask("v1/models", (answer) => answer.json());
 }
 
 export async function examples() {
-  return (await (await ask("v1/examples")).json()).examples;
+  return (await ask("v1/examples", (answer) => answer.json())).examples;
 }
 
 export async function file(address) {
-  return (await ask(address)).blob();
+  return ask(address, (answer) => answer.blob());
 }
 
 // Fills the hole of a photo; `photo` and `mask` are blobs. Resolves to the picture and its facts.
@@ -56,8 +57,8 @@ export async function fill(model, photo, name, mask, { format = "png", signal, .
   for (const [field, value] of Object.entries({ format, ...fields })) form.append(field, value);
   const begun = performance.now();
   const address = `v1/models/${encodeURIComponent(model)}/fill`;
-  const answer = await ask(address, { method: "POST", body: form, signal });
-  const blob = await answer.blob();
+  const read = async (answer) => [answer, await answer.blob()];
+  const [answer, blob] = await ask(address, read, { method: "POST", body: form, signal });
   const milliseconds = Object.fromEntries(
     STAGES.map((stage) => [stage, Number(answer.headers.get(`X-${stage}-Ms`))]),
   );

@@ -15,6 +15,7 @@ let limits = {};
 // picture}; `results` has one for each engine that filled; `given` is the hole they filled.
 let open = null;
 let filling = null; // AbortController
+let opening = 0; // how many photos were begun to be opened: the last one counts
 
 const FORMATS = { jpg: "JPEG", png: "PNG", webp: "WebP", tif: "TIFF" };
 
@@ -34,7 +35,7 @@ async function start() {
     $("key-form").hidden = !told.needs_key || Boolean(api.key.get());
     await offerExamples();
   } catch (error) {
-    tell($("notice"), error.message);
+    failed(error);
   }
 }
 
@@ -47,7 +48,7 @@ async function offerExamples() {
     picture.alt = name;
     picture.loading = "lazy";
     button.append(picture);
-    button.addEventListener("click", async () => openPhoto(await api.file(image), `${name}.jpg`));
+    button.addEventListener("click", () => api.file(image).then((blob) => openPhoto(blob, `${name}.jpg`), failed));
     const small = document.createElement("small");
     small.textContent = credit;
     item.append(button, small);
@@ -58,6 +59,7 @@ async function offerExamples() {
 // --- photos ---
 
 async function openPhoto(blob, name) {
+  const mine = ++opening;
   hide($("notice"));
   try {
     const megabytes = blob.size / 2 ** 20;
@@ -68,12 +70,17 @@ async function openPhoto(blob, name) {
     const picture = new Picture(await shown(blob, name, kind));
     const { width, height } = picture;
     if (width * height > limits.max_megapixels * 1e6) {
-      throw new Error(`${name} has ${((width * height) / 1e6).toFixed(1)} megapixels; this server takes ${limits.max_megapixels} at most.`);
+      throw new Error(`${name} has ${((width * height) / 1e6).toFixed(1)} megapixels; this server takes ${limits.max_megapixels} at most (its option --max-megapixels).`);
     }
+    if (mine !== opening) return;
+    filling?.abort();
+    painter.cancel();
+    if (open) close(open);
+    hide($("problem"));
     const original = { blob, picture };
     open = { name, stem: name.replace(/\.[^.]*$/, "") || "photo", kind, original, current: original, results: [], hole: new Hole(width, height) };
   } catch (error) {
-    tell($("notice"), error.message);
+    if (mine === opening) failed(error);
     return;
   }
   $("start").hidden = true;
@@ -81,7 +88,14 @@ async function openPhoto(blob, name) {
   const own = open.kind || "png";
   $("format").replaceChildren(...[...new Set([own, "png"])].map((kind) => new Option(FORMATS[kind], kind)));
   paint();
+  view.fit();
+  view.canvas.focus({ focusVisible: false });
   say(`${name}, ${open.original.picture.width} x ${open.original.picture.height}. Paint over what should go, then press Fill.`);
+}
+
+// Free the pictures of a photo that is not shown any more.
+function close({ original, current, results }) {
+  for (const { picture } of new Set([original, current, ...results])) picture.close();
 }
 
 // The bitmap of a photo; the server reads what this browser does not.
@@ -98,17 +112,20 @@ async function shown(blob, name, kind) {
 
 async function openMask(blob, name) {
   hide($("problem"));
+  const photo = open;
   try {
-    const { width, height } = open.current.picture;
+    const { width, height } = photo.current.picture;
     const bitmap = await shown(blob, name, await kindOf(blob));
     const fits = bitmap.width === width && bitmap.height === height;
     const asked = `${name} is ${bitmap.width} x ${bitmap.height}, the photo ${width} x ${height}. Scale the mask to the photo?`;
     if (!fits && !confirm(asked)) return;
-    open.hole.add({ tool: "mask", canvas: canvasOfMask(bitmap, width, height) });
+    if (open !== photo || filling) return;
+    const canvas = canvasOfMask(bitmap, width, height);
+    if (canvas) open.hole.add({ tool: "mask", canvas });
     paint();
-    say(`${name} loaded as the hole.`);
+    say(canvas ? `${name} loaded as the hole.` : `${name} holds no hole: it is black.`);
   } catch (error) {
-    complain(error);
+    complain(error, () => openMask(blob, name));
   }
 }
 
@@ -117,7 +134,7 @@ async function openMask(blob, name) {
 // Photo and hole, to be painted on.
 function paint() {
   const { current, hole } = open;
-  painter.enabled = true;
+  for (const { picture } of open.results) if (picture !== open.current.picture) picture.close();
   open.results = [];
   show([{
     description: "The photo; what is painted over will be filled. Arrow keys move the brush, Space paints.",
@@ -151,8 +168,13 @@ function compare(map) {
     },
   }));
   if (map) panes.push({ label: "difference", description: "Where the two differ", draw: (context) => context.drawImage(map, 0, 0) });
-  painter.enabled = false;
+  $("which").replaceChildren(...open.results.map(({ engine }, index) => new Option(engine, index)));
   show(panes);
+}
+
+// The result that is saved, or gone on from.
+function chosen() {
+  return open.results[$("which").value || 0] ?? open.current;
 }
 
 function show(panes) {
@@ -178,14 +200,15 @@ function refresh() {
   $("fill").hidden = filled;
   $("fill").disabled = busy;
   $("cancel").hidden = $("busy").hidden = !busy;
-  $("after").hidden = $("slider-row").hidden = $("result").hidden = !filled;
+  $("slider-row").hidden = $("result").hidden = !filled;
   $("again").hidden = $("back").hidden = !filled;
-  $("again").disabled = open.results.length > 1;
+  $("which-label").hidden = open.results.length < 2;
   const versions = filled || open.current !== open.original;
   $("after").hidden = !versions || busy;
   $("original").hidden = open.current === open.original;
-  $("download-row").hidden = !versions || open.results.length > 1 || busy;
+  $("download-row").hidden = !versions || busy;
   $("size-told").textContent = `${painter.size} px`;
+  $("size").setAttribute("aria-valuetext", `${painter.size} pixels`);
   view.redraw();
 }
 
@@ -196,37 +219,56 @@ view.addEventListener("drawn", () => { $("zoom-told").textContent = `${Math.roun
 async function fill() {
   if (filling || !open || open.results.length) return;
   hide($("problem"));
-  filling = new AbortController();
+  const photo = open, mine = new AbortController(), results = [];
+  // What was awaited counts only if nobody has cancelled meanwhile.
+  const still = (value) => { mine.signal.throwIfAborted(); return value; };
+  filling = mine;
   const engines = [...new Set([$("engine").value, $("beside").value].filter(Boolean))];
-  const { current, hole, name } = open;
-  $("busy-told").textContent = "Filling";
+  const { current, hole, name } = photo;
+  busy("Filling");
   refresh();
   try {
-    const { share, blob: mask } = await hole.mask();
+    const { share, blob: mask } = still(await hole.mask());
     if (!share) throw new Error("Nothing is painted yet: paint over what should go.");
-    const results = [];
     // One after the other: their times are to be compared.
     for (const engine of engines) {
-      if (engines.length > 1) $("busy-told").textContent = `Filling with ${engine}`;
-      const filled = await api.fill(engine, current.blob, current === open.original ? name : "photo.png", mask, { signal: filling.signal });
+      if (engines.length > 1) busy(`Filling with ${engine}`);
+      const filled = await api.fill(engine, current.blob, current === photo.original ? name : "photo.png", mask, { signal: mine.signal });
       results.push({ engine, ...filled, picture: new Picture(await upright(filled.blob)) });
+      still();
     }
-    $("busy-told").textContent = "Comparing";
-    for (const result of results) {
-      result.changed = await changedKnown(current.picture.bitmap, result.picture.bitmap, hole.canvasFor(Infinity));
-    }
-    const differs = results.length > 1 && (await difference(...results.map(({ picture }) => picture.bitmap)));
+    busy("Comparing");
+    for (const result of results) result.changed = still(await changed(photo, result));
+    const differs = results.length > 1 && still(await difference(...results.map(({ picture }) => picture.bitmap)));
     filling = null;
-    open.results = results;
+    photo.results = results;
     tellResult(results, differs);
-    say("");
     compare(differs?.map);
+    say("Filled.");
+    $("slider").focus({ focusVisible: false });
   } catch (error) {
-    filling = null;
-    if (error.name === "AbortError") say("Cancelled.");
-    else complain(error);
+    for (const { picture } of results) picture.close();
+    if (open === photo && error.name === "AbortError") say("Cancelled.");
+    else if (open === photo) complain(error, fill);
+  } finally {
+    if (filling === mine) filling = null;
+    refresh();
   }
-  refresh();
+}
+
+function busy(text) {
+  $("busy-told").textContent = text;
+  say(`${text} …`);
+}
+
+// How many known pixels a result changed. Browsers may decode a JPEG otherwise than the server by a
+// level: what seems changed is counted once more on the server's own decoding.
+async function changed({ current, original, kind, hole, name }, { engine, picture }) {
+  const painted = hole.canvasFor(Infinity);
+  const count = await changedKnown(current.picture.bitmap, picture.bitmap, painted);
+  if (!count || current !== original || kind === "png") return count;
+  const decoded = await upright(await api.converted(engine, current.blob, name, "png"));
+  return changedKnown(decoded, picture.bitmap, painted);
 }
 
 function tellResult(results, differs) {
@@ -237,7 +279,7 @@ function tellResult(results, differs) {
   $("verdict").classList.toggle("bad", changed > 0);
   $("format-note").textContent = open.kind === "jpg" ? "Saved as JPEG, known pixels are compressed anew; as PNG they stay as they are." : "";
   $("notes").replaceChildren(...results[0].notes.map((text) => Object.assign(document.createElement("li"), { textContent: text })));
-  const stages = { queue: "wait", decode: "read", pre: "prepare", infer: "engine", post: "join", encode: "write", total: "server", all: "round trip" };
+  const stages = { queue: "wait", decode: "decode", pre: "prepare", infer: "engine", post: "blend", encode: "encode", total: "server", all: "round trip" };
   const row = (cells, kind) => {
     const line = document.createElement("tr");
     line.append(...cells.map((text) => Object.assign(document.createElement(kind), { textContent: text })));
@@ -268,10 +310,10 @@ function save(blob, name) {
 async function download() {
   hide($("problem"));
   const format = $("format").value;
-  const { blob } = open.results[0] ?? open.current;
+  const { blob } = chosen(), { stem } = open;
   try {
     const file = format === "png" ? blob : await api.converted($("engine").value, blob, "photo.png", format);
-    save(file, `${open.stem}-filled.${format}`);
+    save(file, `${stem}-filled.${format}`);
   } catch (error) {
     complain(error, download);
   }
@@ -292,13 +334,24 @@ function say(text) {
   $("told").textContent = text;
 }
 
-function complain(error, again = fill) {
+// What went wrong before a photo was open.
+function failed(error) {
+  tell($("notice"), error.message);
+  askKey(error);
+}
+
+function askKey({ status }) {
+  if (status !== 401) return;
+  $("key-form").hidden = false;
+  $("key").focus();
+}
+
+function complain(error, again) {
   const problem = $("problem");
   problem.querySelector("span").textContent = error.message;
   $("retry").hidden = ![0, 408, 500, 503].includes(error.status);
   $("retry").onclick = again;
-  $("key-form").hidden = error.status !== 401;
-  if (error.status === 401) $("key").focus();
+  askKey(error);
   problem.hidden = false;
 }
 
@@ -319,10 +372,10 @@ const actions = {
   open: () => $("photo-file").click(),
   choose: () => $("photo-file").click(),
   help: () => $("keys").showModal(),
-  undo: () => { open.hole.undo(); refresh(); },
+  undo: () => { if (!painter.cancel()) open.hole.undo(); refresh(); },
   redo: () => { open.hole.redo(); refresh(); },
-  clear: () => { open.hole.add({ tool: "clear" }); refresh(); },
-  invert: () => { open.hole.add({ tool: "invert" }); refresh(); },
+  clear: () => { painter.cancel(); open.hole.add({ tool: "clear" }); refresh(); },
+  invert: () => { painter.cancel(); open.hole.add({ tool: "invert" }); refresh(); },
   "mask-load": () => $("mask-file").click(),
   "mask-save": async () => save((await open.hole.mask()).blob, `${open.stem}-hole.png`),
   "zoom-in": () => view.zoom(1.5),
@@ -333,7 +386,7 @@ const actions = {
   download,
   back: paint,
   again: () => {
-    open.current = open.results[0];
+    open.current = chosen();
     open.hole = new Hole(open.current.picture.width, open.current.picture.height);
     paint();
     say("Paint what should go next.");
@@ -346,8 +399,9 @@ const actions = {
 for (const [id, action] of Object.entries(actions)) $(id).addEventListener("click", action);
 for (const button of $("tools").children) button.addEventListener("click", () => choose(button.dataset.tool));
 $("tools").addEventListener("keydown", (event) => {
-  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
   if (!step) return;
+  event.preventDefault();
   const buttons = [...$("tools").children];
   const next = buttons.at((buttons.findIndex(({ dataset }) => dataset.tool === painter.tool) + step) % buttons.length);
   choose(next.dataset.tool);
@@ -359,6 +413,7 @@ $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   api.key.set($("key").value);
   hide($("key-form"));
+  hide($("notice"));
   hide($("problem"));
   say("The key is kept until this tab is closed.");
 });

@@ -39,10 +39,13 @@ export async function difference(one, other) {
 
 function mapOf(levels, most, width, height) {
   const image = new ImageData(width, height);
-  for (let pixel = 0; pixel < levels.length; pixel++) {
-    const share = most ? levels[pixel] / most : 0;
-    image.data.set([255 * Math.min(1, 2 * share), 255 * Math.max(0, 2 * share - 1), 70 * share, 255], 4 * pixel);
+  const palette = new ImageData(256, 1);
+  for (let level = 0; level <= most; level++) {
+    const share = most ? level / most : 0;
+    palette.data.set([255 * Math.min(1, 2 * share), 255 * Math.max(0, 2 * share - 1), 70 * share, 255], 4 * level);
   }
+  const colours = new Uint32Array(palette.data.buffer), pixels = new Uint32Array(image.data.buffer);
+  for (let pixel = 0; pixel < levels.length; pixel++) pixels[pixel] = colours[levels[pixel]];
   return createImageBitmap(image);
 }
 

@@ -12,6 +12,7 @@ const HALF = 128; // an edge is smoothed on screen; from here a pixel is hole
 export class Hole {
   #steps = [];
   #undone = [];
+  #before = []; // what a step that is dropped again gives back to redo
   #layers;
 
   constructor(width, height) {
@@ -34,6 +35,7 @@ export class Hole {
   // {tool: "clear"}, {tool: "invert"}, {tool: "mask", canvas}. Points are [x, y] of the photo.
   add(step) {
     this.#steps.push(step);
+    this.#before = this.#undone;
     this.#undone = [];
     this.#draw(step);
   }
@@ -61,6 +63,7 @@ export class Hole {
   // Whatever was begun and is not meant.
   drop() {
     this.#steps.pop();
+    this.#undone = this.#before;
     this.#again();
   }
 
@@ -101,7 +104,8 @@ export function isHole(pixels, at) {
   return pixels[at + 3] >= HALF;
 }
 
-// A canvas to add as a step, of a mask's picture scaled to the photo's size.
+// A canvas to add as a step, of a mask's picture scaled to the photo's size; null: nothing is hole.
+// A picture of 0 and 1 holds labels, as the server reads it.
 export function canvasOfMask(bitmap, width, height) {
   const scaled = new OffscreenCanvas(width, height);
   const context = scaled.getContext("2d");
@@ -110,14 +114,28 @@ export function canvasOfMask(bitmap, width, height) {
   const canvas = new OffscreenCanvas(width, height);
   const target = canvas.getContext("2d");
   const [red, green, blue] = [1, 3, 5].map((start) => parseInt(COLOUR.slice(start, start + 2), 16));
+  let most = 0;
+  for (const [, , [pixels]] of strips(width, height, scaled)) {
+    for (let at = 0; at < pixels.length; at += 4) most = Math.max(most, level(pixels, at));
+  }
+  if (!most) return null;
+  if (most > 1 && most < LEAST) throw new Error(`The mask holds no value above ${most} of 255: too dark to be told from black.`);
+  const least = Math.min(most, LEAST);
   for (const [top, rows, [pixels]] of strips(width, height, scaled)) {
     for (let at = 0; at < pixels.length; at += 4) {
-      const level = (Math.max(pixels[at], pixels[at + 1], pixels[at + 2]) * pixels[at + 3]) / 255;
-      pixels.set([red, green, blue, level >= LEAST ? 255 : 0], at);
+      const hole = level(pixels, at) >= least;
+      pixels[at] = red;
+      pixels[at + 1] = green;
+      pixels[at + 2] = blue;
+      pixels[at + 3] = hole ? 255 : 0;
     }
     target.putImageData(new ImageData(pixels, width, rows), 0, top);
   }
   return canvas;
+}
+
+function level(pixels, at) {
+  return Math.round((Math.max(pixels[at], pixels[at + 1], pixels[at + 2]) * pixels[at + 3]) / 255);
 }
 
 function layer(width, height, scale) {

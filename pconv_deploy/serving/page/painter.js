@@ -4,12 +4,13 @@ const SMALLEST = 2, LARGEST = 400; // pixels of the screen
 
 export class Painter {
   tool = "brush";
-  enabled = false;
+  #enabled = false;
   #pointers = new Map();
   #draft = null; // a box or lasso under way, or {stroke: true}
   #cursor = null; // place in the photo
   #spread = 0;
   #spaceHeld = false;
+  #dragged = false; // while Space was held
 
   // `hole()` returns what is painted on; `changed()` is called after each change.
   constructor(view, hole, changed) {
@@ -20,13 +21,36 @@ export class Painter {
     const { stage } = view;
     stage.addEventListener("pointerdown", (event) => this.#down(event));
     stage.addEventListener("pointermove", (event) => this.#moved(event));
-    for (const name of ["pointerup", "pointercancel"]) stage.addEventListener(name, (event) => this.#up(event));
+    // Anywhere: the pane that had the pointer may be gone by then.
+    for (const name of ["pointerup", "pointercancel"]) addEventListener(name, (event) => this.#up(event));
     stage.addEventListener("pointerleave", () => this.#pointAt(null));
     stage.addEventListener("contextmenu", (event) => event.preventDefault());
     stage.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     stage.addEventListener("keydown", (event) => this.#key(event));
-    addEventListener("keyup", (event) => { if (event.key === " ") this.#spaceHeld = false; });
-    addEventListener("keydown", (event) => { if (event.key === " " && event.target === document.body) this.#spaceHeld = true; });
+    addEventListener("keydown", (event) => {
+      if (event.key !== " " || !(event.target === document.body || stage.contains(event.target))) return;
+      event.preventDefault();
+      if (event.repeat) return;
+      this.#spaceHeld = true;
+      this.#dragged = false;
+    });
+    addEventListener("keyup", (event) => {
+      if (event.key !== " " || !this.#spaceHeld) return;
+      this.#spaceHeld = false;
+      if (!this.#dragged && this.#enabled && stage.contains(event.target)) this.#space();
+    });
+    addEventListener("blur", () => (this.#spaceHeld = false));
+  }
+
+  get enabled() { return this.#enabled; }
+  set enabled(on) {
+    if (!on) this.#finish();
+    this.#enabled = on;
+  }
+
+  // Width of the brush in the photo's pixels: a thinner one would paint what no pixel is half of.
+  get width() {
+    return Math.max(2, this.size / this.view.scale);
   }
 
   // Width of the brush in pixels of the screen; the same for the hand at every enlargement.
@@ -55,7 +79,7 @@ export class Painter {
 
   #drawCursor(context, scale) {
     const brush = this.tool === "brush" || this.tool === "eraser";
-    const radius = brush ? this.size / this.view.scale / 2 : 6 / scale;
+    const radius = brush ? this.width / 2 : 6 / scale;
     for (const [colour, wider] of [["#000", 1], ["#fff", 0]]) {
       context.strokeStyle = colour;
       context.lineWidth = (1 + 2 * wider) / scale;
@@ -77,10 +101,11 @@ export class Painter {
     event.target.setPointerCapture(event.pointerId);
     this.#pointers.set(event.pointerId, place);
     if (this.#pointers.size === 2) {
-      this.#cancel();
+      this.cancel();
       this.#spread = this.#distance();
       return;
     }
+    if (this.#spaceHeld) this.#dragged = true;
     const moves = event.button === 1 || event.button === 2 || this.#spaceHeld || !this.enabled;
     if (moves || this.#pointers.size > 2) return;
     this.#begin(this.view.toPhoto(place));
@@ -107,7 +132,8 @@ export class Painter {
 
   #up(event) {
     if (!this.#pointers.delete(event.pointerId)) return;
-    if (event.type === "pointercancel") this.#cancel();
+    if (this.#pointers.size === 2) this.#spread = this.#distance();
+    if (event.type === "pointercancel") this.cancel();
     else this.#finish();
   }
 
@@ -131,7 +157,7 @@ export class Painter {
       this.#draft = { tool: this.tool, points: [point, point] };
     } else {
       this.#draft = { stroke: true };
-      hole.add({ tool: this.tool, size: this.size / this.view.scale, points: [point] });
+      hole.add({ tool: this.tool, size: this.width, points: [point] });
     }
     this.view.redraw();
   }
@@ -147,14 +173,24 @@ export class Painter {
     const draft = this.#draft;
     this.#draft = null;
     if (!draft) return;
-    if (draft.points) this.hole().add(draft);
+    if (draft.points && this.#extent(draft.points) >= 3) this.hole().add(draft);
     this.changed();
   }
 
-  #cancel() {
-    if (this.#draft?.stroke) this.hole().drop();
+  // Give up what is under way; whether anything was.
+  cancel() {
+    const draft = this.#draft;
+    if (draft?.stroke) this.hole().drop();
     this.#draft = null;
     this.view.redraw();
+    if (draft) this.changed();
+    return Boolean(draft);
+  }
+
+  // Of a box or lasso, in pixels of the screen: a mere click is none.
+  #extent(points) {
+    const sides = [0, 1].map((axis) => points.map((point) => point[axis])).map((all) => Math.max(...all) - Math.min(...all));
+    return Math.max(...sides) * this.view.scale;
   }
 
   #pointAt(point) {
@@ -165,35 +201,40 @@ export class Painter {
   #wheel(event) {
     event.preventDefault();
     const place = this.#place(event);
-    if (place) this.view.zoom(1.0015 ** -event.deltaY, place);
+    // Two fingers on a trackpad come as a wheel with Ctrl, in smaller steps.
+    if (place) this.view.zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0015)), place);
   }
 
   // Painting without a pointer.
   #key(event) {
     const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const arrow = arrows[event.key];
-    if (!this.enabled || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (arrow) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!this.#enabled) {
+      if (!arrow) return;
+      this.view.move(-40 * arrow[0], -40 * arrow[1]);
+    } else if (arrow) {
       const step = (event.shiftKey ? 50 : 10) / this.view.scale;
       const from = this.#cursor ?? this.view.toPhoto(this.view.paneSize.map((side) => side / 2));
       const to = [0, 1].map((axis) => from[axis] + arrow[axis] * step);
       if (this.#draft) this.#continue(to);
       this.#pointAt(to);
       this.view.reveal(to);
-    } else if (event.key === " ") {
-      const point = this.#cursor ?? this.view.toPhoto(this.view.paneSize.map((side) => side / 2));
-      if (this.#draft) {
-        this.#finish();
-      } else {
-        this.#begin(point);
-        // A dab of the brush is whole; a box or lasso goes on to the next Space.
-        if (this.#draft.stroke) this.#finish();
-      }
     } else if (event.key === "Escape") {
-      this.#cancel();
+      this.cancel();
     } else {
       return;
     }
     event.preventDefault();
+  }
+
+  #space() {
+    if (this.#draft) {
+      this.#finish();
+    } else {
+      this.#begin(this.#cursor ?? this.view.toPhoto(this.view.paneSize.map((side) => side / 2)));
+      // A dab of the brush is whole; a box or lasso goes on to the next Space.
+      if (this.#draft.stroke) this.#finish();
+    }
   }
 }

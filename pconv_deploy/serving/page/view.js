@@ -26,7 +26,7 @@ export class View extends EventTarget {
       box.className = "pane";
       const canvas = document.createElement("canvas");
       canvas.tabIndex = index ? -1 : 0;
-      canvas.setAttribute("role", "img");
+      canvas.setAttribute("role", "application");
       canvas.setAttribute("aria-label", pane.description);
       box.append(canvas);
       if (pane.label) {
@@ -124,6 +124,7 @@ export class View extends EventTarget {
 // A bitmap that is quick to draw from afar, too.
 export class Picture {
   #small;
+  #closed = false;
 
   constructor(bitmap) {
     this.bitmap = bitmap;
@@ -135,8 +136,15 @@ export class Picture {
         resizeWidth: Math.max(1, Math.round(bitmap.width * scale)),
         resizeHeight: Math.max(1, Math.round(bitmap.height * scale)),
         resizeQuality: "medium",
-      }).then((small) => (this.#small = small));
+      }).then((small) => (this.#closed ? small.close() : (this.#small = small))).catch(() => {});
     }
+  }
+
+  // Free its memory, which the browser would keep for long.
+  close() {
+    this.#closed = true;
+    this.bitmap.close();
+    this.#small?.close();
   }
 
   draw(context, scale) {

@@ -251,7 +251,9 @@ def test_only_chooses_by_parts_of_names() -> None:
     everyone = [contender(name, Imagined()) for name in ("tensorrt, fp16", "PyTorch eager")]
     assert chosen(everyone, ()) == everyone
     assert chosen(everyone, ["tensorrt", "fp16"]) == everyone[:1]
-    with pytest.raises(UsageError, match="matches nobody; there are: tensorrt, fp16; PyTorch eag"):
+    with pytest.raises(
+        UsageError, match="no contender matches --only; available: tensorrt, fp16; PyTorch eag"
+    ):
         chosen(everyone, ["tensorflow"])
 
 

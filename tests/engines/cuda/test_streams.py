@@ -92,7 +92,7 @@ def test_events_order_streams(gpu: FakeCuda, cuda: Cuda) -> None:
     seen: list[int] = []
     gpu.give(first.handle, lambda: seen.append(1))
     event.record(first.handle)
-    event.hold_back(second.handle)
+    event.make_wait(second.handle)
     gpu.give(second.handle, lambda: seen.append(2))
     cuda.call("cudaStreamSynchronize", second.handle)
     assert seen == [1, 2]

@@ -77,12 +77,12 @@ class DeviceArray:
 
     def seen_by(self, reader: int) -> "View":
         """What `view` says of it; the stream that will read or write it waits."""
-        self._hold_back(reader)
+        self._make_wait(reader)
         return View(self.address, self.shape, self.dtype, None, readonly=False, stream=None)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        self._hold_back(LEGACY_STREAM)  # a stream that is never gone
+        self._make_wait(LEGACY_STREAM)  # a stream that is never gone
         return {
             "shape": self.shape,
             "typestr": self.dtype.str,
@@ -115,22 +115,22 @@ class DeviceArray:
                 "copies. Take it, then copy it"
             )
         if stream != _NO_WAITING:
-            self._hold_back(LEGACY_STREAM if stream is None else stream_handle(stream))
+            self._make_wait(LEGACY_STREAM if stream is None else stream_handle(stream))
         return dlpack.capsule(self, self.address, self.shape, self.dtype, here)
 
     def to_host(self) -> NDArray[Any]:
         """Wait until it is written, and copy it."""
         host = np.empty(self.shape, self.dtype)
         with on_device(self._cuda, self.device):
-            self._hold_back(LEGACY_STREAM)
+            self._make_wait(LEGACY_STREAM)
             copy_to_host(self._cuda, host, self.address, LEGACY_STREAM)
             self._cuda.call("cudaStreamSynchronize", LEGACY_STREAM)
         return host
 
-    def _hold_back(self, reader: int) -> None:
+    def _make_wait(self, reader: int) -> None:
         if self._in_flight:
             with on_device(self._cuda, self.device):
-                self._written.hold_back(reader)
+                self._written.make_wait(reader)
 
 
 def copy_to_host(cuda: Cuda, host: NDArray[Any], address: int, stream: int) -> None:

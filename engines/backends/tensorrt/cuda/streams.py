@@ -41,7 +41,7 @@ class Event:
         """Stand for all that the stream has been given so far."""
         self._cuda.call("cudaEventRecord", self._event, stream)
 
-    def hold_back(self, stream: int) -> None:
+    def make_wait(self, stream: int) -> None:
         """Let a stream go on only after what was recorded; nobody waits here."""
         self._cuda.call("cudaStreamWaitEvent", stream, self._event, 0)
 

@@ -9,9 +9,9 @@ from pconv_deploy.engines.backends.tensorrt.library import (
     TENSORRT,
     TENSORRT_RTX,
     Flavour,
+    format_errors,
     load,
     new_log,
-    words_of,
 )
 from pconv_deploy.errors import MissingRuntimeError
 
@@ -96,5 +96,6 @@ def test_errors_are_kept_for_messages(
 def test_words_without_places_and_repetitions() -> None:
     said = "Error Code 7: BuildCanceled (Build canceled In next at /_src/optimizer/common/x.cpp:92)"
     assert (
-        words_of([said, said, "Twice. "]) == "Error Code 7: BuildCanceled (Build canceled); Twice"
+        format_errors([said, said, "Twice. "])
+        == "Error Code 7: BuildCanceled (Build canceled); Twice"
     )
