@@ -17,7 +17,7 @@ from pconv_deploy.processes import spawning, worker_pool
 def endless(number):
     if sys.argv[1] == "writes":
         open(f"{sys.argv[2]}/child-{os.getpid()}", "w").close()
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # in one piece: the other worker writes as well
     time.sleep(600)
 
 if __name__ == "__main__":

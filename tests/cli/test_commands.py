@@ -181,7 +181,7 @@ def test_bench_refuses_what_cannot_be_compared(run: Run, engine: Path, files: Pa
     assert "is not the checkpoint this engine was made from" in result.err
     assert result.err.startswith("error: ")  # no empty line of a bar that nobody sees
     result = run("bench", engine, engine)
-    assert (result.code, "found an engine twice" in result.err) == (2, True)
+    assert (result.code, "each only once" in result.err) == (2, True)
     result = run("bench", engine, "--size", "4")
     assert result.code == 2
     assert "needed at least 8x8" in result.err
