@@ -152,8 +152,7 @@ class Traits:
     typed             the types in the graph alone decide what it computes in
     rounds_results    it computes in eight bits only what it may also leave in eight bits
     opens_after_fork  a process forked from one that has an engine open can open one itself
-    portable          engines open on machines of another kind, where they prove themselves;
-                      others are for the kind of GPU that built them, and say so themselves
+    portable          engines open on machines of another kind, where they prove themselves
     same_gpu          an engine opens only on the kind of GPU that it was built on
     repeatable        two builds of one graph compute the same
     why_finer         why some convolutions of an engine may compute in fp32; empty: not known

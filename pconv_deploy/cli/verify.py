@@ -29,7 +29,7 @@ from pconv_deploy.errors import ParityError, UsageError, needs
 if TYPE_CHECKING:
     from pconv_deploy.verification.candidates import CandidateFacts
     from pconv_deploy.verification.measures import ClassResult, Difference
-    from pconv_deploy.verification.run import Verification, VerifyRequest, VerifyResult
+    from pconv_deploy.verification.results import Verification, VerifyRequest, VerifyResult
 
 
 # Three lines, so that each stands alone and all fit into 80 columns; in and out of the hole.
@@ -128,7 +128,7 @@ def verify(
     """
     with needs("pconv-deploy"):
         from pconv_deploy.verification.pictures import PictureOptions
-        from pconv_deploy.verification.run import VerifyRequest
+        from pconv_deploy.verification.results import VerifyRequest
 
     # Pillow warns of damaged EXIF and of large images; we judge both ourselves.
     warnings.filterwarnings("ignore", module=r"PIL\.")

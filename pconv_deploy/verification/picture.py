@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pconv_deploy.images.arrays import Bytes
 from pconv_deploy.verification.candidates import Floats
 from pconv_deploy.verification.measures import composite_of
-from pconv_deploy.verification.run import Compared
+from pconv_deploy.verification.results import Compared
 
 _SMALLEST, _LARGEST = 256, 512  # widths of a panel, pixels
 _GAP, _LINE = 12, 22

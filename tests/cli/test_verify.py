@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pconv_deploy.verification.pictures import BUCKETS
-from pconv_deploy.verification.run import Verification
+from pconv_deploy.verification.results import Verification
 from tests.cli.conftest import Run
 from tests.verification.conftest import doctored_checkpoint, doctored_graph
 

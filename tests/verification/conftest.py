@@ -13,7 +13,8 @@ from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.engines.manifest import describe, read_manifest, write_manifest
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.verification.pictures import PictureOptions
-from pconv_deploy.verification.run import VerifyRequest, VerifyResult, verify
+from pconv_deploy.verification.results import VerifyRequest, VerifyResult
+from pconv_deploy.verification.run import verify
 from tests.conftest import NORMALISATION
 
 Compare = Callable[..., VerifyResult]

@@ -8,7 +8,7 @@ from pconv_deploy.parity import ParityInput, ParityReport
 from pconv_deploy.verification.candidates import Filled
 from pconv_deploy.verification.measures import judge, measure
 from pconv_deploy.verification.picture import worst_picture
-from pconv_deploy.verification.run import Compared
+from pconv_deploy.verification.results import Compared
 
 STRICT = ParityReport(reference="A", candidate="B", tolerance=1e-5, level_tolerance=1, cases=())
 BRIGHTEST, DARKEST, NOT_FINITE = (252, 255, 164), (0, 0, 4), (0, 200, 255)

@@ -28,7 +28,7 @@ from pconv_deploy.network.reference import LiteralPConvUNet
 from pconv_deploy.verification import run
 from pconv_deploy.verification.candidates import Candidate, Dtype, open_candidate
 from pconv_deploy.verification.pictures import BUCKETS, PictureOptions
-from pconv_deploy.verification.run import VerifyResult
+from pconv_deploy.verification.results import VerifyResult
 from tests.conftest import NORMALISATION, TINY, random_network
 from tests.verification.conftest import (
     FEW,
