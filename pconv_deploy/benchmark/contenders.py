@@ -19,11 +19,11 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 
+from pconv_deploy.benchmark.photo import photo_with_hole
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
 from pconv_deploy.inpainter import Inpainter, Prepared
-from pconv_deploy.masks.irregular import irregular_hole
 from pconv_deploy.processes import PACKAGE_HOME, run_child
 
 # image (N, H, W, 3) uint8, hole_mask (N, H, W) uint8 -> the composites
@@ -32,8 +32,6 @@ Formulation = Literal["literal", "collapsed"]
 _FORMULATIONS: tuple[Formulation, ...] = ("literal", "collapsed")
 REFERENCE = "PyTorch eager, literal"
 _MEMORY_RUNS = 2
-_HOLE_AREA = (0.2, 0.3)
-MIN_PIXELS = 64  # of a picture: fewer cannot show a hole of that area
 
 
 class Alone(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,10 +79,10 @@ class FillTask:
         cls, inpainter: Inpainter, photo: Image.Image, size: tuple[int, int], batch: int
     ) -> "FillTask":
         height, width = size
-        picture = photo.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+        picture, hole_mask = photo_with_hole(photo, height, width)
+        hole = hole_mask != 0
         stream = io.BytesIO()
         picture.save(stream, "JPEG", quality=95)
-        hole = irregular_hole(np.random.default_rng(0), height, width, _HOLE_AREA) != 0
         prepared = [inpainter.prepare(picture, hole)] * batch
         return cls(
             stream.getvalue(),

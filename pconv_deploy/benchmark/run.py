@@ -7,7 +7,6 @@ The first engine is also timed in the stages around it, as `infer` goes through 
 import contextlib
 import io
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from pconv_deploy.benchmark.contenders import (
-    MIN_PIXELS,
     REFERENCE,
     Contender,
     EngineFacts,
@@ -29,7 +27,8 @@ from pconv_deploy.benchmark.contenders import (
     peak_mib,
     torch_contenders,
 )
-from pconv_deploy.engines.processor import model_name
+from pconv_deploy.benchmark.photo import MIN_PIXELS
+from pconv_deploy.benchmark.report import describe_machine
 from pconv_deploy.errors import UsageError
 from pconv_deploy.images.arrays import like
 from pconv_deploy.inpainter import Inpainter, finish
@@ -193,18 +192,6 @@ def _size(opened: Mapping[Path, Inpainter], options: BenchOptions) -> tuple[int,
     if height * width < MIN_PIXELS:
         raise UsageError(f"found a size of {height}x{width}; needed at least 8x8")
     return height, width
-
-
-def describe_machine() -> dict[str, str]:
-    """Processor, cores, system and Python, for people who compare figures."""
-    return {
-        "processor": model_name(),
-        "cores": str(
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        ),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
 
 
 def _take_turns(

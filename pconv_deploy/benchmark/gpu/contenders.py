@@ -1,15 +1,15 @@
 """Who takes part in a GPU report: PyTorch three ways, and every backend for GPUs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from pconv_deploy.benchmark.gpu.engines import EngineToBuild
 from pconv_deploy.benchmark.gpu.formulations import CompiledReady, TorchReady
-from pconv_deploy.benchmark.gpu.steps import Progress, Ready
+from pconv_deploy.benchmark.gpu.steps import GpuContender
 from pconv_deploy.engines.shapes import Shape
+from pconv_deploy.errors import UsageError
 from pconv_deploy.parity import Precision
 
 # By backend: what its engines compute in. fp32 is beside PyTorch's, fp16 is what is deployed.
@@ -22,14 +22,6 @@ _ENGINES: tuple[tuple[str, Precision], ...] = (
     ("tensorrt", "fp16"),
     ("tensorrt-rtx", "fp16"),
 )
-
-
-@dataclass(frozen=True)
-class GpuContender:
-    """Someone who may take part; `prepare` raises if it cannot."""
-
-    name: str
-    prepare: Callable[[Progress], Ready]
 
 
 def contenders(
@@ -59,3 +51,16 @@ def contenders(
         in_torch("torch.compile max-autotune, fp16 channels-last", CompiledReady, half),
         *(engine(*wanted) for wanted in _ENGINES),
     ]
+
+
+def chosen(everyone: Sequence[GpuContender], only: Sequence[str]) -> list[GpuContender]:
+    """Return those whose names contain one of the texts in `only`; all if there are none.
+
+    Raises:
+        UsageError: no contender is left.
+    """
+    left = [one for one in everyone if not only or any(part in one.name for part in only)]
+    if not left:
+        names = "; ".join(one.name for one in everyone)
+        raise UsageError(f"no contender matches --only; available: {names}")
+    return left

@@ -4,17 +4,14 @@ import contextlib
 import itertools
 import re
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from pconv_deploy.assets.photos import sample_photo
-from pconv_deploy.benchmark.gpu.contenders import GpuContender
 from pconv_deploy.benchmark.gpu.formulations import release_memory
 from pconv_deploy.benchmark.gpu.results import (
     GpuReport,
@@ -23,19 +20,16 @@ from pconv_deploy.benchmark.gpu.results import (
     Setting,
     markdown,
 )
-from pconv_deploy.benchmark.gpu.steps import Fills, Progress, Ready, timed
+from pconv_deploy.benchmark.gpu.steps import WARM_UP, Fills, GpuContender, Progress, Ready
+from pconv_deploy.benchmark.photo import photo_with_hole
+from pconv_deploy.benchmark.report import write_report
 from pconv_deploy.contract import HOLE_MASK, IMAGE
-from pconv_deploy.errors import EngineError, PConvError, UsageError
-from pconv_deploy.files import atomic_file
-from pconv_deploy.masks.irregular import irregular_hole
+from pconv_deploy.errors import PConvError
 from pconv_deploy.parity import Arrays
+from pconv_deploy.timing import Contender, milliseconds, take_turns
 
 BATCHES, SIDES = (1, 8, 32), (256, 512, 1024)
-_HOLE_AREA = (0.2, 0.3)
 _LONGEST = 300  # characters of an exception's first line
-# Fills that are further from the reference's are none of this photo. Half precision is a few
-# levels off; memory that was not written, or the fill of another shape, most of 255.
-_FARTHEST = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,50 +61,26 @@ class Recorder:
     """The report so far, written anew with everything that is added."""
 
     report: GpuReport
-    output: Path
-    paths: tuple[Path, Path] = field(init=False)
+    paths: tuple[Path, Path]
 
-    def __post_init__(self) -> None:
-        self.paths = report_paths(self.output, self.report.device)
+    def add(self, measurement: Measurement) -> None:
+        self._write(measurements=(*self.report.measurements, measurement))
 
-    def add(self, *new: Measurement, participant: Participant | None = None) -> None:
-        old = self.report
-        joined = (*old.participants, participant) if participant else old.participants
-        self._write(
-            msgspec.structs.replace(
-                old, participants=joined, measurements=(*old.measurements, *new)
-            )
-        )
+    def add_participant(self, participant: Participant) -> None:
+        self._write(participants=(*self.report.participants, participant))
 
     def finish(self) -> None:
-        self._write(msgspec.structs.replace(self.report, finished=True))
+        self._write(finished=True)
 
-    def _write(self, report: GpuReport) -> None:
-        self.report = report
-        data, text = self.paths
-        with atomic_file(data) as partial:
-            partial.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
-        with atomic_file(text) as partial:
-            partial.write_text(markdown(report), encoding="utf-8")
+    def _write(self, **changes: object) -> None:
+        self.report = msgspec.structs.replace(self.report, **changes)
+        write_report(self.paths, self.report, markdown(self.report))
 
 
 def report_paths(output: Path, device: str) -> tuple[Path, Path]:
     """JSON and Markdown, named after the device."""
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     return output / f"{name}.json", output / f"{name}.md"
-
-
-def chosen(everyone: Sequence[GpuContender], only: Sequence[str]) -> list[GpuContender]:
-    """Those whose names have one of the words of `only`; everyone if there are none.
-
-    Raises:
-        UsageError: nobody is left.
-    """
-    left = [one for one in everyone if not only or any(words in one.name for words in only)]
-    if not left:
-        names = "; ".join(one.name for one in everyone)
-        raise UsageError(f"no contender matches --only; available: {names}")
-    return left
 
 
 def measure_all(
@@ -127,97 +97,89 @@ def measure_all(
         options: what is measured.
         progress: is told each step as it begins.
     """
-    settings = options.settings()
     fills = Fills()
     for number, contender in enumerate(everyone, 1):
         progress(f"[{number}/{len(everyone)}] {contender.name}: making ready")
-        participant, ready = _made_ready(contender, settings, fills, progress)
-        recorder.add(participant=participant)
-        if ready is None:
-            progress(f"  takes no part: {participant.why}")
-            continue
-        for measurement in _measured(contender.name, ready, options, fills):
-            recorder.add(measurement)
-            progress(f"  {measurement.setting.describe()}: {_result(measurement)}")
-        ready.close()
-        del ready
+        _measure_one(contender, recorder, options, fills, progress)
         release_memory()
     recorder.finish()
 
 
-def _made_ready(
+def _measure_one(
     contender: GpuContender,
-    settings: Sequence[Setting],
+    recorder: Recorder,
+    options: GpuReportOptions,
     fills: Fills,
     progress: Progress,
-) -> tuple[Participant, Ready | None]:
-    """Prepare someone, and look at one fill of the smallest shape."""
-    batch, side = min((setting.batch, setting.side) for setting in settings)
-    look = Setting(batch=batch, side=side, transfers=True, cuda_graph=False)
-    begun = time.perf_counter()
-    ready: Ready | None = None
-    try:
-        ready = contender.prepare(progress)
-        seconds = time.perf_counter() - begun
-        step = ready.step(look, _inputs(look))
-        step.run()
-        levels = _compared(fills, step.filled())
-    # Whatever a runtime raises is a line of the report, and no reason to lose the rest of it.
-    except Exception as error:  # noqa: BLE001
-        if ready is not None:
-            with contextlib.suppress(Exception):  # why it failed is known
-                ready.close()
-        release_memory()
-        return Participant(name=contender.name, why=_brief(error)), None
-    participant = Participant(
-        name=contender.name,
-        runs_on=ready.runs_on,
-        accepted=ready.accepted,
-        levels=levels,
-        seconds=seconds,
-    )
-    return participant, ready
+) -> None:
+    """Prepare a contender, check one fill of the smallest shape, time it, close it."""
+    settings = options.settings()
+    smallest = min(settings, key=lambda setting: (setting.batch, setting.side))
+    look = msgspec.structs.replace(smallest, transfers=True, cuda_graph=False)
+    with contextlib.ExitStack() as stack:
+        begun = time.perf_counter()
+        try:
+            ready = contender.prepare(progress)
+            seconds = time.perf_counter() - begun
+            stack.callback(_close, ready)
+            step = ready.step(look, _inputs(look))
+            step.run()
+            levels = fills.levels(step.filled())
+        # Whatever a runtime raises is a line of the report, and no reason to lose the rest of it.
+        except Exception as error:  # noqa: BLE001
+            why = _brief(error)
+            recorder.add_participant(Participant(name=contender.name, why=why))
+            progress(f"  takes no part: {why}")
+            return
+        del step  # its arrays are memory of the GPU
+        recorder.add_participant(
+            Participant(
+                name=contender.name,
+                runs_on=ready.runs_on,
+                accepted=ready.accepted,
+                levels=levels,
+                seconds=seconds,
+            )
+        )
+        for setting in settings:
+            measurement = _measured(contender.name, ready, setting, options, fills)
+            recorder.add(measurement)
+            progress(f"  {setting.describe()}: {_result(measurement)}")
+            if measurement.why:
+                release_memory()
+
+
+def _close(ready: Ready) -> None:
+    with contextlib.suppress(Exception):  # what it computed is measured, or why it failed is known
+        ready.close()
 
 
 def _measured(
-    name: str, ready: Ready, options: GpuReportOptions, fills: Fills
-) -> Iterator[Measurement]:
-    for setting in options.settings():
-        try:
-            step = ready.step(setting, _inputs(setting))
-            seconds = timed(step.run, options.rounds, options.limit)
-            levels = _compared(fills, step.filled())
-        except Exception as error:  # noqa: BLE001  as above
-            yield Measurement(contender=name, setting=setting, why=_brief(error))
-            release_memory()
-            continue
-        del step
-        p50, p99 = (np.percentile(seconds, (50, 99)) * 1e3).tolist()
-        yield Measurement(
-            contender=name,
-            setting=setting,
-            rounds=len(seconds),
-            p50=p50,
-            p99=p99,
-            images_per_second=setting.batch / p50 * 1e3,
-            levels=levels,
-        )
-
-
-def _compared(fills: Fills, filled: NDArray[np.uint8]) -> int | None:
-    """Refuse what is no fill of the photo: its time would be that of something else."""
-    levels = fills.levels(filled)
-    if levels is not None and levels > _FARTHEST:
-        raise EngineError(f"its fill is {levels} of 255 off the first contender's: it is another")
-    return levels
+    name: str, ready: Ready, setting: Setting, options: GpuReportOptions, fills: Fills
+) -> Measurement:
+    try:
+        step = ready.step(setting, _inputs(setting))
+        turn = Contender(step.run, pause=0)
+        times = take_turns({name: turn}, options.rounds, warm_up=WARM_UP, limit=options.limit)
+        levels = fills.levels(step.filled())
+    except Exception as error:  # noqa: BLE001  as above
+        return Measurement(contender=name, setting=setting, why=_brief(error))
+    p50, p99 = milliseconds(times[name], 50, 99)
+    return Measurement(
+        contender=name,
+        setting=setting,
+        rounds=len(times[name]),
+        p50=p50,
+        p99=p99,
+        images_per_second=setting.batch / p50 * 1e3,
+        levels=levels,
+    )
 
 
 def _inputs(setting: Setting) -> Arrays:
-    side = setting.side
-    photo = np.asarray(sample_photo().resize((side, side), Image.Resampling.LANCZOS))
-    hole = irregular_hole(np.random.default_rng(0), side, side, _HOLE_AREA)
+    photo, hole = photo_with_hole(sample_photo(), setting.side, setting.side)
     return {
-        IMAGE: np.repeat(photo[None], setting.batch, axis=0),
+        IMAGE: np.repeat(np.asarray(photo)[None], setting.batch, axis=0),
         HOLE_MASK: np.repeat(hole[None], setting.batch, axis=0),
     }
 

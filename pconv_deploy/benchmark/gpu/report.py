@@ -7,24 +7,22 @@ after the GPU after each measurement, so that whatever stops it costs one of the
 import datetime
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pconv_deploy.benchmark.gpu.contenders import contenders
+from pconv_deploy.benchmark.gpu.contenders import chosen, contenders
 from pconv_deploy.benchmark.gpu.measuring import (
     BATCHES,
     SIDES,
     GpuReportOptions,
     Recorder,
-    chosen,
     measure_all,
     report_paths,
 )
 from pconv_deploy.benchmark.gpu.results import GpuReport
-from pconv_deploy.benchmark.run import describe_machine
+from pconv_deploy.benchmark.report import describe_machine
 from pconv_deploy.benchmark.untrained import write_untrained
 from pconv_deploy.contract import NETWORK_FILE
 from pconv_deploy.engines.cuda.devices import current_gpu
@@ -38,16 +36,6 @@ _PACKAGES = (
     *("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx", "tensorrt-rtx-cu13"),
     *("onnxruntime-ep-nv-tensorrt-rtx-cu12", "onnxruntime-ep-nv-tensorrt-rtx-cu13"),
 )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def run_gpu_report(  # noqa: PLR0913  one parameter per option
@@ -99,8 +87,9 @@ def make_report(
     """
     gpu = current_gpu() if device == "cuda" else None
     name = gpu.name if gpu else "CPU only"
-    if (known := report_paths(output, name)[1]).exists() and not overwrite:
-        raise UsageError(f"{known} already exists; pass --overwrite, or another --output")
+    paths = report_paths(output, name)
+    if paths[1].exists() and not overwrite:
+        raise UsageError(f"{paths[1]} already exists; pass --overwrite, or another --output")
     output.mkdir(parents=True, exist_ok=True)
     network = checkpoint or output / NETWORK_FILE
     graph = output / "model.onnx"
@@ -115,14 +104,14 @@ def make_report(
         device=name,
         gpu=gpu,
         network=read_graph(graph).contract.source.describe_network(),
-        environment=describe_machine() | _versions(),
+        environment=describe_machine(_PACKAGES),
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         rounds=options.rounds,
         planned=len(taking_part) * len(options.settings()),
     )
-    recorder = Recorder(report, output)
+    recorder = Recorder(report, paths)
     measure_all(taking_part, recorder, options, _progress)
-    _progress(f"report in {recorder.paths[1]}")
+    _progress(f"report in {paths[1]}")
     return recorder
 
 

@@ -1,9 +1,10 @@
 """What a GPU report holds, and how it is told in Markdown."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from pconv_deploy.benchmark.report import table
 from pconv_deploy.engines.base import Gpu
 
 # For whoever compares the figures with others.
@@ -122,20 +123,8 @@ def _head(report: GpuReport) -> Iterable[str]:
 
 
 def _participants(report: GpuReport) -> Iterable[str]:
-    yield from ("", "| contender | runs on | against its graph | levels off | s to build |")
-    yield "|---|---|---|---|---|"
-    for one in report.participants:
-        if one.why:
-            yield _row(one.name, f"takes no part: {one.why}", "", "", "")
-            continue
-        all_levels = (
-            one.levels,
-            *(m.levels for m in report.measurements if m.contender == one.name),
-        )
-        known = [n for n in all_levels if n is not None]
-        levels = str(max(known)) if known else ""
-        seconds = "" if one.seconds is None else f"{one.seconds:.1f}"
-        yield _row(one.name, one.runs_on or "", one.accepted or "", levels, seconds)
+    header = ("contender", "runs on", "against its graph", "levels off", "s to build")
+    yield from ("", *table(header, (_participant(one, report) for one in report.participants)))
     yield from (
         "",
         "*Levels off*: the most that a byte differs from the first contender's fill of the same "
@@ -143,21 +132,26 @@ def _participants(report: GpuReport) -> Iterable[str]:
     )
 
 
+def _participant(one: Participant, report: GpuReport) -> Sequence[str]:
+    if one.why:
+        return one.name, f"takes no part: {one.why}", "", "", ""
+    all_levels = (one.levels, *(m.levels for m in report.measurements if m.contender == one.name))
+    levels = max((n for n in all_levels if n is not None), default="")
+    seconds = "" if one.seconds is None else f"{one.seconds:.1f}"
+    return one.name, one.runs_on or "", one.accepted or "", str(levels), seconds
+
+
 def _times(report: GpuReport) -> Iterable[str]:
+    found = {(m.contender, m.setting): m for m in report.measurements}
     settings = list(dict.fromkeys(m.setting for m in report.measurements))
-    hows = list(dict.fromkeys(setting.how() for setting in settings))
     for batch, side in dict.fromkeys((s.batch, s.side) for s in settings):
-        cells: dict[str, dict[str, Measurement]] = {}
-        for m in report.measurements:
-            if (m.setting.batch, m.setting.side) == (batch, side):
-                cells.setdefault(m.contender, {})[m.setting.how()] = m
+        these = [s for s in settings if (s.batch, s.side) == (batch, side)]
+        names = dict.fromkeys(name for name, setting in found if setting in these)
         notes: dict[str, int] = {}
+        rows = [(n, *(_cell(found.get((n, s)), notes) for s in these)) for n in names]
         yield from ("", f"## Batch {batch}, {side}x{side}", "")
         yield "p50 / p99 milliseconds (images a second)"
-        yield from ("", _row("", *hows), "|---" * (len(hows) + 1) + "|")
-        for name, row in cells.items():
-            yield _row(name, *(_cell(row.get(how), notes) for how in hows))
-        yield ""
+        yield from ("", *table(("", *(s.how() for s in these)), rows), "")
         yield from (f"{number}. {why}" for why, number in notes.items())
 
 
@@ -167,7 +161,3 @@ def _cell(m: Measurement | None, notes: dict[str, int]) -> str:
     if m.p50 is None or m.p99 is None or m.images_per_second is None:
         return f"none ({notes.setdefault(m.why or 'no reason given', len(notes) + 1)})"
     return f"{m.p50:.3g} / {m.p99:.3g} ({m.images_per_second:,.0f})"
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

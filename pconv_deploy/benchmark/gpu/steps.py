@@ -1,6 +1,5 @@
-"""What a contender of a GPU report gets ready for, and how its runs are timed and looked at."""
+"""What a contender of a GPU report is, and how its fills are checked."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,10 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pconv_deploy.benchmark.gpu.results import Setting
+from pconv_deploy.errors import EngineError
 from pconv_deploy.parity import Arrays
 
 Progress = Callable[[str], None]
-WARM_UP = 3
+WARM_UP = 3  # runs
+# Fills that are further from the reference's are none of this photo. Half precision is a few
+# levels off; memory that was not written, or the fill of another shape, most of 255.
+_FARTHEST = 32
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,14 @@ class Ready(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class GpuContender:
+    """A contender that may take part; `prepare` raises if it cannot."""
+
+    name: str
+    prepare: Callable[[Progress], Ready]
+
+
 class Fills:
     """Reference fills by image size; the other contenders have to agree."""
 
@@ -55,26 +66,18 @@ class Fills:
 
         Returns:
             The most of 0..255 that a byte is off; None for the first itself.
+
+        Raises:
+            EngineError: it is no fill of the photo, so its time would be that of something else.
         """
         side = filled.shape[1]
         if side not in self._first:
             self._first[side] = filled[0].copy()
             return None
         first = self._first[side].astype(np.int16)
-        return max(int(np.abs(one.astype(np.int16) - first).max()) for one in filled)
-
-
-def timed(run: Callable[[], Any], rounds: int, limit: float) -> list[float]:
-    """Run a few times unseen, then measure in seconds; stop after `limit` of them.
-
-    What compiles, tunes or captures on its first runs does so unseen.
-    """
-    for _ in range(WARM_UP):
-        run()
-    seconds: list[float] = []
-    begun = time.perf_counter()
-    while len(seconds) < rounds and time.perf_counter() - begun < limit:
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+        levels = max(int(np.abs(one.astype(np.int16) - first).max()) for one in filled)
+        if levels > _FARTHEST:
+            raise EngineError(
+                f"its fill is {levels} of 255 off the first contender's: it is another"
+            )
+        return levels

@@ -1,6 +1,5 @@
 """Those who are measured in a GPU report, without a GPU."""
 
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,7 @@ from pconv_deploy.benchmark.gpu.engines import EngineReady, profiles
 from pconv_deploy.benchmark.gpu.formulations import CompiledReady, pinned_like
 from pconv_deploy.benchmark.gpu.measuring import GpuReportOptions
 from pconv_deploy.benchmark.gpu.results import Setting
-from pconv_deploy.benchmark.gpu.steps import Step, timed
+from pconv_deploy.benchmark.gpu.steps import Step
 from pconv_deploy.contract import FILLED, IMAGE
 from pconv_deploy.engines.backends.onnxruntime.gpu import ONNXRUNTIME_CUDA
 from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
@@ -22,15 +21,6 @@ from pconv_deploy.engines.base import Runtime
 from pconv_deploy.errors import EngineError
 from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.parity import Arrays, parity_batches
-
-
-def test_timing_ends_with_the_rounds_or_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs: list[float] = []
-    assert len(timed(lambda: runs.append(0), rounds=5, limit=60)) == 5
-    assert len(runs) == 5 + 3  # the first are not counted
-    clock = iter(range(1000))
-    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
-    assert len(timed(lambda: None, rounds=500, limit=9)) == 3  # three looks at the clock a round
 
 
 def test_tensorrt_is_given_a_profile_for_each_shape_and_for_acceptance(graph: Path) -> None:

@@ -14,11 +14,10 @@ import pytest
 import torch
 
 from pconv_deploy.benchmark.gpu import report as gpu_report
-from pconv_deploy.benchmark.gpu.contenders import GpuContender, contenders
+from pconv_deploy.benchmark.gpu.contenders import chosen, contenders
 from pconv_deploy.benchmark.gpu.measuring import (
     GpuReportOptions,
     Recorder,
-    chosen,
     measure_all,
     report_paths,
 )
@@ -31,7 +30,7 @@ from pconv_deploy.benchmark.gpu.results import (
     Setting,
     markdown,
 )
-from pconv_deploy.benchmark.gpu.steps import Step
+from pconv_deploy.benchmark.gpu.steps import GpuContender, Step
 from pconv_deploy.contract import IMAGE
 from pconv_deploy.engines.base import Gpu
 from pconv_deploy.errors import EngineError, UsageError
@@ -96,7 +95,7 @@ def recorder(folder: Path, planned: int = 0) -> Recorder:
         rounds=3,
         planned=planned,
     )
-    return Recorder(report, folder)
+    return Recorder(report, report_paths(folder, GPU.name))
 
 
 def read(folder: Path) -> GpuReport:
