@@ -1,4 +1,4 @@
-"""Who takes part in a GPU report: PyTorch three ways, and every backend for GPUs."""
+"""Who takes part in a GPU report: PyTorch, literal and collapsed, and every backend for GPUs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,16 +38,26 @@ def contenders(
     """
     half = torch.float16
 
-    def in_torch(name: str, kind: type[TorchReady], dtype: torch.dtype) -> GpuContender:
-        return GpuContender(name, lambda _progress: kind(checkpoint, device, dtype))
+    def in_torch(
+        name: str, kind: type[TorchReady], dtype: torch.dtype, *, literal: bool = False
+    ) -> GpuContender:
+        form = "literal" if literal else "collapsed"
+        return GpuContender(
+            f"{name}, {form}", lambda _progress: kind(checkpoint, device, dtype, literal=literal)
+        )
 
     def engine(backend: str, precision: Precision) -> GpuContender:
         plan = EngineToBuild(graph, folder, shapes, backend, precision)
         return GpuContender(f"{backend}, {precision}", plan.prepare)
 
     return [
+        in_torch("PyTorch eager, fp32", TorchReady, torch.float32, literal=True),
         in_torch("PyTorch eager, fp32", TorchReady, torch.float32),
+        in_torch("PyTorch eager, fp16 channels-last", TorchReady, half, literal=True),
         in_torch("PyTorch eager, fp16 channels-last", TorchReady, half),
+        in_torch(
+            "torch.compile max-autotune, fp16 channels-last", CompiledReady, half, literal=True
+        ),
         in_torch("torch.compile max-autotune, fp16 channels-last", CompiledReady, half),
         *(engine(*wanted) for wanted in _ENGINES),
     ]

@@ -14,18 +14,24 @@ from pconv_deploy.checkpoints.native import load_checkpoint
 from pconv_deploy.contract import HOLE_MASK, IMAGE
 from pconv_deploy.errors import EngineError
 from pconv_deploy.export.ends import DeploymentGraph
-from pconv_deploy.network.architectures import for_inference
+from pconv_deploy.network.architectures import for_inference, literal_network
 from pconv_deploy.parity import Arrays
 
 
 class TorchReady:
-    """The network in PyTorch, batch norm folded; fp16 lies channels-last."""
+    """The network in PyTorch; fp16 lies channels-last.
+
+    Literal as the paper's authors wrote it; otherwise collapsed, batch norm folded.
+    """
 
     accepted: str | None = None
 
-    def __init__(self, checkpoint: Path, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, checkpoint: Path, device: str, dtype: torch.dtype, *, literal: bool = False
+    ) -> None:
         loaded = load_checkpoint(checkpoint)
-        graph = DeploymentGraph(for_inference(loaded.model), loaded.normalisation).eval()
+        form = literal_network if literal else for_inference
+        graph = DeploymentGraph(form(loaded.model), loaded.normalisation).eval()
         graph = graph.to(device, dtype)
         if dtype == torch.float16:
             graph = graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -100,8 +106,10 @@ class TorchReady:
 class CompiledReady(TorchReady):
     """The same through torch.compile, which captures CUDA graphs by itself, once a shape."""
 
-    def __init__(self, checkpoint: Path, device: str, dtype: torch.dtype) -> None:
-        super().__init__(checkpoint, device, dtype)
+    def __init__(
+        self, checkpoint: Path, device: str, dtype: torch.dtype, *, literal: bool = False
+    ) -> None:
+        super().__init__(checkpoint, device, dtype, literal=literal)
         if device == "cpu":
             raise EngineError("max-autotune is measured on GPUs only")
         self._compiled: tuple[tuple[int, int, bool], Callable[..., Tensor]] | None = None
