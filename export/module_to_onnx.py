@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pconv_deploy.checkpoints.foreign.weights import list_names as listed
+from pconv_deploy.checkpoints.foreign.weights import list_names
 from pconv_deploy.contract import MAX_LEVELS, Family, Normalisation, Source, UserModule
 from pconv_deploy.errors import ModuleError, PConvError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import (
@@ -140,15 +140,15 @@ def _target(
     if training := [name for name, part in network.named_modules() if name and part.training]:
         progress(
             "its own train() or eval() leaves parts in training mode after eval(): "
-            f"{listed(training)}; batch norms and dropouts there compute as in training"
+            f"{list_names(training)}; batch norms and dropouts there compute as in training"
         )
     weights = request.weights
     loaded = load_weights(network, weights, options.weights_key) if weights else None
     require_finite(network, request.factory)
     size = options.size
     mask_channels, multiple = find_interface(network, request.size_multiple, size, progress)
-    list_names = size or (multiple * math.ceil(_SHOWN / multiple),) * 2
-    made = with_operators(network, lambda layers: run_on_holes(layers, mask_channels, list_names))
+    shown_size = size or (multiple * math.ceil(_SHOWN / multiple),) * 2
+    made = with_operators(network, lambda layers: run_on_holes(layers, mask_channels, shown_size))
     reference = CalledModule(network, mask_channels)
     name = weights.name.encode(errors="replace").decode() if weights else request.factory
     return ExportTarget(
