@@ -1,4 +1,4 @@
-"""A full-size network without training, to measure speed with: `python -m ...demo.untrained`."""
+"""A full-size untrained network to time: `python -m pconv_deploy.benchmark.untrained`."""
 
 from collections.abc import Iterable
 from pathlib import Path
