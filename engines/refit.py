@@ -152,7 +152,8 @@ def refit_engine(
         changed, built = backend.refit(before, model.SerializeToString(), manifest.engine)
         with writing(output):
             for name in manifest.files:
-                (folder / name).write_bytes(changed.get(name) or before.read(name))
+                content = changed[name] if name in changed else before.read(name)
+                (folder / name).write_bytes(content)
         files = files_just_built(folder)
         progress("comparing the engine with the graph")
         # A witness would be another engine, which says nothing of weights that were swapped.
