@@ -50,11 +50,11 @@ def unchanged_files(folder: Path, manifest: Manifest) -> EngineFiles:
             )
 
     def read(name: str) -> bytes:
-        return _read(folder, name, manifest.files[name], manifest)
+        return _read(folder, name, _listed(folder, name, manifest), manifest)
 
     @contextlib.contextmanager
     def held(name: str) -> Iterator[Path]:
-        path, written = folder / name, manifest.files[name]
+        path, written = folder / name, _listed(folder, name, manifest)
         try:
             with held_file(path) as file:
                 if (file.size, file.sha256()) != (written.size, written.sha256):
@@ -66,6 +66,14 @@ def unchanged_files(folder: Path, manifest: Manifest) -> EngineFiles:
             raise EngineError(str(error)) from error
 
     return EngineFiles(folder, read, held)
+
+
+def _listed(folder: Path, name: str, manifest: Manifest) -> EngineFile:
+    if name not in manifest.files:
+        raise EngineError(
+            f"{folder} has no {name}: its manifest does not list it.{rebuild(manifest, folder)}"
+        )
+    return manifest.files[name]
 
 
 def unexpected_files(folder: Path, manifest: Manifest) -> list[str]:

@@ -12,6 +12,7 @@ from pconv_deploy.contract import UserModule, deployment_specs
 from pconv_deploy.engines.backends.onnxruntime.cpu import OnnxRuntimeBackend
 from pconv_deploy.engines.base import Built, EngineFiles, Runtime
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.engines.integrity import unchanged_files
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.errors import (
     EngineError,
@@ -116,6 +117,15 @@ def test_a_missing_file(own: Path) -> None:
     (own / "model.onnx").unlink()
     with pytest.raises(EngineError, match=r"model\.onnx is missing[^$]*Rebuild it: pconv-deploy"):
         open_engine(own)
+
+
+def test_a_file_that_the_manifest_does_not_name(own: Path) -> None:
+    files = unchanged_files(own, read_manifest(own))
+    why = rf"^{own} has no engine\.plan: its manifest does not list it\.\n  Rebuild it: "
+    with pytest.raises(EngineError, match=why):
+        files.read("engine.plan")
+    with pytest.raises(EngineError, match=why), files.held("engine.plan"):
+        pass
 
 
 def test_a_link_to_the_same_bytes_will_do(own: Path, engine: Path, graph: Path) -> None:
