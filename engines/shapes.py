@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.errors import EngineError, ImageError
+from pconv_deploy.errors import EngineError, ImageError, UsageError
 from pconv_deploy.parity import Batch, few_inputs, parity_batches, parity_inputs
 
 MOST_BATCH, MOST_SIDE = 1024, 1 << 14
@@ -53,6 +53,17 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """One line for people: `1x256x256 .. 8x512x512, tuned for 1x512x512`."""
         low, best, high = ("x".join(map(str, shape)) for shape in (self.min, self.opt, self.max))
         return low if low == high else f"{low} .. {high}, tuned for {best}"
+
+
+def require_distinct(profiles: Sequence[Profile]) -> None:
+    """Refuse a list that holds a profile twice.
+
+    Raises:
+        UsageError: it does; the message describes the profile.
+    """
+    for number, profile in enumerate(profiles):
+        if profile in profiles[:number]:
+            raise UsageError(f"duplicate profile {profile.describe()}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,6 +164,7 @@ def tensorrt_options(
     import msgspec
 
     from pconv_deploy.engines.registry import TensorRtOptions
+    from pconv_deploy.engines.shapes import require_distinct
 
     names = ("--min-shapes", "--opt-shapes", "--max-shapes")
     low, best, high = (
@@ -194,9 +195,8 @@ def tensorrt_options(
     except msgspec.ValidationError as error:
         what = str(error).partition(" - at `$")[0]  # a place in our own notation
         raise UsageError(f"TensorRT cannot build with these options: {what}") from error
-    for number, profile in enumerate(options.profiles):
-        if best and profile in options.profiles[:number]:
-            raise UsageError(f"duplicate profile {profile.describe()}")
+    if best:
+        require_distinct(options.profiles)
     return options
 
 

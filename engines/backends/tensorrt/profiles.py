@@ -7,7 +7,7 @@ its own, and a request goes to the smallest that takes it.
 from collections.abc import Sequence
 
 from pconv_deploy.contract import GraphContract, TensorSpec
-from pconv_deploy.engines.shapes import Profile, Shape
+from pconv_deploy.engines.shapes import Profile, Shape, require_distinct
 from pconv_deploy.errors import UsageError
 
 # Largest batch and side of each, which are also what it is fastest at.
@@ -24,9 +24,8 @@ def profiles_for(contract: GraphContract, wanted: Sequence[Profile] = ()) -> tup
     Raises:
         UsageError: a wanted profile does not fit the graph, or is a duplicate.
     """
-    for number, profile in enumerate(wanted):
-        if profile in wanted[:number]:
-            raise UsageError(f"duplicate profile {profile.describe()}")
+    require_distinct(wanted)
+    for profile in wanted:
         _refuse_misfit(profile, contract)
     return tuple(wanted) or _ladder(contract)
 
