@@ -19,7 +19,8 @@ from pconv_deploy.graphs.passes import GraphPass, Site, run_passes
 
 def upsampling_sites(model: onnx.ModelProto) -> int:
     """How many convolutions an arrangement chooses the form of."""
-    return len(_upsampling_nodes(ir.serde.deserialize_model(model)))
+    nodes = nodes_of(ir.serde.deserialize_model(model), "ConvTranspose")
+    return sum(refusal(node) is None for node in nodes)
 
 
 def arranged(
@@ -54,18 +55,20 @@ def passes_of(arrangement: Arrangement) -> tuple[GraphPass, ...]:
 
 def _upsampled(graph: ir.Model, arrangement: Arrangement) -> Sequence[Site]:
     """Bring each decoder convolution into its form; narrow-output may have taken the last."""
-    sites = [Site(node_label(node), refusal(node)) for node in nodes_of(graph, "ConvTranspose")]
-    for number, node in enumerate(_upsampling_nodes(graph)):
+    sites: list[Site] = []
+    number = 0  # of the convolutions that have a choice of forms
+    for node in nodes_of(graph, "ConvTranspose"):
+        refused = refusal(node)
+        sites.append(Site(node_label(node), refused))
+        if refused is not None:
+            continue
         form = arrangement.of_site(number)
+        number += 1
         if form == "interleaved":
             interleave(node)
         elif form == "enlarged":
             enlarge_again(node)
     return sites
-
-
-def _upsampling_nodes(graph: ir.Model) -> list[ir.Node]:
-    return [n for n in nodes_of(graph, "ConvTranspose") if refusal(n) is None]
 
 
 def _name_sides(model: onnx.ModelProto, names: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ from pconv_deploy.export.rewrites.fold_constants import fold_constants
 from pconv_deploy.export.rewrites.mask_once import mask_once
 from pconv_deploy.export.rewrites.split_concat import split_concat
 from pconv_deploy.export.rewrites.upsample_phases import upsample_phases
-from pconv_deploy.graphs.passes import GraphPass, require_order
+from pconv_deploy.graphs.passes import GraphPass
 
 
 class Level(IntEnum):
@@ -46,7 +46,6 @@ LEVELS = {
     ),
 }
 REWRITES = tuple(rewrite for rewrites in LEVELS.values() for rewrite in rewrites)
-require_order(REWRITES)
 
 
 def select_rewrites(level: int, without: Iterable[str] = ()) -> tuple[GraphPass, ...]:

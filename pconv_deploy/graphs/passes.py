@@ -5,7 +5,7 @@ infers shapes, removes unused nodes and checks what the pass promises, so that a
 with the name of the pass that made it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -61,12 +61,13 @@ class PassError(RuntimeError):
     """A pass left the graph invalid: a fault of ours, not of the user's."""
 
 
-def run_passes(graph: ir.Model, passes: Iterable[GraphPass]) -> Iterator[Step]:
+def run_passes(graph: ir.Model, passes: Sequence[GraphPass]) -> Iterator[Step]:
     """Apply passes in turn, in place; yield each step once it is done.
 
     Raises:
         PassError: a pass left the graph invalid or its promise unkept, or the order is wrong.
     """
+    require_order(passes)
     ShapeInferencePass()(graph)
     done: list[str] = []
     signature = _signature(graph)

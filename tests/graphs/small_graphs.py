@@ -1,7 +1,7 @@
 """Small graphs written as text; what one rewrite says and does of them; what they compute."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,7 +150,7 @@ def run(model: onnx.ModelProto, feeds: Feeds, *, optimised: bool = False) -> lis
 
 
 def rewritten(
-    model: onnx.ModelProto, passes: Iterable[GraphPass]
+    model: onnx.ModelProto, passes: Sequence[GraphPass]
 ) -> Iterator[tuple[Step, onnx.ModelProto]]:
     """Apply passes in turn to a copy; yield each step with the model after it."""
     edited = ir.serde.deserialize_model(model)

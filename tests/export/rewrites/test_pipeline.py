@@ -177,3 +177,5 @@ def test_a_pass_that_breaks_its_promise_is_named() -> None:
         list(rewritten(network(0)[0], [collapse, GraphPass("late", renames_the_output)]))
     with pytest.raises(PassError, match="fold-batch-norm has to run after collapse-masks"):
         require_order([REWRITES[1], collapse])
+    with pytest.raises(PassError, match="fold-batch-norm has to run after collapse-masks"):
+        list(rewritten(network(0)[0], [REWRITES[1], collapse]))
