@@ -177,6 +177,13 @@ function chosen() {
   return open.results[$("which").value || 0] ?? open.current;
 }
 
+function goOnFrom(version) {
+  const { current, original } = open;
+  open.current = version;
+  if (current !== original && current !== version) current.picture.close();
+  paint();
+}
+
 function show(panes) {
   const { width, height } = open.current.picture;
   view.show(panes, width, height);
@@ -386,15 +393,11 @@ const actions = {
   download,
   back: paint,
   again: () => {
-    open.current = chosen();
     open.hole = new Hole(open.current.picture.width, open.current.picture.height);
-    paint();
+    goOnFrom(chosen());
     say("Paint what should go next.");
   },
-  original: () => {
-    open.current = open.original;
-    paint();
-  },
+  original: () => goOnFrom(open.original),
 };
 for (const [id, action] of Object.entries(actions)) $(id).addEventListener("click", action);
 for (const button of $("tools").children) button.addEventListener("click", () => choose(button.dataset.tool));
