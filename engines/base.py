@@ -264,8 +264,17 @@ class BackendWithOptions(Backend, Protocol):
         """Return the options that an engine was built with."""
         ...
 
-    def describe(self, built: Built, files: EngineFiles) -> Mapping[str, str | Mapping[str, str]]:
-        """Return what only this backend knows of an engine, for people."""
+    def describe(
+        self, built: Built, read: Callable[[str], bytes]
+    ) -> Mapping[str, str | Mapping[str, str]]:
+        """Return what only this backend knows of an engine, for people.
+
+        `read` returns a file's whole content, or raises EngineError; a file that cannot be read
+        is reported where its facts would be.
+
+        Raises:
+            EngineError: `built` is not what this backend records.
+        """
         ...
 
     def words(self, options: msgspec.Struct) -> list[str]:

@@ -1,6 +1,5 @@
 """What a file of ours is and says of itself: checkpoint, exported graph or engine."""
 
-import contextlib
 import hashlib
 import shlex
 from collections.abc import Mapping
@@ -44,7 +43,7 @@ def inspect_file(path: Path, weights_key: str | None = None) -> Facts:
     Raises:
         UsageError: a key of anything else.
         InputError: it is none of them, or damaged.
-        EngineError: a folder whose manifest cannot be read.
+        EngineError: a folder whose manifest cannot be read, or does not hold its backend's facts.
         MissingRuntimeError: a package that reads such a file is not installed.
     """
     if not path.exists():
@@ -127,8 +126,12 @@ def _backend_facts(folder: Path, manifest: Manifest) -> Facts:
         facts["shapes"] = profiles  # batch x height x width
     backend = {one.name: one for one in BACKENDS}.get(manifest.backend)
     if isinstance(backend, BackendWithOptions):
-        with contextlib.suppress(EngineError):  # "files are" says that they were changed
-            facts.update(backend.describe(built, unchanged_files(folder, manifest)))
+        try:
+            facts.update(
+                backend.describe(built, lambda name: unchanged_files(folder, manifest).read(name))
+            )
+        except EngineError as error:
+            raise EngineError(f"{folder}: {error}") from error
     if built.notes:
         facts["notes"] = "; ".join(built.notes)
     return facts

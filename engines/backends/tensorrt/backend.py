@@ -1,7 +1,7 @@
 """NVIDIA TensorRT, and TensorRT for RTX, which has the same interface."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -95,13 +95,15 @@ class TensorRtBackend:
         assert isinstance(options, TensorRtOptions)
         return words(options)
 
-    def describe(self, built: Built, files: EngineFiles) -> Mapping[str, str | Mapping[str, str]]:
+    def describe(
+        self, built: Built, read: Callable[[str], bytes]
+    ) -> Mapping[str, str | Mapping[str, str]]:
         details = PlanDetails.of(built.details)
         chosen = words(msgspec.structs.replace(details.options, profiles=()))
         return {
             "options": shlex.join(chosen) or "TensorRT's defaults",
             "build took": f"{details.build_seconds:.0f} s",
-            "layers": described_layers(files),
+            "layers": described_layers(read),
         }
 
     def why_not(self, precision: Precision) -> str | None:
@@ -125,7 +127,7 @@ class TensorRtBackend:
         installed = self.runtime()
         options = PlanDetails.of(built.details).options
         # One of TensorRT for RTX is for its own release, whatever was asked for.
-        compatible = options.version_compatible and self.flavour != TENSORRT_RTX
+        compatible = built.later_releases and self.flavour != TENSORRT_RTX
         if why := _another_release(installed, built_with, compatible):
             return why
         if built.weights_missing:
@@ -210,7 +212,7 @@ class TensorRtBackend:
         contract: GraphContract,  # noqa: ARG002
         precision: Precision,  # noqa: ARG002
     ) -> Mapping[Precision, int]:
-        return read_layers(files).graph
+        return read_layers(files.read).graph
 
     def why_not_refit(self, built: Built) -> str | None:
         options = PlanDetails.of(built.details).options

@@ -6,12 +6,12 @@ an engine must be loaded to be inspected, which takes a GPU, so nobody here has 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from pconv_deploy.engines.base import EngineFiles
+from pconv_deploy.errors import EngineError
 from pconv_deploy.parity import Precision
 
 if TYPE_CHECKING:
@@ -41,21 +41,34 @@ class _Answer(msgspec.Struct):
     layers: list[_Layer | str] = msgspec.field(name="Layers", default_factory=list)
 
 
-def read_layers(files: EngineFiles) -> LayerReport:
-    """Read an engine's layers.json."""
-    return msgspec.json.decode(files.read(LAYERS), type=LayerReport)
+def read_layers(read: Callable[[str], bytes]) -> LayerReport:
+    """Read an engine's layers.json.
+
+    Args:
+        read: returns the content of one of the engine's files, as `EngineFiles.read` does.
+
+    Raises:
+        EngineError: it is missing, changed or damaged.
+    """
+    try:
+        return msgspec.json.decode(read(LAYERS), type=LayerReport)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise EngineError(f"{LAYERS} of the engine is damaged: {error}") from error
 
 
-def described_layers(files: EngineFiles) -> str | Mapping[str, str]:
-    """Count the layers by the type that the inspector gives; layers.json has all that it says."""
-    answers = bytes(read_layers(files).engine)
+def described_layers(read: Callable[[str], bytes]) -> str | Mapping[str, str]:
+    """Count the layers by the type that the inspector gives, or say why they cannot be read."""
+    try:
+        answers = bytes(read_layers(read).engine)
+    except EngineError as error:
+        return f"not known: {str(error).partition(chr(10))[0]}"
     if answers == bytes(_NULL):
         return "not known: the engine was not loaded where it was built"
     try:
-        read = msgspec.json.decode(answers, type=list[_Answer] | _Answer)
+        decoded = msgspec.json.decode(answers, type=list[_Answer] | _Answer)
     except msgspec.DecodeError:
         return f"as TensorRT's engine inspector lists them in {LAYERS}"
-    first = read if isinstance(read, _Answer) else (read or [_Answer()])[0]
+    first = decoded if isinstance(decoded, _Answer) else (decoded or [_Answer()])[0]
     kinds = Counter(layer if isinstance(layer, str) else layer.kind for layer in first.layers)
     return {kind: str(count) for kind, count in kinds.most_common()}
 

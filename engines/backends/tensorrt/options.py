@@ -99,7 +99,7 @@ class PlanDetails(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             return msgspec.convert(details, cls)
         except msgspec.ValidationError as error:
             raise EngineError(
-                f"its manifest does not say how TensorRT built it: {error}"
+                f"the manifest does not say how TensorRT built the engine: {error}"
             ) from error
 
     def to_json(self) -> dict[str, Any]:

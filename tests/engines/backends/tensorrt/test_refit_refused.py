@@ -54,7 +54,7 @@ def test_without_a_gpu_nothing_is_begun(
         ({"backend": "openvino"}, r"is an engine for openvino, whose weights cannot be swapped\."
          r"\n  Build one with these weights: pconv-deploy build-engine .* --backend openvino"),
         ({"backend": "abacus"}, r"cannot be swapped: there is no backend 'abacus'"),
-        ({"engine": Built()}, r"cannot be swapped: its manifest does not say how TensorRT built"),
+        ({"engine": Built()}, r"cannot be swapped: the manifest does not say how TensorRT built"),
     ],
     ids=["int8", "OpenVINO", "unknown backend", "damaged manifest"],
 )  # fmt: skip

@@ -61,6 +61,25 @@ def test_of_an_engine_that_was_built_on_a_gpu(engine: Path) -> None:
     assert shown["notes"] == "one; and so on"
 
 
+def test_a_changed_file_hides_no_more_than_what_it_holds(engine: Path) -> None:
+    whole = inspect_file(engine)
+    (engine / "layers.json").write_bytes(b"something else")
+    shown = inspect_file(engine)
+    assert "layers.json has 14 bytes, was built with" in str(shown["layers"])
+    assert "\n" not in str(shown["layers"])
+    for fact in ("options", "build took", "shapes"):
+        assert shown[fact] == whole[fact]
+
+
+def test_details_that_are_damaged(engine: Path) -> None:
+    path = engine / "manifest.json"
+    facts = json.loads(path.read_text())
+    facts["engine"]["details"] = {}
+    path.write_text(json.dumps(facts))
+    with pytest.raises(EngineError, match=f"^{engine}: the manifest does not say how TensorRT"):
+        inspect_file(engine)
+
+
 def test_of_an_engine_for_other_gpus_than_the_one_it_was_built_on(engine: Path) -> None:
     path = engine / "manifest.json"
     facts = json.loads(path.read_text())
@@ -136,5 +155,5 @@ def test_of_an_older_release(engine: Path) -> None:
     assert read_manifest(engine).engine.arithmetic == "tf32"
     path.write_text(json.dumps(facts | {"plan": None}))
     assert read_manifest(engine).engine == Built()
-    with pytest.raises(EngineError, match=r"cannot be opened: its manifest does not say how"):
+    with pytest.raises(EngineError, match=r"cannot be opened: the manifest does not say how"):
         open_engine(engine)
