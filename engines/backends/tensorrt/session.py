@@ -120,6 +120,8 @@ class TensorRtSession:
         self._require_names(inputs, outputs)
         waits = stream is None
         callers = LEGACY_STREAM if waits else stream_handle(stream)
+        if not waits:  # before any call that would break the caller's capture
+            refuse_capturing(self._cuda, callers)
         with self._worker() as worker:
             worker.start_after(callers)
             seen = self._look(worker, {**inputs, **(outputs or {})})
