@@ -2,11 +2,9 @@
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +16,7 @@ from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
 from pconv_deploy.files import scratch_folder
 from pconv_deploy.masks.irregular import irregular_hole
 from pconv_deploy.parity import Arrays, ParityInput, Precision, graph_inputs
+from pconv_deploy.timing import Contender, milliseconds, take_turns
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +26,7 @@ _ROUNDS = 7
 _WORTH = 1.01
 _UPSAMPLINGS: tuple[Upsampling, ...] = ("transposed", "interleaved", "enlarged")
 _SWITCHES = ("fused_epilogue", "narrow_output", "narrow_input")
-_PAUSE = 0.1  # seconds: the threads of the other one still spin, waiting for more work
+_PAUSE = 0.1  # seconds before each turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,15 +162,12 @@ class Tuner:
     ) -> tuple[float, float]:
         """Milliseconds of both, taking turns."""
         with self._opened(best) as run_best, self._opened(candidate) as run_candidate:
-            times: tuple[list[float], list[float]] = ([], [])
-            for turn in range(_ROUNDS + 1):
-                for run, seconds in zip((run_best, run_candidate), times, strict=True):
-                    time.sleep(_PAUSE)
-                    start = time.perf_counter()
-                    run(inputs)
-                    if turn:  # the first warms up
-                        seconds.append(time.perf_counter() - start)
-        before, after = (round(1e3 * median(seconds), 3) for seconds in times)
+            both = {
+                "best": Contender(lambda: run_best(inputs), _PAUSE),
+                "candidate": Contender(lambda: run_candidate(inputs), _PAUSE),
+            }
+            times = take_turns(both, _ROUNDS, warm_up=1)
+        before, after = (round(milliseconds(times[name], 50)[0], 3) for name in both)
         return before, after
 
     def _compared_with_graph(self, candidate: Arrangement) -> str | None:

@@ -4,6 +4,7 @@
 prints how much memory its process took.
 """
 
+import functools
 import io
 import os
 import sys
@@ -19,12 +20,14 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 
+from pconv_deploy import timing
 from pconv_deploy.benchmark.photo import photo_with_hole
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
 from pconv_deploy.inpainter import Inpainter, Prepared
 from pconv_deploy.processes import PACKAGE_HOME, run_child
+from pconv_deploy.timing import Contender
 
 # image (N, H, W, 3) uint8, hole_mask (N, H, W) uint8 -> the composites
 Fill = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Any]
@@ -105,12 +108,15 @@ class FillTask:
 
 
 @dataclass(frozen=True)
-class Contender:
-    """What is timed, on its own arrays (engines pad differently), and how it runs alone, if so."""
+class FillContender:
+    """A fill on its own arrays (engines pad differently), and how it runs alone, if it can."""
 
     fill: Fill
     task: FillTask
     alone: Alone | None
+
+    def turn(self) -> Contender:
+        return Contender(functools.partial(self.fill, self.task.image, self.task.hole_mask))
 
 
 def engine_fill(inpainter: Inpainter) -> Fill:
@@ -173,7 +179,7 @@ def torch_fill(
 
 def torch_contenders(
     against: Path, opened: Iterable[Inpainter], task: FillTask, threads: int | None
-) -> dict[str, Contender]:
+) -> dict[str, FillContender]:
     """Make the formulations of the checkpoint that all opened engines were made from, by name.
 
     Raises:
@@ -187,7 +193,7 @@ def torch_contenders(
         )
     key = contracts[0].source.weights_key
     return {
-        f"PyTorch eager, {formulation}": Contender(
+        f"PyTorch eager, {formulation}": FillContender(
             torch_fill(against, formulation, threads, contracts[0], key),
             task,
             replace(task.alone(str(against), formulation, threads), weights_key=key),
@@ -251,11 +257,7 @@ def _peak_of_this_process(who: Alone) -> float | None:
         fill = engine_fill(Inpainter.load(who.path, threads=who.threads))
     for _ in range(_MEMORY_RUNS):
         fill(image, hole_mask)
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    # Not getrusage: its maximum is inherited from the parent process.
-    return int(status.read_text(encoding="ascii").partition("VmHWM:")[2].split()[0]) / 1024
+    return timing.peak_mib()
 
 
 if __name__ == "__main__":

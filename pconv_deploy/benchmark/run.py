@@ -5,22 +5,22 @@ The first engine is also timed in the stages around it, as `infer` goes through 
 """
 
 import contextlib
+import functools
 import io
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import numpy as np
 from PIL import Image
 
 from pconv_deploy.benchmark.contenders import (
     REFERENCE,
-    Contender,
     EngineFacts,
     Fill,
+    FillContender,
     FillTask,
     engine_facts,
     engine_fill,
@@ -32,10 +32,9 @@ from pconv_deploy.benchmark.report import describe_machine
 from pconv_deploy.errors import UsageError
 from pconv_deploy.images.arrays import like
 from pconv_deploy.inpainter import Inpainter, finish
+from pconv_deploy.timing import Contender, Ratio, milliseconds, take_turns
 
 STAGES = ("decode", "pre", "infer", "post", "encode")
-# Seconds before each turn: the threads of the one before still spin, waiting for more work.
-_PAUSE = 0.2
 # 90th percentile of a ratio over its 10th. 58 of the 60 ratios in docs/bench-avx2.json are below.
 _STEADY = 1.5
 
@@ -77,6 +76,12 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     ratio_p10: float | None = None
     ratio_p90: float | None = None
     peak_mib: float | None = None
+
+    def times_faster(self) -> str:
+        """Return the ratio with its 10th and 90th percentile, or "" if there is no reference."""
+        if self.ratio is None or self.ratio_p10 is None or self.ratio_p90 is None:
+            return ""
+        return str(Ratio(self.ratio, self.ratio_p10, self.ratio_p90))
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,21 +141,28 @@ def bench(
         tasks = [
             FillTask.make(inpainter, photo, size, options.batch) for inpainter in opened.values()
         ]
-        contenders: dict[str, Contender] = {}
+        contenders: dict[str, FillContender] = {}
         if against is not None:
             contenders = torch_contenders(against, opened.values(), tasks[0], options.threads)
         for fact, inpainter, task in zip(facts, opened.values(), tasks, strict=True):
             alone = task.alone(fact.path, None, options.threads)
-            contenders[fact.contender] = Contender(engine_fill(inpainter), task, alone)
+            contenders[fact.contender] = FillContender(engine_fill(inpainter), task, alone)
         for name, fill in (others or {}).items():
-            contenders[name] = Contender(fill, tasks[0], None)
-        first = next(iter(opened.values()))
-        times, stages = _take_turns(contenders, tasks[0], first, options, progress)
+            contenders[name] = FillContender(fill, tasks[0], None)
+        stages = _stages(next(iter(opened.values())), tasks[0])
+        times = take_turns(
+            {name: contender.turn() for name, contender in contenders.items()} | stages,
+            options.rounds,
+            warm_up=options.warm_up,
+            progress=progress,
+        )
     peaks = {}
     if options.memory:
         peaks = {n: peak_mib(c.alone) for n, c in contenders.items() if c.alone}
     reference = times.get(REFERENCE)
-    timings = tuple(_timing(n, t, options.batch, reference, peaks.get(n)) for n, t in times.items())
+    timings = tuple(
+        _timing(name, times[name], options.batch, reference, peaks.get(name)) for name in contenders
+    )
     return BenchResult(
         engines=facts,
         against=str(against) if against else None,
@@ -161,7 +173,7 @@ def bench(
         threads=options.threads,
         hole_share=round(float(tasks[0].prepared[0].hole.mean()), 3),
         contenders=timings,
-        stages=tuple(_timing(n, t, options.batch) for n, t in stages.items()),
+        stages=tuple(_timing(name, times[name], options.batch) for name in STAGES),
         environment=describe_machine(),
         warning=unsteady(timings),
     )
@@ -194,54 +206,40 @@ def _size(opened: Mapping[Path, Inpainter], options: BenchOptions) -> tuple[int,
     return height, width
 
 
-def _take_turns(
-    contenders: Mapping[str, Contender],
-    task: FillTask,
-    inpainter: Inpainter,
-    options: BenchOptions,
-    progress: Callable[[int, int], None],
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    stages: dict[str, list[float]] = {name: [] for name in STAGES}
-    rounds = options.warm_up + options.rounds
-    for number in range(rounds):
-        counts = number >= options.warm_up
-        for name, contender in contenders.items():
-            image, hole_mask = contender.task.image, contender.task.hole_mask
-            time.sleep(_PAUSE)
-            start = time.perf_counter()
-            contender.fill(image, hole_mask)
-            if counts:
-                times[name].append(time.perf_counter() - start)
-        for name, seconds in _one_pass(inpainter, task).items():
-            if counts:
-                stages[name].append(seconds)
-        progress(number + 1, rounds)
-    return times, stages
+def _stages(inpainter: Inpainter, task: FillTask) -> dict[str, Contender]:
+    """From JPEG files to PNG files, in memory: each stage takes on the whole batch of the last."""
 
+    def decode(_nothing: None) -> list[Image.Image]:
+        pictures = [Image.open(io.BytesIO(task.encoded)) for _ in task.prepared]
+        for picture in pictures:
+            picture.load()
+        return list(pictures)
 
-def _one_pass(inpainter: Inpainter, task: FillTask) -> dict[str, float]:
-    """From JPEG files to PNG files, in memory; seconds by stage for the whole batch."""
-    clock = [time.perf_counter()]
-    pictures = []
-    for _ in task.prepared:
-        picture = Image.open(io.BytesIO(task.encoded))
-        picture.load()
-        pictures.append(picture)
-    clock.append(time.perf_counter())
-    prepared = [inpainter.prepare(picture, task.hole) for picture in pictures]
-    clock.append(time.perf_counter())
-    filled = inpainter.run(prepared)
-    clock.append(time.perf_counter())
-    results = [
-        like(picture, finish(item, pixels))
-        for picture, item, pixels in zip(pictures, prepared, filled, strict=True)
-    ]
-    clock.append(time.perf_counter())
-    for result in results:
-        result.save(io.BytesIO(), "PNG")
-    clock.append(time.perf_counter())
-    return {name: b - a for name, a, b in zip(STAGES, clock, clock[1:], strict=False)}
+    def prepare(pictures: list[Image.Image]) -> Any:
+        return pictures, [inpainter.prepare(picture, task.hole) for picture in pictures]
+
+    def infer(batch: Any) -> Any:
+        return *batch, inpainter.run(batch[1])
+
+    def compose(batch: Any) -> list[Image.Image]:
+        each = zip(*batch, strict=True)
+        return [like(picture, finish(item, pixels)) for picture, item, pixels in each]
+
+    def encode(results: list[Image.Image]) -> None:
+        for result in results:
+            result.save(io.BytesIO(), "PNG")
+
+    batch: Any = None
+
+    def run(stage: Callable[[Any], Any]) -> None:
+        nonlocal batch
+        batch = stage(batch)
+
+    stages = (decode, prepare, infer, compose, encode)
+    return {
+        name: Contender(functools.partial(run, stage), pause=0)
+        for name, stage in zip(STAGES, stages, strict=True)
+    }
 
 
 def _timing(
@@ -251,18 +249,16 @@ def _timing(
     reference: Sequence[float] | None = None,
     peak: float | None = None,
 ) -> Timing:
-    p50, p90, p99 = (np.percentile(seconds, (50, 90, 99)) * 1e3).tolist()
-    low = middle = high = None
-    if reference is not None:
-        low, middle, high = np.percentile(np.divide(reference, seconds), (10, 50, 90)).tolist()
+    p50, p90, p99 = milliseconds(seconds, 50, 90, 99)
+    ratio = Ratio.of(reference, seconds) if reference else None
     return Timing(
         name=name,
         p50=p50,
         p90=p90,
         p99=p99,
         images_per_second=batch / p50 * 1e3,
-        ratio=middle,
-        ratio_p10=low,
-        ratio_p90=high,
+        ratio=ratio and ratio.median,
+        ratio_p10=ratio and ratio.p10,
+        ratio_p90=ratio and ratio.p90,
         peak_mib=peak,
     )

@@ -8,7 +8,6 @@ ONNX Runtime has to offer here.
 import functools
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +21,7 @@ import typer
 from pconv_deploy.assets.network import copy_network
 from pconv_deploy.assets.photos import sample_photo
 from pconv_deploy.benchmark.contenders import REFERENCE
+from pconv_deploy.benchmark.report import table, write_report
 from pconv_deploy.benchmark.run import BenchOptions, BenchResult, bench
 from pconv_deploy.benchmark.suite_engines import build_engines, write_crops
 from pconv_deploy.benchmark.untrained import write_untrained
@@ -29,9 +29,9 @@ from pconv_deploy.contract import NETWORK_FILE
 from pconv_deploy.engines.int8.quantise import Quantisation
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
-from pconv_deploy.files import atomic_file
 from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.graphs.multiply_adds import multiply_adds
+from pconv_deploy.timing import Contender, take_turns
 
 # Batch, side, rounds.
 Grid = tuple[tuple[int, int, int], ...]
@@ -107,9 +107,9 @@ def run_benchmark(
             measured("compact", copy_network, COMPACT, trained=True),
         ),
     )
-    _write(output / "results.json", msgspec.json.format(msgspec.json.encode(result)))
-    _write(output / "results.md", "".join(_page(result)).encode())
-    progress(f"results in {output / 'results.md'}")
+    paths = (output / "results.json", output / "results.md")
+    write_report(paths, result, "".join(_page(result)))
+    progress(f"results in {paths[1]}")
 
 
 def _mib(batch: int, side: int) -> float:
@@ -162,12 +162,9 @@ def convolution_ceiling(rounds: int = 15) -> float:
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     x = rng.normal(size=shape).astype(np.float32)
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        session.run(None, {"x": x})
-        seconds.append(time.perf_counter() - start)
-    return 2 * weight.size * side * side / min(seconds) / 1e9
+    turn = Contender(lambda: session.run(None, {"x": x}), pause=0)
+    seconds = min(take_turns({"convolution": turn}, rounds, warm_up=0)["convolution"])
+    return 2 * weight.size * side * side / seconds / 1e9
 
 
 def _page(result: Benchmark) -> Iterator[str]:
@@ -193,25 +190,25 @@ def _page(result: Benchmark) -> Iterator[str]:
 def _table(run: BenchResult, gflop: float, ceiling_gflops: float) -> Iterable[str]:
     """Lay out one run; gflop: of one image of 512x512."""
     what = f"batch {run.batch}, {run.height}x{run.width}, {run.rounds} rounds"
-    yield f"\n| {what} | p50 ms | p90 | images/s | times faster (p10-p90) "
-    yield "| of the ceiling | peak MiB |\n"
-    yield "|---|---|---|---|---|---|---|\n"
+    columns = ("p50 ms", "p90", "images/s", "times faster (p10-p90)", "of the ceiling", "peak MiB")
     in_fp32 = {fact.contender for fact in run.engines if fact.precision == "fp32"}
     floor = 1e3 * gflop * run.batch * run.height * run.width / 512**2 / ceiling_gflops
-    for timing in run.contenders:
-        ratio = f"{timing.ratio:.2f} ({timing.ratio_p10:.2f}-{timing.ratio_p90:.2f})"
-        ratio = "1" if timing.name == REFERENCE else ratio
-        share = f"{floor / timing.p50:.0%}" if timing.name in in_fp32 else ""
-        memory = f"{timing.peak_mib:.0f}" if timing.peak_mib else ""
-        yield f"| {timing.name} | {timing.p50:.0f} | {timing.p90:.0f} "
-        yield f"| {timing.images_per_second:.2f} | {ratio} | {share} | {memory} |\n"
+    rows = (
+        (
+            t.name,
+            f"{t.p50:.0f}",
+            f"{t.p90:.0f}",
+            f"{t.images_per_second:.2f}",
+            "1" if t.name == REFERENCE else t.times_faster(),
+            f"{floor / t.p50:.0%}" if t.name in in_fp32 else "",
+            f"{t.peak_mib:.0f}" if t.peak_mib else "",
+        )
+        for t in run.contenders
+    )
+    yield "\n"
+    yield from (f"{line}\n" for line in table((what, *columns), rows))
     if run.warning:
         yield f"\nWarning: {run.warning}.\n"
-
-
-def _write(path: Path, content: bytes) -> None:
-    with atomic_file(path) as partial:
-        partial.write_bytes(content)
 
 
 if __name__ == "__main__":

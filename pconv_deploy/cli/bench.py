@@ -102,11 +102,10 @@ def show(result: "BenchResult") -> None:
     last = "peak MiB" if measured_memory else "images/s"
     table = _table("contender", "p50 ms", "p90", "p99", "times faster", last)
     for t in result.contenders:
-        ratio = f"{t.ratio:.2f} ({t.ratio_p10:.2f}-{t.ratio_p90:.2f})" if t.ratio else ""
         times = (f"{t.p50:.1f}", f"{t.p90:.1f}", f"{t.p99:.1f}")
         memory = f"{t.peak_mib:.0f}" if t.peak_mib else ""
         rate = f"{t.images_per_second:.2f}"
-        table.add_row(escape(t.name), *times, ratio, memory if measured_memory else rate)
+        table.add_row(escape(t.name), *times, t.times_faster(), memory if measured_memory else rate)
     OUT.print(table)
     for engine in result.engines:
         OUT.print(f"{engine.contender}: {engine.path}, {engine.runtime}", markup=False)

@@ -5,9 +5,8 @@ perceptual and style terms, which are the same for both), backward, Adam. Loadin
 left out. Memory is measured in a process for each, because an allocator never quite forgets.
 """
 
-import time
+import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -21,12 +20,11 @@ from pconv_deploy.masks.drawing import drawn_hole
 from pconv_deploy.masks.irregular import AREA_BUCKETS
 from pconv_deploy.network.architectures import build_network, literal_network
 from pconv_deploy.processes import spawning, worker_pool
+from pconv_deploy.timing import Contender, Ratio, peak_mib, take_turns
 from pconv_deploy.training.config import load_config
 from pconv_deploy.training.losses import inpainting_loss
 
 _FORMULATIONS = ("literal", "collapsed")
-# Before each turn: the threads of the one before still spin, waiting for more work.
-_PAUSE = 0.2
 _MEMORY_STEPS = 3
 
 
@@ -56,17 +54,15 @@ def measure(config: UNetConfig, batch: int, size: int, rounds: int) -> Speed:
     """Compare both formulations on the GPU if there is one, else on the CPU."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     image, known = _batch(batch, size, device)
-    steps = {name: _step_of(_network(name, config, device), image, known) for name in _FORMULATIONS}
-    times: dict[str, list[float]] = {name: [] for name in _FORMULATIONS}
-    for number in range(rounds + 2):  # two to warm up
-        for name, step in steps.items():
-            time.sleep(_PAUSE)
-            seconds = _timed(step, device)
-            if number >= 2:
-                times[name].append(seconds)
-    low, middle, high = np.percentile(
-        np.divide(times["literal"], times["collapsed"]), (10, 50, 90)
-    ).tolist()
+    synchronise = torch.cuda.synchronize if device.type == "cuda" else None
+    steps = {
+        name: Contender(
+            _step_of(_network(name, config, device), image, known), synchronise=synchronise
+        )
+        for name in _FORMULATIONS
+    }
+    times = take_turns(steps, rounds, warm_up=2)
+    ratio = Ratio.of(times["literal"], times["collapsed"])
     return Speed(
         device=torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         torch=torch.__version__,
@@ -76,7 +72,7 @@ def measure(config: UNetConfig, batch: int, size: int, rounds: int) -> Speed:
         size=size,
         rounds=rounds,
         seconds_a_step={name: float(np.median(seconds)) for name, seconds in times.items()},
-        ratio=(low, middle, high),
+        ratio=(ratio.p10, ratio.median, ratio.p90),
         gradient_error=_gradient_errors(config, size),
         peak_mib={name: _in_a_process(name, config, batch, size) for name in _FORMULATIONS},
     )
@@ -108,16 +104,6 @@ def _step_of(network: nn.Module, image: Tensor, known: Tensor) -> Callable[[], N
         optimizer.zero_grad()
 
     return step
-
-
-def _timed(step: Callable[[], None], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def _gradient_errors(config: UNetConfig, size: int) -> dict[str, float]:
@@ -159,9 +145,7 @@ def _peak_mib(formulation: str, config: UNetConfig, batch: int, size: int) -> fl
         step()
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    # Not getrusage: its maximum is inherited from the parent process.
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    return peak_mib() or math.nan
 
 
 def as_markdown(speed: Speed) -> str:
@@ -169,7 +153,7 @@ def as_markdown(speed: Speed) -> str:
     low, middle, high = speed.ratio
     rows = [
         f"| {name} | {1 / speed.seconds_a_step[name]:.2f} "
-        f"| {'1' if name == 'literal' else f'{middle:.2f} ({low:.2f}-{high:.2f})'} "
+        f"| {'1' if name == 'literal' else Ratio(middle, low, high)} "
         f"| {speed.peak_mib[name]:.0f} | {speed.gradient_error[name]:.1e} |"
         for name in _FORMULATIONS
     ]
