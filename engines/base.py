@@ -277,8 +277,8 @@ class BackendWithOptions(Backend, Protocol):
         """
         ...
 
-    def words(self, options: msgspec.Struct) -> list[str]:
-        """Return the words of the command line for options that are not the defaults."""
+    def changed_options(self, options: msgspec.Struct) -> Mapping[str, object]:
+        """Return the options that are not the defaults, as `Remedy.options` has them."""
         ...
 
 

@@ -166,9 +166,7 @@ def _checked(folder: Path) -> tuple[Manifest, Backend, EngineFiles]:
     if why := backend.why_not_run():
         raise EngineError(f"{folder} cannot run on this machine: {why}")
     if manifest.engine_parity and manifest.engine_parity.failures():
-        raise EngineError(
-            f"{folder} was not accepted when it was built.{rebuild(manifest, folder)}"
-        )
+        raise EngineError(f"{folder} was not accepted when it was built", rebuild(manifest, folder))
     return manifest, backend, files
 
 

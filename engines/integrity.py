@@ -38,15 +38,14 @@ def unchanged_files(folder: Path, manifest: Manifest) -> EngineFiles:
     unexpected = unexpected_files(folder, manifest)
     if unexpected or not manifest.files:
         what = f"holds {', '.join(unexpected)}" if unexpected else "lists no files"
-        raise EngineError(f"{folder} {what}, unlike when it was built.{rebuild(manifest, folder)}")
+        raise EngineError(f"{folder} {what}, unlike when it was built", rebuild(manifest, folder))
     for name, written in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise EngineError(f"{folder}: {name} is missing.{rebuild(manifest, folder)}")
+            raise EngineError(f"{folder}: {name} is missing", rebuild(manifest, folder))
         if (size := path.stat().st_size) != written.size:
             raise EngineError(
-                f"{path} has {size} bytes, was built with {written.size}."
-                f"{rebuild(manifest, folder)}"
+                f"{path} has {size} bytes, was built with {written.size}", rebuild(manifest, folder)
             )
 
     def read(name: str) -> bytes:
@@ -71,7 +70,7 @@ def unchanged_files(folder: Path, manifest: Manifest) -> EngineFiles:
 def _listed(folder: Path, name: str, manifest: Manifest) -> EngineFile:
     if name not in manifest.files:
         raise EngineError(
-            f"{folder} has no {name}: its manifest does not list it.{rebuild(manifest, folder)}"
+            f"{folder} has no {name}: its manifest does not list it", rebuild(manifest, folder)
         )
     return manifest.files[name]
 
@@ -92,7 +91,7 @@ def read_kept(folder: Path, name: str, manifest: Manifest) -> bytes:
     written = {**manifest.files, **manifest.kept}.get(name)
     if written is None or not (folder / name).is_file():
         why = "was deleted" if written else "was not kept when it was built"
-        raise EngineError(f"{folder}: {name} {why}.{rebuild(manifest, folder)}")
+        raise EngineError(f"{folder}: {name} {why}", rebuild(manifest, folder))
     return _read(folder, name, written, manifest)
 
 
@@ -110,4 +109,4 @@ def _read(folder: Path, name: str, written: EngineFile, manifest: Manifest) -> b
 
 
 def _changed(path: Path, manifest: Manifest) -> EngineError:
-    return EngineError(f"{path} was changed after it was built.{rebuild(manifest, path.parent)}")
+    return EngineError(f"{path} was changed after it was built", rebuild(manifest, path.parent))

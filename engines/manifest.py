@@ -1,7 +1,6 @@
 """manifest.json: what an engine folder holds, for whom it was built, and how to rebuild it."""
 
 import hashlib
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -16,7 +15,7 @@ from pconv_deploy.engines.int8.quantise import Quantisation
 from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.engines.tuning import Tuning
-from pconv_deploy.errors import EngineError, InputError
+from pconv_deploy.errors import EngineError, InputError, Remedy
 from pconv_deploy.files import read_json_bytes
 from pconv_deploy.parity import ParityReport, Precision
 
@@ -124,8 +123,8 @@ def read_manifest(folder: Path) -> Manifest:
         if found not in ("1", "2", "3"):
             raise EngineError(
                 f"{path} has format {found}; this pconv-deploy reads formats 1 to "
-                f"{MANIFEST_FORMAT}. Upgrade pconv-deploy, or rebuild the engine with this one"
-                f"{_from_its_graph(folder)}"
+                f"{MANIFEST_FORMAT}. Upgrade pconv-deploy, or rebuild the engine with this one",
+                _from_its_graph(folder),
             )
         if found != "3" and "plan" in facts:
             plan = msgspec.json.decode(facts.pop("plan"), type=_Plan | None)
@@ -137,7 +136,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise EngineError(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EngineError(
-            f"{path} is damaged: {error}. Rebuild the engine{_from_its_graph(folder)}"
+            f"{path} is damaged: {error}. Rebuild the engine", _from_its_graph(folder)
         ) from error
 
 
@@ -160,12 +159,16 @@ class _Plan(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _from_its_graph(folder: Path) -> str:
-    """How to build an engine whose manifest cannot be read, if its graph is there."""
+def _from_its_graph(folder: Path) -> Remedy | None:
+    """What builds an engine whose manifest cannot be read, if its graph is there."""
     if not (folder / GRAPH).is_file():
-        return ""
-    words = ["pconv-deploy", "build-engine", str(folder / GRAPH), "-o", "new.engine"]
-    return f":\n  {_printable(shlex.join(words))}"
+        return None
+    return Remedy(
+        purpose="Build it from its graph",
+        command="build-engine",
+        arguments=(folder / GRAPH,),
+        options={"output": "new.engine"},
+    )
 
 
 def _no_engine(path: Path) -> EngineError:
@@ -180,7 +183,13 @@ def _no_engine(path: Path) -> EngineError:
         missing = "has no manifest.json" if path.is_dir() else "is no folder"
         what = f"{missing}, so it is no engine"
     return EngineError(
-        f"{path} {what}. Build one with: pconv-deploy build-engine model.onnx -o model.engine"
+        f"{path} {what}",
+        Remedy(
+            purpose="Build one with",
+            command="build-engine",
+            arguments=("model.onnx",),
+            options={"output": "model.engine"},
+        ),
     )
 
 
@@ -192,37 +201,37 @@ def describe_parity(manifest: Manifest) -> str:
     return f"NOT compared with its graph when it was built: {why}"
 
 
-def rebuild(manifest: Manifest, folder: Path) -> str:
-    """The line that ends every message about an engine that cannot be used."""
-    return f"\n  Rebuild it: {rebuild_command(manifest, folder)}"
-
-
-def rebuild_command(manifest: Manifest, folder: Path) -> str:
+def rebuild(manifest: Manifest, folder: Path, **options: object) -> Remedy:
     """What builds an engine again where it lies now, from the graph in it if there is one."""
     if GRAPH in manifest.kept and (folder / GRAPH).is_file():
-        return _printable(shlex.join(["pconv-deploy", "build-engine", str(folder)]))
-    return first_command(manifest, folder)
+        return Remedy(
+            purpose="Rebuild it", command="build-engine", arguments=(folder,), options=options
+        )
+    return rebuild_from_file(manifest, folder, **options)
 
 
-def first_command(manifest: Manifest, folder: Path) -> str:
-    """What built an engine that keeps no graph: what was typed, if it was.
+def rebuild_from_file(manifest: Manifest, folder: Path, **options: object) -> Remedy:
+    """What built an engine that keeps no graph: the command that was typed, if there was one.
 
     Without --overwrite: this may be a copy, and where it was built there may be another engine.
     """
     if manifest.command:
-        return _printable(manifest.command.removesuffix(" --overwrite"))
-    what = ["--backend", manifest.backend, "--precision", manifest.precision]
-    return _printable(
-        shlex.join(["pconv-deploy", "build-engine", "model.onnx", "-o", str(folder), *what])
+        typed = manifest.command.removesuffix(" --overwrite")
+        return Remedy(purpose="Rebuild it", typed=typed, options=options)
+    own = {"output": folder, "backend": manifest.backend, "precision": manifest.precision}
+    return Remedy(
+        purpose="Rebuild it",
+        command="build-engine",
+        arguments=("model.onnx",),
+        options={**own, **options},
     )
 
 
-def put_weights_in(manifest: Manifest, folder: Path) -> str:
-    """The line that ends every message about an engine whose weights were left out."""
-    words = ["pconv-deploy", "refit", str(folder), manifest.contract.source.file]
-    return f"\n  Put them in: {_printable(shlex.join([*words, '-o', 'new.engine']))}"
-
-
-def _printable(command: str) -> str:
-    """Names need not be Unicode."""
-    return command.encode(errors="replace").decode()
+def put_weights_in(manifest: Manifest, folder: Path) -> Remedy:
+    """What gives an engine the weights that were left out when it was built."""
+    return Remedy(
+        purpose="Put them in",
+        command="refit",
+        arguments=(folder, manifest.contract.source.file),
+        options={"output": "new.engine"},
+    )

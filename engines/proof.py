@@ -62,7 +62,7 @@ def check_machine(folder: Path, manifest: Manifest, backend: Backend) -> None:
     built = manifest.built_with
     if manifest.engine.weights_missing:
         raise EngineError(
-            f"{folder} was built without its weights.{put_weights_in(manifest, folder)}"
+            f"{folder} was built without its weights", put_weights_in(manifest, folder)
         )
     if not backend.traits.portable and built.machine != processor.machine():
         raise _built_on_another(folder, manifest)
@@ -109,7 +109,8 @@ def prove(folder: Path, manifest: Manifest, session: Session, here: Proof) -> No
     if not found.within(allowed):
         raise EngineError(
             f"{folder} computes something else here than when it was accepted ({where}): golden "
-            f"case {found.describe(allowed)}.{rebuild(manifest, folder)}"
+            f"case {found.describe(allowed)}",
+            rebuild(manifest, folder),
         )
     slow = manifest.precision == "int8" and not _FOR_INT8.intersection(here.processor or _FOR_INT8)
     _LOG.log(
@@ -142,11 +143,11 @@ def _measured(folder: Path, manifest: Manifest, session: Session, where: str) ->
         filled = run_case(session, manifest.contract, manifest.engine, case.image, case.hole)
     except ValueError as error:
         raise EngineError(
-            f"{folder / GOLDEN} is no golden case: {error}.{rebuild(manifest, folder)}"
+            f"{folder / GOLDEN} is no golden case: {error}", rebuild(manifest, folder)
         ) from error
     except (EngineError, ParityError) as error:
         raise EngineError(
-            f"{folder} cannot prove itself here ({where}): {error}.{rebuild(manifest, folder)}"
+            f"{folder} cannot prove itself here ({where}): {error}", rebuild(manifest, folder)
         ) from error
     return difference(case, filled)
 
@@ -173,7 +174,8 @@ def _what_differs(manifest: Manifest, here: Proof) -> Iterator[str]:
 def _built_on_another(folder: Path, manifest: Manifest) -> EngineError:
     return EngineError(
         f"{folder} was built on {manifest.built_with.machine}; this machine is "
-        f"{processor.machine()}.{rebuild(manifest, folder)}"
+        f"{processor.machine()}",
+        rebuild(manifest, folder),
     )
 
 
@@ -182,7 +184,8 @@ def _built_with_another(
 ) -> EngineError:
     return EngineError(
         f"{folder} was built with {manifest.built_with.runtime().describe()}; this machine has "
-        f"{backend.runtime().describe()}: {why}.{rebuild(manifest, folder)}"
+        f"{backend.runtime().describe()}: {why}",
+        rebuild(manifest, folder),
     )
 
 

@@ -1,7 +1,7 @@
 """Build an engine again from the graph that its folder keeps."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -9,12 +9,18 @@ import msgspec
 from pconv_deploy.engines.accepted_graph import read_accepted
 from pconv_deploy.engines.base import Backend, BackendWithOptions
 from pconv_deploy.engines.integrity import read_kept
-from pconv_deploy.engines.manifest import GRAPH, MANIFEST, Manifest, first_command, read_manifest
+from pconv_deploy.engines.manifest import (
+    GRAPH,
+    MANIFEST,
+    Manifest,
+    read_manifest,
+    rebuild_from_file,
+)
 from pconv_deploy.engines.options import BuildOptions
 from pconv_deploy.engines.prepared_graph import PreparedGraph
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.tuning import TuneOptions
-from pconv_deploy.errors import EngineError, UsageError
+from pconv_deploy.errors import EngineError, Remedy, UsageError
 from pconv_deploy.graphs.file import ExportedGraph
 from pconv_deploy.parity import Precision
 
@@ -36,10 +42,10 @@ class KeptEngine:
         path, manifest = self.folder / GRAPH, self.manifest
         if GRAPH not in manifest.kept or not path.is_file():
             how = "was deleted" if GRAPH in manifest.kept else "was not kept when it was built"
-            raise EngineError(f"{path} {how}.{self._from_a_file()}")
+            raise EngineError(f"{path} {how}", self._from_a_file())
         exported = read_accepted(path)
         if hashlib.sha256(exported.content).hexdigest() != manifest.graph_sha256:
-            raise EngineError(f"{path} was changed after it was built.{self._from_a_file()}")
+            raise EngineError(f"{path} was changed after it was built", self._from_a_file())
         return exported
 
     def prepared(
@@ -61,14 +67,14 @@ class KeptEngine:
             content = read_kept(self.folder, manifest.quantised, manifest)
         except EngineError as error:
             raise EngineError(
-                f"{str(error).partition(chr(10))[0]} It holds the calibration: give photos anew, "
-                "with --calibration-photos"
+                f"{error}. It holds the calibration: give photos anew, with --calibration-photos"
             ) from None
         model = onnx.load_from_string(content)
         return PreparedGraph(model, manifest.arrangement, manifest.tuning, manifest.quantisation)
 
-    def _from_a_file(self) -> str:
-        return f"\n  Build it from its graph's file: {first_command(self.manifest, self.folder)}"
+    def _from_a_file(self) -> Remedy:
+        remedy = rebuild_from_file(self.manifest, self.folder)
+        return replace(remedy, purpose="Build it from its graph's file")
 
 
 def kept_engine(source: Path) -> KeptEngine | None:

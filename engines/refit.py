@@ -1,8 +1,7 @@
 """Other weights for a built engine, without building it anew: checked, swapped, accepted."""
 
 import hashlib
-import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -21,14 +20,14 @@ from pconv_deploy.engines.manifest import (
     Manifest,
     describe,
     read_manifest,
-    rebuild_command,
+    rebuild,
     write_manifest,
 )
 from pconv_deploy.engines.prepared_graph import prepare_again
 from pconv_deploy.engines.proof import check_machine
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.same_graph import differences
-from pconv_deploy.errors import EngineError, UsageError
+from pconv_deploy.errors import EngineError, Remedy, UsageError
 from pconv_deploy.file_types import is_graph
 from pconv_deploy.files import atomic_folder, writing
 from pconv_deploy.graphs.file import ExportedGraph
@@ -75,12 +74,13 @@ def require_refittable(request: RefitRequest) -> Manifest:
     if manifest.precision == "int8":
         raise EngineError(
             f"{engine} computes in int8, in ranges that were measured with its own weights; other "
-            f"weights need their own.{_build_anew(request, manifest)} --calibration-photos PHOTOS"
+            "weights need their own",
+            _build_anew(request, manifest, calibration_photos="PHOTOS"),
         )
     if why := backend.why_not_refit(manifest.engine):
         raise EngineError(
-            f"{engine} {why}."
-            f"\n  Build one whose weights can: {rebuild_command(manifest, engine)} --refit"
+            f"{engine} {why}",
+            replace(rebuild(manifest, engine, refit=True), purpose="Build one whose weights can"),
         )
     if output.exists() and not request.overwrite:
         raise UsageError(
@@ -103,22 +103,23 @@ def require_same(request: RefitRequest, manifest: Manifest, exported: ExportedGr
     """
     if different := differences(exported.contract, manifest.contract):
         raise does_not_fit(request, manifest, different)
+    engine = request.engine
     own, found = manifest.contract.source, exported.contract.source
     only_own = _backend(request, manifest).only_own_weights(manifest.engine)
     if only_own and found.sha256 != own.sha256:
         raise EngineError(
-            f"{request.engine} was built with --strip-weights and without --refit: it takes no "
+            f"{engine} was built with --strip-weights and without --refit: it takes no "
             f"weights but those of {own.file} (sha256 {own.sha256[:12]}), found {found.file} "
-            f"(sha256 {found.sha256[:12]})."
-            f"\n  Build one that takes any: {rebuild_command(manifest, request.engine)} --refit"
+            f"(sha256 {found.sha256[:12]})",
+            replace(rebuild(manifest, engine, refit=True), purpose="Build one that takes any"),
         )
 
 
 def does_not_fit(request: RefitRequest, manifest: Manifest, different: list[str]) -> EngineError:
     """The error about weights of another network."""
     return EngineError(
-        f"{request.weights} does not fit {request.engine}: {'; '.join(different)}."
-        f"{_build_anew(request, manifest)}"
+        f"{request.weights} does not fit {request.engine}: {'; '.join(different)}",
+        _build_anew(request, manifest),
     )
 
 
@@ -191,8 +192,8 @@ def _backend(request: RefitRequest, manifest: Manifest) -> RefittableBackend:
         raise EngineError(f"the weights of {engine} cannot be swapped: {error}") from error
     if not isinstance(backend, RefittableBackend):
         raise EngineError(
-            f"{engine} is an engine for {manifest.backend}, whose weights cannot be swapped."
-            f"{_build_anew(request, manifest)}"
+            f"{engine} is an engine for {manifest.backend}, whose weights cannot be swapped",
+            _build_anew(request, manifest),
         )
     try:
         options = backend.recorded_options(backend.with_weights(manifest.engine))
@@ -203,11 +204,19 @@ def _backend(request: RefitRequest, manifest: Manifest) -> RefittableBackend:
     return whole
 
 
-def _build_anew(request: RefitRequest, manifest: Manifest) -> str:
-    """How to come to an engine of other weights where they cannot be swapped."""
-    command = ["pconv-deploy", "build-engine", str(request.weights), "-o", "new.engine"]
-    command += ["--backend", manifest.backend, "--precision", manifest.precision]
+def _build_anew(request: RefitRequest, manifest: Manifest, **more: object) -> Remedy:
+    """What builds an engine of other weights where they cannot be swapped."""
+    options: dict[str, object] = {
+        "output": "new.engine",
+        "backend": manifest.backend,
+        "precision": manifest.precision,
+    }
     backend = backend_named(manifest.backend)
     if isinstance(backend, BackendWithOptions):
-        command += backend.words(backend.recorded_options(manifest.engine))
-    return f"\n  Build one with these weights: {shlex.join(command)}"
+        options |= backend.changed_options(backend.recorded_options(manifest.engine))
+    return Remedy(
+        purpose="Build one with these weights",
+        command="build-engine",
+        arguments=(request.weights,),
+        options={**options, **more},
+    )

@@ -21,18 +21,46 @@ a file (OSError) ends as InputError does, or as OutputError where the disk is fu
 exception is a bug of ours and keeps its traceback.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 # Level of what our modules log and the command line shows as a note.
 NOTE: Final = 25
 
 
+@dataclass(frozen=True, kw_only=True)
+class Remedy:
+    """A command of ours that mends a failure, as facts; the command line shows it as typed text.
+
+    purpose    what the command does, such as "Rebuild it"
+    command    its name, such as "build-engine"
+    arguments  files and folders, or placeholders such as "model.onnx"
+    options    values by name, such as {"output": "new.engine"}; True is a flag, and an option with
+               a tuple is given once for each value
+    typed      a whole command as it was once typed, in place of `command` and `arguments`
+    """
+
+    purpose: str
+    command: str = ""
+    arguments: tuple[str | Path, ...] = ()
+    options: Mapping[str, object] = field(default_factory=dict)
+    typed: str | None = None
+
+
 class PConvError(Exception):
-    """Base of all errors a user can cause; the message is one the user can act on."""
+    """Base of all errors a user can cause; the message is one the user can act on.
+
+    remedy  the command that mends it, if one does
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, remedy: Remedy | None = None) -> None:
+        super().__init__(message)
+        self.remedy = remedy
 
 
 class UsageError(PConvError):

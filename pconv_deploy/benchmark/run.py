@@ -235,7 +235,7 @@ def _stages(inpainter: Inpainter, task: FillTask) -> dict[str, Contender]:
         nonlocal batch
         batch = stage(batch)
 
-    stages = (decode, prepare, infer, compose, encode)
+    stages: tuple[Callable[[Any], Any], ...] = (decode, prepare, infer, compose, encode)
     return {
         name: Contender(functools.partial(run, stage), pause=0)
         for name, stage in zip(STAGES, stages, strict=True)
@@ -257,8 +257,8 @@ def _timing(
         p90=p90,
         p99=p99,
         images_per_second=batch / p50 * 1e3,
-        ratio=ratio and ratio.median,
-        ratio_p10=ratio and ratio.p10,
-        ratio_p90=ratio and ratio.p90,
+        ratio=ratio.median if ratio else None,
+        ratio_p10=ratio.p10 if ratio else None,
+        ratio_p90=ratio.p90 if ratio else None,
         peak_mib=peak,
     )

@@ -7,7 +7,8 @@ import typer
 from rich.markup import escape
 
 from pconv_deploy.cli.console import OUT, WEIGHTS_KEY_HELP, print_json
-from pconv_deploy.errors import needs
+from pconv_deploy.cli.remedies import command_line
+from pconv_deploy.errors import Remedy, needs
 
 
 def inspect(
@@ -19,7 +20,10 @@ def inspect(
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.commands.inspect import inspect_file
 
-    facts = inspect_file(file, weights_key)
+    facts = {
+        key: command_line(fact) if isinstance(fact, Remedy) else fact
+        for key, fact in inspect_file(file, weights_key).items()
+    }
     if json_output:
         print_json(facts)
         return

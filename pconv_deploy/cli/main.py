@@ -19,6 +19,7 @@ from pconv_deploy.cli.inspect import inspect
 from pconv_deploy.cli.masks import masks
 from pconv_deploy.cli.plain_help import PlainCommand, kebab_case
 from pconv_deploy.cli.refit import refit
+from pconv_deploy.cli.remedies import explain
 from pconv_deploy.cli.serve import serve
 from pconv_deploy.cli.signals import INTERRUPTED, TERMINATED, end_cleanly
 from pconv_deploy.cli.streams import guarded_streams, reopen_closed_streams
@@ -111,7 +112,7 @@ def main() -> None:
         with guarded_streams():
             app(prog_name="pconv-deploy")
     except PConvError as error:
-        _exit(str(error), error.exit_code)
+        _exit(explain(error), error.exit_code)
     except SystemExit as stop:
         if stop.code in (INTERRUPTED, TERMINATED):
             _exit("interrupted" if stop.code == INTERRUPTED else "terminated", stop.code, prefix="")

@@ -1,7 +1,6 @@
 """What a file of ours is and says of itself: checkpoint, exported graph or engine."""
 
 import hashlib
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,12 +16,12 @@ from pconv_deploy.engines.manifest import (
     Manifest,
     describe_parity,
     read_manifest,
-    rebuild_command,
+    rebuild,
 )
 from pconv_deploy.engines.proof import describe_proofs
 from pconv_deploy.engines.registry import BACKENDS
 from pconv_deploy.engines.tuning import Tuning
-from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, UsageError
+from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, Remedy, UsageError
 from pconv_deploy.file_types import is_graph
 from pconv_deploy.graphs.file import read_graph
 
@@ -30,7 +29,7 @@ _JUDGES = {
     "engine": "the engine",
     "graph": "the quantised graph (the engine itself has not run)",
 }
-Facts = dict[str, str | Mapping[str, str]]
+Facts = dict[str, str | Mapping[str, str] | Remedy]
 
 
 def inspect_file(path: Path, weights_key: str | None = None) -> Facts:
@@ -56,8 +55,8 @@ def inspect_file(path: Path, weights_key: str | None = None) -> Facts:
         return _graph_facts(path)
     if (path.parent / MANIFEST).is_file():
         raise InputError(
-            f"{path} is a file of an engine. See: "
-            f"{shlex.join(['pconv-deploy', 'inspect', str(path.parent)])}"
+            f"{path} is a file of an engine",
+            Remedy(purpose="See", command="inspect", arguments=(path.parent,)),
         )
     return _checkpoint_facts(path, weights_key)
 
@@ -76,18 +75,14 @@ def _engine_facts(folder: Path) -> Facts:
         **({"tuning": _trials(manifest.tuning)} if manifest.tuning else {}),
         "created": manifest.created,
         "files are": _state(folder, manifest),
-        "rebuild": rebuild_command(manifest, folder),
+        "rebuild": rebuild(manifest, folder),
         **_contract_facts(manifest.contract),
         **_backend_facts(folder, manifest),
         "files": {
             name: f"{f.size:,} bytes, sha256 {f.sha256}" for name, f in manifest.files.items()
         },
         "kept": _kept(folder, manifest),
-        **(
-            {"proved itself": "; ".join(proofs)}
-            if (proofs := describe_proofs(folder, manifest))
-            else {}
-        ),
+        **({"proved itself": "; ".join(proofs)} if proofs else {}),
         "engine parity": describe_parity(manifest),
         "export parity": manifest.export_parity.describe() if manifest.export_parity else "none",
     }
@@ -106,7 +101,7 @@ def _kept(folder: Path, manifest: Manifest) -> dict[str, str] | str:
         try:
             read_kept(folder, name, manifest)
         except EngineError as error:
-            state = str(error).partition("\n")[0]
+            state = str(error)
         found[name] = f"{meanings.get(name, 'unknown')}, {state}"
     return found or "nothing: it can be built again from its graph's file alone"
 
@@ -166,7 +161,7 @@ def _state(folder: Path, manifest: Manifest) -> str:
     try:
         check_unchanged(folder, manifest)
     except EngineError as error:
-        return f"NOT as they were built: {str(error).splitlines()[0]}"
+        return f"NOT as they were built: {error}"
     return "as they were built"
 
 

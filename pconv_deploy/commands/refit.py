@@ -1,11 +1,12 @@
 """A checkpoint's weights for a built TensorRT engine: exported likewise, swapped in."""
 
 import contextlib
-import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pconv_deploy.engines.accepted_graph import read_accepted
+from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines.accepted_graph import options_of, read_accepted
 from pconv_deploy.engines.base import Progress, ignore_progress
 from pconv_deploy.engines.manifest import Manifest, rebuild
 from pconv_deploy.engines.refit import (
@@ -16,7 +17,7 @@ from pconv_deploy.engines.refit import (
     require_same,
 )
 from pconv_deploy.engines.same_graph import network_differences, normalisation_differences
-from pconv_deploy.errors import EngineError, ParityError, needs
+from pconv_deploy.errors import EngineError, ParityError, Remedy, needs
 from pconv_deploy.files import scratch_folder
 
 if TYPE_CHECKING:
@@ -62,9 +63,13 @@ def _exported(request: RefitRequest, manifest: Manifest, folder: Path, progress:
     if source.module or not source.network:
         raise EngineError(
             f"{request.engine} was built from {source.describe_network()}. Export it with its new "
-            "weights, and swap them in from there: pconv-deploy export --module "
-            f"{shlex.quote(source.module.factory if source.module else 'FACTORY')} --weights "
-            f"{shlex.quote(str(request.weights))} -o new.onnx {_export_words(options)}"
+            "weights, and swap them in from there",
+            _export(
+                contract,
+                options,
+                module=source.module.factory if source.module else "FACTORY",
+                weights=request.weights,
+            ),
         )
     header = read_header(request.weights)
     different = network_differences(header.network, source.network)
@@ -76,9 +81,8 @@ def _exported(request: RefitRequest, manifest: Manifest, folder: Path, progress:
     except ParityError as error:
         # What it says of a file that it has kept is of no use: that goes with the folder.
         raise ParityError(
-            f"{str(error).partition(chr(10))[0]}\n  {request.engine} is as it was. To look at the "
-            f"graph: pconv-deploy export {shlex.quote(str(request.weights))} -o new.onnx "
-            f"{_export_words(options)}"
+            f"{str(error).partition(chr(10))[0]}\n  {request.engine} is as it was",
+            replace(_export(contract, options, request.weights), purpose="To look at the graph"),
         ) from None
     return graph
 
@@ -97,7 +101,8 @@ def export_options(engine: Path, manifest: Manifest) -> "ExportOptions":
     if unknown := [name for name in contract.rewrites if name not in names]:
         raise EngineError(
             f"{engine} is of a graph that went through {', '.join(unknown)}, which this release "
-            f"has not.{rebuild(manifest, engine)}"
+            f"has not",
+            rebuild(manifest, engine),
         )
     level = max(map(level_of, contract.rewrites), default=Level.LITERAL)
     without = tuple(r.name for r in select_rewrites(level) if r.name not in contract.rewrites)
@@ -111,11 +116,14 @@ def export_options(engine: Path, manifest: Manifest) -> "ExportOptions":
     )
 
 
-def _export_words(options: "ExportOptions") -> str:
-    """The same on the command line."""
-    command = ["-O", str(int(options.level)), "--precision", options.precision]
-    command += ["--tensor-level"] if options.kind == "tensor" else []
-    command += ["--batch", str(options.batch)] if options.batch else []
-    command += ["--size", "x".join(map(str, options.size))] if options.size else []
-    command += [word for name in options.without for word in ("--without", name)]
-    return shlex.join(command)
+def _export(
+    contract: GraphContract, options: "ExportOptions", *arguments: Path, **source: object
+) -> Remedy:
+    """What exports other weights as the engine's graph was exported."""
+    rewrites = {"level": int(options.level), "without": options.without}
+    return Remedy(
+        purpose="Export it",
+        command="export",
+        arguments=arguments,
+        options={**source, "output": "new.onnx", **options_of(contract), **rewrites},
+    )

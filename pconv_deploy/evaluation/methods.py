@@ -10,7 +10,14 @@ import numpy as np
 
 from pconv_deploy.contract import NETWORK_FILE, Sha256
 from pconv_deploy.engines.manifest import MANIFEST, read_manifest
-from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, PConvError, UsageError
+from pconv_deploy.errors import (
+    EngineError,
+    InputError,
+    MissingRuntimeError,
+    PConvError,
+    Remedy,
+    UsageError,
+)
 from pconv_deploy.file_types import is_graph
 from pconv_deploy.files import sha256_of
 from pconv_deploy.images.arrays import Bytes, Hole
@@ -98,7 +105,13 @@ def _parse_method(text: str) -> MethodSpec:
     if path.is_file():
         if is_graph(path):
             raise InputError(
-                f"{path} is a graph; build an engine from it: pconv-deploy build-engine"
+                f"{path} is a graph, no engine",
+                Remedy(
+                    purpose="Build one with",
+                    command="build-engine",
+                    arguments=(path,),
+                    options={"output": "model.engine"},
+                ),
             )
         return MethodSpec(label=label, kind="checkpoint", source=source, sha256=sha256_of(path))
     raise InputError(

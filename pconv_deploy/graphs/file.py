@@ -5,7 +5,6 @@ them the hash of the graph that was compared.
 """
 
 import hashlib
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pconv_deploy.contract import GRAPH_FORMAT, RAW_OUTPUT, GraphContract
-from pconv_deploy.errors import GraphError, MissingRuntimeError
+from pconv_deploy.errors import GraphError, MissingRuntimeError, Remedy
 from pconv_deploy.file_types import CHECKPOINTS, kind_of
 from pconv_deploy.held_file import held_file
 from pconv_deploy.parity import ParityReport
@@ -115,13 +114,12 @@ def read_graph(path: Path) -> ExportedGraph:
         facts = {p.key: p.value for p in model.metadata_props}
     except (DecodeError, UnicodeDecodeError) as error:
         raise GraphError(
-            f"{path} is damaged or no ONNX file. "
-            "Export one with: pconv-deploy export CHECKPOINT -o model.onnx"
+            f"{path} is damaged or no ONNX file", _export("Export one with", "CHECKPOINT")
         ) from error
     if CONTRACT_KEY not in facts:
         raise GraphError(
-            f"{path} is not exported by pconv-deploy: its metadata lacks {CONTRACT_KEY}. "
-            "Export it with: pconv-deploy export CHECKPOINT -o model.onnx"
+            f"{path} is not exported by pconv-deploy: its metadata lacks {CONTRACT_KEY}",
+            _export("Export it with", "CHECKPOINT"),
         )
     nodes = [node for function in model.functions for node in function.node]
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in _tensors(model.graph, nodes)):
@@ -130,6 +128,15 @@ def read_graph(path: Path) -> ExportedGraph:
     changed = HASH_KEY in facts and facts[HASH_KEY] != graph_sha256(model)
     unproved = _why_unproved(facts, changed=changed)
     return ExportedGraph(content, model, contract, None if changed else parity, unproved)
+
+
+def _export(purpose: str, checkpoint: str | Path) -> Remedy:
+    return Remedy(
+        purpose=purpose,
+        command="export",
+        arguments=(checkpoint,),
+        options={"output": "model.onnx"},
+    )
 
 
 def _read_content(path: Path) -> bytes:
@@ -142,8 +149,7 @@ def _read_content(path: Path) -> bytes:
         raise GraphError(f"cannot read {path}: {error.strerror or error}") from error
     if kind_of(content[:16]) in CHECKPOINTS:
         raise GraphError(
-            f"{path} is a checkpoint, no exported graph. "
-            f"Export it first: pconv-deploy export {shlex.quote(str(path))} -o model.onnx"
+            f"{path} is a checkpoint, no exported graph", _export("Export it first", path)
         )
     return content
 

@@ -19,7 +19,7 @@ from pconv_deploy.engines.manifest import (
     rebuild,
 )
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.errors import EngineError, UsageError
+from pconv_deploy.errors import EngineError, Remedy, UsageError
 from pconv_deploy.files import atomic_folder, writing
 from pconv_deploy.triton.configuration import (
     CONTRACT_PARAMETER,
@@ -72,9 +72,7 @@ def write_model(
     platform = _platform(engine, manifest)
     content = unchanged_files(engine, manifest).read(platform.ours)
     if manifest.engine_parity and manifest.engine_parity.failures():
-        raise EngineError(
-            f"{engine} was not accepted when it was built.{rebuild(manifest, engine)}"
-        )
+        raise EngineError(f"{engine} was not accepted when it was built", rebuild(manifest, engine))
     if (repository / MANIFEST).exists() or engine.resolve() in repository.resolve().parents:
         raise UsageError(f"{repository} is an engine or lies in one; choose another folder")
     name = _checked_name(engine.resolve().stem if name is None else name)
@@ -92,18 +90,23 @@ def _platform(engine: Path, manifest: Manifest) -> Platform:
     if platform is None:
         raise EngineError(
             f"{engine} is an engine for {manifest.backend}, which Triton is not given; needed one "
-            f"for {', '.join(PLATFORMS)}. Build one with: "
-            "pconv-deploy build-engine model.onnx -o model.engine --backend onnxruntime"
+            f"for {', '.join(PLATFORMS)}",
+            Remedy(
+                purpose="Build one with",
+                command="build-engine",
+                arguments=("model.onnx",),
+                options={"output": "model.engine", "backend": "onnxruntime"},
+            ),
         )
     if platform.ours not in manifest.files:
-        raise EngineError(f"{engine} has no {platform.ours}.{rebuild(manifest, engine)}")
+        raise EngineError(f"{engine} has no {platform.ours}", rebuild(manifest, engine))
     if manifest.engine.weights_missing:
         raise EngineError(
-            f"{engine} was built without its weights, and Triton cannot add them."
-            f"{put_weights_in(manifest, engine)}"
+            f"{engine} was built without its weights, and Triton cannot add them",
+            put_weights_in(manifest, engine),
         )
     if why := _opens_nowhere(manifest):
-        raise EngineError(f"{engine} {why}.{rebuild(manifest, engine)}")
+        raise EngineError(f"{engine} {why}", rebuild(manifest, engine))
     return platform
 
 

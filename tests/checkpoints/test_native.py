@@ -15,6 +15,7 @@ from pconv_deploy.errors import CheckpointError, InputError, OutputError
 from pconv_deploy.files import sha256_of
 from pconv_deploy.held_file import HeldFile
 from tests.conftest import NORMALISATION, TINY, random_network
+from tests.explained import explained
 
 
 def metadata(**changes: str) -> dict[str, str]:
@@ -103,7 +104,7 @@ def test_a_header_that_claims_petabytes_takes_no_memory(tmp_path: Path) -> None:
 )
 def test_what_is_no_checkpoint_at_all(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with explained(CheckpointError, match=message) as caught:
         load_checkpoint(tmp_path / "x.pth")
     assert "ours (.safetensors)" in str(caught.value)
     assert "deserial" not in str(caught.value)
@@ -117,7 +118,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_safetensors_of_someone_else(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"w": torch.zeros(1)}, path, {"author": "me"})
-    with pytest.raises(
+    with explained(
         CheckpointError, match=r"of no known project; its only tensor is w\..*export --module"
     ):
         load_checkpoint(path)

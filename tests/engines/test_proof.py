@@ -28,6 +28,7 @@ from tests.cli.conftest import Run
 from tests.cli.conftest import run as run  # a fixture
 from tests.engines.test_engine_folder import edit_manifest
 from tests.engines.test_engine_folder import own as own  # a fixture
+from tests.explained import explained
 
 LATER = Runtime(package="onnxruntime", version="9.9.0")
 
@@ -146,7 +147,7 @@ def test_an_engine_that_computes_something_else_is_refused(
         open_engine(own)[1].close()
         return
     text = rf"{own} computes something else here than when it was accepted \(onnxruntime 9\.9\.0, "
-    with pytest.raises(
+    with explained(
         EngineError,
         match=rf"{text}built with .*{found}\.\n  Rebuild it: pconv-deploy build-engine {own}$",
     ):
@@ -162,12 +163,10 @@ def test_an_engine_that_fails_on_its_golden_case_is_refused(
         raise EngineError("ONNX Runtime failed on image [1, 64, 64, 3]: no memory")
 
     monkeypatch.setattr(OnnxRuntimeSession, "run", fail)
-    with pytest.raises(EngineError, match=r"cannot prove itself here .*no memory\.\n  Rebuild it"):
+    with explained(EngineError, match=r"cannot prove itself here .*no memory\.\n  Rebuild it"):
         open_engine(own)
     monkeypatch.setattr(OnnxRuntimeSession, "run", lambda _self, _inputs: {})
-    with pytest.raises(
-        EngineError, match=r"cannot prove itself here .*found no array.*\n  Rebuild"
-    ):
+    with explained(EngineError, match=r"cannot prove itself here .*found no array.*\n  Rebuild"):
         open_engine(own)
 
 
@@ -179,11 +178,11 @@ def test_without_its_golden_case_it_is_refused(own: Path) -> None:
     with pytest.raises(EngineError, match=r"golden\.png was changed after it was built"):
         open_engine(own)
     path.unlink()
-    with pytest.raises(EngineError, match=r"golden\.png was deleted\.\n  Rebuild it: pconv"):
+    with explained(EngineError, match=r"golden\.png was deleted\.\n  Rebuild it: pconv"):
         open_engine(own)
     edit_manifest(own, format=1, golden=None, kept={})
     (own / "graph.onnx").unlink()
-    with pytest.raises(EngineError, match=r"accepted for one release\.\n  Rebuild it: .* -o "):
+    with explained(EngineError, match=r"accepted for one release\.\n  Rebuild it: .* -o "):
         open_engine(own)
 
 

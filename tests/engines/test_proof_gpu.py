@@ -12,6 +12,7 @@ from pconv_deploy.errors import EngineError
 from tests.engines.backends.onnxruntime.test_gpu import FP16, GPU, Pretend
 from tests.engines.backends.onnxruntime.test_gpu import kept as kept  # fixtures
 from tests.engines.backends.onnxruntime.test_gpu import pretend as pretend
+from tests.explained import explained
 
 OTHER = msgspec.structs.replace(GPU, name="NVIDIA Other", compute_capability="8.6")
 
@@ -36,5 +37,5 @@ def test_one_that_never_ran_has_nothing_to_prove_itself_by(pretend: Pretend, kep
     assert not (kept / "golden.png").exists()
     open_engine(kept)[1].close()
     stand_in.__version__ = "9.9.0"
-    with pytest.raises(EngineError, match=rf"one release\.\n  Rebuild it: .*build-engine {kept}$"):
+    with explained(EngineError, match=rf"one release\.\n  Rebuild it: .*build-engine {kept}$"):
         open_engine(kept)

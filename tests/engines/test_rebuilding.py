@@ -1,5 +1,6 @@
 """Engines that are built again from what they keep."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from pconv_deploy.commands.inspect import inspect_file
 from pconv_deploy.engines.backends.onnxruntime.cpu import OnnxRuntimeBackend
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.folder import BuildOptions, build_engine, is_engine, open_engine
@@ -28,13 +28,14 @@ from tests.engines.int8.test_int8 import options as int8
 from tests.engines.int8.test_int8 import trained as trained
 from tests.engines.test_engine_folder import edit_manifest
 from tests.engines.test_engine_folder import own as own  # a fixture
+from tests.explained import explained
 
 
 def test_a_copy_is_built_again_in_its_place(own: Path, run: Run) -> None:
     before = read_manifest(own)
     (own / "model.onnx").write_bytes(b"damaged")
     (own / "proofs.json").write_text("of the old one")
-    told = str(inspect_file(own)["rebuild"])
+    told = json.loads(run("inspect", own, "--json").out)["rebuild"]
     assert told == f"pconv-deploy build-engine {own}"
     done = run(*told.split()[1:])
     assert done.code == 0, done.err
@@ -113,22 +114,22 @@ def test_a_graph_that_was_deleted_or_changed(own: Path, graph: Path) -> None:
         rf"pconv-deploy build-engine model.onnx -o {own} --backend onnxruntime --precision fp32$"
     )
     path.unlink()
-    with pytest.raises(EngineError, match=rf"graph\.onnx was deleted\.\n  .*: {command}"):
+    with explained(EngineError, match=rf"graph\.onnx was deleted\.\n  .*: {command}"):
         build_engine(own)
     open_engine(own)[1].close()  # it runs without
     assert is_engine(own)
     path.write_bytes(graph.read_bytes() + b"\x2a\x00")  # the same graph, in another file
-    with pytest.raises(EngineError, match=rf"graph\.onnx was changed.*\n  .*: {command}"):
+    with explained(EngineError, match=rf"graph\.onnx was changed.*\n  .*: {command}"):
         build_engine(own)
     edit_manifest(own, kept={})
     path.unlink()
-    with pytest.raises(EngineError, match=rf"was not kept when it was built\.\n  .*: {command}"):
+    with explained(EngineError, match=rf"was not kept when it was built\.\n  .*: {command}"):
         build_engine(own)
 
 
 def test_a_damaged_manifest_points_to_the_graph(own: Path, run: Run, tmp_path: Path) -> None:
     (own / "manifest.json").write_text("{")
-    with pytest.raises(EngineError, match=r"Rebuild the engine:\n  pconv-deploy build-engine"):
+    with explained(EngineError, match=r"Build it from its graph: pconv-deploy build-engine"):
         open_engine(own)
     assert run("build-engine", own / "graph.onnx", "-o", tmp_path / "new.engine").code == 0
 

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+from pconv_deploy import timing
 from pconv_deploy.cli.main import app
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines import prepared_graph, tuning
@@ -65,7 +66,7 @@ class PretendBackend:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> PretendClock:
     clock = PretendClock()
-    monkeypatch.setattr(tuning, "time", clock)
+    monkeypatch.setattr(timing, "time", clock)
     return clock
 
 

@@ -10,6 +10,7 @@ import torch
 
 from pconv_deploy.errors import GraphError, InputError
 from pconv_deploy.graphs.file import CONTRACT_KEY, HASH_KEY, embed, read_graph
+from tests.explained import explained
 
 
 def changed_contract(graph: Path, path: Path, **changes: object) -> Path:
@@ -27,7 +28,7 @@ def test_not_ours(tmp_path: Path) -> None:
     model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [value], [value]))
     path = tmp_path / "foreign.onnx"
     onnx.save(model, path)
-    with pytest.raises(GraphError, match=r"not exported by pconv-deploy.*pconv-deploy export"):
+    with explained(GraphError, match=r"not exported by pconv-deploy.*pconv-deploy export"):
         read_graph(path)
 
 
@@ -47,7 +48,7 @@ def test_a_checkpoint_is_to_be_exported_first(tmp_path: Path, checkpoint: Path, 
     else:
         path.write_bytes(checkpoint.read_bytes())
     command = re.escape(f"Export it first: pconv-deploy export {path} -o model.onnx")
-    with pytest.raises(GraphError, match=rf"is a checkpoint, no exported graph\. {command}$"):
+    with explained(GraphError, match=rf"is a checkpoint, no exported graph\.\n  {command}$"):
         read_graph(path)
 
 

@@ -10,6 +10,7 @@ from pconv_deploy.engines.manifest import Manifest, read_manifest, write_manifes
 from pconv_deploy.errors import EngineError, OutputError, UsageError
 from pconv_deploy.triton.repository import write_model
 from tests.cli.conftest import Run
+from tests.explained import explained
 from tests.triton import rules
 from tests.triton.conftest import PLAN, MakePlan, parsed
 
@@ -111,16 +112,14 @@ def test_engines_of_other_backends_are_refused(
 def test_a_changed_engine_is_not_copied(plan_engine: MakePlan, tmp_path: Path) -> None:
     engine = plan_engine()
     (engine / "engine.plan").write_bytes(PLAN.swapcase())
-    with pytest.raises(EngineError, match=r"was changed after it was built\.\n  Rebuild it: "):
+    with explained(EngineError, match=r"was changed after it was built\.\n  Rebuild it: "):
         write_model(engine, tmp_path / "repo")
     assert not (tmp_path / "repo").exists()
 
 
 def test_a_plan_without_weights_is_refused(plan_engine: MakePlan, tmp_path: Path) -> None:
     engine = plan_engine(options=TensorRtOptions(refit=True, strip_weights=True))
-    with pytest.raises(
-        EngineError, match=r"without its weights[^$]*Put them in: pconv-deploy refit"
-    ):
+    with explained(EngineError, match=r"without its weights[^$]*Put them in: pconv-deploy refit"):
         write_model(engine, tmp_path / "repo")
 
 

@@ -1,6 +1,5 @@
 """NVIDIA TensorRT, and TensorRT for RTX, which has the same interface."""
 
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, TENSORRT_RT
 from pconv_deploy.engines.backends.tensorrt.options import (
     PlanDetails,
     TensorRtOptions,
-    words,
+    changed_options,
 )
 from pconv_deploy.engines.base import (
     Built,
@@ -37,7 +36,7 @@ PLAN = "engine.plan"
 _RTX_USUAL, _RTX_FROM = ("8.0", "8.6", "8.9"), (12, 0)
 _AMPERE = (8, 0)
 _USUAL = TensorRtOptions()
-_STRIPPED = "its weights were left out; `pconv-deploy refit` puts them in"
+_STRIPPED = "its weights were left out; a refit puts them in"
 _NOWHERE = (
     "a plan is for one kind of GPU, and it was built where there was none: no machine opens it. "
     "Build it on the GPU that will run it"
@@ -91,17 +90,17 @@ class TensorRtBackend:
             return msgspec.structs.replace(options, timing_cache=None)
         return options
 
-    def words(self, options: msgspec.Struct) -> list[str]:
+    def changed_options(self, options: msgspec.Struct) -> Mapping[str, object]:
         assert isinstance(options, TensorRtOptions)
-        return words(options)
+        return changed_options(options)
 
     def describe(
         self, built: Built, read: Callable[[str], bytes]
     ) -> Mapping[str, str | Mapping[str, str]]:
         details = PlanDetails.of(built.details)
-        chosen = words(msgspec.structs.replace(details.options, profiles=()))
+        chosen = changed_options(msgspec.structs.replace(details.options, profiles=()))
         return {
-            "options": shlex.join(chosen) or "TensorRT's defaults",
+            "options": _in_one_line(chosen) or "TensorRT's defaults",
             "build took": f"{details.build_seconds:.0f} s",
             "layers": described_layers(read),
         }
@@ -288,3 +287,12 @@ def _not_targeted(found: str, targets: tuple[str, ...]) -> str | None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _in_one_line(options: Mapping[str, object]) -> str:
+    return ", ".join(
+        name
+        if value is True
+        else f"{name} {' '.join(value) if isinstance(value, tuple) else value}"
+        for name, value in options.items()
+    )

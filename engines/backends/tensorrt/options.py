@@ -12,20 +12,11 @@ from pconv_deploy.errors import EngineError
 ComputeCapability = Annotated[str, Meta(pattern=r"^\d{1,2}\.\d$")]
 
 
-# What the command line calls the options, but for the profiles.
-_WORDS = {
-    "workspace": "--workspace",
-    "timing_cache": "--timing-cache-file",
-    "optimization_level": "--builder-optimization-level",
-    "hardware_compatibility": "--hardware-compatibility-level",
-    "version_compatible": "--version-compatible",
-    "refit": "--refit",
-    "strip_weights": "--strip-weights",
-    "tf32": "--tf32",
-    "sparsity": "--sparsity",
-    "profiling_verbosity": "--profiling-verbosity",
-    "max_aux_streams": "--max-aux-streams",
-    "compute_capabilities": "--compute-capabilities",
+# What the command line calls these fields; the others have the same name there.
+_NAMES = {
+    "timing_cache": "timing_cache_file",
+    "optimization_level": "builder_optimization_level",
+    "hardware_compatibility": "hardware_compatibility_level",
 }
 
 
@@ -62,24 +53,18 @@ class TensorRtOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     compute_capabilities: tuple[ComputeCapability, ...] = ()
 
 
-def words(options: TensorRtOptions) -> list[str]:
-    """The command line's words for these options; those that are usual need none."""
+def changed_options(options: TensorRtOptions) -> dict[str, object]:
+    """Return the options that are not the defaults, as `Remedy.options` has them."""
     usual = TensorRtOptions()
-    command: list[str] = []
-    for profile in options.profiles:
-        for name in ("min", "opt", "max"):
-            shape = "x".join(map(str, getattr(profile, name)))
-            command += [f"--{name}-shapes", shape]
-    for field, option in _WORDS.items():
+    changed: dict[str, object] = {}
+    for name in ("min", "opt", "max") if options.profiles else ():
+        shapes = (getattr(profile, name) for profile in options.profiles)
+        changed[f"{name}_shapes"] = tuple("x".join(map(str, shape)) for shape in shapes)
+    for field in usual.__struct_fields__:
         value = getattr(options, field)
-        if value == getattr(usual, field):
-            continue
-        if value is True:
-            command += [option]
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            command += [word for one in values for word in (option, str(one))]
-    return command
+        if field != "profiles" and value != getattr(usual, field):
+            changed[_NAMES.get(field, field)] = value
+    return changed
 
 
 class PlanDetails(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from pconv_deploy.checkpoints.foreign.keras_file import read_hdf5
 from pconv_deploy.checkpoints.foreign.torch_file import read_torch_file
-from pconv_deploy.errors import CheckpointError
+from pconv_deploy.errors import CheckpointError, Remedy
 from pconv_deploy.file_types import ZIP, Kind, kind_of
 from pconv_deploy.held_file import HeldFile
 
@@ -20,13 +20,18 @@ _KERAS_WEIGHTS = "model.weights.h5"  # in a .keras archive
 _KINDS: dict[Kind, str] = {
     "empty": "is empty",
     "hdf5": "is an HDF5 file, as Keras writes them",
-    "onnx": "is an ONNX file, no checkpoint; build an engine from it with: "
-    "pconv-deploy build-engine model.onnx -o model.engine",
+    "onnx": "is an ONNX file, no checkpoint",
     "pickle": "is a Python pickle, which can run code when loaded, and torch.save did not write "
     "it; it was not opened",
     "unknown": "is no checkpoint that can be read: neither safetensors, nor written by torch.save, "
     "nor HDF5 as Keras writes it",
 }
+_BUILD = Remedy(
+    purpose="Build an engine from it with",
+    command="build-engine",
+    arguments=("model.onnx",),
+    options={"output": "model.engine"},
+)
 
 
 def read_content(file: HeldFile, kinds: Collection[Kind], needed: str) -> object:
@@ -47,7 +52,10 @@ def read_content(file: HeldFile, kinds: Collection[Kind], needed: str) -> object
         )
     kind = kind_of(file.start())
     if kind not in kinds:
-        raise CheckpointError(f"{file.path} {_KINDS.get(kind, 'is ' + kind)}. {needed}")
+        raise CheckpointError(
+            f"{file.path} {_KINDS.get(kind, 'is ' + kind)}. {needed}",
+            _BUILD if kind == "onnx" else None,
+        )
     if kind == "safetensors":
         with opened_safetensors(file) as stored:
             return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118

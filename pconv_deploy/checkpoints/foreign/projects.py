@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from pconv_deploy.checkpoints.foreign.numbered import MMAGIC, NAOTO0804
 from pconv_deploy.checkpoints.foreign.tensor_tree import ROOT, Tensors, TensorTree, is_within
 from pconv_deploy.checkpoints.foreign.weights import Weights, list_names
 from pconv_deploy.contract import Family, JsonScalar, Normalisation, UNetConfig
-from pconv_deploy.errors import CheckpointError
+from pconv_deploy.errors import CheckpointError, Remedy
 from pconv_deploy.file_types import CHECKPOINTS
 from pconv_deploy.held_file import HeldFile
 
@@ -25,9 +26,10 @@ READABLE = (
     "naoto0804/pytorch-inpainting-with-partial-conv (.pth), MMagic's PConv (.pth), "
     "MathiasGruber/PConv-Keras (.h5) and ours (.safetensors)"
 )
-OWN_NETWORK = (
-    "Weights of a network of your own are exported with its code: "
-    "pconv-deploy export --module PACKAGE.MODULE:FACTORY --weights FILE -o model.onnx"
+_OWN_NETWORK = Remedy(
+    purpose="Weights of a network of your own are exported with its code",
+    command="export",
+    options={"module": "PACKAGE.MODULE:FACTORY", "weights": "FILE", "output": "model.onnx"},
 )
 _READ_OF = f"Checkpoints are read of {READABLE}"
 _HOW_TO_CHOOSE = (
@@ -112,7 +114,7 @@ def read_foreign(file: HeldFile, key: str | None = None) -> ForeignCheckpoint:
     }
     branch = tree.choose(fitting, key, _HOW_TO_CHOOSE)
     if branch is None:
-        raise CheckpointError(f"{path} {_describe_unrecognised(tree, key)}")
+        raise _unrecognised(path, tree, key)
     tensors = fitting[branch]
     reader = _reader(tensors)
     assert reader is not None, "it fits"
@@ -139,24 +141,27 @@ def _similar_network(names: Collection[str]) -> str | None:
     return None
 
 
-def _describe_unrecognised(tree: TensorTree, key: str | None) -> str:
-    """Describe a file in which no project was recognised, for an error."""
+def _unrecognised(path: Path, tree: TensorTree, key: str | None) -> CheckpointError:
+    """Describe a file in which no project was recognised."""
     there = tree.branches_within(key)
     if not there:
-        return f"holds no state dict: no dictionary of named tensors. {_READ_OF}"
+        return CheckpointError(
+            f"{path} holds no state dict: no dictionary of named tensors. {_READ_OF}"
+        )
     networks = [network for branch in there if (network := _similar_network(tree.tensors(branch)))]
     # Of branches with equally many tensors the innermost: its names are the shortest.
     largest = max((tree.tensors(branch) for branch in there), key=len)
     its = "its only tensor is" if len(largest) == 1 else f"its {len(largest)} tensors are"
     tensors = f"{its} {list_names(largest.keys())}. {_READ_OF}"
     if any(KERAS3_VARIABLES in name for name in largest):
-        return (
-            f"is a file of Keras 3, without the layers of PConv-Keras: {tensors}. Names of layers "
-            "are kept by a functional model's model.save('model.h5'), in the code that made it"
+        return CheckpointError(
+            f"{path} is a file of Keras 3, without the layers of PConv-Keras: {tensors}. Names of "
+            "layers are kept by a functional model's model.save('model.h5'), in the code that made "
+            "it"
         )
     if networks:
-        return f"seems to be {networks[0]}; {tensors}"
-    return f"is of no known project; {tensors}. {OWN_NETWORK}"
+        return CheckpointError(f"{path} seems to be {networks[0]}; {tensors}")
+    return CheckpointError(f"{path} is of no known project; {tensors}", _OWN_NETWORK)
 
 
 def _training_progress(content: object) -> dict[str, JsonScalar]:

@@ -20,6 +20,7 @@ from tests.checkpoints.foreign.projects import (
     write_keras,
 )
 from tests.conftest import TINY, random_network
+from tests.explained import explained
 
 State = dict[str, Tensor]
 
@@ -140,7 +141,7 @@ def test_mmagic_files_that_do_not_fit(
     tmp_path: Path, change: Callable[[State], object], message: str
 ) -> None:
     content = {"state_dict": change(dict(mmagic_state()))}
-    with pytest.raises(CheckpointError, match=message):
+    with explained(CheckpointError, match=message):
         load_checkpoint(saved(tmp_path, content))
 
 
@@ -244,5 +245,5 @@ def test_our_own_weights_without_their_metadata(tmp_path: Path) -> None:
     ],
 )
 def test_files_without_a_network(tmp_path: Path, content: object, message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
+    with explained(CheckpointError, match=message):
         load_checkpoint(saved(tmp_path, content))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pconv_deploy.cli.remedies import explain
 from pconv_deploy.commands.inspect import inspect_file
 from pconv_deploy.contract import RAW_OUTPUT
 from pconv_deploy.engines.backends.tensorrt import backend as module
@@ -203,7 +204,7 @@ def test_another_gpu_does_not_open_it(
     monkeypatch.setattr(devices, "current_gpu", lambda: other)
     with pytest.raises(EngineError) as caught:
         open_engine(tmp_path / "x.engine")
-    message = str(caught.value)
+    message = explain(caught.value)
     assert "was built with tensorrt 11.4.0.106 on NVIDIA H200 (9.0)" in message
     assert "this machine has tensorrt 11.4.0.106 on NVIDIA L4 (8.9)" in message
     assert "it was built for compute capability 9.0, this is 8.9" in message

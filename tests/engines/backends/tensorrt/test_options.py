@@ -1,5 +1,6 @@
 """Options of the command line, of the manifest's rebuild command, and their profiles."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from pconv_deploy.cli.remedies import command_line
 from pconv_deploy.engines import folder
-from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions, words
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions, changed_options
 from pconv_deploy.engines.folder import BuildOptions
 from pconv_deploy.engines.shapes import Profile
+from pconv_deploy.errors import Remedy
 from tests.cli.conftest import Run
 
 TWO_PROFILES = (
@@ -62,14 +65,15 @@ def options_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 def test_the_words_of_options_ask_for_the_same(
     options_of: Callable[..., Any], options: TensorRtOptions
 ) -> None:
-    assert options_of(*words(options)) == options
+    remedy = Remedy(purpose="", command="build-engine", options=changed_options(options))
+    assert options_of(*shlex.split(command_line(remedy))[2:]) == options
 
 
 def test_every_option_has_its_word() -> None:
     usual = TensorRtOptions()
     for field in TensorRtOptions.__struct_fields__:
         assert getattr(EVERYTHING, field) != getattr(usual, field)  # so the words cover it
-    assert words(usual) == []
+    assert changed_options(usual) == {}
 
 
 def test_nothing_asked_is_the_backends_own_way(options_of: Callable[..., Any]) -> None:

@@ -35,6 +35,7 @@ from tests.engines.backends.tensorrt.swapping import built as built  # fixtures
 from tests.engines.backends.tensorrt.swapping import engine as engine
 from tests.engines.backends.tensorrt.swapping import folder as folder
 from tests.engines.backends.tensorrt.swapping import gpu as gpu
+from tests.explained import explained
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
@@ -87,7 +88,7 @@ def test_stripped_weights_come_back(engine: Engine, folder: Path) -> None:
 def test_stripped_alone_it_takes_its_own_weights_only(engine: Engine, folder: Path) -> None:
     path = engine(stripped=True, refit=False)
     request = in_place(path, folder / "new.onnx")
-    with pytest.raises(
+    with explained(
         EngineError,
         match=r"takes no weights but those of old\.safetensors[^$]*found new\.safetensors"
         r"[^$]*Build one that takes any: pconv-deploy build-engine .* --refit$",

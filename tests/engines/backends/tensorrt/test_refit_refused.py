@@ -27,6 +27,7 @@ from tests.engines.backends.tensorrt.swapping import built as built  # fixtures
 from tests.engines.backends.tensorrt.swapping import engine as engine
 from tests.engines.backends.tensorrt.swapping import folder as folder
 from tests.engines.backends.tensorrt.swapping import gpu as gpu
+from tests.explained import explained
 
 pytestmark = pytest.mark.usefixtures("gpu")
 
@@ -63,7 +64,7 @@ def test_engines_whose_weights_stay(
 ) -> None:
     path = engine()
     edit(path, **changes)
-    with pytest.raises(EngineError, match=message):
+    with explained(EngineError, match=message):
         refit(in_place(path, folder / "new.onnx"))
 
 
@@ -104,7 +105,7 @@ def test_checkpoints_of_other_networks(
         path.with_name("x.safetensors"), 1, msgspec.structs.replace(NETWORK, **config), **more
     )
     steps: list[str] = []
-    with pytest.raises(
+    with explained(
         EngineError,
         match=f"does not fit [^$]*{message}[^$]*with these weights: pconv-deploy "
         r"build-engine \S*x\.safetensors -o new\.engine",
@@ -137,9 +138,9 @@ def test_a_module_is_exported_by_itself(engine: Engine, folder: Path) -> None:
     module = {"factory": "my.net:make", "mask_channels": 1, "partial_convolutions": 4}
     facts["contract"]["source"] |= {"network": None, "module": module}
     (path / "manifest.json").write_text(json.dumps(facts))
-    with pytest.raises(
+    with explained(
         EngineError,
         match=r"from module my\.net:make[^$]*pconv-deploy export --module my\.net:make --weights "
-        r"\S*new\.safetensors -o new\.onnx -O 2 --precision fp32$",
+        r"\S*new\.safetensors -o new\.onnx --precision fp32 -O 2$",
     ):
         refit(in_place(path, folder / "new.safetensors"))

@@ -12,6 +12,7 @@ from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import describe, read_manifest
 from pconv_deploy.errors import EngineError, InputError
 from tests.engines.backends.tensorrt.test_build import engine as engine  # a fixture
+from tests.explained import explained
 
 pytestmark = pytest.mark.usefixtures("tensorrt")
 H200 = {
@@ -36,7 +37,7 @@ def test_of_an_engine_that_was_built_and_never_ran(engine: Path) -> None:
         "NOT compared with its graph when it was built: "
         "no NVIDIA driver is installed (CUDA finds no libcuda.so.1)"
     )
-    with pytest.raises(InputError, match=rf"file of an engine. See: pconv-deploy inspect {engine}"):
+    with explained(InputError, match=rf"file of an engine\.\n  See: pconv-deploy inspect {engine}"):
         inspect_file(engine / "engine.plan")
 
 
@@ -56,7 +57,7 @@ def test_of_an_engine_that_was_built_on_a_gpu(engine: Path) -> None:
     assert shown["GPU"] == (
         "NVIDIA H200, compute capability 9.0, 144,384 MiB, driver 580.1 for CUDA 13.0"
     )
-    assert shown["options"] == "--workspace 64 --tf32"
+    assert shown["options"] == "workspace 64, tf32"
     assert shown["layers"] == {"CaskConvolution": "2", "a name alone": "1"}
     assert shown["notes"] == "one; and so on"
 
