@@ -8,7 +8,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import OUT, parse_size, print_json, progress_bar
+from pconv_deploy.cli.console import OUT, print_json, progress_bar
+from pconv_deploy.cli.options import Batch, JsonOutput, Size, size_option
 from pconv_deploy.errors import needs
 
 if TYPE_CHECKING:
@@ -28,12 +29,10 @@ def bench(
     photo: Annotated[
         Path | None, typer.Option(help="Image to fill. Default: a bundled photo.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=1024, help="Images per batch.")] = 1,
+    batch: Batch = 1,
     size: Annotated[
-        str | None,
-        typer.Option(
-            help="Image height x width. Default: the engine's fixed size, or 512.", metavar="HxW"
-        ),
+        Size | None,
+        size_option(help="Image height x width. Default: the engine's fixed size, or 512."),
     ] = None,
     rounds: Annotated[
         int, typer.Option(min=3, help="Timed rounds; each contender runs once per round.")
@@ -49,9 +48,7 @@ def bench(
             "--memory", help="Also run each contender in its own process to measure peak memory."
         ),
     ] = False,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print JSON instead of tables.")
-    ] = False,
+    json_output: JsonOutput = False,
 ) -> None:
     """Measure engines: latency by stage, and speed against PyTorch in the same run.
 
@@ -66,7 +63,7 @@ def bench(
 
     options = BenchOptions(
         batch=batch,
-        size=parse_size(size) if size else None,
+        size=size,
         rounds=rounds,
         warm_up=warm_up,
         threads=threads,

@@ -9,13 +9,14 @@ import typer
 from pconv_deploy.cli import tensorrt_options as trt
 from pconv_deploy.cli.build_progress import building
 from pconv_deploy.cli.build_report import tell_engine
-from pconv_deploy.cli.console import WEIGHTS_KEY_HELP, parse_size, typed_command
+from pconv_deploy.cli.console import WEIGHTS_KEY_HELP, typed_command
 from pconv_deploy.cli.mask_options import (
     Convention,
     MaskConvention,
     MaskThreshold,
     mask_rule,
 )
+from pconv_deploy.cli.options import Overwrite, Size, size_option
 from pconv_deploy.errors import UsageError, needs
 from pconv_deploy.file_types import is_graph
 
@@ -52,11 +53,9 @@ def build_engine(
         ),
     ] = None,
     size: Annotated[
-        str | None,
-        typer.Option(
-            help="Checkpoint only: fixed height x width, such as 512 or 512x768. Default: "
-            "any size.",
-            metavar="HxW",
+        Size | None,
+        size_option(
+            help="Checkpoint only: fixed height x width, such as 512 or 512x768. Default: any size."
         ),
     ] = None,
     batch: Annotated[
@@ -113,8 +112,7 @@ def build_engine(
         ),
     ] = False,
     tune_size: Annotated[
-        str | None,
-        typer.Option(help="Height x width to tune for. Default: 512.", metavar="HxW"),
+        Size | None, size_option(help="Height x width to tune for. Default: 512.")
     ] = None,
     tune_batch: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Batch size to tune for. Default: 1.")
@@ -125,9 +123,7 @@ def build_engine(
             min=1, max=1024, help="CPU threads to tune for. Default: the runtime's choice."
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the engine folder if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
     min_shapes: trt.MinShapes = None,
     opt_shapes: trt.OptShapes = None,
     max_shapes: trt.MaxShapes = None,
@@ -144,13 +140,13 @@ def build_engine(
     max_aux_streams: trt.MaxAuxStreams = None,
     compute_capabilities: trt.ComputeCapabilities = None,
 ) -> None:
-    """Build an engine folder from a checkpoint or its exported graph, and prove it.
+    """Build an engine folder from a checkpoint or its exported graph, and verify it.
 
     A checkpoint is exported on the way, which needs torch: its graph is compared with PyTorch, the
     engine with the graph. A network of your own is exported first, with `export --module`.
 
-    The folder holds the runtime's own files, the graph, and manifest.json: what it was built from,
-    with and for, the files' hashes, and the evidence that it computes the right thing.
+    The folder holds the runtime's own files, the graph, and manifest.json: what the engine was
+    built from, with what, for which machine, the files' hashes and the results of the comparison.
 
     Given an engine folder instead, it is built again from the graph that it keeps, with the
     options that it was built with and those that are given here. The old engine stays until the
@@ -177,13 +173,13 @@ def build_engine(
     if not tune and (tune_size or tune_batch or tune_threads):
         raise UsageError("--tune-size, --tune-batch and --tune-threads go with --tune")
     tuning = TuneOptions(
-        size=parse_size(tune_size, "--tune-size") if tune_size else None,
+        size=tune_size,
         batch=tune_batch,
         threads=tune_threads,
     )
     exported = _export_options(
         {
-            "size": parse_size(size) if size else None,
+            "size": size,
             "batch": batch,
             "level": level,
             "without": tuple(n.strip() for names in without or () for n in names.split(",")),

@@ -2,15 +2,14 @@
 
 import json
 import logging
-import re
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -31,7 +30,7 @@ ERR = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 CHECKPOINT_HELP = (
     "Checkpoint: ours (*.safetensors), naoto0804/pytorch-inpainting-with-partial-conv or MMagic's "
-    "PConv (*.pth), MathiasGruber/PConv-Keras (*.h5)."
+    "PConv (*.pth), MathiasGruber/PConv-Keras (*.h5, *.keras)."
 )
 
 WEIGHTS_KEY_HELP = (
@@ -111,18 +110,9 @@ def one_folder(argument: Path | None, option: Path | None) -> Path:
     return folder
 
 
-def parse_size(text: str, option: str = "--size") -> tuple[int, int]:
-    """'512' or '512x768' (height x width) -> height, width; errors name the option."""
-    match = re.fullmatch(r"(\d{1,5})(?:[x,](\d{1,5}))?", text.strip())
-    if not match:
-        raise typer.BadParameter(
-            f"found {text!r}; needed 512 or 512x768 (height x width)", param_hint=repr(option)
-        )
-    height = int(match[1])
-    width = int(match[2] or match[1])
-    if min(height, width) < 1:
-        raise typer.BadParameter("found a side of 0; needed at least 1", param_hint=repr(option))
-    return height, width
+def silence_pillow() -> None:
+    """Pillow warns of damaged EXIF data and of large images; we judge both ourselves."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def typed_command() -> str:

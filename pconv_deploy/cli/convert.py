@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT, WEIGHTS_KEY_HELP
+from pconv_deploy.cli.console import CHECKPOINT_HELP, OUT
+from pconv_deploy.cli.options import Overwrite, WeightsKey
 from pconv_deploy.errors import needs
 
 
@@ -16,10 +17,8 @@ def convert(
         Path,
         typer.Option("--output", "-o", help="Checkpoint to write in our format (*.safetensors)."),
     ],
-    weights_key: Annotated[str | None, typer.Option(help=WEIGHTS_KEY_HELP, metavar="KEY")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file if it exists.")
-    ] = False,
+    weights_key: WeightsKey = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write another project's checkpoint as ours: nothing in it can run, all facts are inside.
 

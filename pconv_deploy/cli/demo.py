@@ -22,7 +22,7 @@ def demo(
     ] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Timed rounds of the speed comparison.")] = 11,
 ) -> None:
-    """Go the whole way once: export, build, fill holes in photos, measure, report."""
+    """Export, build an engine, fill holes in photos, measure and report, with a bundled network."""
     with needs("pconv-deploy[demo]"):
         from pconv_deploy.demo.run import DemoOptions, run_demo
 

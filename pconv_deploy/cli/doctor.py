@@ -1,21 +1,21 @@
 """`pconv-deploy doctor`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 from rich.markup import escape
 from rich.table import Table
 
 from pconv_deploy.cli.console import OUT, print_json
+from pconv_deploy.cli.options import JsonOutput
 
 if TYPE_CHECKING:
     from pconv_deploy.commands.doctor import Finding
 
 
 def doctor(
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: JsonOutput = False,
 ) -> None:
-    """Say what is installed, which backends work here, and why the others do not.
+    """Show what is installed, which backends work here, and why the others do not.
 
     A backend that "builds" makes engines that another machine runs. Exits with 0 whatever it
     finds; programs read --json.

@@ -1,6 +1,5 @@
 """`pconv-deploy evaluate`."""
 
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,13 +9,14 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import OUT, parse_size, print_json, progress_bar
+from pconv_deploy.cli.console import OUT, print_json, progress_bar, silence_pillow
 from pconv_deploy.cli.mask_options import (
     Convention,
     MaskConvention,
     MaskThreshold,
     mask_rule,
 )
+from pconv_deploy.cli.options import JsonOutput, MaxMegapixels, Overwrite, Size, size_option
 from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 
 if TYPE_CHECKING:
@@ -57,11 +57,10 @@ def evaluate(
         ),
     ] = None,
     size: Annotated[
-        str | None,
-        typer.Option(
+        Size | None,
+        size_option(
             help="Height x width: images are scaled and centre-cropped, masks are stretched."
-            " Default: the size of each mask.",
-            metavar="HxW",
+            " Default: the size of each mask."
         ),
     ] = None,
     per_class: Annotated[
@@ -102,26 +101,15 @@ def evaluate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep existing scores and compute the rest.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing evaluation.")
-    ] = False,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print JSON instead of the table.")
-    ] = False,
-    max_megapixels: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            max=178,
-            help="Maximum image size in megapixels; larger images are refused before decoding.",
-        ),
-    ] = 8.4,
+    overwrite: Overwrite = False,
+    json_output: JsonOutput = False,
+    max_megapixels: MaxMegapixels = 8.4,
 ) -> None:
     """Compare checkpoints, engines and classical methods on holes of the paper's classes.
 
     Writes results.json, table.md and grid.png. A picture that cannot be read, and a method that
-    fails on one, is reported and passed over; the exit code is then 8. After Ctrl-C or worse
-    --resume does the rest; further methods may join.
+    fails on one, is reported and skipped; the exit code is then 8. After an interruption --resume
+    computes what is missing; methods may be added to an evaluation.
     """
     if resume and overwrite:
         raise UsageError("--resume keeps what exists and --overwrite replaces it: choose one")
@@ -135,15 +123,14 @@ def evaluate(
         from pconv_deploy.evaluation.weights import WeightFiles
         from pconv_deploy.evaluation.worker import EvaluationRequest
 
-    # Pillow warns of damaged EXIF and of large images; we judge both ourselves.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    silence_pillow()
     request = EvaluationRequest(
         methods=parse_methods(methods),
         protocol=Protocol(
             images=images,
             masks=masks,
             mask_rule=mask_rule(mask_convention, mask_threshold),
-            size=parse_size(size) if size else None,
+            size=size,
             per_class=per_class,
             seed=seed,
             max_pixels=int(max_megapixels * 1e6),

@@ -12,11 +12,10 @@ from rich.table import Table
 from pconv_deploy.cli.console import (
     CHECKPOINT_HELP,
     OUT,
-    WEIGHTS_KEY_HELP,
-    parse_size,
     steps,
 )
 from pconv_deploy.cli.normalisation import Normalised, parse_normalisation
+from pconv_deploy.cli.options import Overwrite, Size, WeightsKey, size_option
 from pconv_deploy.errors import needs
 from pconv_deploy.export.modules.factory_name import parse_factory
 
@@ -42,7 +41,7 @@ def export(
             help="State dict for --module: *.safetensors or *.pth. Default: its initial weights."
         ),
     ] = None,
-    weights_key: Annotated[str | None, typer.Option(help=WEIGHTS_KEY_HELP, metavar="KEY")] = None,
+    weights_key: WeightsKey = None,
     normalisation: Annotated[
         Normalised | None,
         typer.Option(help="Input range of --module: unit is 0..1, half is -1..1. Default: half."),
@@ -64,10 +63,8 @@ def export(
         ),
     ] = None,
     size: Annotated[
-        str | None,
-        typer.Option(
-            help="Fixed height x width, such as 512 or 512x768. Default: any size.", metavar="HxW"
-        ),
+        Size | None,
+        size_option(help="Fixed height x width, such as 512 or 512x768. Default: any size."),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Fixed batch size. Default: any.")
@@ -115,27 +112,25 @@ def export(
             " and the error.",
         ),
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the ONNX file if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Export a checkpoint to ONNX, verified against PyTorch.
 
-    Whose checkpoint it is follows from its tensors; what their project computes differently is
-    folded into the weights, and the graph takes nonzero = fill all the same.
+    The project that wrote the checkpoint is recognised by its tensors. What that project computes
+    differently is folded into the weights.
 
     The graph takes `image` (uint8 NHWC) and `hole_mask` (uint8 NHW, nonzero = fill) and returns
     `filled` (uint8 NHWC) with every known pixel untouched. Before the file gets its name it is
-    compared with the literal network in double precision, inside and outside of holes of all
-    kinds; if it differs, the exit code is 4 and it is kept as *.rejected.onnx.
+    compared with the literal network in double precision, inside and outside of holes of many
+    shapes; if it differs, the exit code is 4 and it is kept as *.rejected.onnx.
 
-    The network is rewritten on the way, by exact rewrites only: `--explain` shows which.
+    The network is rewritten on the way, by exact rewrites only: `--explain` lists them.
 
     With `--module` any network is exported that takes (image, mask), mask 1 = known. Layers that
-    compute a partial convolution, such as NVIDIA's, are known by that. It is compared with itself,
-    untouched, in double precision.
+    compute a partial convolution, such as NVIDIA's, are recognised by what they compute. The graph
+    is compared with the unchanged module in double precision.
     """
-    # What is written wrongly is said before anything heavy is imported.
+    # Wrong options are reported before anything heavy is imported.
     of_a_module = (weights, normalisation, mean, std, size_multiple)
     if bool(checkpoint) == bool(module) or (checkpoint and of_a_module != (None,) * 5):
         raise typer.BadParameter(
@@ -147,7 +142,7 @@ def export(
     if module:
         parse_factory(module)
     normalised = parse_normalisation(normalisation, mean, std)
-    fixed = parse_size(size) if size else None
+    fixed = size
     with needs("pconv-deploy[export]"):
         from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
         from pconv_deploy.export.module_to_onnx import ModuleRequest, export_module
@@ -195,7 +190,7 @@ def export(
 
 
 def _notes(result: "ExportResult", options: "ExportOptions") -> Iterator[str]:
-    """What may surprise."""
+    """Notes on what a user may not expect."""
     yield from result.notes
     from pconv_deploy.export.rewrites.pipeline import already_excluded
 

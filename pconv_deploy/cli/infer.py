@@ -1,7 +1,6 @@
 """`pconv-deploy infer`."""
 
 import os
-import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import OUT, progress_bar
+from pconv_deploy.cli.console import OUT, progress_bar, silence_pillow
 from pconv_deploy.cli.mask_options import (
     Convention,
     MaskConvention,
     MaskThreshold,
     mask_rule,
 )
+from pconv_deploy.cli.options import Batch, MaxMegapixels, Overwrite
 from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def infer(
             "'masks/*.jpg'. Repeatable.",
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=1024, help="Images per batch.")] = 1,
+    batch: Batch = 1,
     at_once: Annotated[
         int,
         typer.Option(
@@ -118,9 +118,7 @@ def infer(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep existing outputs and process the rest.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing outputs.")
-    ] = False,
+    overwrite: Overwrite = False,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -129,15 +127,7 @@ def infer(
             help="CPU threads per inference. Default: all cores, divided by --at-once.",
         ),
     ] = None,
-    max_megapixels: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            max=178,
-            help="Maximum image size in megapixels; larger images are refused before "
-            "decoding. 1 megapixel takes about 1.1 GiB.",
-        ),
-    ] = 8.4,
+    max_megapixels: MaxMegapixels = 8.4,
 ) -> None:
     """Fill the holes of images, one or a folder of them.
 
@@ -153,8 +143,7 @@ def infer(
         from pconv_deploy.commands.jobs import plan_jobs, settle_existing
         from pconv_deploy.inpainter import Inpainter
 
-    # Pillow warns of damaged EXIF and of large images; we judge both ourselves.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    silence_pillow()
     suffix = None if image_format is Format.SAME else f".{image_format or Format.PNG}"
     jobs = plan_jobs(images, masks, output, suffix, exclude=exclude or ())
     if image_format and suffix and any(_short(job.output.suffix) != suffix for job in jobs):

@@ -6,17 +6,18 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import OUT, WEIGHTS_KEY_HELP, print_json
+from pconv_deploy.cli.console import OUT, print_json
+from pconv_deploy.cli.options import JsonOutput, WeightsKey
 from pconv_deploy.cli.remedies import command_line
 from pconv_deploy.errors import Remedy, needs
 
 
 def inspect(
     file: Annotated[Path, typer.Argument(help="Checkpoint, exported ONNX file or engine folder.")],
-    weights_key: Annotated[str | None, typer.Option(help=WEIGHTS_KEY_HELP, metavar="KEY")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    weights_key: WeightsKey = None,
+    json_output: JsonOutput = False,
 ) -> None:
-    """Say what a file is: network, tensors, shapes, origin, evidence."""
+    """Show the facts of a file: network, tensors, shapes, origin, verification."""
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.commands.inspect import inspect_file
 

@@ -10,13 +10,14 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from pconv_deploy.cli.console import ERR, OUT, Commands, one_folder, parse_size, print_json
+from pconv_deploy.cli.console import ERR, OUT, Commands, one_folder, print_json
 from pconv_deploy.cli.mask_options import (
     Convention,
     MaskConvention,
     MaskThreshold,
     mask_rule,
 )
+from pconv_deploy.cli.options import JsonOutput, Overwrite, Size, size_option
 from pconv_deploy.cli.plain_help import PlainCommand
 from pconv_deploy.errors import HoleMaskError, UsageError, needs
 
@@ -57,7 +58,7 @@ def make(
             "--count", "--per-class", "-n", min=1, help="Masks per hole class (12 classes)."
         ),
     ] = 10,
-    size: Annotated[str, typer.Option(metavar="HxW", help="Mask height x width.")] = "512",
+    size: Annotated[Size | None, size_option("Mask height x width. Default: 512.")] = None,
     video: Annotated[
         list[Path] | None,
         typer.Option(
@@ -78,9 +79,7 @@ def make(
         Path | None, typer.Option(help="Plot of the statistics to write. Default: OUTPUT.png.")
     ] = None,
     no_plot: Annotated[bool, typer.Option("--no-plot", help="Do not write the plot.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing set.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make irregular holes: 6 classes of area, with and without holes near the border.
 
@@ -93,9 +92,9 @@ def make(
         from pconv_deploy.masks.video import VideoSource
 
     if not video and (flow is not Flow.DIS or frame_step > 1):
-        raise UsageError("--flow and --frame-step say how a --video is looked at: give one")
+        raise UsageError("--flow and --frame-step go with --video")
     place = one_folder(folder, output)
-    height, width = parse_size(size)
+    height, width = size or (512, 512)
     picture = None if no_plot else _plot_path(place, plot, overwrite=overwrite)
     source = VideoSource(videos=tuple(video or ()), flow=flow.value, frame_step=frame_step)
     options = MaskSetOptions(
@@ -121,11 +120,10 @@ def make(
 
 
 def _plot_path(output: Path, plot: Path | None, *, overwrite: bool) -> Path:
-    place = output.resolve()
-    path = (plot or place.with_name(f"{place.name}.png")).resolve()
+    path = plot or output.parent / f"{output.resolve().name}.png"
     if path.suffix.lower() != ".png":
         raise UsageError(f"cannot plot to {path}: needed a name that ends in .png")
-    if place in path.parents:
+    if output.resolve() in path.resolve().parents:
         raise UsageError(f"{path} is in the set itself, where it would pass for a mask")
     if path.exists() and not overwrite:
         raise UsageError(f"{path} already exists; pass --overwrite to replace it, or --no-plot")
@@ -137,9 +135,9 @@ def check(
     folder: Annotated[Path, typer.Argument(help="Folder of masks (searched recursively).")],
     mask_convention: MaskConvention = Convention.HOLE_WHITE,
     mask_threshold: MaskThreshold = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json_output: JsonOutput = False,
 ) -> None:
-    """Say what a folder of masks holds: sizes, classes, polarity, greys, broken files.
+    """Show what a folder of masks holds: sizes, classes, polarity, greys, broken files.
 
     The exit code is 3 if no mask can be used.
     """

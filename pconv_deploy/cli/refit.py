@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from pconv_deploy.cli.console import ERR, OUT, steps, typed_command
+from pconv_deploy.cli.options import Overwrite
 from pconv_deploy.errors import needs
 
 
@@ -21,9 +22,7 @@ def refit(
         Path | None,
         typer.Option("--output", "-o", help="Engine folder to create. Default: replace ENGINE."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the folder if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Swap the weights of a TensorRT engine, without building it anew.
 

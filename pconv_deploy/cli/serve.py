@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from pconv_deploy.cli.console import ERR, OUT
+from pconv_deploy.cli.options import MaxMegapixels
 from pconv_deploy.errors import InputError, UsageError, needs
 
 _MAX_KEYS = 64 * 1024  # bytes of the file of keys
@@ -64,14 +65,7 @@ def serve(
             min=1, max=1024, help="CPU threads per run. Default: all cores / --instances."
         ),
     ] = None,
-    max_megapixels: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            max=178,
-            help="Maximum image size in megapixels; larger images are refused before decoding.",
-        ),
-    ] = 8.4,
+    max_megapixels: MaxMegapixels = 8.4,
     max_body_mib: Annotated[
         int, typer.Option(min=1, max=1024, help="Maximum size of a request body in MiB.")
     ] = 64,
@@ -83,8 +77,8 @@ def serve(
     """Serve engines over HTTP, with a page to paint holes on.
 
     Takes photos and masks as multipart forms, and tensors by KServe's protocol, version 2; /docs
-    describes all addresses, /metrics is for Prometheus. Ctrl-C or SIGTERM answer what was
-    accepted, then end; a second one ends at once.
+    lists all routes, /metrics is for Prometheus. After Ctrl-C or SIGTERM the accepted requests are
+    answered before the server ends; a second signal ends it at once.
     """
     with needs("pconv-deploy[serve]", what="serve"):
         from pconv_deploy.serving import ServingOptions, create_app

@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from pconv_deploy.cli.console import ERR, OUT
+from pconv_deploy.cli.options import Overwrite
 from pconv_deploy.errors import needs
 
 
@@ -51,9 +52,7 @@ def triton_repo(
     profiles: Annotated[
         str | None, typer.Option(metavar="N,N", help="TensorRT profiles to serve. Default: all.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the model if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Put an engine into a model repository of NVIDIA's Triton Inference Server.
 

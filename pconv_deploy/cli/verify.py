@@ -1,6 +1,5 @@
 """`pconv-deploy verify`."""
 
-import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,16 +12,23 @@ from rich.table import Table
 from pconv_deploy.cli.console import (
     ERR,
     OUT,
-    WEIGHTS_KEY_HELP,
-    parse_size,
     print_json,
     progress_bar,
+    silence_pillow,
 )
 from pconv_deploy.cli.mask_options import (
     Convention,
     MaskConvention,
     MaskThreshold,
     mask_rule,
+)
+from pconv_deploy.cli.options import (
+    JsonOutput,
+    MaxMegapixels,
+    Overwrite,
+    Size,
+    WeightsKey,
+    size_option,
 )
 from pconv_deploy.errors import ParityError, UsageError, needs
 
@@ -75,11 +81,10 @@ def verify(
     mask_convention: MaskConvention = Convention.HOLE_WHITE,
     mask_threshold: MaskThreshold = None,
     size: Annotated[
-        str | None,
-        typer.Option(
+        Size | None,
+        size_option(
             help="Height x width: photos are scaled and cropped, masks are stretched. "
-            "Default: the fixed size, or the smallest possible from 256.",
-            metavar="HxW",
+            "Default: the fixed size, or the smallest possible from 256."
         ),
     ] = None,
     count: Annotated[
@@ -89,7 +94,7 @@ def verify(
     dtype: Annotated[Dtype, typer.Option(help="Precision in which a checkpoint is computed.")] = (
         Dtype.FP64
     ),
-    weights_key: Annotated[str | None, typer.Option(help=WEIGHTS_KEY_HELP, metavar="KEY")] = None,
+    weights_key: WeightsKey = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -104,20 +109,9 @@ def verify(
             help="Image file to write: the case with the largest difference, and a difference map."
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the image file if it exists.")
-    ] = False,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print JSON instead of the table.")
-    ] = False,
-    max_megapixels: Annotated[
-        float,
-        typer.Option(
-            min=0.001,
-            max=178,
-            help="Maximum image size in megapixels; larger photos, masks and sizes are refused.",
-        ),
-    ] = 8.4,
+    overwrite: Overwrite = False,
+    json_output: JsonOutput = False,
+    max_megapixels: MaxMegapixels = 8.4,
 ) -> None:
     """Compare any two of checkpoint, exported graph and engine, by classes of holes.
 
@@ -130,8 +124,7 @@ def verify(
         from pconv_deploy.verification.pictures import PictureOptions
         from pconv_deploy.verification.results import VerifyRequest
 
-    # Pillow warns of damaged EXIF and of large images; we judge both ourselves.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    silence_pillow()
     if picture is not None:
         _require_free(picture, overwrite)
     request = VerifyRequest(
@@ -147,7 +140,7 @@ def verify(
             seed=seed,
             max_pixels=int(max_megapixels * 1e6),
         ),
-        size=parse_size(size) if size else None,
+        size=size,
         tolerance=tolerance,
     )
     outcome = _with_progress(request)

@@ -121,7 +121,7 @@ def test_the_plot_can_go_elsewhere_or_nowhere(run: Run, tmp_path: Path) -> None:
         (("--plot", "set/plot.png"), "is in the set itself"),
         (("--plot", "plot.svg"), "ends in .png"),
         (("--plot", "old.png"), "already exists; pass --overwrite"),
-        (("--frame-step", "2"), "say how a --video is looked at"),
+        (("--frame-step", "2"), "--flow and --frame-step go with --video"),
         (("--flow", "magic"), "dis"),
     ],
 )
