@@ -3,8 +3,8 @@
 The rule is written for users in docs/embedding.md, "What is a hole".
 """
 
-from dataclasses import dataclass
-from functools import cached_property, reduce
+from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -66,18 +66,19 @@ class MaskReading:
                  transparency, by the convention
     transparent  the mask has transparent pixels
     lossy        it was compressed with loss, so that small values are noise
+    hole         (H, W) of booleans, true = to be filled
     """
 
     levels: Bytes
     rule: MaskRule
     transparent: bool = False
     lossy: bool = False
+    hole: Hole = field(init=False)
 
-    @cached_property
-    def hole(self) -> Hole:
-        """(H, W) of booleans, true = to be filled."""
-        hole: Hole = self.levels >= self.rule.least
-        return hole
+    def __post_init__(self) -> None:
+        # No cached_property: until Python 3.12 it holds one lock for all instances, which stays
+        # locked in a process that is forked meanwhile.
+        object.__setattr__(self, "hole", self.levels >= self.rule.least)
 
     @property
     def grey_share(self) -> float:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -29,6 +30,7 @@ from pconv_deploy.engines.backends.onnxruntime.cpu import OnnxRuntimeBackend
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.errors import EngineError, PConvError, UsageError
 from pconv_deploy.images.arrays import Bytes
+from pconv_deploy.images.hole_rule import DEFAULT_RULE, MaskReading
 from pconv_deploy.inpainter import Inpainter
 
 _IMAGE = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
@@ -258,6 +260,25 @@ def the_engine_is_no_longer_there() -> None:
     manifest.write_text(text)
     assert error_in_child() == ""
     assert str(engine.absolute()) in error_in_child(lambda: shutil.rmtree(engine))
+
+
+def another_thread_reads_a_mask() -> None:
+    reading, done = threading.Event(), threading.Event()
+
+    class SlowLevels(np.ndarray[tuple[int, ...], np.dtype[np.uint8]]):
+        def __ge__(self, other: Any) -> Any:
+            reading.set()
+            done.wait()
+            return super().__ge__(other)
+
+    thread = threading.Thread(
+        target=lambda: MaskReading(_HOLE.view(SlowLevels), DEFAULT_RULE).hole.all()
+    )
+    thread.start()
+    reading.wait()
+    assert exit_code_of_child(filled) == 0
+    done.set()
+    thread.join()
 
 
 def its_runtime_works_in_no_child() -> None:

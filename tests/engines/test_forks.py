@@ -23,6 +23,7 @@ SCENARIOS = (
     forking.the_child_closes_it,
     forking.children_have_children,
     forking.other_threads_are_inside_calls,
+    forking.another_thread_reads_a_mask,
     forking.a_pool_of_multiprocessing_shares_it,
     forking.files_are_being_filled,
     forking.the_parent_has_closed_others,
