@@ -22,7 +22,7 @@ from pconv_deploy.graphs.functions import OPSET, attach_functions, translate_par
 from pconv_deploy.graphs.simplification import simplify
 
 _LOG = logging.getLogger(__name__)
-# The tests of exporter, layers and importers passed under each; docs/formats.md lists them.
+# The tests of exporter, layers and importers passed under each; docs/own-networks.md lists them.
 OLDEST_TESTED, NEWEST_TESTED = (2, 11), (2, 14)
 _NOISY_LOGGERS = ("torch.onnx", "torch.fx.experimental.symbolic_shapes")
 _LEAST_UNIT = 32  # pixels; a network that takes any size may still halve it
