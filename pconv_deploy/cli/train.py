@@ -103,13 +103,13 @@ def train(
 def _resolve(
     folder: Path, config: str | None, overrides: list[str], *, resume: bool
 ) -> "TrainingConfig":
-    from pconv_deploy.training.config import changed, load_config
+    from pconv_deploy.training.config import load_config, override_config
     from pconv_deploy.training.run_folder import RunFolder
 
     if resume:
         if config:
             raise UsageError("a resumed run keeps its settings; change single ones with --set")
-        return changed(RunFolder(folder).config_to_resume(), overrides)
+        return override_config(RunFolder(folder).config_to_resume(), overrides)
     if not config:
         raise UsageError("name the settings with --config: a preset, such as mini, or a TOML file")
     return load_config(config, overrides)

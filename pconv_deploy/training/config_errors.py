@@ -1,36 +1,49 @@
-"""Errors in settings, with each setting named as users write it."""
+"""Error messages for settings, with each setting named as users write it."""
 
+import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
 import msgspec
 
 
-def explained(
-    error: str, settings: Mapping[str, Any], kind: Any, *, source: str, set_by_hand: Sequence[str]
+def explain(
+    error: str, settings: Mapping[str, Any], kind: Any, *, source: str, overridden: Sequence[str]
 ) -> str:
-    """Name the setting as users write it, and its value; msgspec names it `$.data.size`.
+    """Rewrite msgspec's message: `$.data.size` becomes `data.size`, with the value found.
 
     Args:
-        error: msgspec's.
-        settings: what was to be converted.
-        kind: to which class.
-        source: of the settings.
-        set_by_hand: keys that were given as `--set key=value`.
+        error: message of msgspec.ValidationError.
+        settings: the mapping that was converted.
+        kind: the Struct class it was converted to.
+        source: name of the preset or file.
+        overridden: keys given as `--set key=value`.
     """
     reason, _, place = error.partition(" - at `$")
     place = place.removeprefix(".").rstrip("`")
-    by_hand = any(place == key or place.startswith((f"{key}.", f"{key}[")) for key in set_by_hand)
+    if unknown := re.fullmatch("Object contains unknown field `(.*)`", reason, re.DOTALL):
+        fields = [field.name for field in msgspec.structs.fields(_struct(_type_at(place, kind)))]
+        path = f"{place}.{unknown[1]}".removeprefix(".")
+        return f"{source}: unknown key {path}{suggestion(unknown[1], fields)}"
+    by_hand = any(place == key or place.startswith((f"{key}.", f"{key}[")) for key in overridden)
     where = f"{'--set ' if by_hand else f'{source}: '}{place}: "
     if place and reason.startswith("Object missing required field"):
         return f"{where}{reason.rpartition(' ')[2].strip('`')} is missing"
     if not place or not reason.startswith(("Expected ", "Invalid enum value ")):
         return f"{source}: {reason}"
     if reason.startswith("Invalid enum value "):
-        reason += f"; needed one of {', '.join(_choices(place, kind))}"
+        reason += f"; needed one of {', '.join(get_args(_type_at(place, kind)))}"
     return f"{where}found {json.dumps(_value(place, settings))}. {reason}"
+
+
+def suggestion(word: str, known: Collection[str]) -> str:
+    """Return " (did you mean ...?)" with the closest known name; empty if none is close."""
+    if word in ("steps", "learning_rate", "schedule"):
+        return ' (a key of phases: --set "phases=[{steps=100, learning_rate=1e-3}]")'
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def _value(place: str, settings: Any) -> Any:
@@ -39,10 +52,15 @@ def _value(place: str, settings: Any) -> Any:
     return settings
 
 
-def _choices(place: str, kind: Any) -> tuple[str, ...]:
-    """The values of a setting that is a Literal."""
+def _type_at(place: str, kind: Any) -> Any:
+    """Return the annotation of the setting at a place such as `phases[0].schedule`."""
     for key in re.findall(r"[^.\[\]\d][^.\[\]]*", place):
-        while get_args(kind):  # of phases, the first one's class
-            kind = get_args(kind)[0]
-        kind = {field.name: field.type for field in msgspec.structs.fields(kind)}[key]
-    return get_args(kind)
+        kind = {field.name: field.type for field in msgspec.structs.fields(_struct(kind))}[key]
+    return kind
+
+
+def _struct(kind: Any) -> Any:
+    """Return the Struct class in an annotation such as `Annotated[tuple[Phase, ...], ...]`."""
+    while get_args(kind):
+        kind = get_args(kind)[0]
+    return kind

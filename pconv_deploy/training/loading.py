@@ -1,4 +1,4 @@
-"""Batches from worker processes, which end with the training, whatever ends it."""
+"""Load batches in worker processes, and end those processes with the training."""
 
 import signal
 from collections.abc import Iterator
@@ -14,37 +14,37 @@ from pconv_deploy.training.samples import Batch, Samples, StepSampler, loader
 
 @contextmanager
 def batches(samples: Samples, sampler: StepSampler, pin_memory: bool) -> Iterator[Iterator[Batch]]:
-    """Give the batches of one rank in order; their worker processes end with the block.
+    """Yield the batches of one rank in order; stop the worker processes at the end of the block.
 
     Raises:
         TrainingError: a worker process was killed.
     """
-    # Signals may reach the whole group of processes; the parent still needs its batches then.
+    # A signal to the process group must not stop the workers: the parent still needs batches.
     with spawning(signal.SIGTERM):
         running = iter(loader(samples, sampler, pin_memory))
     try:
         yield running
     except Exception as error:
-        # What a lost worker makes torch raise depends on what it was doing.
+        # The exception torch raises for a lost worker depends on what the worker was doing.
         ended = _exit_codes(running, just_lost=isinstance(error, EOFError | ConnectionError))
         if isinstance(error, PConvError) or not any(ended):
             raise
         raise TrainingError(
             f"a worker process that reads pictures ended with {next(filter(None, ended))}: was "
-            "memory or shared memory (/dev/shm) full? The last checkpoint is as it was; go on "
-            "with --resume and fewer --set data.workers"
+            "memory or shared memory (/dev/shm) full? The last checkpoint is unchanged; continue "
+            "with --resume and a lower --set data.workers"
         ) from error
     finally:
         _end_workers(running)
 
 
 def _exit_codes(running: Iterator[Batch], just_lost: bool) -> list[int | None]:
-    """Of the worker processes; None for those that live."""
+    """Return the exit codes of the worker processes; None for running ones."""
     if not isinstance(running, _MultiProcessingDataLoaderIter):
         return []
     workers = running._workers
-    if just_lost:  # its pipe is closed, the worker itself may need another moment to end
-        with suppress(RuntimeError):  # torch's handler of SIGCHLD raises wherever it finds us
+    if just_lost:  # its pipe is closed, but the process may not have ended yet
+        with suppress(RuntimeError):  # torch's SIGCHLD handler may raise here
             ending = wait([worker.sentinel for worker in workers], timeout=5)
             for worker in workers:
                 if worker.sentinel in ending:
@@ -53,7 +53,7 @@ def _exit_codes(running: Iterator[Batch], just_lost: bool) -> list[int | None]:
 
 
 def _end_workers(running: Iterator[Batch]) -> None:
-    """End them now: they block SIGTERM, so multiprocessing would wait for them at exit for ever."""
+    """Kill the workers: they block SIGTERM, so multiprocessing would wait forever at exit."""
     if isinstance(running, _MultiProcessingDataLoaderIter):
         try:
             running._shutdown_workers()

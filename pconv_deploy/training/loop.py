@@ -24,7 +24,7 @@ from pconv_deploy.training.vgg import VGG16_FILE, Vgg16Features, load_vgg16
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 _TERMINATED = 143
-_SAME_REQUEST = 1.0  # seconds
+_SAME_REQUEST = 1.0  # seconds in which repeated signals count as one
 Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
@@ -36,23 +36,23 @@ def train(
     any_ranks: bool = False,
     progress: Progress = lambda _step, _of, _figures: None,
 ) -> Path:
-    """Train a network; everything lands in `folder`.
+    """Train a network; write everything to `folder`.
 
     Args:
-        config: the settings; of a run that is resumed, its own (`RunFolder.config_to_resume`).
+        config: the settings; to resume, those of the run (`RunFolder.config_to_resume`).
         folder: of the run, see `run_folder`.
-        resume: go on from the last checkpoint. On a CPU the weights become bit for bit those of
-            a run that was never interrupted.
-        any_ranks: resume with another number of ranks than before, which changes the batch
-            norms' statistics.
-        progress: is told the steps done, their number, and the figures since the last report.
+        resume: continue from the last checkpoint. On a CPU the weights are bit-identical to
+            those of an uninterrupted run.
+        any_ranks: allow resuming with another number of ranks, which changes the batch norms'
+            statistics.
+        progress: called with the steps done, the total, and the metrics since the last call.
 
     Returns:
         The network's checkpoint file.
 
     Raises:
-        UsageError: settings that do not go together, a folder in use, another process trains in it.
-        InputError: no pictures or masks that can be used, a damaged run, no VGG-16 weights.
+        UsageError: incompatible settings, or the folder is in use.
+        InputError: no usable images or masks, a damaged run, no VGG-16 weights.
         TrainingError: the loss is not finite (the batch is kept), or a worker process was killed.
         OutputError: the run's folder is not writable, or the disk is full.
         KeyboardInterrupt, SystemExit: on Ctrl-C and SIGTERM; with one rank after a checkpoint
@@ -63,7 +63,7 @@ def train(
     run, vgg = RunFolder(folder), _vgg16(config)
     samples = Samples(config.data, config.holes, config.seed)
     if failure := samples[0]["failure"]:
-        raise InputError(failure)  # before a folder is made for nothing
+        raise InputError(failure)  # before the folder is created
     validation = validation_batch(config.data, config.seed)
     trainer = Trainer(config, fabric, vgg)
     facts: dict[str, JsonScalar] = {"pictures": len(samples.pictures), "seed": config.seed}
@@ -99,7 +99,7 @@ def _step(
     config = trainer.config
     failure = next((b["failure"] for b in step_batches if b["failure"]), "")
     if failure:
-        if trainer.fabric.world_size == 1:  # the others would wait for this rank, not save
+        if trainer.fabric.world_size == 1:  # saving is collective: other ranks would not join
             recorder.save()
         raise InputError(f"step {trainer.step}: {failure}")
     try:
@@ -117,14 +117,14 @@ def _step(
 
 
 def _fabric(config: TrainingConfig) -> Fabric:
-    """One process, or as many as torchrun started."""
+    """Set up Fabric for one process, or for those that torchrun started."""
     local, everywhere = (int(os.environ.get(k, "1")) for k in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     accelerator = config.accelerator
     gpus = torch.cuda.device_count()
     if accelerator == "auto":
         accelerator = "cuda" if gpus else "cpu"
     if accelerator == "cuda" and gpus < local:
-        raise UsageError(f"found {gpus} GPUs here for {local} processes; needed one for each")
+        raise UsageError(f"found {gpus} GPUs for {local} processes; needed one GPU per process")
     if config.precision == "fp16" and accelerator == "cpu":
         raise UsageError("precision fp16 needs a GPU; on a CPU choose bf16 or fp32")
     fabric = Fabric(
@@ -151,42 +151,42 @@ def _vgg16(config: TrainingConfig) -> Vgg16Features | None:
     if config.loss.features == "none":
         if config.loss.vgg16 is not None:
             raise UsageError(
-                "--vgg16 is given, but these settings leave out its terms: add "
+                "--vgg16 is given, but these settings omit the terms that use it: add "
                 "--set loss.features=vgg16"
             )
         return None
     if config.loss.vgg16 is None:
         raise UsageError(
-            f"the perceptual and style losses need torchvision's {VGG16_FILE}: name it with "
-            "--vgg16, or leave these terms out (blurrier fills) with --set loss.features=none"
+            f"the perceptual and style losses need torchvision's {VGG16_FILE}: pass it with "
+            "--vgg16, or omit these terms (blurrier fills) with --set loss.features=none"
         )
     return load_vgg16(config.loss.vgg16)
 
 
 def _resume(trainer: Trainer, run: RunFolder, any_ranks: bool) -> None:
-    # One rank chooses: on a shared disk another may see an older state of the folder.
+    # Rank 0 decides: on a shared disk other ranks may see an older state of the folder.
     last = trainer.fabric.broadcast(max(run.checkpoints(), default=None))
     if last is None:
         if (run.path / NETWORK).exists():
             raise InputError(
-                f"{run.path / 'checkpoints'} holds no checkpoint any more; begin in another folder"
+                f"{run.path / 'checkpoints'} holds no checkpoint; start a new run in another folder"
             )
-        return  # interrupted before the first one
+        return  # interrupted before the first checkpoint
     ranks = trainer.load(run.checkpoint(last) / STATE)
     if ranks != trainer.fabric.world_size and not any_ranks:
         raise UsageError(
             f"{run.path} was trained by {ranks} ranks, now there are {trainer.fabric.world_size}. "
-            f"Start as many again, or pass --any-ranks: the order of pictures stays, but batch "
+            f"Start the same number, or pass --any-ranks: the order of images stays, but batch "
             "norms see other parts of each batch"
         )
 
 
 @contextmanager
 def _stopping(ranks: int) -> Iterator[list[int]]:
-    """Collect the first Ctrl-C or SIGTERM, so that the run is saved; a later one ends at once.
+    """Record the first SIGINT or SIGTERM, so that the run is saved; a second one ends it at once.
 
-    What follows within a second is the same request: some shells and launchers send signals twice.
-    Of several ranks each would stop at another step: there the last checkpoint has to do.
+    Signals within one second count as one: some shells and launchers send them twice. With several
+    ranks signals are not handled, since each rank would stop at another step.
     """
     received: list[int] = []
     if ranks > 1:

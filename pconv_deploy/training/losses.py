@@ -1,13 +1,13 @@
 """The paper's training loss (Liu et al. 2018, section 3.3, eq. 2-7).
 
-With I_gt the picture, I_out the network's output, M 1 where known, I_comp = M I_gt + (1 - M) I_out
-and N the number of values of the picture (every L1 norm is averaged over all of them, wherever the
-hole is):
+I_gt is the original image, I_out the network's output, M the mask (1 = known),
+I_comp = M I_gt + (1 - M) I_out, N the number of values of the image (every L1 norm is averaged
+over all of them, also those of masked terms):
 
     valid       |M (I_out - I_gt)| / N
     hole        |(1 - M) (I_out - I_gt)| / N
     perceptual  sum over VGG-16's pool1..3 of mean |F(I_out) - F(I_gt)| + mean |F(I_comp) - F(I_gt)|
-    style       the same of G(F) = F F^T / (C H W), averaged over its C x C values
+    style       the same for G(F) = F F^T / (C H W), averaged over its C x C values
     variation   |differences of neighbours of I_comp, both in the hole grown by one pixel| / N
 """
 
@@ -34,11 +34,11 @@ def inpainting_loss(
 
     Args:
         output: (N, 3, H, W), the network's raw output, RGB about 0..1.
-        target: (N, 3, H, W), the picture, RGB in 0..1.
+        target: (N, 3, H, W), the original image, RGB in 0..1.
         known: (N, 1, H, W), 0 (hole) or 1 (known).
-        features: VGG-16's maps, see `training.vgg`; None leaves out the perceptual and style
-            terms, which is a documented mode for trials without VGG's weights.
-        weights: of the terms.
+        features: VGG-16's feature maps, see `training.vgg`; None omits the perceptual and style
+            terms.
+        weights: weight of each term.
 
     Returns:
         The weighted sum, and each term before its weight, all scalars.
@@ -60,7 +60,7 @@ def inpainting_loss(
 def hole_variation(composite: Tensor, known: Tensor) -> Tensor:
     """Total variation (eq. 6) in the hole grown by one pixel, over the number of values.
 
-    Both pixels of a pair lie in the grown hole, so the seam with the known pixels counts.
+    Both pixels of a pair lie in the grown hole, so the boundary to the known pixels counts.
 
     composite (N, 3, H, W), known (N, 1, H, W) of 0 and 1 -> scalar
     """
@@ -80,7 +80,7 @@ def gram_matrix(maps: Tensor) -> Tensor:
 def _feature_terms(
     features: Features, output: Tensor, composite: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
-    # One pass for all three pictures; nothing flows back into the target.
+    # One forward pass for all three images; the target needs no gradient.
     maps = features(torch.cat([output, composite, target]))
     perceptual, style = [], []
     for level in maps:

@@ -1,4 +1,4 @@
-"""What a run shows of itself: TensorBoard scalars and pictures, and a plot of the history."""
+"""TensorBoard scalars and images of a run, and a plot of its history."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,17 +11,17 @@ from torch.utils.tensorboard import SummaryWriter
 from pconv_deploy.files import atomic_file, writing
 
 _SHOWN = 8  # pictures in a grid
-# In the plot, in this order; each on a scale of its own.
+# Order of the subplots; each has its own scale.
 _PLOTTED = ("hole", "valid", "variation", "perceptual", "style", "validation hole L1 (%)")
 
 
 class Monitor:
-    """Writes for TensorBoard, from step `start` on. Everything may raise OutputError."""
+    """Write for TensorBoard from step `start` on. All methods may raise OutputError."""
 
     def __init__(self, folder: Path, start: int) -> None:
         self._folder = folder
         with writing(folder):
-            # What an interrupted run wrote beyond its last checkpoint is computed again.
+            # Steps after the last checkpoint of an interrupted run are computed again.
             self._writer = SummaryWriter(str(folder), purge_step=start)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -30,7 +30,7 @@ class Monitor:
                 self._writer.add_scalar(name, value, step)
 
     def pictures(self, step: int, grid: Tensor) -> None:
-        """Grid (3, H, W), 0..1."""
+        """Write an image grid (3, H, W) in 0..1."""
         with writing(self._folder):
             self._writer.add_image("with hole, output, composite, truth", grid, step)
 
@@ -40,7 +40,7 @@ class Monitor:
 
 
 def picture_grid(image: Tensor, known: Tensor, output: Tensor) -> Tensor:
-    """Rows of: picture with its hole grey, raw output, composite, picture.
+    """Arrange rows of: image with a grey hole, raw output, composite, original image.
 
     image, output (N, 3, H, W) in 0..1, known (N, 1, H, W) -> (3, n H, 4 W), n at most 8
     """
@@ -53,9 +53,7 @@ def picture_grid(image: Tensor, known: Tensor, output: Tensor) -> Tensor:
 
 
 def validation_score(image: Tensor, known: Tensor, output: Tensor) -> dict[str, float]:
-    """How near an output is to the picture where it is filled in.
-
-    The first is the mean over the hole's values; PSNR is of the composite, mean over pictures.
+    """Compute L1 (mean over the hole's values) and PSNR of the composite (mean over images).
 
     image, output (N, 3, H, W) in 0..1, known (N, 1, H, W)
     """
@@ -69,7 +67,7 @@ def validation_score(image: Tensor, known: Tensor, output: Tensor) -> dict[str, 
 
 
 def plot_history(history: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
-    """Draw how the terms of the loss fall; PNG.
+    """Plot the loss terms over the steps as PNG.
 
     Raises:
         OutputError: not writable.

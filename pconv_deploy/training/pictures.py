@@ -1,8 +1,8 @@
-"""Pictures to train on: folders as the data sets unpack, or shards of tar files.
+"""Training images from folders of common data sets or from tar shards.
 
-Every source is a numbered list of pictures that can be read in any order, so that the order of
-training depends on the seed alone and not on processes. Shards are indexed once, by the headers
-of their members; the pictures inside are then read by offset.
+Every source is a list with random access, so that the order of training depends on the seed only,
+not on the number of processes. Shards are indexed once by their member headers; images are then
+read by offset.
 """
 
 import logging
@@ -25,9 +25,9 @@ from pconv_deploy.images.files import read_image
 from pconv_deploy.images.listing import list_pictures
 
 _LOG = logging.getLogger(__name__)
-# Photos larger than this are counted as unreadable: 100 megapixels, 300 MB once decoded.
+# Larger images count as unreadable: 100 megapixels, 300 MB decoded.
 _MAX_PIXELS = 100_000_000
-# Where the training pictures lie in what the data sets unpack to; the first that exists counts.
+# Folders of training images in the unpacked data sets; the first that exists is used.
 _LAYOUTS = {
     "folder": (".",),
     "imagenet": ("ILSVRC/Data/CLS-LOC/train", "Data/CLS-LOC/train", "train"),
@@ -43,12 +43,12 @@ _LAYOUTS = {
     "celeba-hq": ("CelebA-HQ-img", "data1024x1024", "celeba_hq/train", "train"),
 }
 _MAX_SHARDS = 100_000
-# Shards read side by side: an epoch goes through this many at a time, shuffled together.
+# Shards that are shuffled together and read at the same time.
 _SHARDS_TOGETHER = 8
 
 
 class PictureSource(Protocol):
-    """Numbered pictures; `groups` are runs of numbers that are quick to read together."""
+    """Numbered images; `groups` are ranges of numbers that are fast to read together."""
 
     @property
     def groups(self) -> Sequence[range]: ...
@@ -56,15 +56,15 @@ class PictureSource(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, number: int) -> Image.Image:
-        """Decode one picture, RGB. Raises ImageError."""
+        """Decode one image as RGB. Raises ImageError."""
         ...
 
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """Picture files of a folder and the folders in it, in the order of their paths.
+    """Image files of a folder and its subfolders, sorted by path.
 
-    names  relative to the folder, (pictures,) bytes: one buffer, which processes can share
+    names  relative to the folder, (n,) bytes: one buffer, which processes can share
     """
 
     root: Path
@@ -84,9 +84,9 @@ class PictureFolder:
 
 @dataclass(frozen=True)
 class Shards:
-    """Tar files as WebDataset writes them, on local or mounted disks.
+    """Tar files in WebDataset's format, on local or mounted disks.
 
-    shard, offset, size  of each picture, (pictures,)
+    shard, offset, size  of each image, (n,)
     """
 
     paths: tuple[Path, ...]
@@ -115,7 +115,7 @@ class Shards:
 
 
 def open_pictures(photos: str | Path, layout: str = "folder") -> PictureSource:
-    """Find the training pictures of a data set.
+    """Find the training images of a data set.
 
     Args:
         photos: folder; for `webdataset` a tar file, a folder of them, or a pattern such as
@@ -123,18 +123,18 @@ def open_pictures(photos: str | Path, layout: str = "folder") -> PictureSource:
         layout: folder, imagenet, places2, celeba-hq or webdataset.
 
     Raises:
-        InputError: nothing there, not laid out so, or no pictures in it.
+        InputError: missing, another layout, or no images.
     """
     if layout == "webdataset":
         return _index_shards(_shard_paths(str(photos)))
     root = Path(photos)
     if not root.is_dir():
-        raise InputError(f"{root} {'is no folder' if root.exists() else 'does not exist'}")
+        raise InputError(f"{root} {'is not a folder' if root.exists() else 'does not exist'}")
     places = _LAYOUTS[layout]
     folder = next((root / place for place in places if (root / place).is_dir()), None)
     if folder is None:
         raise InputError(
-            f"{root} is not laid out as {layout}: needed one of {', '.join(places)} in it"
+            f"{root} does not have the layout {layout}: needed one of {', '.join(places)} in it"
         )
     listed = list_pictures(folder)
     listed.require_some()
@@ -143,10 +143,10 @@ def open_pictures(photos: str | Path, layout: str = "folder") -> PictureSource:
 
 
 def epoch_order(source: PictureSource, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Every picture's number once, shuffled by seed and epoch alone.
+    """Return all image numbers, shuffled by seed and epoch only.
 
-    Groups are shuffled, then the pictures of every few groups together: all ranks and workers
-    read the same few shards at the same time.
+    Groups are shuffled, then the images of every few groups together: all ranks and workers read
+    the same few shards at the same time.
     """
     rng = np.random.default_rng([seed, epoch])
     runs = source.groups
@@ -169,13 +169,15 @@ def _shard_paths(pattern: str) -> list[Path]:
     if place.is_dir():
         paths = sorted(place.rglob("*.tar"))
         packed = sorted(path for end in ("tar.*", "tgz") for path in place.rglob(f"*.{end}"))
-        said = (
-            f"{len(packed)} compressed shards, such as {packed[0]}: unpack them" if packed else ""
+        compressed = (
+            f"{len(packed)} compressed shards, such as {next(iter(packed), None)}: unpack them"
         )
         if not paths:
-            raise InputError(f"{place} holds no shards (*.tar){said and f'; found {said}'}")
+            raise InputError(
+                f"{place} holds no shards (*.tar){f'; found {compressed}' if packed else ''}"
+            )
         if packed:
-            _LOG.warning("left out: %s", said)
+            _LOG.warning("skipped %s", compressed)
         return paths
     paths = [Path(name) for name in _expand_braces(pattern)]
     missing = [path for path in paths if not path.is_file()]
@@ -202,7 +204,7 @@ def _expand_braces(pattern: str) -> list[str]:
     ends = _expand_braces(after)
     if len(choices) * len(ends) > _MAX_SHARDS:
         raise InputError(
-            f"{pattern} names {len(choices) * len(ends)} shards; at most {_MAX_SHARDS}"
+            f"{pattern} names {len(choices) * len(ends)} shards; allowed: {_MAX_SHARDS}"
         )
     return sorted(before + choice + end for end in ends for choice in choices)
 
@@ -218,15 +220,13 @@ def _index_shards(paths: Sequence[Path]) -> Shards:
                         found.append((number, member.offset_data, member.size))
                     elif suffix_of(member.name) in UNREAD_SUFFIXES:
                         unread.append(f"{member.name} in {path}")
-                if any(shard.fileobj.read(512)):  # not the zeros of an end: tarfile gave up
+                if any(shard.fileobj.read(512)):  # no end-of-archive zeros: tarfile stopped early
                     raise tarfile.ReadError(f"damaged at byte {shard.offset}")
         except (OSError, tarfile.TarError) as error:
-            raise InputError(f"{path} is no whole, uncompressed tar file: {error}") from error
+            raise InputError(f"{path} is not a complete, uncompressed tar file: {error}") from error
     if not found:
-        raise InputError(f"{paths[0].parent}: no pictures in {len(paths)} shards")
+        raise InputError(f"{paths[0].parent}: no images in {len(paths)} shards")
     if unread:
-        _LOG.warning(
-            "left out: %d pictures of kinds that are not read, such as %s", len(unread), unread[0]
-        )
+        _LOG.warning("skipped %d images of unsupported formats, such as %s", len(unread), unread[0])
     shard, offset, size = np.array(found, np.int64).T
     return Shards(tuple(paths), shard.astype(np.int32), offset, size)

@@ -1,4 +1,4 @@
-"""Record a training run in its folder: figures, pictures and checkpoints."""
+"""Record a training run in its folder: metrics, images and checkpoints."""
 
 import time
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from pconv_deploy.training.trainer import Trainer
 
 @dataclass
 class Recorder:
-    """Counts, reports and saves; what it writes, the first rank alone writes."""
+    """Accumulate metrics, report and save; only rank 0 writes files."""
 
     trainer: Trainer
     run: RunFolder
@@ -42,21 +42,22 @@ class Recorder:
         self.since = time.perf_counter()
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        # An earlier error says more than what comes of it here.
+        # Do not hide the original error behind an error of closing.
         with suppress(OutputError) if error else nullcontext():
             if self.monitor:
                 self.monitor.close()
 
     def count(self, terms: Mapping[str, Tensor], skipped: int) -> None:
         for name, term in terms.items():
-            self.sums[name] = self.sums[name] + term if name in self.sums else term
+            self.sums[name] = self.sums.get(name, 0) + term
         self.steps += 1
         self.skipped += skipped
 
     def report(self, shown: Batch | None) -> dict[str, float]:
-        """The figures since the last report, averaged over steps and ranks.
+        """Return the metrics since the last report, averaged over steps and ranks.
 
-        With a batch to be shown also pictures; the validation folder's and their score, if any.
+        With `shown`, also write example images: of the validation set, with its score, if there
+        is one; otherwise of `shown`.
         """
         trainer, fabric = self.trainer, self.trainer.fabric
         config = trainer.config
@@ -81,7 +82,7 @@ class Recorder:
         return figures
 
     def _show(self, monitor: Monitor, batch: Batch) -> dict[str, float]:
-        """Paint once, for the pictures and for the score."""
+        """Run the network once, for the example images and the score."""
         shown = self.validation or batch
         image, known = shown["image"] / 255, shown["known"].float()
         painted = self.trainer.paint(shown)
@@ -89,7 +90,7 @@ class Recorder:
         return validation_score(image, known, painted) if self.validation else {}
 
     def save(self) -> None:
-        """Write a checkpoint, whole or not at all; then forget older ones."""
+        """Write a checkpoint atomically, then remove older ones."""
         trainer, run = self.trainer, self.run
         if self.leads:
             run.require_claimed()
@@ -102,21 +103,21 @@ class Recorder:
         trainer.fabric.barrier()
 
     def plot(self) -> None:
-        """Draw the history."""
+        """Plot the history."""
         history = self.run.history() if self.leads else []
         if history:
             plot_history(history, self.run.path / "history.png", f"{self.trainer.step:,} steps")
 
     def failed(self, error: TrainingError, batches: list[Batch]) -> TrainingError:
-        """Keep what the step was computed from, and say where."""
+        """Save the batches of the failed step; return the error with their path."""
         trainer = self.trainer
         name = f"failed-step-{trainer.step}-rank-{trainer.fabric.global_rank}.safetensors"
         try:
             trainer.save_failure(self.run.path / name, batches)
-            kept = f"The batch is kept in {self.run.path / name}"
-        except OutputError as problem:  # no reason to hide what went wrong
-            kept = f"The batch could not be kept: {problem}"
+            kept = f"The batch is saved in {self.run.path / name}"
+        except OutputError as problem:  # the training error matters more
+            kept = f"The batch could not be saved: {problem}"
         return TrainingError(
-            f"step {trainer.step}: {error}. {kept}; the last checkpoint is as it was. A lower "
+            f"step {trainer.step}: {error}. {kept}; the last checkpoint is unchanged. A lower "
             "learning rate, or precision fp32, may help"
         )

@@ -1,16 +1,16 @@
 """The folder of a training run: settings, checkpoints, history; safe against kill -9 at any time.
 
-    config.json                            the settings, as resolved
-    history.jsonl                          the terms of the loss, one line each log_every steps
-    tensorboard/                           the same and pictures, for TensorBoard
-    checkpoints/step-00005000/             the last few
+    config.json                            the resolved settings
+    history.jsonl                          loss terms, one line every log_every steps
+    tensorboard/                           the same and example images, for TensorBoard
+    checkpoints/step-00005000/             the last `keep` checkpoints
         network.safetensors                for `pconv-deploy export`
-        state.pt                           what else a resume needs
-    network.safetensors                    of the last checkpoint
+        state.pt                           the rest of the training state, to resume
+    network.safetensors                    copy of the last checkpoint's
     .lock                                  while a process trains
 
-A checkpoint is written beside its place and moved there whole; older ones go only afterwards. What
-depends on the last checkpoint (network.safetensors, the history) is repaired when a run goes on.
+A checkpoint is written to a temporary folder and renamed; only then are older ones removed. Files
+that depend on the last checkpoint (network.safetensors, the history) are repaired on resume.
 """
 
 import errno
@@ -47,7 +47,7 @@ _LOCK = ".lock"
 
 @dataclass
 class RunFolder:
-    """Paths of one run, and who may write there."""
+    """Paths and lock of one run."""
 
     path: Path
     _lock: int | None = field(default=None, init=False, repr=False)  # a file descriptor
@@ -68,7 +68,7 @@ class RunFolder:
         return self.path / "checkpoints" / f"step-{step:08d}"
 
     def checkpoints(self) -> dict[int, Path]:
-        """Complete checkpoints by step, oldest first. Raises InputError."""
+        """Return complete checkpoints by step, oldest first. Raises InputError."""
         folder = self.path / "checkpoints"
         with reading(folder):
             found = {
@@ -81,13 +81,13 @@ class RunFolder:
 
     @contextmanager
     def claimed(self, *, resume: bool) -> Iterator[None]:
-        """Keep other processes from training in the folder until the block ends.
+        """Lock the folder against other training processes until the block ends.
 
         Args:
-            resume: the folder holds a run; otherwise it is made.
+            resume: the folder holds a run; otherwise it is created.
 
         Raises:
-            UsageError: another process trains in it, or a new run's folder is in use.
+            UsageError: another process trains in it, or the folder of a new run is not empty.
             OutputError: not writable.
         """
         place = self.path / _LOCK
@@ -113,10 +113,13 @@ class RunFolder:
     def _acquired(self) -> bool:
         assert self._lock is not None
         try:
-            # Not flock: worker processes would inherit it, and hold it after we are killed.
+            # Not flock: worker processes would inherit the lock and keep it if we are killed.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            return error.errno not in (errno.EACCES, errno.EAGAIN)  # not every file system can
+            return error.errno not in (
+                errno.EACCES,
+                errno.EAGAIN,
+            )  # others: no locks here
         return True
 
     def _is_claimed(self) -> bool:
@@ -124,27 +127,27 @@ class RunFolder:
         return is_still(self.path / _LOCK, self._lock)
 
     def require_claimed(self) -> None:
-        """Check that the folder is still there, and still ours.
+        """Check that the folder still exists and is still locked by this process.
 
         Raises:
-            OutputError: it was removed or moved while the run goes on.
+            OutputError: it was removed or moved during the run.
         """
         if not self._is_claimed():
-            raise OutputError(f"cannot write {self.path}: it was removed or replaced meanwhile")
+            raise OutputError(f"cannot write {self.path}: it was removed or replaced")
 
     def _require_unused(self) -> None:
         if not self.path.exists():
             return
-        left_by_a_kill = self.path.is_dir() and all(
+        only_leftovers = self.path.is_dir() and all(
             place.name == _LOCK or is_temporary(place.name) for place in self.path.iterdir()
         )
-        if not left_by_a_kill:
+        if not only_leftovers:
             raise UsageError(
-                f"{self.path} is in use; go on with its run by --resume, or choose another name"
+                f"{self.path} is in use; continue its run with --resume, or choose another name"
             )
 
     def begin(self, config: TrainingConfig) -> None:
-        """Write down the settings, and repair what a killed process left half done.
+        """Write the settings, and repair what a killed process left incomplete.
 
         Raises:
             OutputError: not writable.
@@ -156,7 +159,7 @@ class RunFolder:
             partial.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2))
 
     def _clear_away_leftovers(self) -> None:
-        """Remove what a killed save or removal left half done; other people's files stay."""
+        """Remove incomplete checkpoints and temporary files; keep all other files."""
         clear_temporary_files(self.path)
         for place in (self.path / "checkpoints").glob("*"):
             half = _STEP.fullmatch(place.name) and not (place / STATE).exists()
@@ -164,7 +167,7 @@ class RunFolder:
                 shutil.rmtree(place, ignore_errors=True)
 
     def publish(self, step: int) -> None:
-        """Make a checkpoint's network the run's network. Raises OutputError."""
+        """Copy a checkpoint's network to the run's folder. Raises OutputError."""
         stored, public = self.checkpoint(step) / NETWORK, self.path / NETWORK
         with writing(public):
             if public.is_file() and filecmp.cmp(stored, public, shallow=False):
@@ -176,7 +179,7 @@ class RunFolder:
         """Read the settings of the run.
 
         Raises:
-            InputError: this is no run of ours.
+            InputError: the folder holds no training run.
         """
         with reading(self.config_file):
             if not self.config_file.is_file():
@@ -186,7 +189,7 @@ class RunFolder:
         return read_run_config(self.config_file)
 
     def forget_older_checkpoints(self, keep: int) -> None:
-        """Remove all but the last few."""
+        """Remove all but the last `keep` checkpoints."""
         for place in list(self.checkpoints().values())[:-keep]:
             shutil.rmtree(place, ignore_errors=True)
 
@@ -196,7 +199,7 @@ class RunFolder:
             stream.write(json.dumps(line) + "\n")
 
     def forget_history_after(self, step: int) -> None:
-        """Drop the lines of steps that will be computed again."""
+        """Remove the lines of steps that will be computed again."""
         if not self.history_file.is_file():
             return
         kept = [line for line in self.history() if line["step"] <= step]
@@ -204,7 +207,7 @@ class RunFolder:
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def history(self) -> list[dict[str, Any]]:
-        """All lines; one that a kill or a full disk cut short is left out. Raises InputError."""
+        """Return all complete lines; skip damaged ones. Raises InputError."""
         lines = []
         with reading(self.history_file):
             if self.history_file.is_file():

@@ -1,8 +1,8 @@
-"""What training sees: sample number k of a run, always the same for the same seed.
+"""Training samples: image, crop and hole number k of a run, determined by the seed.
 
-A run is one long sequence of samples. Step s takes samples s * batch to (s + 1) * batch, and each
-rank its part of them; number k alone decides the picture, the crop and the hole. So neither the
-number of workers nor of ranks changes what is seen, and a run resumes by counting on.
+A run is one sequence of samples. Step s takes samples s * batch to (s + 1) * batch - 1, split over
+the ranks; image, crop and hole depend on k and the seed only. So the number of workers and ranks
+does not change the samples, and a run resumes at any step.
 """
 
 import multiprocessing.queues
@@ -28,20 +28,20 @@ from pconv_deploy.masks.reading import inverted, read_mask_set
 from pconv_deploy.training.config import DataConfig, HolesConfig, TrainingConfig
 from pconv_deploy.training.pictures import PictureSource, epoch_order, open_pictures
 
-# So many unreadable pictures or unusable masks in a row, and something is wrong with the set.
-_PATIENCE = 50
-_SEE = ". In training, masks are read by --set holes.convention= and holes.threshold="
-# Beside the seed and a number, so that crops, holes and validation draw different numbers.
+# This many unreadable images or unusable masks in a row are an error.
+_MAX_UNUSABLE = 50
+_HOW_TO_SET = ". For training, set --set holes.convention= and holes.threshold="
+# Seeded with the sample number too; keeps random numbers of training and validation apart.
 _SAMPLE_STREAM, _VALIDATION_STREAM = 1, 2
 
 
 class Sample(TypedDict):
-    """One picture with its hole.
+    """One image with its hole.
 
     image    (3, size, size) uint8, RGB
     known    (1, size, size) bool
-    skipped  how many pictures could not be read before this one
-    failure  empty, or why there is no picture at all
+    skipped  number of unreadable images skipped before this one
+    failure  why there is no image; empty if there is one
     """
 
     image: Tensor
@@ -51,11 +51,11 @@ class Sample(TypedDict):
 
 
 class Batch(Sample):
-    """`Sample`s, stacked: image (N, 3, size, size), known (N, 1, size, size)."""
+    """Stacked `Sample`s: image (N, 3, size, size), known (N, 1, size, size)."""
 
 
 class HoleSource:
-    """Holes of the wanted size: drawn, or taken from files and turned at random."""
+    """Holes of (size, size): drawn, or read from files and randomly rotated and mirrored."""
 
     def __init__(self, config: HolesConfig, size: int) -> None:
         self.config, self.size = config, size
@@ -64,10 +64,10 @@ class HoleSource:
         if config.folder is not None:
             masks = read_mask_set(Path(config.folder), self.rule, classify=False)
             self.paths = tuple(mask.path for mask in masks)
-            self._require_sense(config.folder)
+            self._check_polarity(config.folder)
 
     def draw(self, rng: np.random.Generator) -> Hole:
-        """One hole, (size, size), with something in it and something around it.
+        """Return one hole, (size, size), neither empty nor full.
 
         Raises:
             HoleMaskError: the folder's masks are empty, full or unreadable, many in a row.
@@ -75,38 +75,40 @@ class HoleSource:
         if not self.paths:
             bucket = AREA_BUCKETS[rng.integers(len(AREA_BUCKETS))]
             return drawn_hole(rng, self.size, self.size, bucket)
-        complaint = ""
-        for _ in range(_PATIENCE):
+        reason = ""
+        for _ in range(_MAX_UNUSABLE):
             path = self.paths[rng.integers(len(self.paths))]
             try:
-                hole = self._turned(read_hole_mask(path, self.rule), rng)
+                hole = self._augmented(read_hole_mask(path, self.rule), rng)
             except HoleMaskError as error:
-                complaint = str(error)
+                reason = str(error)
                 continue
             if hole.any() and not hole.all():
                 return hole
-            complaint = f"{path} is {'full' if hole.any() else 'empty'}: wrong convention?"
+            reason = f"{path} is {'full' if hole.any() else 'empty'}: wrong convention?"
         raise HoleMaskError(
-            f"{_PATIENCE} hole masks in a row cannot be used; the last: {complaint}{_SEE}"
+            f"{_MAX_UNUSABLE} hole masks in a row cannot be used; the last: {reason}{_HOW_TO_SET}"
         )
 
-    def _require_sense(self, folder: str) -> None:
-        """Look at a few masks of the folder: taken the wrong way round they would still train."""
-        shares, complaint = [], None
-        for path in self.paths[:: max(1, len(self.paths) // _PATIENCE)]:
+    def _check_polarity(self, folder: str) -> None:
+        """Check a few masks of the folder: training would accept inverted ones silently."""
+        shares, last_error = [], None
+        for path in self.paths[:: max(1, len(self.paths) // _MAX_UNUSABLE)]:
             try:
                 shares.append(float(read_hole_mask(path, self.rule).mean()))
             except HoleMaskError as error:
-                complaint = error
+                last_error = error
         if not shares:
-            raise HoleMaskError(f"no mask in {folder} can be used; one of them: {complaint}{_SEE}")
+            raise HoleMaskError(
+                f"no mask in {folder} can be used; one of them: {last_error}{_HOW_TO_SET}"
+            )
         if inverted(shares):
             raise HoleMaskError(
-                f"{folder}: most of each mask is hole, read as {self.config.convention}. Inverted? "
+                f"{folder}: with {self.config.convention} most of each mask is hole. Inverted? "
                 "Then --set holes.convention=hole-black (NVIDIA's training set is stored so)"
             )
 
-    def _turned(self, hole: Hole, rng: np.random.Generator) -> Hole:
+    def _augmented(self, hole: Hole, rng: np.random.Generator) -> Hole:
         hole = np.rot90(hole, int(rng.integers(4)))
         hole = hole[:, ::-1] if rng.random() < 0.5 else hole
         hole = resized_hole(np.ascontiguousarray(hole), (self.size, self.size))
@@ -118,7 +120,7 @@ class Samples(Dataset[Sample]):
 
     def __init__(self, data: DataConfig, holes: HolesConfig, seed: int) -> None:
         if not data.photos:
-            raise InputError("no pictures to train on: name their folder with --photos")
+            raise InputError("no training images: pass their folder with --photos")
         self.data, self.seed = data, seed
         self.pictures: PictureSource = open_pictures(data.photos, data.layout)
         self.holes = HoleSource(holes, data.size)
@@ -130,32 +132,32 @@ class Samples(Dataset[Sample]):
             picture, skipped = self._picture(k)
             image = augmented(picture, self.data, rng)
             hole = self.holes.draw(rng)
-        except InputError as error:  # an exception would lose its shape on the way from a worker
+        except InputError as error:  # worker processes would change the exception
             return Sample(image=torch.empty(0), known=torch.empty(0), skipped=0, failure=str(error))
         return as_sample(image, hole, skipped)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._orders:
-            # Only the neighbour may still be wanted, by a batch across the epochs' border.
+            # Keep only the neighbouring epoch: a batch may cross the boundary.
             self._orders = {e: order for e, order in self._orders.items() if abs(e - epoch) == 1}
             self._orders[epoch] = epoch_order(self.pictures, self.seed, epoch)
         return self._orders[epoch]
 
     def _picture(self, k: int) -> tuple[Image.Image, int]:
-        """Picture k of the run, or the next that can be read; and how many could not."""
+        """Return image k, or the next readable one, and the number of images skipped."""
         count = len(self.pictures)
         first = ""
-        for skipped in range(_PATIENCE):
+        for skipped in range(_MAX_UNUSABLE):
             epoch, position = divmod(k + skipped, count)
             try:
                 return self.pictures.read(int(self._order(epoch)[position])), skipped
             except ImageError as error:
                 first = first or str(error)
-        raise InputError(f"{_PATIENCE} pictures in a row cannot be read; the first: {first}")
+        raise InputError(f"{_MAX_UNUSABLE} images in a row cannot be read; the first: {first}")
 
 
 class StepSampler(Sampler[list[int]]):
-    """The sample numbers of one rank, a list for every micro-batch, from a step on."""
+    """Sample numbers of one rank from a step on, one list per micro-batch."""
 
     def __init__(self, config: TrainingConfig, start: int, rank: int, ranks: int) -> None:
         self.config, self.start, self.rank, self.ranks = config, start, rank, ranks
@@ -173,69 +175,61 @@ class StepSampler(Sampler[list[int]]):
 
 
 def loader(samples: Samples, sampler: StepSampler, pin_memory: bool) -> DataLoader[Sample]:
-    """Batches of one rank in order."""
+    """Return a loader of the batches of one rank, in order."""
     return DataLoader(
         samples,
         batch_sampler=sampler,
         num_workers=samples.data.workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_end_if_a_batch_is_lost,
+        worker_init_fn=_exit_if_a_batch_is_lost,
     )
 
 
-def _end_if_a_batch_is_lost(_worker: int) -> None:
-    """Where shared memory is full, an error would only be printed and the parent wait for ever."""
+def _exit_if_a_batch_is_lost(_worker: int) -> None:
+    """Exit if a batch cannot be sent (shared memory full); the parent would wait forever."""
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(  # type: ignore[attr-defined]
         lambda _error, _batch: os._exit(1)
     )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples; one failure fails the batch."""
+    """Stack samples; one failed sample fails the batch."""
     failure = next((sample["failure"] for sample in samples if sample["failure"]), "")
-    usable = [] if failure else samples
     return Batch(
-        image=torch.stack([s["image"] for s in usable]) if usable else torch.empty(0),
-        known=torch.stack([s["known"] for s in usable]) if usable else torch.empty(0),
+        image=torch.empty(0) if failure else torch.stack([s["image"] for s in samples]),
+        known=torch.empty(0) if failure else torch.stack([s["known"] for s in samples]),
         skipped=sum(s["skipped"] for s in samples),
         failure=failure,
     )
 
 
 def augmented(picture: Image.Image, data: DataConfig, rng: np.random.Generator) -> Image.Image:
-    """A random square of the picture, scaled to size x size, perhaps mirrored."""
+    """Crop a random square, scale it to (size, size) and mirror it at random."""
     side = max(1, round(min(picture.size) * rng.uniform(*data.crop)))
     left = int(rng.integers(picture.width - side + 1))
     top = int(rng.integers(picture.height - side + 1))
     flip = data.flip and rng.random() < 0.5
-    square = picture.resize(
-        (data.size, data.size),
-        Image.Resampling.BICUBIC,
-        box=(left, top, left + side, top + side),
-        reducing_gap=3,
-    )
+    square = _cropped(picture, (left, top, left + side, top + side), data.size)
     return square.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else square
 
 
 def as_sample(image: Image.Image, hole: Hole, skipped: int = 0) -> Sample:
-    """Picture and hole as tensors."""
+    """Convert image and hole (H, W) to tensors."""
     pixels = torch.from_numpy(np.array(image, np.uint8)).permute(2, 0, 1).contiguous()
     return Sample(image=pixels, known=torch.from_numpy(~hole)[None], skipped=skipped, failure="")
 
 
 def validation_batch(data: DataConfig, seed: int, most: int = 64) -> Batch | None:
-    """Up to `most` pictures of the validation folder, their middle squares with drawn holes.
+    """Return up to `most` validation images, cropped to their centre square, with drawn holes.
 
     Raises:
-        InputError: there is a folder, but no picture in it can be read, or it is trained on.
+        InputError: no image of the folder can be read, or the folder lies in the training set.
     """
     if not data.validation:
         return None
     if data.photos and Path(data.validation).resolve().is_relative_to(Path(data.photos).resolve()):
-        raise InputError(
-            f"{data.validation} lies in {data.photos}: training would see its pictures"
-        )
+        raise InputError(f"{data.validation} lies in {data.photos}: its images would be trained on")
     pictures = open_pictures(data.validation)
     holes = HoleSource(HolesConfig(), data.size)
     samples = []
@@ -245,14 +239,14 @@ def validation_batch(data: DataConfig, seed: int, most: int = 64) -> Batch | Non
             picture = pictures.read(number)
         except ImageError:
             continue
-        samples.append(as_sample(_middle(picture, data.size), holes.draw(rng)))
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        centre = _cropped(picture, (left, top, left + side, top + side), data.size)
+        samples.append(as_sample(centre, holes.draw(rng)))
     if not samples:
-        raise InputError(f"no picture in {data.validation} can be read")
+        raise InputError(f"no image in {data.validation} can be read")
     return collate(samples)
 
 
-def _middle(picture: Image.Image, size: int) -> Image.Image:
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    box = (left, top, left + side, top + side)
+def _cropped(picture: Image.Image, box: tuple[int, int, int, int], size: int) -> Image.Image:
     return picture.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3)

@@ -1,4 +1,4 @@
-"""One training step after another: weights, optimiser, average, and how they are kept."""
+"""Training steps: network, optimiser, weight average, and saving and loading them."""
 
 from collections.abc import Mapping, Sequence
 from math import cos, pi
@@ -22,13 +22,13 @@ from pconv_deploy.training.losses import inpainting_loss
 from pconv_deploy.training.samples import Batch
 from pconv_deploy.training.vgg import Vgg16Features
 
-_PAINTED_TOGETHER = 16  # pictures, when nothing is learnt from them
+_INFERENCE_BATCH = 16  # images
 
 
 class Trainer:
     """The network in training.
 
-    Under mixed precision masks are exact and ratios in single precision.
+    With mixed precision, masks stay exact and normalisation ratios in single precision.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Trainer:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         norms = [p for m in _batch_norms(self.network.encoder) for p in m.parameters()]
         others = [p for p in self.network.parameters() if all(p is not n for n in norms)]
-        # The encoder's norms are a group of their own: a learning rate of 0 freezes them.
+        # The encoder's norms are a separate group: a learning rate of 0 freezes them.
         self._adam = torch.optim.Adam([{"params": others}, {"params": norms}])
         model: nn.Module = self.network
         if config.compile:
@@ -64,16 +64,16 @@ class Trainer:
 
     @property
     def result(self) -> Network:
-        """The network that is stored and scored: the average if there is one."""
+        """The network that is stored and evaluated: the average if there is one."""
         averaged = self._average.module if self._average else self.network
         assert isinstance(averaged, type(self.network))
         return averaged
 
     def train_step(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """Learn from one step's micro-batches; give the loss and its terms, averaged.
+        """Train on one step's micro-batches; return the averaged loss and its terms.
 
         Raises:
-            TrainingError: the loss is not finite. Nothing was learnt from this step.
+            TrainingError: the loss is not finite. The weights are unchanged.
         """
         self._enter_phase()
         sums: dict[str, Tensor] = {}
@@ -106,12 +106,12 @@ class Trainer:
 
     @torch.no_grad()
     def paint(self, batch: Batch) -> Tensor:
-        """Let the network that is stored paint: raw output (N, 3, H, W) on the CPU, about 0..1."""
+        """Run the stored network: raw output (N, 3, H, W) on the CPU, about 0..1."""
         result = self.result
         was_training = result.training
         result.eval()
         image, known = self._on_device(batch)
-        parts = -(-len(image) // _PAINTED_TOGETHER)
+        parts = -(-len(image) // _INFERENCE_BATCH)
         painted = [
             self._paint(result, i, k)
             for i, k in zip(image.chunk(parts), known.chunk(parts), strict=True)
@@ -122,16 +122,14 @@ class Trainer:
     def save(
         self, folder: Path, network_file: str, state_file: str, facts: Mapping[str, JsonScalar]
     ) -> None:
-        """Write the stored network as a checkpoint, and beside it all that a resume needs.
+        """Write the stored network as a checkpoint, and the training state beside it.
 
         Raises:
             OutputError: not writable, disk full.
             TrainingError: the weights are not finite.
         """
         if not all(bool(torch.isfinite(t).all()) for t in self.result.state_dict().values()):
-            raise TrainingError(
-                f"step {self.step}: weights are no longer finite; nothing was saved"
-            )
+            raise TrainingError(f"step {self.step}: the weights are not finite; nothing was saved")
         save_checkpoint(
             folder / network_file,
             self.result,
@@ -150,14 +148,14 @@ class Trainer:
         with writing(path), path.open("wb") as stream:
             try:
                 torch.save(state, stream)
-            except RuntimeError as error:  # a short write, found by the archive's own counting
+            except RuntimeError as error:  # the zip writer detects a short write
                 raise OutputError(f"cannot write {path}: is the disk full?") from error
 
     def load(self, path: Path) -> int:
-        """Go on from a saved state; gives the number of ranks it was saved with.
+        """Load a saved state; return the number of ranks it was saved with.
 
         Raises:
-            InputError: damaged, or of another network.
+            InputError: damaged, or from another network.
         """
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -166,21 +164,21 @@ class Trainer:
             if self._average:
                 if state["average"] is not None:
                     self._average.load_state_dict(state["average"])
-                else:  # the run had none so far: the average begins here
+                else:  # averaging starts here
                     self._average.module.load_state_dict(state["network"])
             if state["precision"]:
                 self.fabric.strategy.precision.load_state_dict(state["precision"])
             self.step = int(state["step"])
             return int(state["ranks"])
-        # Whatever a damaged file makes torch's unpickler and the loaders raise.
+        # Damaged files make torch's unpickler and the loaders raise anything.
         except Exception as error:
             raise InputError(
-                f"{path} is damaged, or of another network: {error}\n  "
-                f"To go on from the checkpoint before it, remove {path.parent}"
+                f"{path} is damaged or from another network: {error}\n  "
+                f"To continue from the previous checkpoint, remove {path.parent}"
             ) from error
 
     def save_failure(self, path: Path, batches: Sequence[Batch]) -> None:
-        """Keep the batch that made the loss infinite, for inspection."""
+        """Save the batches that made the loss non-finite, for inspection."""
         tensors = {
             f"{name}.{number}": tensor.to(torch.uint8)
             for number, batch in enumerate(batches)
@@ -204,7 +202,7 @@ class Trainer:
             norm.eval()
 
     def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Give image (N, 3, H, W) in 0..1 and known (N, 1, H, W) of 0 and 1, float."""
+        """Return image (N, 3, H, W) in 0..1 and known (N, 1, H, W) of 0 and 1, float."""
         image, known = (
             batch[key].to(self.fabric.device, non_blocking=True).float()
             for key in ("image", "known")
@@ -223,12 +221,12 @@ class Trainer:
         assert self._vgg is not None
         with self.fabric.autocast():
             maps = self._vgg(pictures)
-        # Gram matrices sum over all pixels: more than half precision holds.
+        # Gram matrices sum over all pixels, which overflows half precision.
         return [level.float() for level in maps]
 
 
 def phase_at(config: TrainingConfig, step: int) -> tuple[Phase, int]:
-    """The phase that a step belongs to, and how many of its steps came before."""
+    """Return the phase of a step and the step's index in that phase."""
     for phase in config.phases[:-1]:
         if step < phase.steps:
             return phase, step

@@ -1,8 +1,7 @@
-"""VGG-16 up to its third pooling, for the perceptual and style losses (Liu et al. 2018, eq. 3-5).
+"""VGG-16 features for the perceptual and style losses (Liu et al. 2018, eq. 3-5) and for LPIPS.
 
-LPIPS takes all five stages.
-
-The weights are torchvision's, read from a local file; torchvision itself is not needed.
+The losses use the first three stages, LPIPS all five. The weights are torchvision's, read from a
+local file; torchvision itself is not needed.
 """
 
 import pickle
@@ -25,7 +24,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Vgg16Features(nn.Module):
-    """Feature maps after the first poolings, three if not said otherwise, at most five.
+    """Feature maps after the first `stages` pooling layers, at most five.
 
     image (N, 3, H, W) float, RGB in 0..1 -> the maps: (N, 64, H/2, W/2), (N, 128, H/4, W/4),
     (N, 256, H/8, W/8), ... The image is normalised as VGG-16 was trained. Parameters are frozen.
@@ -43,7 +42,7 @@ class Vgg16Features(nn.Module):
                 layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
                 channels = width
             layers.append(nn.MaxPool2d(2))
-        self.features = nn.Sequential(*layers)  # numbered as torchvision numbers them
+        self.features = nn.Sequential(*layers)  # same indices as torchvision
         self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(_IMAGENET_STD)[:, None, None], persistent=False)
         self.eval().requires_grad_(requires_grad=False)
@@ -61,7 +60,7 @@ def load_vgg16(path: Path | str, stages: int = 3) -> Vgg16Features:
     """Load torchvision's ImageNet weights, checked by hash, without running code in the file.
 
     Raises:
-        InputError: missing, another file than torchvision's, or damaged.
+        InputError: missing, not torchvision's file, or damaged.
     """
     path, wanted = Path(path), f"torchvision's {VGG16_FILE}"
     if not path.is_file():
@@ -73,12 +72,12 @@ def load_vgg16(path: Path | str, stages: int = 3) -> Vgg16Features:
 
 
 def checked_weights(path: Path, sha256_prefix: str, wanted: str) -> Mapping[str, Tensor]:
-    """Load weights that are known by their hash, without running code in the file.
+    """Load a weights file after checking its SHA-256, without running code in the file.
 
-    What is hashed is what is loaded, even if another file takes its place meanwhile.
+    The file is opened once, so that replacing it in between has no effect.
 
     Raises:
-        InputError: missing, another file than `wanted`, or damaged.
+        InputError: missing, not the file `wanted`, or damaged.
     """
     with reading(path), held_file(path) as file:
         found = file.sha256()
@@ -98,10 +97,10 @@ def checked_weights(path: Path, sha256_prefix: str, wanted: str) -> Mapping[str,
 
 
 def vgg16_from(weights: Mapping[str, Tensor], stages: int = 3) -> Vgg16Features:
-    """Take the weights by torchvision's names (`features.0.weight`, ...); others are left out.
+    """Load weights by torchvision's names (`features.0.weight`, ...); ignore other tensors.
 
     Raises:
-        InputError: one is missing or of another shape.
+        InputError: a tensor is missing or has another shape.
     """
     vgg = Vgg16Features(stages)
     needed = vgg.state_dict()
@@ -110,7 +109,7 @@ def vgg16_from(weights: Mapping[str, Tensor], stages: int = 3) -> Vgg16Features:
         if given is None or given.shape != tensor.shape:
             what = "nothing" if given is None else list(given.shape)
             raise InputError(
-                f"these are not VGG-16's weights: {name}: found {what}, needed {list(tensor.shape)}"
+                f"not VGG-16's weights: {name}: found {what}, needed {list(tensor.shape)}"
             )
     vgg.load_state_dict({name: weights[name] for name in needed})
     return vgg

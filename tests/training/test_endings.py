@@ -99,7 +99,7 @@ def test_a_killed_worker_ends_the_run(photos: Path, tmp_path: Path) -> None:
     assert code == 9, complaint
     assert "Traceback" not in complaint
     assert "a worker process that reads pictures ended with -9" in complaint
-    assert "fewer --set data.workers" in complaint
+    assert "lower --set data.workers" in complaint
     assert has_ended(process)
 
 

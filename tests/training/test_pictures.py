@@ -81,7 +81,7 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
         open_pictures(tmp_path / "none")
     with pytest.raises(InputError, match="holds no pictures"):
         open_pictures(tmp_path)
-    with pytest.raises(InputError, match="is not laid out as imagenet: needed one of ILSVRC"):
+    with pytest.raises(InputError, match="does not have the layout imagenet: needed one of ILSVRC"):
         open_pictures(tmp_path, "imagenet")
     with pytest.raises(InputError, match="holds no shards"):
         open_pictures(tmp_path, "webdataset")
@@ -91,10 +91,10 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="100000"):
             open_pictures(endless, "webdataset")
     (tmp_path / "bad.tar").write_bytes(b"x" * 2000)
-    with pytest.raises(InputError, match="no whole, uncompressed tar file"):
+    with pytest.raises(InputError, match="not a complete, uncompressed tar file"):
         open_pictures(tmp_path / "bad.tar", "webdataset")
     write_shard(tmp_path / "bad.tar", range(0))
-    with pytest.raises(InputError, match="no pictures in 1 shards"):
+    with pytest.raises(InputError, match="no images in 1 shards"):
         open_pictures(tmp_path / "bad.tar", "webdataset")
 
 
@@ -151,8 +151,8 @@ def test_what_of_shards_is_not_read_is_said(
             shard.addfile(tarfile.TarInfo(name))
     (tmp_path / "b.tar.gz").touch()
     assert len(open_pictures(tmp_path, "webdataset")) == 3
-    assert "2 pictures of kinds that are not read, such as 0003.heic in" in caplog.text
-    assert "1 compressed shards, such as" in caplog.text
+    assert "skipped 2 images of unsupported formats, such as 0003.heic in" in caplog.text
+    assert "skipped 1 compressed shards, such as" in caplog.text
     (tmp_path / "a.tar").unlink()
     with pytest.raises(InputError, match=r"no shards \(\*\.tar\); found 1 compressed"):
         open_pictures(tmp_path, "webdataset")

@@ -80,7 +80,7 @@ def test_many_unreadable_pictures_in_a_row_end_it(small: Make, tmp_path: Path) -
         (tmp_path / f"{number}.jpg").write_bytes(b"not a picture")
     samples = samples_of(small(f"data.photos={tmp_path}"))
     failure = samples[0]["failure"]
-    assert failure.startswith("50 pictures in a row cannot be read; the first: ")
+    assert failure.startswith("50 images in a row cannot be read; the first: ")
     batch = next(iter(loader(samples, StepSampler(small(), 0, 0, 1), pin_memory=False)))
     assert batch["failure"] == failure
 
@@ -144,19 +144,19 @@ def test_validation_pictures_are_fixed(small: Make, photos: Path, tmp_path: Path
     assert first["image"].shape == (5, 3, 16, 16)  # the damaged one is left out
     assert torch.equal(first["known"], again["known"])
     assert validation_batch(small().data, seed=0) is None
-    with pytest.raises(InputError, match="training would see its pictures"):
+    with pytest.raises(InputError, match="its images would be trained on"):
         validation_batch(small(f"data.validation={photos}").data, seed=0)
 
 
 def test_a_validation_folder_without_readable_pictures(small: Make, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"no picture in .* can be read"):
+    with pytest.raises(InputError, match=r"no image in .* can be read"):
         validation_batch(small(f"data.validation={tmp_path}").data, seed=0)
 
 
 def test_no_photos_named() -> None:
     config = TrainingConfig()
-    with pytest.raises(InputError, match="name their folder with --photos"):
+    with pytest.raises(InputError, match="pass their folder with --photos"):
         Samples(config.data, config.holes, 0)
 
 

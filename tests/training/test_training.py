@@ -186,7 +186,7 @@ def test_pictures_that_vanish_lose_no_step(small: Make, photos: Path, tmp_path: 
         for path in copy.iterdir():
             path.unlink(missing_ok=True)
 
-    with pytest.raises(InputError, match="step 2: 50 pictures in a row cannot be read"):
+    with pytest.raises(InputError, match="step 2: 50 images in a row cannot be read"):
         train(small(f"data.photos={copy}"), tmp_path / "run", progress=vanish)
     assert list(RunFolder(tmp_path / "run").checkpoints()) == [2]
 
@@ -235,7 +235,7 @@ def test_the_learning_rate_follows_the_phases(small: Make) -> None:
 def test_settings_that_do_not_go_together(small: Make, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needed a multiple of 3, the number of ranks"):
         train(small("micro_batches=3"), tmp_path / "run")
-    with pytest.raises(UsageError, match="--vgg16, or leave these terms out"):
+    with pytest.raises(UsageError, match="--vgg16, or omit these terms"):
         train(small("loss.features=vgg16"), tmp_path / "run")
     with pytest.raises(InputError, match=r"/none.pth does not exist\. Needed: torchvision's vgg16"):
         train(small("loss.features=vgg16", "loss.vgg16=/none.pth"), tmp_path / "run")
@@ -249,10 +249,10 @@ def test_a_folder_in_use_and_a_damaged_run(small: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no training run"):
         RunFolder(run).config_to_resume()
     train(small(), run)
-    with pytest.raises(UsageError, match="is in use; go on with its run by --resume"):
+    with pytest.raises(UsageError, match="is in use; continue its run with --resume"):
         train(small(), run)
     assert RunFolder(run).config_to_resume() == small()
-    with pytest.raises(InputError, match=r"of another network"):
+    with pytest.raises(InputError, match=r"from another network"):
         train(small("network={channels=[4,7], kernels=[3,3]}"), run, resume=True)
     # Averaging may begin or end later, and a finished run may be finished again.
     train(small("ema=null"), run, resume=True)
@@ -261,7 +261,7 @@ def test_a_folder_in_use_and_a_damaged_run(small: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"state.pt is damaged.*\n.* remove .*step-00000008"):
         train(small(), run, resume=True)
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(InputError, match="holds no checkpoint any more"):
+    with pytest.raises(InputError, match="holds no checkpoint;"):
         train(small(), run, resume=True)
 
 
