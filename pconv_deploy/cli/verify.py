@@ -192,8 +192,8 @@ def _tell(outcome: "VerifyResult", picture: Path | None, *, json_output: bool) -
 
 def show(verification: "Verification") -> None:
     """Print who was compared, and a line for each class of holes."""
-    for name, side in (("A", verification.a), ("B", verification.b)):
-        OUT.print(f"[bold]{name}[/bold]  {escape(side.path)}: {_described(side)}")
+    for name, candidate in (("A", verification.a), ("B", verification.b)):
+        OUT.print(f"[bold]{name}[/bold]  {escape(candidate.path)}: {_described(candidate)}")
     pictures = escape(verification.photos) if verification.photos else "patterns"
     holes = f"of {escape(verification.holes)}" if verification.holes else "drawn"
     OUT.print(
@@ -215,9 +215,11 @@ def show(verification: "Verification") -> None:
         OUT.print(line, markup=False)
 
 
-def _described(side: "CandidateFacts") -> str:
-    key = f", weights {escape(side.source.weights_key)}" if side.source.weights_key else ""
-    return f"{side.kind}{key}, {escape(side.computed_by)}, {side.precision}"
+def _described(candidate: "CandidateFacts") -> str:
+    key = (
+        f", weights {escape(candidate.source.weights_key)}" if candidate.source.weights_key else ""
+    )
+    return f"{candidate.kind}{key}, {escape(candidate.computed_by)}, {candidate.precision}"
 
 
 def _cells(row: "ClassResult") -> list[str]:
@@ -247,12 +249,16 @@ def _verdict(row: "ClassResult") -> str:
 
 def _notes(verification: "Verification") -> list[str]:
     """What the table does not say of itself."""
-    sides = (("A", verification.a), ("B", verification.b))
+    candidates = (("A", verification.a), ("B", verification.b))
     lines = []
     if not verification.raw_output_compared:
-        silent = " and ".join(n for n, side in sides if "raw_output" not in side.gives)
-        lines.append(f"Raw outputs were not compared: of {silent} there is the composite alone.")
-    made = " and ".join(name for name, side in sides if "composite" not in side.gives)
+        silent = " and ".join(
+            n for n, candidate in candidates if "raw_output" not in candidate.gives
+        )
+        lines.append(f"Raw outputs were not compared: {silent} has only the composite.")
+    made = " and ".join(
+        name for name, candidate in candidates if "composite" not in candidate.gives
+    )
     if made:
         lines.append(f"Of {made} the composite is made from the raw output.")
     lines += _allowances(verification)

@@ -1,1 +1,1 @@
-"""What the commands do, without the command line: build, infer, inspect, doctor, refit."""
+"""Implementation of the commands build-engine, infer, inspect, doctor and refit."""

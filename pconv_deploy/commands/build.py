@@ -1,4 +1,4 @@
-"""An engine from whatever there is: a checkpoint, its exported graph, or an engine."""
+"""Build an engine from a checkpoint, an exported graph or another engine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ def build_engine(  # noqa: PLR0913  what people call, with one keyword for each 
 
 @dataclass(frozen=True)
 class _Files:
-    """What is read and written; `graph` is None where the ONNX file is not kept.
+    """Paths of input and outputs; `graph` is None if the ONNX file is not kept.
 
     command  what was typed to ask for it
     """
@@ -89,7 +89,7 @@ class _Files:
 
 
 def _check_before_work(files: _Files, options: BuildOptions) -> None:
-    """Refuse what can be refused before minutes are spent on the export."""
+    """Check everything possible before the export, which takes minutes."""
     backend = backend_named(options.backend, options.backend_options)
     backend.runtime()
     if options.calibration:

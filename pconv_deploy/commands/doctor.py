@@ -1,4 +1,4 @@
-"""What is installed here, which backends work, and why the others do not."""
+"""Find out what is installed, which backends work, and why the others do not."""
 
 import contextlib
 import platform

@@ -1,4 +1,4 @@
-"""Filling files, many at a time: a pipeline that loses nothing.
+"""Fill many files: decode, run the engine and encode in parallel.
 
 Decoding and encoding run beside the engine. A picture is on disk whole before it counts as
 done; a file that fails is reported and passed over.
@@ -25,7 +25,7 @@ from pconv_deploy.inpainter import Inpainter, Prepared
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of a job; `error` is None if its output is on disk.
+    """Result of a job; `error` is None if its output is on disk.
 
     had_hole  false: the output is the image as it was
     notes     what may not be meant
@@ -59,7 +59,7 @@ class _Loaded:
 def fill_jobs(
     inpainter: Inpainter, jobs: Sequence[Job], options: FillOptions | None = None
 ) -> Generator[FileResult]:
-    """Do the jobs, batch by batch; yield each outcome once its file is on disk.
+    """Run the jobs in batches; yield each result once its file is on disk.
 
     Raises:
         OutputError: nothing more can be written (the disk is full, say). What was finished
@@ -116,7 +116,7 @@ class _Running:
 def _when_loaded(
     jobs: Sequence[Job], loading: Sequence[Future[_Loaded]]
 ) -> tuple[dict[Job, _Loaded], list[FileResult]]:
-    """Wait for a batch's files; tell those that cannot be used."""
+    """Wait for a batch's files; report those that cannot be used."""
     loaded: dict[Job, _Loaded] = {}
     failed: list[FileResult] = []
     for job, future in zip(jobs, loading, strict=True):

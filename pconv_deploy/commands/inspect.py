@@ -1,4 +1,4 @@
-"""What a file of ours is and says of itself: checkpoint, exported graph or engine."""
+"""Collect the facts of a checkpoint, an exported graph or an engine."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which image goes with which mask, and where the result goes: no output lost, no two alike."""
+"""Pair images with masks and assign output names, without collisions."""
 
 import logging
 from collections import Counter
@@ -32,7 +32,7 @@ class Job:
 
 @dataclass(frozen=True)
 class _Places:
-    """What the user named."""
+    """Paths given by the user."""
 
     images: Path
     masks: Path
@@ -58,7 +58,7 @@ def plan_jobs(
     *,
     exclude: Sequence[str] = (),
 ) -> list[Job]:
-    """Pair images with masks and name the outputs, never two alike. The rules: docs/files.md.
+    """Pair images with masks and assign distinct output names. The rules: docs/files.md.
 
     A picture that cannot be read, and an image without a mask or with several that could be
     meant, is a job with a problem. What was left out on purpose is logged as a warning.
@@ -102,7 +102,7 @@ def plan_jobs(
 
 
 def _images(places: _Places) -> tuple[list[Path], list[Unread]]:
-    """What is to be filled; masks and earlier outputs may lie below it, or all above it."""
+    """Find the images to fill; masks and earlier outputs may be in the same folder tree."""
     if places.images.is_file():
         return [places.images], []
     listed = list_pictures(
@@ -152,7 +152,7 @@ def _named(places: _Places, pairings: dict[Path, MasksOfPhoto], suffix: str | No
 
 
 def _output_of_unread(places: _Places, one: Unread) -> Path:
-    """Never written, and never the name of what is."""
+    """A reserved name for an unreadable image, which no other output gets."""
     return places.output / one.path.relative_to(places.root).with_name(f"{one.path.name}.png")
 
 
@@ -174,7 +174,7 @@ def _refuse_losses(jobs: Sequence[Job]) -> None:
 
 
 def _refuse_outputs_among_inputs(places: _Places, jobs: Sequence[Job]) -> None:
-    """What is written must not be taken for a photo or mask by the next run."""
+    """Refuse outputs that the next run would take for photos or masks."""
     if places.writes_one_file:
         return
     output = places.output.resolve()
@@ -207,7 +207,7 @@ def _warn_of_other_pictures(places: _Places, jobs: Sequence[Job]) -> None:
 
 
 def settle_existing(jobs: Sequence[Job], *, resume: bool, overwrite: bool) -> list[bool]:
-    """Say of each job whether its output is there already and is to be kept.
+    """Return for each job whether its output exists and is kept.
 
     Raises:
         UsageError: outputs exist, and neither `resume` nor `overwrite` says what to do.

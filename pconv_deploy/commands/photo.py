@@ -1,4 +1,4 @@
-"""One photo and its hole mask, read and made ready for an engine: what files and requests share."""
+"""Read a photo and its hole mask and prepare them for an engine, for files and requests."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,7 @@ class NamedPhoto:
 def prepare_photo(
     inpainter: Inpainter, photo: NamedPhoto, mask: MaskReading, options: PhotoOptions
 ) -> Prepared:
-    """Bring the mask to the photo as it is stored, and make both ready for the engine.
+    """Orient the mask as the photo is stored, and prepare both for the engine.
 
     Raises:
         ImageError: larger than the engine takes, or than `max_pixels` when padded for it.

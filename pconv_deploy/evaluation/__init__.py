@@ -1,1 +1,1 @@
-"""How good the fills are: the paper's table for checkpoints, engines and baselines."""
+"""Quality of fills: the paper's table for checkpoints, engines and baselines."""

@@ -1,4 +1,4 @@
-"""What is known so far, a line a picture: what a stopped evaluation goes on from."""
+"""Scores on disk, one line per image, from which a stopped evaluation resumes."""
 
 import fcntl
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the scores depend on; they mix only if all of it is equal.
+    """Settings the scores depend on; scores are combined only if all are equal.
 
     pairs    SHA-256 of all pairs with the files' sizes and times of change
     weights  SHA-256 of the files of weights that metrics needed
@@ -64,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def prepare_folder(folder: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder, if scores of these settings may go there; what it holds stays.
+    """Create the folder, if scores of these settings may be added to it; keep its contents.
 
     Further methods may join when an evaluation goes on; all else must be as it was.
 
@@ -117,7 +117,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _difference(before: Settings, now: Settings) -> str | None:
-    """The first setting in which scores would not mix."""
+    """Describe the first setting that differs."""
     known = {spec.label: spec for spec in now.methods}
     for spec in before.methods:
         if spec.label not in known:
@@ -155,7 +155,7 @@ def _shown(value: object) -> str:
 
 
 class Journal:
-    """Scores on disk. Each call of `add` is a whole number of lines, written before it returns.
+    """Scores on disk; `add` returns after complete lines were written.
 
     One process at a time has the journal of a folder; only it changes anything there.
     """
@@ -173,7 +173,7 @@ class Journal:
             pass  # not every file system can
 
     def begin(self, settings: Settings, *, resume: bool) -> None:
-        """Clear the folder, or what killed processes left there, and write down the settings."""
+        """Clear the folder, or what killed processes left there, and write the settings."""
         with writing(self._folder):
             if not resume:
                 self._clear()

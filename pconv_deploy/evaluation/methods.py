@@ -1,4 +1,4 @@
-"""What fills the holes: checkpoints, engines, and methods that learned nothing."""
+"""Methods that fill holes: checkpoints, engines and classical baselines."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -142,7 +142,7 @@ def open_method(spec: MethodSpec, threads: int | None = None) -> Method:
 
 
 def _require_unchanged(spec: MethodSpec, sha256: Sha256) -> None:
-    """Scores are kept by the hash: they must not be another file's."""
+    """Check the hash: kept scores must not belong to another file."""
     if sha256 != spec.sha256:
         raise InputError(f"{spec.source} was changed after the evaluation began; run it again")
 

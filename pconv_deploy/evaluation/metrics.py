@@ -1,4 +1,4 @@
-"""How far a filled picture is from the original: L1, PSNR, SSIM."""
+"""L1, PSNR and SSIM between a filled image and the original."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Which picture is filled with which hole: the same pairs for every method.
+"""Pair images with holes; every method gets the same pairs.
 
 In each of the paper's classes (six areas, with and without border) the shuffled pictures meet
 the shuffled holes one by one. The pictures come in the same order in every class, so classes
@@ -50,7 +50,7 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What is evaluated on.
+    """Images and holes to evaluate on.
 
     images           picture file, or folder with subfolders
     masks            folder; None draws the holes
@@ -74,7 +74,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Pairing:
-    """The pairs, and what is in none.
+    """The pairs, and the files that are in none.
 
     unclassed  how many masks are of no class (outside of 1 to 60 % of the image)
     unread     for each picture of a kind that is not read, which it is and why

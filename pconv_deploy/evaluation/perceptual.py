@@ -1,4 +1,4 @@
-"""LPIPS, FID and the Inception score, where their networks' weights are at hand.
+"""LPIPS, FID and the Inception score, if the weights of their networks are given.
 
 Nothing is downloaded: every file of weights is given, and checked by its hash.
 """

@@ -1,4 +1,4 @@
-"""Results for people and programs: Markdown, JSON, and pictures to look at."""
+"""Write results as Markdown, JSON and an image grid."""
 
 import msgspec
 from PIL import Image, ImageDraw, ImageFont
@@ -103,7 +103,7 @@ def markdown(results: Results) -> str:
 
 
 def _differences(results: Results) -> list[str]:
-    """What each method costs against the first, in more digits: an engine against its network."""
+    """Differences of each method to the first, with more digits: an engine to its network."""
     first, *others = [cell for m in results.methods if (cell := results.cell(m, None, None))]
     metrics = shown_metrics(results)
     lines = [

@@ -1,4 +1,4 @@
-"""Fill every pair with every method, in as many processes as wanted, and go on after a stop."""
+"""Score every method on every pair in worker processes; resumable."""
 
 import contextlib
 import hashlib
@@ -42,7 +42,7 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that is known at the end, in the order of the pairs."""
+    """All results, in the order of the pairs."""
 
     settings: Settings
     pairing: Pairing
@@ -54,7 +54,7 @@ class Evaluation:
 def evaluate(
     request: EvaluationRequest, progress: Callable[[int, int, TaskResult], None] = lambda *_: None
 ) -> Evaluation:
-    """Score all methods on all pairs; what is in the journal already is kept.
+    """Score all methods on all pairs; keep the scores in the journal.
 
     Args:
         request: what is wanted.
@@ -137,7 +137,7 @@ def _open_tasks(
 
 
 def example_pairs(pairing: Pairing) -> list[Pair]:
-    """One pair of each bucket, of different pictures if there are: what becomes of them is kept.
+    """One pair per area class, with different images if possible; their fills are kept.
 
     Without border if there is one.
     """

@@ -1,4 +1,4 @@
-"""From scores of pictures to the paper's table: averages by method and class of hole."""
+"""Average scores by method and hole class, as in the paper's table."""
 
 import datetime
 import math

@@ -16,7 +16,7 @@ _LPIPS_PACKAGES = (
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """Where the weights lie; None leaves the metrics that need them out."""
+    """Paths of weights; None omits the metrics that need them."""
 
     vgg16: Path | None = None
     lpips_heads: Path | None = None

@@ -1,4 +1,4 @@
-"""What one process does: one pair after the other, each method on each."""
+"""Worker process: fill and score one pair after another with every method."""
 
 import time
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """What is evaluated, on what, and how.
+    """Methods, pairs and options of an evaluation.
 
     workers  processes; with several each takes one thread
     threads  of one fill, with one worker; None leaves each method its own choice
@@ -41,7 +41,7 @@ class EvaluationRequest:
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """What could not be judged; without a method the pair itself, for all of them."""
+    """A pair that could not be scored by `method`, or by any if that is None."""
 
     pair: int
     image: str
@@ -52,7 +52,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What came of one pair."""
+    """Scores and failures of one pair."""
 
     scores: tuple[Score, ...] = ()
     failures: tuple[Failure, ...] = ()
@@ -72,7 +72,7 @@ def example_path(output: Path, pair: Pair, label: str) -> Path:
 
 
 class EvaluationWorker:
-    """Everything loaded once, for one pair after the other."""
+    """Methods and networks, loaded once for all pairs."""
 
     def __init__(
         self,

@@ -86,7 +86,7 @@ def _require_kind(image: Image.Image) -> None:
 
 
 def _how_to_convert(mode: str) -> str:
-    """What to do with a Pillow image of a mode that is not taken."""
+    """How to convert a Pillow image of an unsupported mode."""
     if mode in ("I", "F"):  # convert would cut off what is above 255
         return "Pass its numbers as an array of uint8 or uint16"
     if mode == "LAB":  # which convert does not know
@@ -97,7 +97,7 @@ def _how_to_convert(mode: str) -> str:
 
 
 def page_count(image: Image.Image) -> int:
-    """Pages or frames of an opened file; a photo's previews beside it (MPO) are none."""
+    """Number of pages or frames of an opened file; previews of a photo (MPO) do not count."""
     try:
         return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
     except Exception:  # noqa: BLE001  decoders raise whatever comes up; decoding will say it

@@ -1,4 +1,4 @@
-"""Decode untrusted picture files with Pillow, and translate its errors into ours."""
+"""Decode untrusted image files with Pillow and translate its errors into ours."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -90,7 +90,7 @@ def further_pictures(image: Image.Image) -> int:
 
 @contextmanager
 def _translated(path: Path, failure: type[InputError], content: bytes | None) -> Iterator[None]:
-    """Translate what Pillow's decoders raise on hostile or broken files."""
+    """Translate the exceptions of Pillow's decoders for malicious or damaged files."""
     try:
         yield
     except failure:

@@ -1,4 +1,4 @@
-"""Which files are pictures, by their names and first bytes; which of them are read."""
+"""Recognise image files by name and first bytes."""
 
 import mimetypes
 from pathlib import PurePath

@@ -1,4 +1,4 @@
-"""Photos and hole masks as files: decoded with suspicion, encoded whole or not at all."""
+"""Read photos and hole masks from untrusted files; write images atomically."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -197,7 +197,7 @@ def require_writable(path: Path, mode: str) -> None:
 
 
 def save_image(path: Path, image: Image.Image, quality: int = 95) -> None:
-    """Encode by the suffix of `path`, with profile, EXIF and resolution; whole or not at all.
+    """Encode by the suffix of `path`, with profile, EXIF and resolution, atomically.
 
     Args:
         path: of the new file.
@@ -269,7 +269,7 @@ def _check_kind(path: Path, image: Image.Image, allow: Collection[Convertible]) 
 
 
 def _lasting_info(image: Image.Image) -> dict[str | tuple[int, int], Any]:
-    """Facts of the picture that outlive its file, without those that are damaged."""
+    """Metadata to copy into the output, without damaged entries."""
     lasting: dict[str | tuple[int, int], Any] = {}
     if exif := _exif(image):
         lasting["exif"] = exif
@@ -286,7 +286,7 @@ def _lasting_info(image: Image.Image) -> dict[str | tuple[int, int], Any]:
 
 
 def _exif(image: Image.Image) -> bytes:
-    """The lasting EXIF data, without what is damaged; empty if nothing is left."""
+    """EXIF data to copy into the output, without damaged entries; empty if none is left."""
     kept = Image.Exif()
     # Orientation first: whatever else is damaged, the picture must stay upright.
     tags = (EXIF_ORIENTATION, *sorted(_LASTING_TAGS - {EXIF_ORIENTATION}), *_LASTING_DIRECTORIES)

@@ -82,7 +82,7 @@ class MaskReading:
 
     @property
     def grey_share(self) -> float:
-        """The share of pixels that are hole, but not all of one."""
+        """The share of pixels that are hole with a level below 255."""
         return float((self.hole & (self.levels < 255)).mean())
 
     @property
@@ -156,7 +156,7 @@ def require_upper_bits(reading: MaskReading) -> None:
 
 
 def _painted(colours: Bytes, alpha: Bytes | None, rule: MaskRule) -> Bytes:
-    """How much of a hole each pixel is (H, W), by its colour; a transparent one is not painted."""
+    """Hole level of each pixel (H, W) by its colour; transparent pixels are not painted."""
     if rule.convention == "hole-black":
         colours = 255 - colours
     levels: Bytes = reduce(np.maximum, np.moveaxis(colours, 2, 0))  # much faster than max(axis=2)
@@ -235,7 +235,7 @@ def _with_transparent_value(image: Image.Image) -> Image.Image | NDArray[Any]:
 
 
 def _in_bytes(values: NDArray[Any], *, labels: bool = True) -> Bytes:
-    """Booleans or numbers of 0..1, 0..255 or 0..65535, by the largest -> 0..255.
+    """Scale booleans or numbers in 0..1, 0..255 or 0..65535, by their maximum, to 0..255.
 
     Where `labels`, numbers 0 and 1 are taken so. What is not 0 does not become 0.
     """
@@ -262,7 +262,7 @@ def _rounded(values: NDArray[Any]) -> Bytes:
 
 
 def _flat(levels: Bytes) -> Hole:
-    """Whether a pixel and its eight neighbours are of one value; false at the edges."""
+    """Whether a pixel equals its eight neighbours; false at the edges."""
     height, width = levels.shape
     flat = np.zeros(levels.shape, bool)
     if min(levels.shape) < 3:

@@ -1,4 +1,4 @@
-"""List the pictures of a folder, and report all that is left out. The rule: docs/files.md."""
+"""List the image files of a folder and report the skipped ones. The rule: docs/files.md."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ Identity = tuple[int, int]  # of a folder, whatever it is called: device, inode
 
 @dataclass(frozen=True)
 class Unread:
-    """A picture, or a place for some, that cannot be read; `why` names it."""
+    """An image file or folder that cannot be read; `why` names it."""
 
     path: Path
     why: str
@@ -57,7 +57,7 @@ class Pictures:
         return [self.root / name for name in self.names]
 
     def require_some(self, found: Collection[object] | None = None) -> None:
-        """Check that there is anything to read.
+        """Check that at least one image was found.
 
         Args:
             found: what is left of `names`, if the caller took some away.
@@ -80,7 +80,7 @@ class Pictures:
         raise InputError(f"{self.root} holds no pictures ({', '.join(READ_KINDS)}){said}")
 
     def warn(self, *, of_unread: bool = True) -> None:
-        """Log what was left out, one line for each reason."""
+        """Log the skipped files, one line per reason."""
         if self.unread and of_unread:
             more = f"; {len(self.unread) - 1} more in {self.root}" if len(self.unread) > 1 else ""
             _LOG.warning("left out: %s%s", self.unread[0].why, more)
@@ -91,7 +91,7 @@ class Pictures:
 def list_pictures(
     folder: Path, *, aside: Collection[Path] = (), exclude: Collection[str] = ()
 ) -> Pictures:
-    """Find the pictures of a folder and the folders in it.
+    """Find the image files of a folder and its subfolders.
 
     Links to folders are followed, each folder is read once. Hidden files and folders are left
     out.
@@ -114,7 +114,7 @@ def list_pictures(
 
 
 class _Walk:
-    """Goes through folders: first those that lie there, then those that are linked."""
+    """Walks folders: real ones first, then linked ones."""
 
     def __init__(
         self, found: Pictures, aside: Collection[Identity], exclude: Collection[str]
@@ -191,7 +191,7 @@ class _Walk:
 
 
 def same_name(name: str) -> str:
-    """Return a key that is equal for names that people and some file systems take for the same."""
+    """Return a key for comparing names without case and Unicode form, as some file systems do."""
     return composed(composed(name).lower())
 
 
@@ -206,7 +206,7 @@ def _identity(place: Path) -> Identity:
 
 
 def _true(check: Callable[[], bool]) -> bool:
-    """Call a check of a directory entry; False for links that lead in circles."""
+    """Evaluate a check of a directory entry; False for circular links."""
     try:
         return check()
     except OSError:

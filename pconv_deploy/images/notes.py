@@ -1,4 +1,4 @@
-"""Notes on images and holes that can be filled, but look like mistakes."""
+"""Notes on images and masks that can be filled but are probably mistakes."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ class Note(NamedTuple):
 
 
 def notes_on_mask(hole: Hole, mask: MaskReading, image: Bytes) -> list[Note]:
-    """Judge a hole by how much of the image (H, W, 3) it covers, and the mask by its values.
+    """Return notes on the share of the image (H, W, 3) that is hole, and on the mask's values.
 
     `hole` is what is filled in the end: the mask's, perhaps scaled, turned or grown.
     """
@@ -71,7 +71,7 @@ def notes_on_mask(hole: Hole, mask: MaskReading, image: Bytes) -> list[Note]:
 
 
 def notes_on_alpha(hole: Hole, pixels: Pixels) -> list[Note]:
-    """Point out what is filled where alpha, the last channel of (H, W, C), hides it."""
+    """Return a note if filled pixels are hidden by alpha, the last channel of (H, W, C)."""
     if pixels.shape[2] not in (2, 4) or not hole.any():
         return []
     alpha = pixels[:, :, -1][hole]
@@ -108,7 +108,7 @@ def _other_colour(mask: MaskReading) -> str:
 
 
 def _where_else(mask: MaskReading) -> str:
-    """Where the hole of a mask without one may be."""
+    """Suggest what may be the hole of a mask that has none."""
     if mask.transparent and mask.rule.convention != "alpha":
         return (
             ". Are its transparent pixels the hole (--mask-convention alpha), or its painted ones "

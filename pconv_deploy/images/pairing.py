@@ -1,4 +1,4 @@
-"""Which mask files belong to which photo, by their names. The rule: docs/files.md."""
+"""Match mask files to photos by name. The rule: docs/files.md."""
 
 import glob
 import logging
@@ -18,7 +18,7 @@ Place = str  # a folder, relative to that of all photos or masks, as `same_name`
 
 
 class MasksOfPhoto(NamedTuple):
-    """The masks of one photo; or the reason why there are none."""
+    """The masks of one photo, or the reason why there is none."""
 
     masks: tuple[Path, ...]
     problem: str | None = None
@@ -50,13 +50,13 @@ class MaskFolder:
         self._other_letters: list[tuple[Path, Path]] = []
 
     def is_marked_mask(self, path: Path) -> bool:
-        """Whether a picture of this folder is called the mask of another one beside it."""
+        """Whether a file is named as the mask of another image in its folder."""
         place, stem = _place(path, self._masks.root), same_name(path.stem)
         marked, mark, _ = stem.rpartition(_MARK)
         return bool(mark) and (place, marked) in self._by_stem
 
     def pair(self, photos: Sequence[Path]) -> list[MasksOfPhoto]:
-        """Find the masks of each photo; several that could be meant are a problem to report."""
+        """Find the masks of each photo; an ambiguous match is reported as a problem."""
         self._photos = {self._resolved(photo) for photo in photos}
         for photo in photos:
             names = self._names_of_photos[_place(photo, self._root)]
@@ -103,7 +103,7 @@ class MaskFolder:
         return MasksOfPhoto(found)
 
     def _mine(self, photo: Path, candidates: Iterable[Path]) -> list[Path]:
-        """Candidates that are no photo themselves, nor called exactly as another photo."""
+        """Candidates that are not photos and do not match another photo exactly."""
         all_names = self._names_of_photos[_place(photo, self._root)]
         own = (composed(photo.stem), composed(photo.name))
         return [
@@ -140,7 +140,7 @@ def _place(path: Path, root: Path) -> Place:
 
 
 def _numbered(marked: Sequence[Path]) -> bool:
-    """Whether masks are a series, as LaMa's b_mask001 and b_mask002: each of its own result."""
+    """Whether masks are a numbered series, as LaMa's b_mask001 and b_mask002: one result each."""
     tails = [same_name(path.stem).rpartition(_MARK)[2] for path in marked]
     return all(tails) and len(set(tails)) == len(tails)
 

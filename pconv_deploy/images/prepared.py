@@ -1,4 +1,4 @@
-"""The first and last step of a call: prepare image and hole, put the result together."""
+"""Prepare image and hole for an engine, and composite its result."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -151,7 +151,7 @@ def filled_images(outputs: Mapping[str, NDArray[Any]], batch: Sequence[Prepared]
 
 
 def finish(prepared: Prepared, filled: Bytes) -> Pixels:
-    """The last step: crop, and put the hole's colours into the image's own pixels (H, W, C)."""
+    """Crop the result and copy the hole's colours into the image's own pixels (H, W, C)."""
     height, width = prepared.hole.shape
     result = with_hole_filled(prepared.pixels, prepared.hole, filled[:height, :width])
     if prepared.opaque and result.shape[2] in (2, 4):

@@ -1,4 +1,4 @@
-"""What a folder of hole masks holds: for `pconv-deploy masks check`."""
+"""Check a folder of hole masks, for `pconv-deploy masks check`."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ class _Checked:
 
 
 def check_mask_set(folder: Path, rule: MaskRule = DEFAULT_RULE) -> MaskSetReport:
-    """Read every mask of a folder and its subfolders; a manifest is not believed.
+    """Read every mask of a folder and its subfolders; a manifest is ignored.
 
     Args:
         folder: of pictures.

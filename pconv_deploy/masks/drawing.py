@@ -25,7 +25,7 @@ def drawn_hole(
     *,
     border: bool | None = None,
 ) -> Hole:
-    """Draw pieces of random kind, course and size until the hole is of the wanted class.
+    """Draw random shapes until the hole belongs to the wanted class.
 
     Args:
         rng: source of all randomness.
@@ -65,7 +65,7 @@ def drawn_hole(
 
 
 def _counts(area: tuple[float, float], pixels: int) -> tuple[int, int]:
-    """The smallest and largest number of pixels of the class; no rounding spoils it."""
+    """The smallest and largest number of pixels of the class, exactly."""
     low, high = area
     least, most = max(1, math.floor(low * pixels)), math.ceil(high * pixels)
     while least / pixels <= low:
@@ -77,7 +77,7 @@ def _counts(area: tuple[float, float], pixels: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Style:
-    """What the pieces of one hole have in common.
+    """Style that the shapes of one hole share.
 
     size       height and width of the picture they are drawn in, pixels
     strokes    the share of brush strokes: some holes are all strokes, others mostly blobs
@@ -97,7 +97,7 @@ def _drawn(
     counts: tuple[int, float, int],
     border: bool | None,
 ) -> Hole:
-    """Throw pieces of hole until there are enough pixels."""
+    """Add shapes until there are enough pixels."""
     strokes, arcs, _ = rng.dirichlet((1.5, 1, 1))
     style = _Style(size, strokes, arcs, confined=border is False)
     side = math.sqrt(size[0] * size[1])
@@ -110,7 +110,7 @@ def _drawn(
 def _carved(
     rng: np.random.Generator, size: tuple[int, int], counts: tuple[int, float, int]
 ) -> Hole:
-    """A hole nearly as large as the picture: a wavy outline, into which known pieces are thrown."""
+    """A hole nearly as large as the image: a wavy outline from which known shapes are cut."""
     least, target, most = counts
     pixels = size[0] * size[1]
     canvas = Image.new("L", (size[1], size[0]), 255)
@@ -143,7 +143,7 @@ def _thrown(
     *,
     to_edge: bool,
 ) -> Hole:
-    """Throw pieces until there are enough pixels; at most the last of `counts`.
+    """Add shapes until there are enough pixels; at most the last of `counts`.
 
     Args:
         rng: source of all randomness.
@@ -237,7 +237,7 @@ def _draw(canvas: Image.Image, points: NDArray[np.float64], radius: float) -> No
 
 
 def _completed(rng: np.random.Generator, hole: Hole, least: int, *, border: bool) -> Hole:
-    """Add what chance has left out, pixel by pixel at the hole's rim: rarely anything."""
+    """Add missing pixels at the hole's edge one by one; rarely needed."""
     if border and not touches_border(hole):
         hole = hole.copy()
         hole[0, rng.integers(hole.shape[1])] = True

@@ -1,4 +1,4 @@
-"""Pairs of consecutive frames, of a video file or of a folder with a picture a frame."""
+"""Pairs of consecutive frames of a video file or of a folder with one image per frame."""
 
 import os
 from dataclasses import dataclass

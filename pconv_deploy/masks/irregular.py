@@ -1,4 +1,4 @@
-"""Irregular holes: the paper's classes of them, and random ones of a wanted area.
+"""Irregular holes: the paper's classes, and random holes of a wanted area.
 
 Outside the network a hole mask is nonzero where the image is to be filled.
 """
@@ -52,7 +52,7 @@ def _inside(hole: Hole, rows: int, columns: int) -> bool:
 def irregular_hole(
     rng: np.random.Generator, height: int, width: int, area: tuple[float, float]
 ) -> NDArray[np.uint8]:
-    """Draw strokes of random course and thickness until the hole has the wanted area.
+    """Draw random strokes until the hole has the wanted area.
 
     Args:
         rng: source of all randomness.
@@ -88,7 +88,7 @@ def irregular_hole(
 def random_walk(
     rng: np.random.Generator, size: tuple[int, int], thickness: float
 ) -> tuple[list[Point], float]:
-    """The course of a brush that starts within (height, width), and half the brush's width."""
+    """Return the path of a random brush stroke within (height, width), and half its width."""
     height, width = size
     x, y = rng.uniform(0, width), rng.uniform(0, height)
     angle = rng.uniform(0, 2 * math.pi)

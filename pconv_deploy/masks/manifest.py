@@ -1,4 +1,4 @@
-"""What a set of hole masks says about itself: how it was made, and the class of every file."""
+"""Manifest of a set of hole masks: how it was made, and the class of every file."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class MaskEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MaskSetManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of a whole set: white is hole, and `source` says how to make it again."""
+    """Manifest of a whole set: white is hole; `source` says how to make it again."""
 
     format: int = _FORMAT
     height: int
@@ -38,12 +38,12 @@ class MaskSetManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 def manifest_bytes(manifest: MaskSetManifest) -> bytes:
-    """As it is stored: JSON with a line a file."""
+    """Encode a manifest as JSON, one line per mask."""
     return msgspec.json.encode(manifest).replace(b'{"name"', b'\n{"name"') + b"\n"
 
 
 def read_manifest(folder: Path) -> MaskSetManifest:
-    """Read the manifest of a set of ours.
+    """Read the manifest of a set made by `masks make`.
 
     Raises:
         InputError: missing, not ours or damaged.
@@ -63,5 +63,5 @@ def read_manifest(folder: Path) -> MaskSetManifest:
 
 
 def is_mask_set(path: Path) -> bool:
-    """Whether a path is a set of ours, to be replaced by another."""
+    """Whether a path is a set made by `masks make`, which may be replaced."""
     return (path / MANIFEST_NAME).is_file()

@@ -1,4 +1,4 @@
-"""Sets of hole masks, so many of each of the paper's classes, made in parallel."""
+"""Make sets of hole masks with a given number per class, in parallel."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
@@ -39,7 +39,7 @@ _SIDES = (32, 4096)
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSetOptions:
-    """What a set is made of; the same options give the same files, however many workers.
+    """Options of a set; equal options give equal files, whatever the number of workers.
 
     per_class   masks of each of the twelve CLASSES
     video       where occlusions are taken from; None draws the holes
@@ -60,7 +60,7 @@ def make_mask_set(
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> MaskSetManifest:
-    """Make a set: numbered PNGs of one bit, white = hole, and a manifest; whole or not at all.
+    """Write a set atomically: numbered 1-bit PNGs, white = hole, and a manifest.
 
     Args:
         output: folder to be made.

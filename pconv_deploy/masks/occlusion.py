@@ -1,4 +1,4 @@
-"""Holes by the paper's own way: what two consecutive frames of a video do not both show.
+"""Holes as the paper makes them: occlusions between two consecutive video frames.
 
 A pixel x of the first frame moves by the flow f(x); the flow b of the second frame should take it
 back. Where it does not, the pixel is occluded in the other frame (N. Sundaram, T. Brox, K.
@@ -29,7 +29,7 @@ _MAX_TRIES = 80
 
 
 def occlusions(first: Bytes, second: Bytes, method: FlowMethod = "dis") -> tuple[Hole, Hole]:
-    """What of the first frame the second does not show, and of the second the first does not.
+    """Pixels of each frame that the other does not show.
 
     Args:
         first: (H, W) grey levels.
@@ -82,7 +82,7 @@ def fitted_hole(
     *,
     border: bool,
 ) -> Hole | None:
-    """Turn, scale, cut and grow raw occlusions until a hole of the wanted class comes out.
+    """Rotate, scale, crop and dilate raw occlusions until the hole belongs to the wanted class.
 
     Where one occlusion is too small even if grown by 49 pixels, further ones are laid over it.
 
@@ -111,7 +111,7 @@ def fitted_hole(
 
 
 def _placed(rng: np.random.Generator, raw: Hole, size: tuple[int, int]) -> Hole:
-    """A raw occlusion turned, mirrored, scaled and moved by chance, cut to (height, width)."""
+    """A raw occlusion randomly rotated, mirrored, scaled and moved, cropped to (height, width)."""
     import cv2
 
     height, width = raw.shape

@@ -1,4 +1,4 @@
-"""The same work on many things, in processes that end with us."""
+"""Run a function on many items in worker processes that end with the parent."""
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 def in_processes(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int, *, chunk: int
 ) -> Generator[Result]:
-    """Results in the order of the items. Close it, and what has not begun is not done.
+    """Yield results in the order of the items; closing the generator cancels the rest.
 
     Args:
         work: sent to the processes with every few items, so it should be small.

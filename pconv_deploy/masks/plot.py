@@ -1,4 +1,4 @@
-"""A picture of what a set of hole masks holds: areas, where the holes lie, examples."""
+"""Plot a set of hole masks: areas, positions, examples."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -98,7 +98,7 @@ def picture_paths(folder: Path, aside: Collection[Path] = ()) -> list[Path]:
 def polarity_complaint(
     shares: Sequence[float], convention: MaskConvention = "hole-white"
 ) -> str | None:
-    """What is wrong with a set of which no mask can be used, by the shares that are hole."""
+    """Explain why no mask of a set can be used, from the shares that are hole."""
     values = np.asarray(shares)
     if not values.any():
         return f"all {len(values)} masks are empty: no pixel in them is hole"
@@ -118,7 +118,7 @@ def polarity_complaint(
 
 
 def inverted(shares: Sequence[float]) -> bool:
-    """Whether masks make sense the other way round only: holes are usually the minority."""
+    """Whether masks look inverted: holes are usually the minority."""
     values = np.asarray(shares)
     some = values[(values > 0) & (values < 1)]
     return bool(len(some) and (some > _MOSTLY_HOLE).mean() > 0.5 and np.median(some) > 0.6)

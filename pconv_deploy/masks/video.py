@@ -1,4 +1,4 @@
-"""Raw holes of videos: computed once, kept in a file, and read by every worker."""
+"""Raw occlusions of videos: computed once, stored in a file, read by every worker."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -27,7 +27,7 @@ _Packed = tuple[NDArray[np.uint8], int]  # bits (H, W / 8), W
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSource:
-    """Where holes come from that are occlusions.
+    """Source of holes from occlusions in videos.
 
     videos       video files or folders of frames
     flow         OpenCV's optical flow
@@ -40,7 +40,7 @@ class VideoSource:
 
 
 def planned_pairs(source: VideoSource, masks: int) -> list[FramePair]:
-    """Choose the pairs of frames to be looked at, equally many of each video.
+    """Choose the frame pairs, equally many per video.
 
     Args:
         source: the videos.
@@ -62,7 +62,7 @@ def store_raw_holes(
     workers: int,
     progress: Callable[[int], None],
 ) -> int:
-    """Find the occlusions of all pairs and write those of use to a file.
+    """Compute the occlusions of all pairs and write the usable ones to a file.
 
     Args:
         path: of the new file.

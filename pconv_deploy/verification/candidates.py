@@ -44,10 +44,10 @@ _NEEDED = "needed a checkpoint, an exported ONNX file or an engine folder"
 
 
 class Filled(NamedTuple):
-    """What a side makes of one case; None is what it does not give.
+    """What a candidate makes of one case; None is what it does not give.
 
     raw        (H, W, 3) float, about 0..1, of every pixel
-    composite  (H, W, 3) uint8, the side's own
+    composite  (H, W, 3) uint8, the candidate's own
     """
 
     raw: Floats | None
@@ -75,7 +75,7 @@ class CandidateFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A loaded side; `close` frees it.
+    """A loaded candidate; `close` frees it.
 
     size               height and width if fixed
     rounded            of a checkpoint: the same in its other precision
@@ -163,7 +163,7 @@ def _checkpoint_side(path: Path, dtype: Dtype, weights_key: str | None) -> Candi
 
         from pconv_deploy.checkpoints.native import is_own_checkpoint, load_checkpoint
         from pconv_deploy.export.verify import literal_fill
-    key = None if is_own_checkpoint(path) else weights_key  # it is meant for the other side
+    key = None if is_own_checkpoint(path) else weights_key  # it is meant for the other candidate
     checkpoint = load_checkpoint(path, weights_key=key)
 
     def fill_in(dtype: torch.dtype) -> Fill:

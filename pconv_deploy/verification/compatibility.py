@@ -1,4 +1,4 @@
-"""What two sides have in common: a size both take, a tolerance, and reasons to differ."""
+"""What two candidates have in common: a size both take, a tolerance, and reasons to differ."""
 
 import math
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ _MIN_PIXELS = 64  # fewer cannot show the area classes
 
 
 def settled_size(a: Candidate, b: Candidate, wanted: Size | None, max_pixels: int) -> Size:
-    """The size both sides take: the wanted one, the fixed one, or the smallest from 256 on.
+    """The size both candidates take: the wanted one, the fixed one, or the smallest from 256 on.
 
     Raises:
         UsageError: there is none, or the wanted one is not possible, or it has too many pixels.
     """
     multiple = math.lcm(a.size_multiple, b.size_multiple)
-    fixed = {side.size: side.facts.path for side in (a, b) if side.size}
+    fixed = {candidate.size: candidate.facts.path for candidate in (a, b) if candidate.size}
     if len(fixed) > 1:
         what = ", ".join(f"{path} takes {_by(size)}" for size, path in fixed.items())
         raise UsageError(f"no picture fits both: {what}. Export one of them without --size")
@@ -44,7 +44,7 @@ def settled_size(a: Candidate, b: Candidate, wanted: Size | None, max_pixels: in
 
 def tolerance_of(a: Candidate, b: Candidate) -> Tolerance:
     """Of the lower precision; a checkpoint's weights are no more exact than single precision."""
-    precisions = (side.facts.precision for side in (a, b))
+    precisions = (candidate.facts.precision for candidate in (a, b))
     rows = (TOLERANCES["fp32" if p == "fp64" else p] for p in precisions)
     return max(rows, key=lambda row: row.relative)
 

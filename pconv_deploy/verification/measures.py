@@ -35,8 +35,8 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
     """One picture with one hole; None where there is nothing to compare.
 
     inside, outside    the hole
-    known_identical_*  every known pixel of the side's own composite is the picture's own
-    finite_*           the side's raw output holds neither NaN nor infinity
+    known_identical_*  every known pixel of the candidate's own composite is the picture's own
+    finite_*           the candidate's raw output holds neither NaN nor infinity
     allowed            relative error that passes
     failures           complaints, in words
     """
@@ -70,12 +70,12 @@ class ClassResult(msgspec.Struct, frozen=True, kw_only=True):
     finite: bool | None
 
 
-def composite_of(side: Filled, case: ParityInput) -> Bytes:
-    """The side's own composite (H, W, 3), or its raw output rounded and put into the hole."""
-    if side.composite is not None:
-        return side.composite
-    assert side.raw is not None
-    levels = np.rint(np.nan_to_num(side.raw).clip(0, 1) * 255).astype(np.uint8)
+def composite_of(filled: Filled, case: ParityInput) -> Bytes:
+    """The candidate's own composite (H, W, 3), or its raw output rounded and put into the hole."""
+    if filled.composite is not None:
+        return filled.composite
+    assert filled.raw is not None
+    levels = np.rint(np.nan_to_num(filled.raw).clip(0, 1) * 255).astype(np.uint8)
     hole = case.hole_mask != 0
     return np.where(hole[..., None], levels, case.image)
 
@@ -85,7 +85,8 @@ def judge(
 ) -> ParityCase:
     """Measure as export and build do: raw outputs by each other, every composite by every raw one.
 
-    What one side rounds to anywhere within the tolerance is no error of the other's composite.
+    Where one candidate rounds up and the other down within the tolerance, their composites do not
+    differ.
     Where neither gives a raw output, the composites are compared.
     """
     judged: list[ParityCase] = []
@@ -125,19 +126,19 @@ def judge(
 def measure(
     case: ParityInput,
     hole_class: str,
-    sides: tuple[Filled, Filled],
+    fills: tuple[Filled, Filled],
     *,
     allowed: float,
     failures: tuple[str, ...],
 ) -> CaseResult:
     """Everything there is to say of one case, with the verdict given."""
-    a, b = sides
+    a, b = fills
     hole = case.hole_mask != 0
     finite_a, finite_b = _finite(a), _finite(b)
     raw: tuple[Difference | None, Difference | None] = (None, None)
     if a.raw is not None and b.raw is not None and finite_a and finite_b:
         raw = _both_sides_of(hole, a.raw, b.raw)
-    composites = (composite_of(side, case) / 255.0 for side in (a, b))
+    composites = (composite_of(filled, case) / 255.0 for filled in (a, b))
     composite = _both_sides_of(hole, *composites)
     return CaseResult(
         name=case.name,
@@ -212,15 +213,15 @@ def _psnr(mean_square: float) -> float | None:
     return -10 * math.log10(mean_square) if mean_square else None
 
 
-def _finite(side: Filled) -> bool | None:
-    return None if side.raw is None else bool(np.isfinite(side.raw).all())
+def _finite(filled: Filled) -> bool | None:
+    return None if filled.raw is None else bool(np.isfinite(filled.raw).all())
 
 
-def _known_identical(side: Filled, case: ParityInput) -> bool | None:
+def _known_identical(filled: Filled, case: ParityInput) -> bool | None:
     known = case.hole_mask == 0
-    if side.composite is None or not known.any():
+    if filled.composite is None or not known.any():
         return None
-    return bool((side.composite[known] == case.image[known]).all())
+    return bool((filled.composite[known] == case.image[known]).all())
 
 
 def _all(answers: set[bool | None]) -> bool | None:

@@ -1,4 +1,4 @@
-"""The worst case as one picture: what went in, what both sides made of it, where they differ."""
+"""The worst case as one image: inputs, both candidates' results and their difference."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ _NOT_FINITE = (0, 200, 255)
 def worst_picture(worst: Compared, names: tuple[str, str]) -> Image.Image:
     """Draw a case (RGB): image with its hole, A, B, and a map of their difference with its scale.
 
-    The raw outputs are shown where both sides give one, unless it is the composite alone that
+    The raw outputs are shown where both candidates give one, unless it is the composite alone that
     fails; `names` are those of A and B.
     """
     case, result = worst.case, worst.result
@@ -47,7 +47,7 @@ def worst_picture(worst: Compared, names: tuple[str, str]) -> Image.Image:
             f"largest difference {largest:.3g} levels of 255, {where}, at x={column}, y={row}"
         )
     else:
-        notes.append(f"the {what} of both sides is the same" if finite.all() else "")
+        notes.append(f"the {what} of both candidates is the same" if finite.all() else "")
     if not finite.all():
         notes[-1] += f" {(~finite).sum()} pixels are NaN or infinite (light blue)"
     notes += result.failures
@@ -55,12 +55,12 @@ def worst_picture(worst: Compared, names: tuple[str, str]) -> Image.Image:
 
 
 def _shown(worst: Compared) -> tuple[str, Floats, Floats]:
-    """What is drawn: name, and both sides (H, W, 3) of about 0..1."""
+    """What is drawn: name, and both candidates (H, W, 3) of about 0..1."""
     a, b = worst.a.raw, worst.b.raw
     raw_fails = not worst.judged.finite or (worst.error or 0.0) > worst.result.allowed
     if a is not None and b is not None and (raw_fails or not worst.result.failures):
         return "raw output", a.astype(np.float64), b.astype(np.float64)
-    of_a, of_b = (composite_of(side, worst.case) / 255.0 for side in (worst.a, worst.b))
+    of_a, of_b = (composite_of(candidate, worst.case) / 255.0 for candidate in (worst.a, worst.b))
     return "composite", of_a, of_b
 
 

@@ -1,4 +1,4 @@
-"""What both sides fill: pictures and holes of every class, the extreme ones included."""
+"""Images and holes of every class that both candidates fill, with extreme cases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

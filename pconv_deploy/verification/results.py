@@ -77,7 +77,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Compared(NamedTuple):
-    """One case, what both sides made of it, the figures and the verdict.
+    """One case, what both candidates made of it, the figures and the verdict.
 
     error  the largest relative error of the raw output where it is judged
     """

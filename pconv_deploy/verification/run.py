@@ -1,4 +1,4 @@
-"""Both sides fill every case; what differs, by class of holes, and the worst of it."""
+"""Both candidates fill every case; what differs, by class of holes, and the worst of it."""
 
 import contextlib
 import math
@@ -48,15 +48,15 @@ _BATCH, _BATCH_PIXELS = 3, 3 * 512 * 512
 def verify(
     request: VerifyRequest, progress: Callable[[int, int], None] = lambda _done, _of: None
 ) -> VerifyResult:
-    """Open both sides, fill every case with both, and compare.
+    """Open both candidates, fill every case with both, and compare.
 
     Args:
         request: who and what.
         progress: is told how many cases are done, of how many.
 
     Raises:
-        UsageError: sides or sizes that cannot be compared.
-        PConvError: a side, a photo or a mask that cannot be used.
+        UsageError: candidates or sizes that cannot be compared.
+        PConvError: a candidate, a photo or a mask that cannot be used.
     """
     with contextlib.ExitStack() as stack:
         a = open_candidate(request.a, request.dtype, request.weights_key)
@@ -116,7 +116,11 @@ def verify_files(
 
 
 def _require_key_used(request: VerifyRequest, a: Candidate, b: Candidate) -> None:
-    keys = [side.facts.source.weights_key for side in (a, b) if side.facts.kind == "checkpoint"]
+    keys = [
+        candidate.facts.source.weights_key
+        for candidate in (a, b)
+        if candidate.facts.kind == "checkpoint"
+    ]
     if request.weights_key not in (None, ".") and not any(keys):
         raise UsageError("neither A nor B has weights under keys; leave --weights-key out")
 
@@ -135,13 +139,13 @@ def _strictness(a: Candidate, b: Candidate, request: VerifyRequest) -> ParityRep
 
 
 def _compared(
-    sides: tuple[Candidate, Candidate],
+    candidates: tuple[Candidate, Candidate],
     planned: Sequence[PlannedCase],
     request: VerifyRequest,
     size: Size,
     strictness: ParityReport,
 ) -> Iterator[Compared]:
-    a, b = sides
+    a, b = candidates
     tolerance = strictness.tolerance
     count = min(_BATCH, max(1, _BATCH_PIXELS // (size[0] * size[1])))
     for start in range(0, len(planned), count):
@@ -165,19 +169,19 @@ def _compared(
 
 
 def _rounding(
-    cases: Sequence[ParityInput], sides: Sequence[tuple[Candidate, Sequence[Filled]]]
+    cases: Sequence[ParityInput], candidates: Sequence[tuple[Candidate, Sequence[Filled]]]
 ) -> list[float | None]:
     """Of each case, how much rounding does to the network: export and build allow for it too.
 
     Measured where there is a checkpoint; otherwise the largest that was measured at the export.
     Of a reduced precision only its export knows, so there the larger of both counts.
     """
-    recorded = max((s.recorded_rounding or 0.0 for s, _ in sides), default=0.0) or None
-    for side, filled in sides:
-        if side.rounded is not None:
-            pairs = zip(filled, side.rounded(cases), strict=True)
+    recorded = max((s.recorded_rounding or 0.0 for s, _ in candidates), default=0.0) or None
+    for candidate, filled in candidates:
+        if candidate.rounded is not None:
+            pairs = zip(filled, candidate.rounded(cases), strict=True)
             measured = [_rounding_of(one, other) for one, other in pairs]
-            if any(s.facts.precision not in ("fp64", "fp32") for s, _ in sides):
+            if any(s.facts.precision not in ("fp64", "fp32") for s, _ in candidates):
                 return [max(error or 0.0, recorded or 0.0) or None for error in measured]
             return measured
     return [recorded] * len(cases)
@@ -206,23 +210,23 @@ def _severity(compared: Compared, strictness: ParityReport) -> float:
 
 def _verification(
     request: VerifyRequest,
-    sides: tuple[Candidate, Candidate],
+    candidates: tuple[Candidate, Candidate],
     size: Size,
     strictness: ParityReport,
     results: Sequence[CaseResult],
 ) -> Verification:
     pictures = request.pictures
     in_holes = pooled(c.composite_inside for c in results if c.hole_class in BUCKETS)
-    allowed = tolerance_of(*sides)
+    allowed = tolerance_of(*candidates)
     needed = allowed.hole_psnr if pictures.photos else allowed.pattern_psnr
     if request.tolerance is not None:
         needed = None
     failures = [f"{case.name}: {why}" for case in results for why in case.failures]
     failures += _psnr_complaint(in_holes, needed)
     return Verification(
-        a=sides[0].facts,
-        b=sides[1].facts,
-        warnings=tuple(reasons_to_differ(*sides)),
+        a=candidates[0].facts,
+        b=candidates[1].facts,
+        warnings=tuple(reasons_to_differ(*candidates)),
         height=size[0],
         width=size[1],
         photos=shown(pictures.photos) if pictures.photos else None,
@@ -233,7 +237,7 @@ def _verification(
         level_tolerance=strictness.level_tolerance,
         hole_psnr=in_holes.psnr if in_holes else None,
         hole_psnr_needed=needed,
-        raw_output_compared=all("raw_output" in side.facts.gives for side in sides),
+        raw_output_compared=all("raw_output" in candidate.facts.gives for candidate in candidates),
         passed=not failures,
         failures=tuple(failures),
         classes=tuple(

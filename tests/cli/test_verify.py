@@ -19,7 +19,7 @@ def test_two_that_agree(run: Run, checkpoint: Path, engine: Path, files: Path) -
     assert result.err == ""
     assert f"A  {checkpoint}: checkpoint, literal network, PyTorch" in result.out
     assert f"B  {engine}: engine, onnxruntime" in result.out
-    assert "Raw outputs were not compared: of B there is the composite alone." in result.out
+    assert "Raw outputs were not compared: B has only the composite." in result.out
     assert "Of A the composite is made from the raw output." in result.out
     for name in (*BUCKETS, "no hole", "all hole", "one hole pixel", "one known pixel"):
         assert any(line.strip().startswith(name) for line in result.out.splitlines())
