@@ -151,6 +151,7 @@ class Traits:
     extra             of our package that installs what it needs
     typed             the types in the graph alone decide what it computes in
     rounds_results    it computes in eight bits only what it may also leave in eight bits
+    symmetric_codes   int8 features have codes around zero: others cost the runtime its int8 kernels
     opens_after_fork  a process forked from one that has an engine open can open one itself
     portable          engines open on machines of another kind, where they prove themselves
     same_gpu          an engine opens only on the kind of GPU that it was built on
@@ -163,6 +164,7 @@ class Traits:
     typed: bool = False
     rounds_results: bool = False
     opens_after_fork: bool = False
+    symmetric_codes: bool = False
     portable: bool = True
     same_gpu: bool = False
     repeatable: bool = True

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ROUNDS = 7
 # Below this a difference is taken for chance, and what stood before stays.
 _WORTH = 1.01
-_UPSAMPLINGS: tuple[Upsampling, ...] = ("transposed", "interleaved", "enlarged")
+_UPSAMPLINGS: tuple[Upsampling, ...] = get_args(Upsampling)
 _SWITCHES = ("fused_epilogue", "narrow_output", "narrow_input")
 _PAUSE = 0.1  # seconds before each turn
 

@@ -3,8 +3,9 @@
 NNCF finds the ranges and puts pairs of QuantizeLinear and DequantizeLinear before the
 convolutions, which ONNX Runtime, OpenVINO and TensorRT turn into arithmetic of eight bits.
 Everything else stays in single precision: the masks, the renormalisation, the ends of the graph.
-TensorRT has signed codes around zero only, for features as well: half of them are never used
-behind a ReLU.
+OpenVINO computes features with codes around zero in int8 on all processors, others in fp32 on
+those with AMX. TensorRT has signed codes around zero only: half of them are never used behind a
+ReLU.
 
 Behind a window that sees one known pixel of many, features are larger by that factor; a layer
 that reads them needs more than 256 levels. Layers are given back their single precision, the
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, OUTPUT, GraphContract
-from pconv_deploy.engines.base import Backend, RunOptions, files_just_built
+from pconv_deploy.engines.base import Backend, RunOptions, Traits, files_just_built
 from pconv_deploy.engines.int8.calibration import CalibrationSet
 from pconv_deploy.engines.int8.graph import (
     feature_convolutions,
@@ -159,7 +160,7 @@ def _in_eight_bits(
     layers = feature_convolutions(model)
     if not layers:
         raise GraphError("this graph has no convolutions with fixed weights to compute in int8")
-    quantised = _with_ranges(model, layers, photos, symmetric=backend.traits.typed)
+    quantised = _with_ranges(model, layers, photos, backend.traits)
     if backend.traits.typed:
         quantised = with_signed_codes(quantised)
     if backend.traits.rounds_results:
@@ -185,8 +186,7 @@ def _with_ranges(
     model: "onnx.ModelProto",
     layers: dict[str, str],
     photos: Sequence[Arrays],
-    *,
-    symmetric: bool,
+    traits: Traits,
 ) -> "onnx.ModelProto":
     try:
         with without_telemetry():
@@ -212,9 +212,11 @@ def _with_ranges(
                 advanced_parameters=advanced.AdvancedQuantizationParameters(
                     # Processors without VNNI overflow where weights use all eight bits.
                     overflow_fix=(
-                        advanced.OverflowFix.DISABLE if symmetric else advanced.OverflowFix.ENABLE
+                        advanced.OverflowFix.DISABLE
+                        if traits.typed
+                        else advanced.OverflowFix.ENABLE
                     ),
-                    activations_quantization_params=around_zero if symmetric else None,
+                    activations_quantization_params=around_zero if traits.symmetric_codes else None,
                     # The extremes of the median photo: one odd photo stretches no range.
                     activations_range_estimator_params=(
                         range_estimator.RangeEstimatorParametersSet.MEDIAN_MINMAX

@@ -8,13 +8,26 @@ import onnx_ir as ir
 
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.lowering.enlarge_again import enlarge_again
-from pconv_deploy.engines.lowering.forms import Arrangement
+from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
 from pconv_deploy.engines.lowering.fuse_epilogue import fuse_epilogue
-from pconv_deploy.engines.lowering.interleave_phases import interleave, refusal
+from pconv_deploy.engines.lowering.interleave_phases import (
+    Interleave,
+    by_axes,
+    by_channels_last,
+    by_depth_to_space,
+    interleave,
+    refusal,
+)
 from pconv_deploy.engines.lowering.narrow_input import narrow_input
 from pconv_deploy.engines.lowering.narrow_output import narrow_output
 from pconv_deploy.graphs.editing import node_label, nodes_of
 from pconv_deploy.graphs.passes import GraphPass, Site, run_passes
+
+_INTERLEAVES: dict[Upsampling, Interleave] = {
+    "interleaved": by_axes,
+    "interleaved_nhwc": by_channels_last,
+    "depth_to_space": by_depth_to_space,
+}
 
 
 def upsampling_sites(model: onnx.ModelProto) -> int:
@@ -44,9 +57,12 @@ def arranged(
 def passes_of(arrangement: Arrangement) -> tuple[GraphPass, ...]:
     """Return the passes that bring a graph into a form."""
     upsampling = partial(_upsampled, arrangement=arrangement)
+    narrow_last = partial(
+        narrow_output, interleaved=_INTERLEAVES.get(arrangement.upsampling[-1], by_axes)
+    )
     passes = (
         (arrangement.narrow_input, GraphPass("narrow-input", narrow_input)),
-        (arrangement.narrow_output, GraphPass("narrow-output", narrow_output)),
+        (arrangement.narrow_output, GraphPass("narrow-output", narrow_last)),
         (True, GraphPass("upsampling", upsampling, after=("narrow-output",))),
         (arrangement.fused_epilogue, GraphPass("fuse-epilogue", fuse_epilogue)),
     )
@@ -64,8 +80,8 @@ def _upsampled(graph: ir.Model, arrangement: Arrangement) -> Sequence[Site]:
             continue
         form = arrangement.of_site(number)
         number += 1
-        if form == "interleaved":
-            interleave(node)
+        if form in _INTERLEAVES:
+            interleave(node, _INTERLEAVES[form])
         elif form == "enlarged":
             enlarge_again(node)
     return sites

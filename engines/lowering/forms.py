@@ -4,7 +4,13 @@ from typing import Literal
 
 import msgspec
 
-Upsampling = Literal["transposed", "interleaved", "enlarged"]
+# How a decoder's convolution of doubled features is computed:
+# transposed         a 4x4 transposed convolution
+# interleaved        a 2x2 convolution of four phases, put side by side one axis at a time
+# interleaved_nhwc   the same with channels last
+# depth_to_space     the same by DepthToSpace
+# enlarged           features are doubled first
+Upsampling = Literal["transposed", "interleaved", "interleaved_nhwc", "depth_to_space", "enlarged"]
 
 
 class Arrangement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from pconv_deploy.engines.lowering.interleave_phases import interleaved, phase_taps, refusal
+from pconv_deploy.engines.lowering.interleave_phases import Interleave, phase_taps, refusal
 from pconv_deploy.graphs.convolution import (
     VECTOR,
     bias_of_phases,
@@ -39,7 +39,7 @@ from pconv_deploy.graphs.editing import (
 from pconv_deploy.graphs.passes import Site
 
 
-def narrow_output(model: ir.Model) -> Sequence[Site]:
+def narrow_output(model: ir.Model, interleaved: Interleave) -> Sequence[Site]:
     """Rewrite sums of both kinds of convolution that have fewer outputs than a vector."""
     sites = []
     for add in nodes_of(model, "Add"):
@@ -54,7 +54,7 @@ def narrow_output(model: ir.Model) -> Sequence[Site]:
         refused = _refusal(up, skip, weight)
         sites.append(Site(node_label(up), refused))
         if refused is None:
-            _narrow(add, up, skip)
+            _narrow(add, up, skip, interleaved)
     return sites
 
 
@@ -76,7 +76,7 @@ def _dense(conv: ir.Node) -> bool:
     return ints(conv, "strides", (1, 1)) == (1, 1) and not grouped_or_dilated(conv)
 
 
-def _narrow(add: ir.Node, up: ir.Node, skip: ir.Node) -> None:
+def _narrow(add: ir.Node, up: ir.Node, skip: ir.Node, interleaved: Interleave) -> None:
     weight, name = proved_values(skip.inputs[1]), node_label(up)
     taps = constant(add, phase_taps(proved_values(up.inputs[1])), f"{name}.phases")
     shifted = constant(add, _shifted(weight), f"{name}.shifted")

@@ -77,7 +77,9 @@ class OnnxRuntimeGpuBackend:
 
     @property
     def traits(self) -> Traits:
-        return Traits(device=f"gpu ({self.provider})", extra="gpu", typed=True)
+        return Traits(
+            device=f"gpu ({self.provider})", extra="gpu", typed=True, symmetric_codes=True
+        )
 
     def with_cuda_graphs(self) -> Self:
         """Return one that replays CUDA graphs: for sessions that are given `resident` arrays."""

@@ -65,6 +65,7 @@ class TensorRtBackend:
             device="cuda",
             extra=self.flavour.backend,
             typed=True,
+            symmetric_codes=True,
             portable=False,
             same_gpu=self.flavour == TENSORRT,
             repeatable=False,

@@ -136,7 +136,8 @@ def test_a_typed_backend_has_signed_codes_around_zero(
     monkeypatch.setattr(quantisation, "TOLERANCES", {**TOLERANCES, "int8": coarse})
     reference = graph_run(exported.model, exported.contract, optimised=True)
     backend: Any = SimpleNamespace(
-        traits=Traits(device="gpu", extra="gpu", typed=True), why_not_run=lambda: "there is no GPU"
+        traits=Traits(device="gpu", extra="gpu", typed=True, symmetric_codes=True),
+        why_not_run=lambda: "there is no GPU",
     )
     model, facts = quantisation.quantise(
         exported.content, exported.contract, found, reference, backend, lambda _step: None

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from pconv_deploy.graphs.run import graph_run
 from pconv_deploy.parity import Arrays, graph_inputs, parity_inputs
 from tests.conftest import TINY
 
-FORMS: tuple[Upsampling, ...] = ("transposed", "interleaved", "enlarged")
+FORMS: tuple[Upsampling, ...] = get_args(Upsampling)
 OFF_AND_ON = (False, True)
 EVERY = [
     Arrangement(upsampling=(form,), narrow_input=first, narrow_output=last, fused_epilogue=epilogue)

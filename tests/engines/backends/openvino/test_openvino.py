@@ -6,7 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ from pconv_deploy.engines.backends.openvino.library import compile_for_cpu, proc
 from pconv_deploy.engines.base import RunOptions, files_just_built
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.lowering.arrangement import arranged
-from pconv_deploy.engines.lowering.forms import Arrangement
+from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
 from pconv_deploy.engines.manifest import describe, read_manifest, write_manifest
 from pconv_deploy.errors import EngineError, MissingRuntimeError, OutputError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
@@ -275,7 +275,7 @@ def test_every_form_of_a_trained_network_in_bf16_passes(tmp_path: Path, exported
     options = ExportOptions(precision=cast("Any", exported), batch=1, size=(64, 64))
     export_checkpoint(tmp_path / "compact.safetensors", path, options)
     graph, backend = read_graph(path), OpenVinoBackend()
-    for upsampling in ("transposed", "interleaved", "enlarged"):
+    for upsampling in get_args(Upsampling):
         model = arranged(graph.model, Arrangement(upsampling=(upsampling,)), graph.contract)
         folder = tmp_path / upsampling
         folder.mkdir()

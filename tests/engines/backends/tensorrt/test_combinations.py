@@ -88,6 +88,8 @@ def test_every_kind_of_graph_in_every_precision(
 UPSAMPLINGS: list[tuple[Upsampling, bool]] = [
     ("transposed", True),
     ("interleaved", False),
+    ("interleaved_nhwc", False),
+    ("depth_to_space", False),
     ("enlarged", True),
 ]
 FORMS = [
@@ -108,7 +110,9 @@ def test_every_form_of_a_graph(
 
 
 @pytest.mark.usefixtures("tensorrt")
-@pytest.mark.parametrize("upsampling", ["enlarged", "interleaved"])
+@pytest.mark.parametrize(
+    "upsampling", ["enlarged", "interleaved", "interleaved_nhwc", "depth_to_space"]
+)
 def test_bf16_without_transposed_convolutions(exported: Exported, upsampling: Upsampling) -> None:
     subject = exported()
     form = Arrangement(upsampling=(upsampling,), narrow_output=True, fused_epilogue=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -68,7 +68,7 @@ def test_codes_of_int8_are_as_onnx_has_them() -> None:
     assert lint(quantised(np.int8)) == []
 
 
-@pytest.mark.parametrize("upsampling", ["transposed", "interleaved", "enlarged"])
+@pytest.mark.parametrize("upsampling", get_args(Upsampling))
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_nothing_of_ours_is_complained_of(
     graph: Path, precision: Any, upsampling: Upsampling

@@ -55,6 +55,8 @@ def axes(quantised: onnx.ModelProto) -> Counter[Any]:
     [
         ("transposed", {("Conv", 0), ("ConvTranspose", 1)}),
         ("interleaved", {("Conv", 0)}),
+        ("interleaved_nhwc", {("Conv", 0)}),
+        ("depth_to_space", {("Conv", 0)}),
         ("enlarged", {("Conv", 0)}),
     ],
 )
