@@ -200,6 +200,8 @@ def _with_ranges(
     # nncf.set_log_level would set the handlers of others, too.
     logging.getLogger("nncf").setLevel(logging.ERROR)
     others = [node.name for node in model.graph.node if node.name not in layers]
+    # Processors without VNNI overflow where weights use all eight bits.
+    overflow_fix = advanced.OverflowFix.DISABLE if traits.typed else advanced.OverflowFix.ENABLE
     around_zero = advanced.QuantizationParameters(mode=advanced.QuantizationMode.SYMMETRIC)
     try:
         with without_telemetry(), contextlib.redirect_stdout(io.StringIO()):  # it draws bars
@@ -210,12 +212,7 @@ def _with_ranges(
                 preset=nncf.QuantizationPreset.MIXED,
                 ignored_scope=nncf.IgnoredScope(names=others, validate=False),
                 advanced_parameters=advanced.AdvancedQuantizationParameters(
-                    # Processors without VNNI overflow where weights use all eight bits.
-                    overflow_fix=(
-                        advanced.OverflowFix.DISABLE
-                        if traits.typed
-                        else advanced.OverflowFix.ENABLE
-                    ),
+                    overflow_fix=overflow_fix,
                     activations_quantization_params=around_zero if traits.symmetric_codes else None,
                     # The extremes of the median photo: one odd photo stretches no range.
                     activations_range_estimator_params=(

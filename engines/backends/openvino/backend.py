@@ -36,8 +36,8 @@ from pconv_deploy.graphs.file import inlined
 from pconv_deploy.parity import Arrays, Precision
 
 _log = logging.getLogger(__name__)
-# Measured on processors with AMX, with VNNI and with AVX2 alone. A transposed convolution computes in
-# fp32 whatever was asked for, and OpenVINO fuses what follows a convolution by itself.
+# OpenVINO computes a transposed convolution in fp32 whatever was asked for, and fuses what follows
+# a convolution by itself. Figures: docs/measurements.md.
 _FASTEST = Arrangement(upsampling=("depth_to_space",))
 _FASTEST_FP32 = Arrangement(narrow_output=True)
 _MODEL, _WEIGHTS = "model.xml", "model.bin"

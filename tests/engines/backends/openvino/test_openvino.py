@@ -22,6 +22,7 @@ from pconv_deploy.engines.backends.openvino.backend import OpenVinoBackend
 from pconv_deploy.engines.backends.openvino.library import compile_for_cpu, processor_capabilities
 from pconv_deploy.engines.base import RunOptions, files_just_built
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.engines.int8.quantise import in_eight_bits
 from pconv_deploy.engines.lowering.arrangement import arranged
 from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
 from pconv_deploy.engines.manifest import describe, read_manifest, write_manifest
@@ -29,7 +30,7 @@ from pconv_deploy.errors import EngineError, MissingRuntimeError, OutputError, U
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.parity import Arrays
+from pconv_deploy.parity import Arrays, graph_inputs, parity_inputs
 
 OPENVINO = BuildOptions(backend="openvino")
 BF16 = BuildOptions(backend="openvino", precision="bf16")
@@ -255,7 +256,11 @@ def test_bf16_runs_in_bf16(graph: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16 instructions")
-def test_what_stays_in_fp32_is_said_when_it_is_built(graph: Path, tmp_path: Path) -> None:
+def test_what_stays_in_fp32_is_said_when_it_is_built(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transposed = Arrangement(upsampling=("transposed",))
+    monkeypatch.setattr(OpenVinoBackend, "usual_form", lambda *_: transposed)
     arguments = ["build-engine", str(graph), "-o", str(tmp_path / "x")]
     result = CliRunner().invoke(app, [*arguments, "--backend", "openvino", "--precision", "bf16"])
     assert result.exit_code == 0
@@ -265,6 +270,23 @@ def test_what_stays_in_fp32_is_said_when_it_is_built(graph: Path, tmp_path: Path
         f"note: {total - finer} of {total} convolutions compute in bf16, {finer} in fp32: "
         "OpenVINO leaves transposed convolutions"
     ) in result.stderr
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16 instructions")
+def test_every_convolution_computes_in_bf16(graph: Path, tmp_path: Path) -> None:
+    build_engine(graph, tmp_path / "x", BuildOptions(backend="openvino", precision="bf16"))
+    assert read_manifest(tmp_path / "x").executed.keys() == {"bf16"}
+
+
+def test_every_convolution_computes_in_eight_bits(graph: Path, tmp_path: Path) -> None:
+    """On processors with AMX the kernels of asymmetric codes compute in fp32."""
+    exported, backend = read_graph(graph), OpenVinoBackend()
+    form = arranged(exported.model, backend.usual_form("int8"), exported.contract)
+    photos = [graph_inputs(parity_inputs(64, 64)[:1], exported.contract)]
+    model = in_eight_bits(form.SerializeToString(), photos, backend)
+    backend.build(model.SerializeToString(), exported.contract, "int8", tmp_path)
+    executed = backend.executed(files_just_built(tmp_path), exported.contract, "int8")
+    assert executed.keys() == {"int8"}
 
 
 @pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16 instructions")
