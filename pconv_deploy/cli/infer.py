@@ -3,7 +3,7 @@
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -83,6 +83,10 @@ def infer(
         ),
     ] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality.")] = 95,
+    compression: Annotated[
+        Literal["fast", "small"],
+        typer.Option(help="Compression of PNG and WebP; small takes several times as long."),
+    ] = "fast",
     mask_convention: MaskConvention = Convention.HOLE_WHITE,
     mask_threshold: MaskThreshold = None,
     masks_as_stored: Annotated[
@@ -141,6 +145,7 @@ def infer(
     with needs("pconv-deploy"):
         from pconv_deploy.commands.infer import FillOptions
         from pconv_deploy.commands.jobs import plan_jobs, settle_existing
+        from pconv_deploy.images.writing import Encoding
         from pconv_deploy.inpainter import Inpainter
 
     silence_pillow()
@@ -163,7 +168,7 @@ def infer(
         fit_masks=fit_masks,
         opaque=opaque,
         convert=frozenset(kind for kind, wanted in convertible if wanted),
-        jpeg_quality=quality,
+        encoding=Encoding(quality=quality, compression=compression),
         max_pixels=int(max_megapixels * 1e6),
     )
     if threads is None and at_once > 1:

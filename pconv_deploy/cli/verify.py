@@ -149,7 +149,7 @@ def verify(
 
 def _require_free(picture: Path, overwrite: bool) -> None:
     """Refuse early what could not be written after all the work."""
-    from pconv_deploy.images.files import require_writable
+    from pconv_deploy.images.writing import require_writable
 
     require_writable(picture, "RGB")
     if picture.exists() and not overwrite:
@@ -174,7 +174,7 @@ def _tell(outcome: "VerifyResult", picture: Path | None, *, json_output: bool) -
     else:
         show(verification)
     if picture is not None:
-        from pconv_deploy.images.files import save_image
+        from pconv_deploy.images.writing import save_image
         from pconv_deploy.verification.picture import worst_picture
 
         names = (verification.a.path, verification.b.path)

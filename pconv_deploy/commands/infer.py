@@ -17,9 +17,10 @@ from pconv_deploy.commands.jobs import Job
 from pconv_deploy.commands.photo import NamedPhoto, PhotoOptions, prepare_photo, read_photo
 from pconv_deploy.errors import EngineError, HoleMaskError, InputError, PConvError, UsageError
 from pconv_deploy.images.arrays import Pixels, like
-from pconv_deploy.images.files import read_mask_file, require_writable, save_image
+from pconv_deploy.images.files import read_mask_file
 from pconv_deploy.images.hole_rule import MaskReading
 from pconv_deploy.images.notes import Note
+from pconv_deploy.images.writing import require_writable, save_image
 from pconv_deploy.inpainter import Inpainter, Prepared
 
 
@@ -137,9 +138,7 @@ def _finish_batch(
             yield FileResult(job, error=pixels)
         else:
             picture = like(loaded[job].image, pixels)
-            writing.append(
-                (job, pool.submit(save_image, job.output, picture, options.jpeg_quality))
-            )
+            writing.append((job, pool.submit(save_image, job.output, picture, options.encoding)))
     for job, written in writing:
         try:
             written.result()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pconv_deploy.errors import InputError, UsageError
 from pconv_deploy.images.file_types import READ_SUFFIXES, UNREAD_SUFFIXES
-from pconv_deploy.images.files import OUTPUT_MODES
 from pconv_deploy.images.listing import Unread, list_pictures, same_name
 from pconv_deploy.images.pairing import MaskFolder, MasksOfPhoto
+from pconv_deploy.images.writing import OUTPUT_MODES
 
 _LOG = logging.getLogger(__name__)
 # An output named so is meant as a file, whether or not we write such files.

@@ -24,6 +24,7 @@ from pconv_deploy.images.files import (
 )
 from pconv_deploy.images.hole_rule import DEFAULT_RULE, MaskReading, MaskRule
 from pconv_deploy.images.notes import Note
+from pconv_deploy.images.writing import DEFAULT_ENCODING, Encoding
 from pconv_deploy.inpainter import Inpainter, Prepared
 
 
@@ -37,7 +38,7 @@ class PhotoOptions:
     fit_masks        scale a mask of another size to its image instead of refusing it
     opaque           filled pixels lose their transparency
     convert          colour types that may be converted instead of refused
-    jpeg_quality     1..100, where the output is JPEG
+    encoding         of the output
     max_pixels       larger images are refused before they are decoded
     """
 
@@ -47,7 +48,7 @@ class PhotoOptions:
     fit_masks: bool = False
     opaque: bool = False
     convert: frozenset[Convertible] = frozenset()
-    jpeg_quality: int = 95
+    encoding: Encoding = DEFAULT_ENCODING
     max_pixels: int = DEFAULT_MAX_PIXELS
 
 
@@ -62,7 +63,7 @@ def read_photo(
         content: what to decode instead, with `path` as its name.
 
     Raises:
-        ImageError: as `image_files.read_image`.
+        ImageError: as `images.files.read_image`.
     """
     image = read_image(path, options.max_pixels, content=content, allow=options.convert)
     notes = []

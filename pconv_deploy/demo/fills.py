@@ -13,7 +13,7 @@ from pconv_deploy.demo.results import DemoPhoto, Score, score
 from pconv_deploy.errors import MissingRuntimeError
 from pconv_deploy.evaluation.methods import Method, MethodSpec, fill_hole, open_method
 from pconv_deploy.images.arrays import Bytes
-from pconv_deploy.images.files import save_image
+from pconv_deploy.images.writing import save_image
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.masks.irregular import AREA_BUCKETS, irregular_hole
 

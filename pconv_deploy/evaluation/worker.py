@@ -16,7 +16,7 @@ from pconv_deploy.evaluation.metrics import compare_pictures
 from pconv_deploy.evaluation.pairs import Pair, Protocol, load_pair
 from pconv_deploy.evaluation.weights import WeightFiles
 from pconv_deploy.images.arrays import Bytes, Hole
-from pconv_deploy.images.files import save_image
+from pconv_deploy.images.writing import save_image
 
 if TYPE_CHECKING:
     from pconv_deploy.evaluation.perceptual import Perceptual

@@ -1,15 +1,14 @@
-"""Read photos and hole masks from untrusted files; write images atomically."""
+"""Read photos and hole masks from untrusted files."""
 
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from pconv_deploy.errors import HoleMaskError, ImageError, PictureSizeError, UsageError
-from pconv_deploy.files import atomic_file
+from pconv_deploy.errors import HoleMaskError, ImageError, PictureSizeError
 from pconv_deploy.images.arrays import (
     EXIF_ORIENTATION,
     MODES,
@@ -31,23 +30,6 @@ from pconv_deploy.images.hole_rule import (
 # Colour types that pictures lose on the way, so that somebody has to allow it.
 Convertible = Literal["cmyk", "16-bit"]
 
-# What we write, and the modes each holds without loss of depth, alpha or profile.
-OUTPUT_MODES = {
-    ".png": ("L", "LA", "RGB", "RGBA", "I;16"),
-    ".tif": ("L", "LA", "RGB", "RGBA", "I;16"),
-    ".tiff": ("L", "LA", "RGB", "RGBA", "I;16"),
-    ".webp": ("L", "LA", "RGB", "RGBA"),
-    ".jpg": ("L", "RGB"),
-    ".jpeg": ("L", "RGB"),
-}
-_ENCODERS = {
-    ".png": "PNG",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".webp": "WEBP",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-}
 # In the info of an image: how many more its file holds, which are not kept.
 FURTHER_PICTURES = "further_pictures"
 DEFAULT_MAX_PIXELS = 8_400_000
@@ -177,66 +159,6 @@ def hole_as_stored(hole: Hole, image: Image.Image) -> Hole:
         return hole
     stored: Hole = np.asarray(Image.fromarray(hole.astype(np.uint8)).transpose(turn)) != 0
     return stored
-
-
-def require_writable(path: Path, mode: str) -> None:
-    """Check that a format holds an image of this mode.
-
-    Raises:
-        ImageError: it would lose alpha or depth.
-        UsageError: we do not write such files.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in OUTPUT_MODES:
-        raise UsageError(f"cannot write {path}: needed one of {' '.join(OUTPUT_MODES)}")
-    if mode not in OUTPUT_MODES[suffix]:
-        raise ImageError(
-            f"cannot write {path}: {suffix} holds {', '.join(OUTPUT_MODES[suffix])}, the image is "
-            f"{mode}. Use --format png"
-        )
-
-
-def save_image(path: Path, image: Image.Image, quality: int = 95) -> None:
-    """Encode by the suffix of `path`, with profile, EXIF and resolution, atomically.
-
-    Args:
-        path: of the new file.
-        image: of a mode that `require_writable` accepts.
-        quality: of JPEG, 1..100; PNG, TIFF and WebP are lossless.
-
-    Raises:
-        ImageError: the format cannot hold the image or its EXIF.
-        OutputError: the disk is full, the folder not writable, and the like.
-    """
-    with atomic_file(path) as partial:
-        encode_image(path, image, partial, quality)
-
-
-def encode_image(
-    path: Path, image: Image.Image, target: Path | BinaryIO, quality: int = 95
-) -> None:
-    """Encode by the suffix of `path` into `target`; otherwise as `save_image`.
-
-    Raises:
-        ImageError: the format cannot hold the image or its EXIF.
-        OSError: what the system says of `target`.
-    """
-    require_writable(path, image.mode)
-    suffix = path.suffix.lower()
-    kept: dict[str, Any] = {
-        key: image.info[key] for key in ("exif", "icc_profile", "dpi") if key in image.info
-    }
-    if suffix in (".jpg", ".jpeg"):
-        kept |= {"quality": quality, "subsampling": 0}
-    elif suffix == ".webp":
-        kept |= {"lossless": True, "exact": True}  # exact: colours under alpha 0 stay
-    try:
-        image.save(target, format=_ENCODERS[suffix], **kept)
-    # Pillow's encoders raise whatever comes up; what the system says has a number.
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ImageError(f"cannot write {path} as {path.suffix}: {error}") from error
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:

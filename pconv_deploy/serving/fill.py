@@ -10,8 +10,9 @@ from PIL import Image
 from pconv_deploy.commands.photo import NamedPhoto, PhotoOptions, prepare_photo, read_photo
 from pconv_deploy.images.arrays import Pixels, like
 from pconv_deploy.images.file_types import FIRST_BYTES, picture_kind
-from pconv_deploy.images.files import encode_image, read_mask_file, require_writable
+from pconv_deploy.images.files import read_mask_file
 from pconv_deploy.images.notes import Note
+from pconv_deploy.images.writing import encode_image, require_writable
 from pconv_deploy.inpainter import Inpainter, Prepared
 from pconv_deploy.serving.pipeline import Stages
 
@@ -97,7 +98,7 @@ class PhotoWork:
         """Encode what was filled, (H, W, C)."""
         path, stream = self._answer_path, io.BytesIO()
         with stages.timed("encode"):
-            encode_image(path, like(self._photo, pixels), stream, self.options.jpeg_quality)
+            encode_image(path, like(self._photo, pixels), stream, self.options.encoding)
         return FilledPhoto(
             stream.getvalue(),
             path.name,

@@ -7,6 +7,7 @@ from typing import Any, Final, get_args
 from pconv_deploy.commands.photo import PhotoOptions
 from pconv_deploy.images.files import Convertible
 from pconv_deploy.images.hole_rule import MaskConvention, MaskRule
+from pconv_deploy.images.writing import Compression, Encoding
 from pconv_deploy.serving.errors import RequestError
 
 FORMATS: Final = ("png", "jpg", "webp", "tif")
@@ -57,6 +58,10 @@ FIELDS: Final[Mapping[str, Field]] = {
     "quality": Field(
         {"type": "integer", "minimum": 1, "maximum": 100, "default": 95}, "Quality of JPEG."
     ),
+    "compression": Field(
+        {"type": "string", "enum": list(get_args(Compression)), "default": "fast"},
+        "Compression of PNG and WebP: fast, or small for a smaller file.",
+    ),
 }
 
 
@@ -93,7 +98,7 @@ def read_fields(given: Mapping[str, str], max_pixels: int) -> tuple[PhotoOptions
         fit_masks=values["fit_masks"],
         opaque=values["opaque"],
         convert=frozenset(kind for kind, wanted in convertible.items() if wanted),
-        jpeg_quality=values["quality"],
+        encoding=Encoding(quality=values["quality"], compression=values["compression"]),
         max_pixels=max_pixels,
     )
     return options, values["format"]

@@ -12,7 +12,7 @@ from pconv_deploy.commands import infer as batch_module
 from pconv_deploy.commands.infer import FileResult, FillOptions, fill_jobs
 from pconv_deploy.commands.jobs import Job, plan_jobs
 from pconv_deploy.errors import EngineError, OutputError
-from pconv_deploy.images.files import save_image
+from pconv_deploy.images.writing import Encoding, save_image
 from pconv_deploy.inpainter import Inpainter
 
 Photo = Callable[..., NDArray[np.uint8]]
@@ -145,10 +145,10 @@ def test_one_image_too_large_for_memory_does_not_take_others_along(
 def test_a_full_disk_stops_the_batch_and_keeps_what_is_done(
     inpainter: Inpainter, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def until_full(path: Path, image: Any, quality: int) -> None:
+    def until_full(path: Path, image: Any, encoding: Encoding) -> None:
         if path.stem == "c":
             raise OutputError(f"cannot write {path}: No space left on device")
-        save_image(path, image, quality)
+        save_image(path, image, encoding)
 
     monkeypatch.setattr(batch_module, "save_image", until_full)
     outcomes: list[FileResult] = []

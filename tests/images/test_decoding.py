@@ -13,8 +13,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pconv_deploy.errors import HoleMaskError, ImageError
-from pconv_deploy.images.files import read_hole_mask, read_image, read_rgb, save_image
+from pconv_deploy.images.files import read_hole_mask, read_image, read_rgb
 from pconv_deploy.images.hole_rule import MaskRule
+from pconv_deploy.images.writing import save_image
 from pconv_deploy.masks.checking import check_mask_set
 
 Photo = Callable[..., NDArray[np.uint8]]

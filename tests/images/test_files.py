@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
+from pconv_deploy.assets.photos import sample_photo
 from pconv_deploy.errors import HoleMaskError, ImageError, OutputError, UsageError
 from pconv_deploy.images.arrays import to_pixels
 from pconv_deploy.images.files import (
-    OUTPUT_MODES,
     _lasting_info,
     displayed_size,
     hole_as_stored,
     read_hole_mask,
     read_image,
-    save_image,
 )
 from pconv_deploy.images.hole_rule import MaskConvention, MaskRule
+from pconv_deploy.images.writing import OUTPUT_MODES, Compression, Encoding, save_image
 
 Photo = Callable[..., NDArray[np.uint8]]
 ORIENTATION = 0x0112
@@ -217,10 +217,21 @@ def test_lossless_formats_lose_nothing(
     path = tmp_path / f"a{suffix}"
     if mode not in OUTPUT_MODES[suffix]:
         return
-    save_image(path, image)
-    with Image.open(path) as written:  # WebP has no grey: it comes back as equal RGB
-        back = written if written.mode == mode else written.convert(mode)
-        assert (np.asarray(back) == np.asarray(image)).all()
+    for compression in get_args(Compression):
+        save_image(path, image, Encoding(compression=compression))
+        with Image.open(path) as written:  # WebP has no grey: it comes back as equal RGB
+            back = written if written.mode == mode else written.convert(mode)
+            assert (np.asarray(back) == np.asarray(image)).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp"])
+def test_small_files_are_smaller(tmp_path: Path, suffix: str) -> None:
+    size = {}
+    for compression in get_args(Compression):
+        path = tmp_path / f"{compression}{suffix}"
+        save_image(path, sample_photo(), Encoding(compression=compression))
+        size[compression] = path.stat().st_size
+    assert size["small"] < size["fast"] < 1.3 * size["small"]
 
 
 def test_a_bilevel_colour_key_becomes_alpha(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pconv_deploy.commands.infer import FillOptions, fill_jobs
 from pconv_deploy.commands.jobs import Job
+from pconv_deploy.images.writing import Encoding
 from pconv_deploy.inpainter import Inpainter
 from tests.serving.live import BOUNDARY, ask, encoded, fill, form
 
@@ -66,7 +67,7 @@ def test_what_the_headers_tell(address: Address, photo: Photo, box: Photo) -> No
     ("fields", "options"),
     [
         ({"dilate": "3"}, {"dilate": 3}),
-        ({"quality": "30"}, {"jpeg_quality": 30}),
+        ({"quality": "30"}, {"encoding": Encoding(quality=30)}),
         ({"fit_masks": "true"}, {"fit_masks": True}),
     ],
 )

@@ -13,7 +13,8 @@ from PIL import Image
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE
 from pconv_deploy.images.arrays import Bytes
-from pconv_deploy.images.files import encode_image, read_image
+from pconv_deploy.images.files import read_image
+from pconv_deploy.images.writing import encode_image
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.serving.kserve import HEAD_LENGTH
 
