@@ -31,6 +31,7 @@ from pconv_deploy.benchmark.photo import MIN_PIXELS
 from pconv_deploy.benchmark.report import describe_machine
 from pconv_deploy.errors import UsageError
 from pconv_deploy.images.arrays import like
+from pconv_deploy.images.writing import encode_image
 from pconv_deploy.inpainter import Inpainter, finish
 from pconv_deploy.timing import Contender, Ratio, milliseconds, take_turns
 
@@ -227,7 +228,7 @@ def _stages(inpainter: Inpainter, task: FillTask) -> dict[str, Contender]:
 
     def encode(results: list[Image.Image]) -> None:
         for result in results:
-            result.save(io.BytesIO(), "PNG")
+            encode_image(Path("filled.png"), result, io.BytesIO())
 
     batch: Any = None
 
