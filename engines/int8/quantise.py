@@ -3,8 +3,8 @@
 NNCF finds the ranges and puts pairs of QuantizeLinear and DequantizeLinear before the
 convolutions, which ONNX Runtime, OpenVINO and TensorRT turn into arithmetic of eight bits.
 Everything else stays in single precision: the masks, the renormalisation, the ends of the graph.
-OpenVINO computes features with codes around zero in int8 on all processors, others in fp32 on
-those with AMX. TensorRT has signed codes around zero only: half of them are never used behind a
+OpenVINO on a processor with AMX computes features in int8 only if their codes are around zero.
+TensorRT has signed codes around zero only: half of them are never used behind a
 ReLU.
 
 Behind a window that sees one known pixel of many, features are larger by that factor; a layer

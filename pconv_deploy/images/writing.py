@@ -27,7 +27,8 @@ _ENCODERS = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
 }
-# The fast ones take a quarter of the time, for files that are 2 to 15 % larger.
+# Of six photos of 512x512, the fast ones are 2.3 to 4.1 (PNG) and 3.2 to 6.6 (WebP) times as fast,
+# and their files 2 to 17 % and 14 to 23 % larger.
 _PNG_LEVELS = {"fast": 1, "small": 6}
 _WEBP_METHODS = {"fast": 0, "small": 4}
 

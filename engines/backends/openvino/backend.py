@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from pconv_deploy.contract import GraphContract
+from pconv_deploy.engines import processor
 from pconv_deploy.engines.backends.openvino.library import (
     compile_for_cpu,
     import_openvino,
@@ -66,7 +67,9 @@ _TRAITS = Traits(
     device="cpu",
     extra="openvino",
     opens_after_fork=True,
-    symmetric_codes=True,
+    # With AMX it computes convolutions of other codes in fp32. Elsewhere these gain nothing, and cost
+    # 1 to 5 dB (docs/measurements.md).
+    symmetric_codes="amx_int8" in (processor.instruction_sets() or ()),
     why_finer="OpenVINO leaves transposed convolutions in fp32 that no other one follows",
 )
 

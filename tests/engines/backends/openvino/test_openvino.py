@@ -279,7 +279,7 @@ def test_every_convolution_computes_in_bf16(graph: Path, tmp_path: Path) -> None
 
 
 def test_every_convolution_computes_in_eight_bits(graph: Path, tmp_path: Path) -> None:
-    """On processors with AMX the kernels of asymmetric codes compute in fp32."""
+    """With the codes that are chosen for this processor."""
     exported, backend = read_graph(graph), OpenVinoBackend()
     form = arranged(exported.model, backend.usual_form("int8"), exported.contract)
     photos = [graph_inputs(parity_inputs(64, 64)[:1], exported.contract)]
