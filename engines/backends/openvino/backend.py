@@ -67,8 +67,8 @@ _TRAITS = Traits(
     device="cpu",
     extra="openvino",
     opens_after_fork=True,
-    # With AMX it computes convolutions of other codes in fp32. Elsewhere these gain nothing, and cost
-    # 1 to 5 dB (docs/measurements.md).
+    # With AMX it computes convolutions of other codes in fp32. Elsewhere these gain nothing and
+    # cost 1 to 5 dB (docs/measurements.md).
     symmetric_codes="amx_int8" in (processor.instruction_sets() or ()),
     why_finer="OpenVINO leaves transposed convolutions in fp32 that no other one follows",
 )
