@@ -56,7 +56,7 @@ def constant(at: ir.Node, values: ArrayLike, name: str) -> ir.Value:
     free, number = name, 1
     while free in graph.initializers:
         free, number = f"{name}.{number}", number + 1
-    array = np.ascontiguousarray(values)
+    array = np.asarray(values, order="C")
     tensor = ir.tensor(array, name=free)
     value = ir.Value(
         name=free,

@@ -1,0 +1,1 @@
+"""Computing only the window of a decoder that the hole needs; see docs/windows.md."""
