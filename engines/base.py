@@ -156,6 +156,7 @@ class Traits:
     portable          engines open on machines of another kind, where they prove themselves
     same_gpu          an engine opens only on the kind of GPU that it was built on
     repeatable        two builds of one graph compute the same
+    windows           it runs a decoder on windows of the frame, see `engines.windows`
     why_finer         why some convolutions of an engine may compute in fp32; empty: not known
     """
 
@@ -168,6 +169,7 @@ class Traits:
     portable: bool = True
     same_gpu: bool = False
     repeatable: bool = True
+    windows: bool = False
     why_finer: str = ""
 
 

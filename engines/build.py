@@ -26,6 +26,12 @@ from pconv_deploy.engines.options import BuildOptions, refuse_precision
 from pconv_deploy.engines.prepared_graph import PreparedGraph, prepare
 from pconv_deploy.engines.rebuild import KeptEngine, refuse_to_lose
 from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.engines.windows.entry import (
+    NOT_ASKED_FOR,
+    FirstEntry,
+    WindowEntry,
+    add_windows,
+)
 from pconv_deploy.errors import UsageError
 from pconv_deploy.files import writing
 from pconv_deploy.graphs.file import ExportedGraph
@@ -102,12 +108,23 @@ def build(wanted: Build, output: Path, folder: Path, command: str, progress: Pro
     content = prepared.model.SerializeToString()
     with writing(output):
         built = backend.build(content, exported.contract, precision, folder, progress)
-    files = {path.name: describe(path.read_bytes()) for path in sorted(folder.iterdir())}
     accepted: Acceptance | None = None
     why = backend.why_not_run()
     if why is None:
         progress("comparing the engine with the graph")
         accepted = _accepted(wanted, prepared, folder, built, str(output))
+    windows: WindowEntry | str = NOT_ASKED_FOR
+    if wanted.options.windows:
+        first = FirstEntry(
+            backend=backend,
+            contract=exported.contract,
+            precision=precision,
+            model=prepared.model,
+            folder=folder,
+        )
+        with writing(output):
+            windows = add_windows(first, accepted.allowed if accepted else None, progress)
+    files = {path.name: describe(path.read_bytes()) for path in sorted(folder.iterdir())}
     with writing(output):
         kept = keep(folder, exported, accepted.golden if accepted else None, built)
         quantised = _keep_quantised(folder, content, files, kept) if precision == "int8" else None
@@ -128,6 +145,8 @@ def build(wanted: Build, output: Path, folder: Path, command: str, progress: Pro
         export_parity=exported.parity,
         engine_parity=accepted.parity if accepted else None,
         not_compared=why,
+        windows=windows if isinstance(windows, WindowEntry) else None,
+        no_windows=windows if isinstance(windows, str) else "",
         engine=built,
         command=command,
         created=now(),

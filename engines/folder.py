@@ -27,6 +27,7 @@ from pconv_deploy.engines.options import BuildOptions
 from pconv_deploy.engines.proof import check_machine, prove, required_proof
 from pconv_deploy.engines.rebuild import kept_engine, recorded_options
 from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.engines.windows.entry import with_windows
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.files import atomic_folder, parent_made, writing
 
@@ -117,7 +118,7 @@ def open_engine(folder: Path | str, options: RunOptions | None = None) -> tuple[
     needed = required_proof(folder, manifest, backend)
 
     def open_here() -> Session:
-        session = backend.open(files, manifest.precision, options)
+        session = _open_entries(manifest, backend, files, options)
         with contextlib.ExitStack() as stack:
             stack.callback(session.close)
             if needed:
@@ -147,7 +148,23 @@ def _open_in_child(
             f"{folder} was replaced after the parent of this process had loaded it; "
             "load it in each worker, or start the program again"
         )
-    return backend.open(files, manifest.precision, options)
+    return _open_entries(manifest, backend, files, options)
+
+
+def _open_entries(
+    manifest: Manifest, backend: Backend, files: EngineFiles, options: RunOptions
+) -> Session:
+    def open_files(files: EngineFiles) -> Session:
+        return backend.open(files, manifest.precision, options)
+
+    whole = open_files(files)
+    if manifest.windows is None:
+        return whole
+    with contextlib.ExitStack() as stack:
+        stack.callback(whole.close)
+        session = with_windows(whole, manifest.windows, files, open_files)
+        stack.pop_all()
+    return session
 
 
 def _checked(folder: Path) -> tuple[Manifest, Backend, EngineFiles]:

@@ -15,6 +15,7 @@ from pconv_deploy.engines.int8.quantise import Quantisation
 from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.engines.tuning import Tuning
+from pconv_deploy.engines.windows.entry import WindowEntry
 from pconv_deploy.errors import EngineError, InputError, Remedy
 from pconv_deploy.files import read_json_bytes
 from pconv_deploy.parity import ParityReport, Precision
@@ -70,6 +71,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     engine_parity  this engine against the exported graph, measured when it was built; None: it
                    has not run, and nothing is known
     not_compared   why it has not; None: it has, or an older release did not write down why
+    windows        its second entry, which computes only the windows that holes need
+    no_windows     why it has none; empty: it has, or an older release did not write down why
     engine         what its backend said of it when it was built
     command        what was typed to build it; empty: a program built it
     created        ISO 8601, UTC
@@ -92,6 +95,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     export_parity: ParityReport | None
     engine_parity: ParityReport | None
     not_compared: str | None = None
+    windows: WindowEntry | None = None
+    no_windows: str = ""
     engine: Built = Built()
     command: str
     created: str

@@ -19,6 +19,7 @@ class BuildOptions:
     precision    of the convolutions; None takes the graph's own
     calibration  photos and holes for int8, which needs them
     tune         measure which form of the graph is fastest here; None takes the backend's usual
+    windows      add a second entry, which computes only the windows that holes need
     backend_options  of the backend's own, such as `TensorRtOptions`; None takes its defaults
     """
 
@@ -26,6 +27,7 @@ class BuildOptions:
     precision: Precision | None = None
     calibration: CalibrationFiles | None = None
     tune: TuneOptions | None = None
+    windows: bool = True
     backend_options: msgspec.Struct | None = None
 
 

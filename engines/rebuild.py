@@ -20,6 +20,7 @@ from pconv_deploy.engines.options import BuildOptions
 from pconv_deploy.engines.prepared_graph import PreparedGraph
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.tuning import TuneOptions
+from pconv_deploy.engines.windows.entry import NOT_ASKED_FOR
 from pconv_deploy.errors import EngineError, Remedy, UsageError
 from pconv_deploy.graphs.file import ExportedGraph
 from pconv_deploy.parity import Precision
@@ -106,6 +107,7 @@ def recorded_options(manifest: Manifest, backend: str | None = None) -> BuildOpt
         backend=backend,
         precision=manifest.precision,
         tune=tune,
+        windows=manifest.no_windows != NOT_ASKED_FOR,
         backend_options=_own_options(manifest) if backend == manifest.backend else None,
     )
 

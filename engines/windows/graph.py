@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE
-from pconv_deploy.engines.windows.grids import Grid, Place, Unproved, place_nodes
+from pconv_deploy.engines.windows.grids import Grid, Place, WindowError, place_nodes
 from pconv_deploy.engines.windows.plan import WINDOWS, WindowRule
 from pconv_deploy.graphs.editing import attributes_of, constant, emit, is_op
 from pconv_deploy.graphs.file import inlined
@@ -29,7 +29,7 @@ def windowed(model: onnx.ModelProto, most: int) -> tuple[onnx.ModelProto, Window
         most: how many windows a call takes.
 
     Raises:
-        Unproved: its arithmetic in a window is not known; the message names the node.
+        WindowError: its arithmetic in a window is not known; the message names the node.
     """
     content = onnx.load_from_string(inlined(model.SerializeToString()))
     del content.graph.value_info[:]
@@ -71,9 +71,9 @@ def _inside(graph: ir.Graph, places: dict[ir.Node, Place], last: int) -> set[ir.
             inside.add(node)
     late = [node for node in inside if places[node].shrinks]
     if late:
-        raise Unproved(f"{late[0].name} ({late[0].op_type}): an encoder behind a decoder")
+        raise WindowError(f"{late[0].name} ({late[0].op_type}): an encoder behind a decoder")
     if not {value.producer() for value in graph.outputs} <= inside:
-        raise Unproved("the result is not that of a decoder of at least three levels")
+        raise WindowError("the result is not that of a decoder of at least three levels")
     return inside
 
 
@@ -126,7 +126,7 @@ class _Cutter:
                 continue
             within = value.producer() in self.inside
             if place.enlarges:
-                row = self.rule.read_by_next(place.grid.window, within=within)
+                row = self.rule.read_by_next(place.grid.window)
             elif within:
                 continue
             else:
@@ -175,4 +175,3 @@ def _name_results(model: onnx.ModelProto) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if not dim.HasField("dim_value"):
                 dim.dim_param = f"window_{dim.dim_param}"
-

@@ -15,9 +15,11 @@ from pconv_deploy.graphs.convolution import grouped_or_dilated
 from pconv_deploy.graphs.editing import integer, ints, is_op, known_values, node_label, text
 
 _ELEMENTWISE = frozenset(
-    "Abs Add And Cast CastLike Clip DequantizeLinear Div Elu Equal Erf Exp Greater GreaterOrEqual "
-    "HardSigmoid HardSwish Identity LeakyRelu Less LessOrEqual Log Max Min Mul Neg Not Or PRelu Pow"
-    " QuantizeLinear Reciprocal Relu Round Selu Sigmoid Softplus Sqrt Sub Tanh Where Xor".split()
+    {"Abs", "Add", "And", "Cast", "CastLike", "Clip", "DequantizeLinear", "Div", "Elu", "Equal"}
+    | {"Erf", "Exp", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity"}
+    | {"LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "PRelu"}
+    | {"Pow", "QuantizeLinear", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Softplus"}
+    | {"Sqrt", "Sub", "Tanh", "Where", "Xor"}
 )
 # The ways in which `interleave_phases` puts phases side by side.
 _JOINS = frozenset(
@@ -68,7 +70,7 @@ class Place:
     shrinks: bool = False
 
 
-class Unproved(ValueError):
+class WindowError(ValueError):
     """A node whose arithmetic in a window is not known."""
 
 
@@ -83,28 +85,22 @@ def place_nodes(graph: ir.Graph, frame: Sequence[tuple[ir.Value, Grid]]) -> dict
         frame: the graph's inputs.
 
     Raises:
-        Unproved: of a node it is not known.
+        WindowError: of a node it is not known.
     """
     grids, sizes, places = dict(frame), Grids(), dict[ir.Node, Place]()
     for node in graph:
-        place = None
         try:
+            if is_op(node, "CastLike") and node.inputs[0] not in grids:
+                continue  # it takes the type alone
             if is_op(node, "Shape"):
                 sizes |= _size_of(node, grids)
-            elif is_op(node, "CastLike") and node.inputs[0] not in grids:
-                pass  # it takes the type alone
             elif any(value in grids for value in node.inputs if value is not None):
-                place = _place(node, grids, sizes)
-            elif any(value in sizes for value in node.inputs if value is not None):
-                found = {sizes[value] for value in node.inputs if value in sizes}
-                if len(found) > 1:
-                    raise Unproved("a size of several values")
-                sizes |= dict.fromkeys(node.outputs, found.pop())
-        except Unproved as error:
-            raise Unproved(f"{node_label(node)} ({node.op_type}): {error}") from None
-        if place is not None:
-            places[node] = place
-            grids[node.outputs[0]] = place.grid
+                places[node] = _place(node, grids, sizes)
+                grids[node.outputs[0]] = places[node].grid
+            else:
+                sizes |= _computed_size(node, sizes)
+        except WindowError as error:
+            raise WindowError(f"{node_label(node)} ({node.op_type}): {error}") from None
     return places
 
 
@@ -113,23 +109,30 @@ def _size_of(node: ir.Node, grids: Grids) -> Grids:
     return {node.outputs[0]: grids[value]} if value in grids else {}
 
 
+def _computed_size(node: ir.Node, sizes: Grids) -> Grids:
+    found = {sizes[value] for value in node.inputs if value in sizes}
+    if len(found) > 1:
+        raise WindowError("a size of several values")
+    return dict.fromkeys(node.outputs, found.pop()) if found else {}
+
+
 def _place(node: ir.Node, grids: Grids, sizes: Grids) -> Place:
     first = grids.get(node.inputs[0]) if node.inputs[0] is not None else None
     if node.domain not in ("", "ai.onnx"):
-        raise Unproved("an operator that is not of ONNX")
+        raise WindowError("an operator that is not of ONNX")
     if first is not None and (first.moved or (first.phases and _moves(node))):
         return _moved(node, first, sizes)
     if any(value in sizes for value in node.inputs):
-        raise Unproved("its arithmetic depends on a size")
+        raise WindowError("its arithmetic depends on a size")
     if node.op_type in _ELEMENTWISE:
         return _elementwise(node, grids)
     if first is None or len({value for value in node.inputs if value in grids}) > 1:
         if is_op(node, "Concat"):
             return _elementwise(node, grids)
-        raise Unproved("it mixes values of the frame")
+        raise WindowError("it mixes values of the frame")
     rule = _RULES.get(node.op_type)
     if rule is None:
-        raise Unproved("its arithmetic in a window is not known")
+        raise WindowError("its arithmetic in a window is not known")
     return rule(node, first)
 
 
@@ -141,19 +144,19 @@ def _elementwise(node: ir.Node, grids: Grids) -> Place:
     """Values of the frame of one grid, and others that are the same for each pixel."""
     found = {grids[value] for value in node.inputs if value in grids}
     if len(found) > 1:
-        raise Unproved("it mixes values of different places")
+        raise WindowError("it mixes values of different places")
     (grid,) = found
     if is_op(node, "Concat") and _axis_from_end(node, "axis") in (grid.rows, grid.cols):
-        raise Unproved("it joins rows or columns")
+        raise WindowError("it joins rows or columns")
     for value in node.inputs:
         if value is None or value in grids:
             continue
         if value.shape is None:
-            raise Unproved(f"the shape of {value.name} is not known")
+            raise WindowError(f"the shape of {value.name} is not known")
         sides = [value.shape[axis] for axis in (grid.rows, grid.cols) if -axis <= len(value.shape)]
         per_channel = is_op(node, "QuantizeLinear", "DequantizeLinear")
         if any(side != 1 for side in sides) and not (per_channel and len(value.shape) <= 1):
-            raise Unproved(f"{value.name} differs from pixel to pixel")
+            raise WindowError(f"{value.name} differs from pixel to pixel")
     return Place(grid)
 
 
@@ -162,7 +165,7 @@ def _axis_from_end(node: ir.Node, name: str) -> int:
     if axis < 0:
         return axis
     if shape is None:
-        raise Unproved("the shape of what it reads is not known")
+        raise WindowError("the shape of what it reads is not known")
     return axis - len(shape)
 
 
@@ -172,7 +175,7 @@ def _window(node: ir.Node, kernel: tuple[int, ...]) -> tuple[int, int, int]:
     shaped = text(node, "auto_pad", "NOTSET") != "NOTSET" or integer(node, "ceil_mode", 0)
     dilated = set(ints(node, "dilations", (1, 1))) != {1}
     if shaped or dilated or {len(set(kernel)), len(set(strides)), len(set(pads))} != {1}:
-        raise Unproved("its window is not the same for rows and columns, or dilated")
+        raise WindowError("its window is not the same for rows and columns, or dilated")
     return kernel[0], strides[0], pads[0]
 
 
@@ -183,7 +186,7 @@ def _convolution(node: ir.Node, grid: Grid) -> Place:
         kernel = _shape_of_weight(node)
     taps, stride, pad = _window(node, kernel)
     if (grid.rows, grid.cols) != (-2, -1) or grid.phases:
-        raise Unproved("what it reads has no rows and columns to convolve")
+        raise WindowError("what it reads has no rows and columns to convolve")
     phases = taps == 2 * pad
     if stride == 1 and (phases or taps == 2 * pad + 1):
         return Place(replace(grid, phases=phases), lambda margin: margin + pad, enlarges=phases)
@@ -192,16 +195,16 @@ def _convolution(node: ir.Node, grid: Grid) -> Place:
         return Place(wider, lambda margin: -(-(margin + pad) // 2))
     if stride == 2 and taps - 2 * pad in (1, 2):
         return Place(replace(grid, level=grid.level + 1), shrinks=True)
-    raise Unproved(f"a window of {taps} taps, stride {stride}, padding {pad}")
+    raise WindowError(f"a window of {taps} taps, stride {stride}, padding {pad}")
 
 
 def _transposed_convolution(node: ir.Node, grid: Grid) -> Place:
     taps, stride, pad = _window(node, _shape_of_weight(node))
     extra = set(ints(node, "output_padding", (0, 0)))
     if stride != 2 or "output_shape" in node.attributes or extra != {2 + 2 * pad - taps}:
-        raise Unproved(f"a window of {taps} taps, stride {stride}, padding {pad}")
+        raise WindowError(f"a window of {taps} taps, stride {stride}, padding {pad}")
     if grouped_or_dilated(node) or (grid.rows, grid.cols) != (-2, -1) or grid.phases:
-        raise Unproved("groups, dilation, or no rows and columns to convolve")
+        raise WindowError("groups, dilation, or no rows and columns to convolve")
     margin = max(pad, taps - pad - stride)
     return Place(replace(grid, level=grid.level - 1), lambda _: margin, enlarges=True)
 
@@ -209,7 +212,7 @@ def _transposed_convolution(node: ir.Node, grid: Grid) -> Place:
 def _shape_of_weight(node: ir.Node) -> tuple[int, ...]:
     weight = node.inputs[1]
     if weight is None or weight.shape is None or not weight.shape.is_static():
-        raise Unproved("its window is not known")
+        raise WindowError("its window is not known")
     return tuple(int(side) for side in weight.shape.numpy()[2:])
 
 
@@ -220,14 +223,14 @@ def _resize(node: ir.Node, grid: Grid) -> Place:
     where = text(node, "coordinate_transformation_mode", "half_pixel")
     repeats = how[0] == "nearest" and (where, how[1]) == ("asymmetric", "floor")
     if not doubled or not repeats or (grid.rows, grid.cols) != (-2, -1) or grid.phases:
-        raise Unproved("it does more than repeat rows and columns")
+        raise WindowError("it does more than repeat rows and columns")
     return Place(replace(grid, level=grid.level - 1), lambda _: 0, enlarges=True)
 
 
 def _transpose(node: ir.Node, grid: Grid) -> Place:
     order = ints(node, "perm")
     if not order:
-        raise Unproved("its axes are not given")
+        raise WindowError("its axes are not given")
     rank = len(order)
     rows, cols = (order.index(rank + axis) - rank for axis in (grid.rows, grid.cols))
     return Place(replace(grid, rows=rows, cols=cols))
@@ -236,7 +239,7 @@ def _transpose(node: ir.Node, grid: Grid) -> Place:
 def _unsqueeze(node: ir.Node, grid: Grid) -> Place:
     axes, shape = known_values(node.inputs[1]), node.outputs[0].shape
     if axes is None or shape is None:
-        raise Unproved("its axes are not known")
+        raise WindowError("its axes are not known")
     rank = len(shape)
     old = [axis for axis in range(rank) if axis not in {int(a) % rank for a in axes}]
     rows, cols = (old[len(old) + axis] - rank for axis in (grid.rows, grid.cols))
@@ -247,20 +250,20 @@ def _moved(node: ir.Node, grid: Grid, sizes: Grids) -> Place:
     """One of the operators that put phases side by side; the last one cuts the edge off."""
     moved = (*grid.moved, node.op_type)
     if not any(join[: len(moved)] == moved for join in _JOINS):
-        raise Unproved("it moves the phases of a value in another way")
+        raise WindowError("it moves the phases of a value in another way")
     source = replace(grid, moved=())
     if any(sizes[value] != source for value in node.inputs if value in sizes):
-        raise Unproved("it takes a size from elsewhere")
+        raise WindowError("it takes a size from elsewhere")
     if is_op(node, "DepthToSpace") and integer(node, "blocksize", 0) != 2:
-        raise Unproved("it joins other phases than four")
+        raise WindowError("it joins other phases than four")
     if moved not in _JOINS:
         return Place(replace(grid, moved=moved))
     starts, ends, axes = (known_values(value) for value in node.inputs[1:4])
     if starts is None or ends is None or axes is None or len(node.inputs) > 4:
-        raise Unproved("what it cuts is not known")
+        raise WindowError("what it cuts is not known")
     rows, cols = (int(axis) % 4 - 4 for axis in axes)
     if (starts.tolist(), ends.tolist()) != ([1, 1], [-1, -1]):
-        raise Unproved("it cuts more than the edge")
+        raise WindowError("it cuts more than the edge")
     return Place(Grid(grid.level - 1, rows, cols), lambda margin: 2 * margin - 1)
 
 

@@ -6,11 +6,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-WINDOWS = "windows"
-_STEP = 32  # pixels by which windows grow: runtimes prepare themselves for every new size
+from pconv_deploy.engines.windows.boxes import Box, Size, merged
 
-Size = tuple[int, int]
-Box = tuple[int, int, int, int]  # top, left, bottom, right
+WINDOWS = "windows"  # the input of the second entry
+_STEP = 32  # pixels by which windows grow: runtimes prepare themselves for every new size
+_WORTH = 0.95  # of the whole frame's time: what a window has to be below
 
 
 class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,9 +32,8 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Return the number of the slice of a value of the frame that is as large as a window."""
         return 2 * level
 
-    def read_by_next(self, level: int, *, within: bool) -> int:
+    def read_by_next(self, level: int) -> int:
         """Return the number of the slice, one level deeper, that a window is enlarged from."""
-        assert within == (level + 1 < len(self.margins))
         return 2 * level + 1
 
     def rows_of(self, number: int) -> list[int]:
@@ -43,19 +42,19 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def size(self, box: Size, frame: Size) -> Size:
         """Return the size of a window that holds a hole's box, wherever it lies."""
-        margin = 2 * self.margins[0] + 1
+        margin = 2 * self.margins[0] + 1  # and one, as windows start at even pixels
         return tuple(  # type: ignore[return-value]
             min(side, _up(length + margin, _STEP)) for length, side in zip(box, frame, strict=True)
         )
 
-    def plan(
-        self, holes: Sequence[tuple[int, Box]], size: Size, frame: Size
+    def place(
+        self, holes: Sequence[Box], size: Size, frame: Size
     ) -> tuple[NDArray[np.int64], list[Size]]:
-        """Place one window around each hole.
+        """Place one window around each box of a hole.
 
         Args:
-            holes: at most `most` of them: the number of the frame, and a box in it.
-            size: of all windows, of `size` for the largest box.
+            holes: at most `most` boxes.
+            size: of all windows, at least `size` of each box.
             frame: height and width, multiples of what the network takes.
 
         Returns:
@@ -63,21 +62,22 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """
         corners = np.zeros((2 * len(self.margins), self.most, 2, 3), np.int64)
         tops: list[Size] = []
-        for number, (index, box) in enumerate(holes):
-            axes = [
+        for number, box in enumerate(holes):
+            rows, cols = (
                 self._along(box[axis], box[axis + 2], size[axis], frame[axis]) for axis in (0, 1)
-            ]
-            tops.append((axes[0][0][0], axes[1][0][0]))
-            for place, (rows, cols) in enumerate(zip(*axes, strict=True)):
+            )
+            tops.append((rows[0][0], cols[0][0]))
+            for slot, ((top, bottom), (left, right)) in enumerate(zip(rows, cols, strict=True)):
                 # Inside of a decoder the frames are the windows of this call.
-                one = index if self._of_frame(place) else number
-                corners[place, number] = (one, rows[0], cols[0]), (one + 1, rows[1], cols[1])
+                index = 0 if self._of_frame(slot) else number
+                corners[slot, number] = (index, top, left), (index + 1, bottom, right)
         # What is not used is of the same size, and of no frame.
         corners[:, len(holes) :, :, 1:] = corners[:, :1, :, 1:]
         return corners.reshape(self.rows, 3), tops
 
-    def _of_frame(self, place: int) -> bool:
-        return place % 2 == 0 or place == 2 * len(self.margins) - 1
+    def _of_frame(self, number: int) -> bool:
+        """Return whether a slice is of a value of the whole frame, not of another window."""
+        return number % 2 == 0 or number == 2 * len(self.margins) - 1
 
     def _along(self, low: int, high: int, length: int, side: int) -> list[tuple[int, int]]:
         """Return start and end of all slices along one axis, by their numbers.
@@ -99,6 +99,47 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         for (start, end), (below, _) in zip(windows, [*windows[1:], (0, 0)], strict=True):
             slices += [(start, end), (start // 2 - below, end // 2 - below)]
         return slices
+
+
+class WindowCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a fill costs, in nanoseconds for each pixel, as it was measured.
+
+    whole    of the frame, without windows
+    encoder  of the frame, with windows
+    decoder  of each window
+    """
+
+    whole: float
+    encoder: float
+    decoder: float
+
+    def cheapest(self, boxes: list[Box], frame: Size, rule: WindowRule) -> list[Box] | None:
+        """Choose the windows for a hole; None: the whole frame is cheaper.
+
+        Args:
+            boxes: of the parts of the hole; they are merged where that is cheaper.
+            frame: height and width.
+            rule: of the engine.
+        """
+        pixels = frame[0] * frame[1]
+        least, best = _WORTH * self.whole * pixels, None
+        while boxes:
+            if len(boxes) <= rule.most:
+                height, width = common_size(boxes, frame, rule)
+                cost = self.encoder * pixels + self.decoder * len(boxes) * height * width
+                if cost < least:
+                    least, best = cost, boxes
+            if len(boxes) == 1:
+                break
+            boxes = merged(boxes)
+        return best
+
+
+def common_size(boxes: Sequence[Box], frame: Size, rule: WindowRule) -> Size:
+    """Return the size of windows of which each holds one of these boxes."""
+    sizes = [rule.size((bottom - top, right - left), frame) for top, left, bottom, right in boxes]
+    heights, widths = zip(*sizes, strict=True)
+    return max(heights), max(widths)
 
 
 def _up(length: int, step: int) -> int:

@@ -15,12 +15,14 @@ from pconv_deploy.assets.photos import photos
 from pconv_deploy.engines.accepted_graph import read_accepted
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.engines.folder import BuildOptions, build_engine, is_engine
+from pconv_deploy.engines.golden import Allowance
 from pconv_deploy.engines.int8.calibration import CalibrationFiles, read_calibration
 from pconv_deploy.engines.int8.quantise import in_eight_bits
 from pconv_deploy.engines.manifest import Manifest, describe, read_manifest, write_manifest
 from pconv_deploy.engines.prepared_graph import prepare
 from pconv_deploy.engines.registry import BACKENDS
 from pconv_deploy.engines.tuning import TuneOptions
+from pconv_deploy.engines.windows.entry import FirstEntry, WindowEntry, add_windows
 from pconv_deploy.files import atomic_folder
 from pconv_deploy.parity import Precision
 
@@ -103,6 +105,14 @@ def _build_unjudged(
     model = in_eight_bits(form.SerializeToString(), inputs, backend)
     with atomic_folder(output, overwrite=True, replaceable=is_engine) as folder:
         backend.build(model.SerializeToString(), exported.contract, "int8", folder)
+        first = FirstEntry(
+            backend=backend,
+            contract=exported.contract,
+            precision="int8",
+            model=model,
+            folder=folder,
+        )
+        windows = add_windows(first, Allowance(levels=255), lambda _step: None)
         files = {path.name: describe(path.read_bytes()) for path in sorted(folder.iterdir())}
         manifest = msgspec.structs.replace(
             plain,
@@ -110,6 +120,8 @@ def _build_unjudged(
             executed={},
             files=files,
             kept={},
+            windows=windows if isinstance(windows, WindowEntry) else None,
+            no_windows=windows if isinstance(windows, str) else "",
             golden=None,
             engine_parity=None,
         )

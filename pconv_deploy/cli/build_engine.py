@@ -123,6 +123,13 @@ def build_engine(
             min=1, max=1024, help="CPU threads to tune for. Default: the runtime's choice."
         ),
     ] = None,
+    windows: Annotated[
+        bool | None,
+        typer.Option(
+            "--windows/--no-windows",
+            help="Add a second entry that computes only what the hole needs. Default: add it.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     min_shapes: trt.MinShapes = None,
     opt_shapes: trt.OptShapes = None,
@@ -195,6 +202,7 @@ def build_engine(
         precision=precision or recorded.precision,
         calibration=calibration,
         tune=tuning if tune else recorded.tune,
+        windows=recorded.windows if windows is None else windows,
         backend_options=trt.tensorrt_options(
             (min_shapes, opt_shapes, max_shapes),
             {

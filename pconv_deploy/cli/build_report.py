@@ -18,6 +18,7 @@ def tell_engine(manifest: "Manifest", name: Path, *, exported: bool) -> None:
     from pconv_deploy.engines.acceptance import describe_mixed
     from pconv_deploy.engines.manifest import describe_parity
     from pconv_deploy.engines.registry import backend_named
+    from pconv_deploy.engines.windows.entry import describe_windows
 
     built, profiles = manifest.built_with, manifest.engine.profiles
     OUT.print(
@@ -30,6 +31,7 @@ def tell_engine(manifest: "Manifest", name: Path, *, exported: bool) -> None:
     if exported and manifest.export_parity:
         OUT.print(f"verified: {escape(manifest.export_parity.describe())}")
     OUT.print(f"verified: {known}" if manifest.engine_parity else known)
+    OUT.print(f"windows: {escape(describe_windows(manifest.windows, manifest.no_windows))}")
     why = backend_named(manifest.backend).traits.why_finer
     if mixed := describe_mixed(manifest.executed, manifest.precision, why):
         ERR.print(f"note: {mixed}", markup=False)

@@ -21,6 +21,7 @@ from pconv_deploy.engines.manifest import (
 from pconv_deploy.engines.proof import describe_proofs
 from pconv_deploy.engines.registry import BACKENDS
 from pconv_deploy.engines.tuning import Tuning
+from pconv_deploy.engines.windows.entry import describe_windows
 from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, Remedy, UsageError
 from pconv_deploy.file_types import is_graph
 from pconv_deploy.graphs.file import read_graph
@@ -73,6 +74,7 @@ def _engine_facts(folder: Path) -> Facts:
         "computes in": _precisions(manifest),
         "form of graph": manifest.arrangement.describe() if manifest.arrangement else "its own",
         **({"tuning": _trials(manifest.tuning)} if manifest.tuning else {}),
+        "windows": describe_windows(manifest.windows, manifest.no_windows),
         "created": manifest.created,
         "files are": _state(folder, manifest),
         "rebuild": rebuild(manifest, folder),

@@ -30,7 +30,9 @@ from pconv_deploy.parity import Precision
 # On every processor measured so far; `--tune` finds out on yours.
 _FASTEST = Arrangement(upsampling=("interleaved",), narrow_output=True, fused_epilogue=True)
 _FASTEST_INT8 = Arrangement(upsampling=("interleaved_nhwc",))  # its int8 kernels are NHWC
-_TRAITS = Traits(device="cpu", extra="onnxruntime", rounds_results=True, opens_after_fork=True)
+_TRAITS = Traits(
+    device="cpu", extra="onnxruntime", rounds_results=True, opens_after_fork=True, windows=True
+)
 
 
 @dataclass(frozen=True)

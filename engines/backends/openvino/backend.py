@@ -67,6 +67,7 @@ _TRAITS = Traits(
     device="cpu",
     extra="openvino",
     opens_after_fork=True,
+    windows=True,
     # With AMX it computes convolutions of other codes in fp32. Elsewhere these gain nothing and
     # cost 1 to 5 dB (docs/measurements.md).
     symmetric_codes="amx_int8" in (processor.instruction_sets() or ()),

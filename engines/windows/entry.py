@@ -1,0 +1,233 @@
+"""Building the second entry of an engine, and proving it beside the first."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, GraphContract
+from pconv_deploy.engines.base import (
+    Backend,
+    EngineFiles,
+    Progress,
+    RunOptions,
+    Session,
+    files_just_built,
+)
+from pconv_deploy.engines.golden import Allowance, GoldenCase, difference
+from pconv_deploy.engines.windows.boxes import Box, Size
+from pconv_deploy.engines.windows.plan import WindowCosts, WindowRule
+from pconv_deploy.engines.windows.session import Bytes, WindowSession
+from pconv_deploy.errors import EngineError
+from pconv_deploy.files import scratch_folder
+from pconv_deploy.parity import Precision
+from pconv_deploy.timing import Contender, milliseconds, take_turns
+
+if TYPE_CHECKING:
+    import onnx
+
+NOT_ASKED_FOR = "not asked for"
+_PREFIX = "windows-"  # of the second entry's files
+_MOST = 4  # windows of a call
+_PROVED_AT, _MEASURED_AT = 160, 512  # pixels, of the side of a frame, at least
+_ROUNDS = 5
+_SMALL, _LARGE = 64, 256  # pixels of 512, of the sides of the holes that are timed
+
+
+class WindowEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The second entry of an engine; the manifest keeps it.
+
+    worst_difference  steps of 0..255 by which its fills differed from those of the whole frame
+    """
+
+    rule: WindowRule
+    costs: WindowCosts
+    worst_difference: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstEntry:
+    """An engine as it is built so far; model: what it was built from, in `folder`."""
+
+    backend: Backend
+    contract: GraphContract
+    precision: Precision
+    model: "onnx.ModelProto"
+    folder: Path
+
+    def opened(self, folder: Path) -> Session:
+        return self.backend.open(files_just_built(folder), self.precision, RunOptions())
+
+
+def add_windows(
+    first: FirstEntry, allowed: Allowance | None, progress: Progress
+) -> WindowEntry | str:
+    """Build the second entry of an engine into its folder, or say why it has none.
+
+    Args:
+        first: the engine.
+        allowed: how much a fill may differ from the first entry's; None: that has not run.
+        progress: is told each step.
+    """
+    if why := _no_windows(first) or ("" if allowed else "it has not run"):
+        return why
+    assert allowed is not None
+    from pconv_deploy.engines.windows.graph import windowed
+    from pconv_deploy.engines.windows.grids import WindowError
+
+    progress("adding windows")
+    try:
+        second, rule = windowed(first.model, _MOST)
+        with scratch_folder() as work:
+            content = second.SerializeToString()
+            first.backend.build(content, first.contract, first.precision, work)
+            found = _proved(first, work, rule, allowed)
+            if isinstance(found, WindowEntry):
+                for file in sorted(work.iterdir()):
+                    (first.folder / f"{_PREFIX}{file.name}").write_bytes(file.read_bytes())
+    except (WindowError, EngineError) as error:
+        return str(error)
+    return found
+
+
+def _no_windows(first: FirstEntry) -> str:
+    if not first.backend.traits.windows:
+        return f"the {first.backend.name} backend has none"
+    if first.contract.kind != "deployment":
+        return "its graph takes float tensors"
+    if first.contract.batch not in (None, 1):
+        return "its batch is fixed"
+    return ""
+
+
+def with_windows(
+    whole: Session,
+    entry: WindowEntry,
+    files: EngineFiles,
+    open_files: Callable[[EngineFiles], Session],
+) -> WindowSession:
+    """Open an engine's second entry beside its first."""
+    return WindowSession(whole, open_files(_second_entry(files)), entry.rule, entry.costs)
+
+
+def _second_entry(files: EngineFiles) -> EngineFiles:
+    return replace(
+        files,
+        read=lambda name: files.read(f"{_PREFIX}{name}"),
+        held=lambda name: files.held(f"{_PREFIX}{name}"),
+    )
+
+
+def _proved(
+    first: FirstEntry, work: Path, rule: WindowRule, allowed: Allowance
+) -> WindowEntry | str:
+    """Compare both entries, and time them; or say where they differ."""
+    with contextlib.ExitStack() as stack:
+        whole = stack.enter_context(contextlib.closing(first.opened(first.folder)))
+        second = stack.enter_context(contextlib.closing(first.opened(work)))
+        session = WindowSession(whole, second, rule, None)
+        worst = 0
+        for name, case in _cases(session.whole, _frame(first.contract, _PROVED_AT)):
+            inputs = {IMAGE: case.image[None], HOLE_MASK: _hole_mask(case.hole)[None]}
+            found = difference(case, session.run(inputs)[FILLED][0])
+            if not found.within(allowed):
+                return f"a fill of {name} differs from the whole frame's: {found.describe(allowed)}"
+            worst = max(worst, found.levels)
+        costs = _measured(session, _frame(first.contract, _MEASURED_AT))
+    return WindowEntry(rule=rule, costs=costs, worst_difference=worst)
+
+
+def describe_windows(entry: WindowEntry | None, why_not: str) -> str:
+    """Say in one line for people what a small hole costs, or why as much as a large one."""
+    if entry is None:
+        return f"none: {why_not or 'built before there were any'}"
+    frame = (_MEASURED_AT, _MEASURED_AT)
+    tall, wide = entry.rule.size((_SMALL, _SMALL), frame)
+    share = (
+        entry.costs.encoder + entry.costs.decoder * tall * wide / _MEASURED_AT**2
+    ) / entry.costs.whole
+    return (
+        f"a hole of {_SMALL}x{_SMALL} in {_MEASURED_AT}x{_MEASURED_AT} takes {share:.0%} of the "
+        f"whole frame's time; at most {entry.worst_difference} of 255 off its fill"
+    )
+
+
+def _frame(contract: GraphContract, least: int) -> Size:
+    side = least + -least % contract.size_multiple
+    return contract.size or (side, side + contract.size_multiple)
+
+
+def _cases(whole: Session, frame: Size) -> Iterator[tuple[str, GoldenCase]]:
+    """Return images with holes at borders and corners, small and large, and fills of them."""
+    rng = np.random.default_rng(0)
+    height, width = frame
+    image = rng.integers(0, 256, (*frame, 3), np.uint8)
+    pixels: list[Box] = [
+        (y, x, y + 1, x + 1)
+        for y in (0, height // 2 - 1, height - 1)
+        for x in (0, width // 2 - 1, width - 1)
+    ]
+    holes = {
+        "one pixel in a corner": pixels[:1],
+        "one pixel in the opposite corner": pixels[-1:],
+        "one pixel in the middle": pixels[4:5],
+        "pixels at all borders": pixels,
+        "the upper half": [(0, 0, height // 2, width)],
+        "a strip at the right": [(0, width - 9, height, width)],
+        "a box in the middle": [(height // 3, width // 3, height // 2, width // 2)],
+        "two boxes": [(3, 5, 20, 40), (height - 30, width - 50, height - 9, width - 1)],
+    }
+    for name, boxes in holes.items():
+        hole = np.zeros(frame, np.bool_)
+        for top, left, bottom, right in boxes:
+            part = rng.random((bottom - top, right - left)) < 0.7
+            part[0, 0] = part[-1, -1] = True
+            hole[top:bottom, left:right] = part
+        inputs = {IMAGE: image[None], HOLE_MASK: _hole_mask(hole)[None]}
+        yield name, GoldenCase(image, hole, whole.run(inputs)[FILLED][0])
+
+
+def _hole_mask(hole: np.ndarray) -> Bytes:
+    return hole.astype(np.uint8) * np.uint8(255)
+
+
+def _measured(session: WindowSession, frame: Size) -> WindowCosts:
+    """Time the whole frame, and windows of two sizes."""
+    height, width = frame
+    image = np.full((1, *frame, 3), 128, np.uint8)
+
+    def inputs(side: int) -> dict[str, Bytes]:
+        tall, wide = (max(1, length * side // _MEASURED_AT) for length in frame)
+        hole = np.zeros((1, *frame), np.uint8)
+        top, left = (height - tall) // 2, (width - wide) // 2
+        hole[0, top : top + tall, left : left + wide] = 255
+        return {IMAGE: image, HOLE_MASK: hole}
+
+    def window(side: int) -> int:
+        tall, wide = session.rule.size(
+            (height * side // _MEASURED_AT, width * side // _MEASURED_AT), frame
+        )
+        return tall * wide
+
+    seconds = take_turns(
+        {
+            "whole": Contender(lambda: session.whole.run(inputs(_SMALL)), pause=0),
+            "small": Contender(lambda: session.run(inputs(_SMALL)), pause=0),
+            "large": Contender(lambda: session.run(inputs(_LARGE)), pause=0),
+        },
+        _ROUNDS,
+        warm_up=1,
+    )
+    whole, small, large = (1e6 * milliseconds(times, 50)[0] for times in seconds.values())
+    grown = window(_LARGE) - window(_SMALL)
+    decoder = max(0.0, (large - small) / grown) if grown else 0.0
+    encoder = max(0.0, small - decoder * window(_SMALL)) / (height * width)
+    return WindowCosts(
+        whole=round(whole / (height * width), 3),
+        encoder=round(encoder, 3),
+        decoder=round(decoder, 3),
+    )

@@ -1,0 +1,75 @@
+"""An engine with two entries: for each image, the cheaper one."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
+from pconv_deploy.engines.base import Session
+from pconv_deploy.engines.windows.boxes import Box, hole_boxes
+from pconv_deploy.engines.windows.plan import WINDOWS, WindowCosts, WindowRule, common_size
+from pconv_deploy.parity import Arrays
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class WindowSession:
+    """Computes only the windows that holes need, where that is cheaper than the whole frame.
+
+    whole     the engine's first entry
+    windowed  its second
+    rule      what windows the second one takes
+    costs     what both cost; None: windows whatever they cost
+    """
+
+    whole: Session
+    windowed: Session
+    rule: WindowRule
+    costs: WindowCosts | None
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Fill images of one size, as `Session.run`."""
+        images, holes = inputs[IMAGE], inputs[HOLE_MASK]
+        chosen = [self._windows(hole) for hole in holes]
+        if not any(chosen) or inputs.keys() != {IMAGE, HOLE_MASK}:
+            return self.whole.run(inputs)
+        filled = images.copy()
+        others = [index for index, boxes in enumerate(chosen) if boxes is None]
+        if others:
+            rest = self.whole.run({IMAGE: images[others], HOLE_MASK: holes[others]})
+            filled[others] = rest[FILLED]
+        for index, boxes in enumerate(chosen):
+            if boxes:
+                self._fill(filled[index], images[index], holes[index], boxes)
+        return {FILLED: filled}
+
+    def close(self) -> None:
+        self.whole.close()
+        self.windowed.close()
+
+    def _windows(self, hole_mask: Bytes) -> list[Box] | None:
+        """Return the boxes that get a window each; None: the whole frame is cheaper."""
+        height, width = hole_mask.shape
+        boxes = hole_boxes(hole_mask != 0)
+        costs = self.costs or WindowCosts(whole=np.inf, encoder=0, decoder=1)
+        return costs.cheapest(boxes, (height, width), self.rule) if boxes else []
+
+    def _fill(self, filled: Bytes, image: Bytes, hole_mask: Bytes, boxes: list[Box]) -> None:
+        height, width = hole_mask.shape
+        size = common_size(boxes, (height, width), self.rule)
+        windows, corners = self.rule.place(boxes, size, (height, width))
+        results = self.windowed.run(
+            {IMAGE: image[None], HOLE_MASK: hole_mask[None], WINDOWS: windows}
+        )[FILLED]
+        # The rest of a window may hold parts of other holes, wrong at its edge.
+        for (top, left, bottom, right), (y, x), result in zip(boxes, corners, results, strict=True):
+            filled[top:bottom, left:right] = result[top - y : bottom - y, left - x : right - x]
+
+
+def entries(session: Session) -> list[Session]:
+    """Return what proves all of an engine: its first entry, and its second whatever it costs."""
+    if not isinstance(session, WindowSession):
+        return [session]
+    return [session.whole, replace(session, costs=None)]
