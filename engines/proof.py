@@ -28,7 +28,8 @@ from pconv_deploy.engines.manifest import (
     put_weights_in,
     rebuild,
 )
-from pconv_deploy.engines.windows.session import entries
+from pconv_deploy.engines.windows.entry import compare_entries
+from pconv_deploy.engines.windows.session import WindowSession
 from pconv_deploy.errors import NOTE, EngineError, InputError, ParityError
 from pconv_deploy.files import read_json_bytes
 
@@ -106,14 +107,21 @@ def prove(folder: Path, manifest: Manifest, session: Session, here: Proof) -> No
     allowed = manifest.golden
     assert allowed is not None
     where = "; ".join(_what_differs(manifest, here))
-    for entry in entries(session):
-        found = _measured(folder, manifest, entry, where)
-        if not found.within(allowed):
+    whole = session.whole if isinstance(session, WindowSession) else session
+    found = _measured(folder, manifest, whole, where)
+    if not found.within(allowed):
+        raise EngineError(
+            f"{folder} computes something else here than when it was accepted ({where}): golden "
+            f"case {found.describe(allowed)}",
+            rebuild(manifest, folder),
+        )
+    if isinstance(session, WindowSession):
+        try:
+            compare_entries(session, manifest.contract, allowed)
+        except EngineError as error:
             raise EngineError(
-                f"{folder} computes something else here than when it was accepted ({where}): "
-                f"golden case {found.describe(allowed)}",
-                rebuild(manifest, folder),
-            )
+                f"{folder} cannot prove itself here ({where}): {error}", rebuild(manifest, folder)
+            ) from error
     slow = manifest.precision == "int8" and not _FOR_INT8.intersection(here.processor or _FOR_INT8)
     _LOG.log(
         NOTE,

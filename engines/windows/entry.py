@@ -86,9 +86,8 @@ def add_windows(
             content = second.SerializeToString()
             first.backend.build(content, first.contract, first.precision, work)
             found = _proved(first, work, rule, allowed)
-            if isinstance(found, WindowEntry):
-                for file in sorted(work.iterdir()):
-                    (first.folder / f"{_PREFIX}{file.name}").write_bytes(file.read_bytes())
+            for file in sorted(work.iterdir()):
+                (first.folder / f"{_PREFIX}{file.name}").write_bytes(file.read_bytes())
     except (WindowError, EngineError) as error:
         return str(error)
     return found
@@ -122,23 +121,37 @@ def _second_entry(files: EngineFiles) -> EngineFiles:
     )
 
 
-def _proved(
-    first: FirstEntry, work: Path, rule: WindowRule, allowed: Allowance
-) -> WindowEntry | str:
-    """Compare both entries, and time them; or say where they differ."""
+def _proved(first: FirstEntry, work: Path, rule: WindowRule, allowed: Allowance) -> WindowEntry:
+    """Compare both entries, and time them."""
     with contextlib.ExitStack() as stack:
         whole = stack.enter_context(contextlib.closing(first.opened(first.folder)))
         second = stack.enter_context(contextlib.closing(first.opened(work)))
         session = WindowSession(whole, second, rule, None)
-        worst = 0
-        for name, case in _cases(session.whole, _frame(first.contract, _PROVED_AT)):
-            inputs = {IMAGE: case.image[None], HOLE_MASK: _hole_mask(case.hole)[None]}
-            found = difference(case, session.run(inputs)[FILLED][0])
-            if not found.within(allowed):
-                return f"a fill of {name} differs from the whole frame's: {found.describe(allowed)}"
-            worst = max(worst, found.levels)
+        worst = compare_entries(session, first.contract, allowed)
         costs = _measured(session, _frame(first.contract, _MEASURED_AT))
     return WindowEntry(rule=rule, costs=costs, worst_difference=worst)
+
+
+def compare_entries(session: WindowSession, contract: GraphContract, allowed: Allowance) -> int:
+    """Fill holes at borders and in corners, small and large, by both entries of an engine.
+
+    Returns:
+        The largest difference, in steps of 0..255.
+
+    Raises:
+        EngineError: one is larger than `allowed`.
+    """
+    always, worst = replace(session, costs=None), 0
+    for name, case in _cases(session.whole, _frame(contract, _PROVED_AT)):
+        inputs = {IMAGE: case.image[None], HOLE_MASK: _hole_mask(case.hole)[None]}
+        found = difference(case, always.run(inputs)[FILLED][0])
+        if not found.within(allowed):
+            raise EngineError(
+                f"in windows, {name} is filled otherwise than in the whole frame: "
+                f"{found.describe(allowed)}"
+            )
+        worst = max(worst, found.levels)
+    return worst
 
 
 def describe_windows(entry: WindowEntry | None, why_not: str) -> str:

@@ -169,43 +169,55 @@ def _axis_from_end(node: ir.Node, name: str) -> int:
     return axis - len(shape)
 
 
-def _window(node: ir.Node, kernel: tuple[int, ...]) -> tuple[int, int, int]:
-    """Return taps, stride and padding, the same for rows and columns."""
+@dataclass(frozen=True)
+class WindowOfAxis:
+    """What a convolution or pooling reads along an axis; padding before and after."""
+
+    taps: int
+    stride: int
+    before: int
+    after: int
+
+
+def _windows(node: ir.Node, kernel: tuple[int, ...]) -> list[WindowOfAxis]:
+    """Return the windows along rows and columns."""
     strides, pads = ints(node, "strides", (1, 1)), ints(node, "pads", (0, 0, 0, 0))
     shaped = text(node, "auto_pad", "NOTSET") != "NOTSET" or integer(node, "ceil_mode", 0)
-    dilated = set(ints(node, "dilations", (1, 1))) != {1}
-    if shaped or dilated or {len(set(kernel)), len(set(strides)), len(set(pads))} != {1}:
-        raise WindowError("its window is not the same for rows and columns, or dilated")
-    return kernel[0], strides[0], pads[0]
+    if shaped or set(ints(node, "dilations", (1, 1))) != {1} or len(kernel) != 2:
+        raise WindowError("its padding is not given, or it is dilated")
+    return [WindowOfAxis(kernel[n], strides[n], pads[n], pads[n + 2]) for n in (0, 1)]
 
 
 def _convolution(node: ir.Node, grid: Grid) -> Place:
     """A convolution or a pooling, by its window."""
-    kernel = ints(node, "kernel_shape")
-    if not kernel:
-        kernel = _shape_of_weight(node)
-    taps, stride, pad = _window(node, kernel)
+    windows = _windows(node, ints(node, "kernel_shape") or _shape_of_weight(node))
     if (grid.rows, grid.cols) != (-2, -1) or grid.phases:
         raise WindowError("what it reads has no rows and columns to convolve")
-    phases = taps == 2 * pad
-    if stride == 1 and (phases or taps == 2 * pad + 1):
-        return Place(replace(grid, phases=phases), lambda margin: margin + pad, enlarges=phases)
-    if stride == 2 and phases:
-        wider = replace(grid, level=grid.level + 1, phases=True)
-        return Place(wider, lambda margin: -(-(margin + pad) // 2))
-    if stride == 2 and taps - 2 * pad in (1, 2):
+    strides = {window.stride for window in windows}
+    wider = {window.before + window.after + 1 - window.taps for window in windows}
+    pad = max(max(window.before, window.after) for window in windows)
+    even = all(window.before == window.after for window in windows)
+    if strides == {1} and wider == {0}:
+        return Place(grid, lambda margin: margin + pad)
+    if strides == {1} and wider == {1} and even:
+        return Place(replace(grid, phases=True), lambda margin: margin + pad, enlarges=True)
+    if strides == {2} and wider == {1} and even:
+        wide = replace(grid, level=grid.level + 1, phases=True)
+        return Place(wide, lambda margin: -(-(margin + pad) // 2))
+    if strides == {2} and wider <= {0, -1}:
         return Place(replace(grid, level=grid.level + 1), shrinks=True)
-    raise WindowError(f"a window of {taps} taps, stride {stride}, padding {pad}")
+    raise WindowError(f"{windows[0]} along rows, {windows[1]} along columns")
 
 
 def _transposed_convolution(node: ir.Node, grid: Grid) -> Place:
-    taps, stride, pad = _window(node, _shape_of_weight(node))
-    extra = set(ints(node, "output_padding", (0, 0)))
-    if stride != 2 or "output_shape" in node.attributes or extra != {2 + 2 * pad - taps}:
-        raise WindowError(f"a window of {taps} taps, stride {stride}, padding {pad}")
+    rows, cols = _windows(node, _shape_of_weight(node))
+    taps, pad, extra = rows.taps, rows.before, set(ints(node, "output_padding", (0, 0)))
+    doubles = rows.stride == 2 and rows.before == rows.after and extra == {2 + 2 * pad - taps}
+    if rows != cols or not doubles or "output_shape" in node.attributes:
+        raise WindowError(f"{rows} along rows, {cols} along columns")
     if grouped_or_dilated(node) or (grid.rows, grid.cols) != (-2, -1) or grid.phases:
         raise WindowError("groups, dilation, or no rows and columns to convolve")
-    margin = max(pad, taps - pad - stride)
+    margin = max(pad, taps - pad - 2)
     return Place(replace(grid, level=grid.level - 1), lambda _: margin, enlarges=True)
 
 
@@ -225,6 +237,12 @@ def _resize(node: ir.Node, grid: Grid) -> Place:
     if not doubled or not repeats or (grid.rows, grid.cols) != (-2, -1) or grid.phases:
         raise WindowError("it does more than repeat rows and columns")
     return Place(replace(grid, level=grid.level - 1), lambda _: 0, enlarges=True)
+
+
+def _space_to_depth(node: ir.Node, grid: Grid) -> Place:
+    if integer(node, "blocksize", 0) != 2 or (grid.rows, grid.cols) != (-2, -1) or grid.phases:
+        raise WindowError("other blocks than of two rows and columns")
+    return Place(replace(grid, level=grid.level + 1), shrinks=True)
 
 
 def _transpose(node: ir.Node, grid: Grid) -> Place:
@@ -273,6 +291,7 @@ _RULES: dict[str, Callable[[ir.Node, Grid], Place]] = {
     "ConvTranspose": _transposed_convolution,
     "MaxPool": _convolution,
     "Resize": _resize,
+    "SpaceToDepth": _space_to_depth,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }

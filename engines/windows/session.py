@@ -1,6 +1,6 @@
 """An engine with two entries: for each image, the cheaper one."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,10 +66,3 @@ class WindowSession:
         # The rest of a window may hold parts of other holes, wrong at its edge.
         for (top, left, bottom, right), (y, x), result in zip(boxes, corners, results, strict=True):
             filled[top:bottom, left:right] = result[top - y : bottom - y, left - x : right - x]
-
-
-def entries(session: Session) -> list[Session]:
-    """Return what proves all of an engine: its first entry, and its second whatever it costs."""
-    if not isinstance(session, WindowSession):
-        return [session]
-    return [session.whole, replace(session, costs=None)]

@@ -79,10 +79,15 @@ class FillTask:
 
     @classmethod
     def make(
-        cls, inpainter: Inpainter, photo: Image.Image, size: tuple[int, int], batch: int
+        cls,
+        inpainter: Inpainter,
+        photo: Image.Image,
+        size: tuple[int, int],
+        batch: int,
+        hole_side: int | None = None,
     ) -> "FillTask":
         height, width = size
-        picture, hole_mask = photo_with_hole(photo, height, width)
+        picture, hole_mask = photo_with_hole(photo, height, width, hole_side)
         hole = hole_mask != 0
         stream = io.BytesIO()
         picture.save(stream, "JPEG", quality=95)

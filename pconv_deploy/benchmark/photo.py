@@ -1,4 +1,4 @@
-"""The photo that benchmarks fill, with a hole of a quarter of it."""
+"""The photo that benchmarks fill, with a hole of a quarter of it or a square one."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,20 @@ MIN_PIXELS = 64  # of a picture: fewer cannot show a hole of that area
 
 
 def photo_with_hole(
-    photo: Image.Image, height: int, width: int
+    photo: Image.Image, height: int, width: int, hole_side: int | None = None
 ) -> tuple[Image.Image, NDArray[np.uint8]]:
-    """Scale a photo; return it, RGB, and a hole mask (height, width), 0 or 255, always the same."""
+    """Scale a photo; return it, RGB, and a hole mask (height, width), 0 or 255, always the same.
+
+    hole_side: pixels of a square hole in the middle; None: strokes that cover a quarter of it.
+    """
     picture = photo.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-    return picture, irregular_hole(np.random.default_rng(0), height, width, _HOLE_AREA)
+    if hole_side is None:
+        return picture, irregular_hole(np.random.default_rng(0), height, width, _HOLE_AREA)
+    hole_mask = np.zeros((height, width), np.uint8)
+    rows, cols = (slice(start, start + hole_side) for start in _middle(height, width, hole_side))
+    hole_mask[rows, cols] = 255
+    return picture, hole_mask
+
+
+def _middle(height: int, width: int, hole_side: int) -> tuple[int, int]:
+    return (height - hole_side) // 2, (width - hole_side) // 2

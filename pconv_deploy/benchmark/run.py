@@ -45,6 +45,7 @@ class BenchOptions:
     """What is measured and how often.
 
     size     height and width of the images, pixels; None takes the engine's own, or 512
+    hole     pixels of the side of a square hole; None: strokes that cover a quarter
     rounds   each contender runs once in each round
     warm_up  rounds before those that count
     threads  of every contender; None leaves each its own default
@@ -53,6 +54,7 @@ class BenchOptions:
 
     batch: int = 1
     size: tuple[int, int] | None = None
+    hole: int | None = None
     rounds: int = 15
     warm_up: int = 2
     threads: int | None = None
@@ -99,6 +101,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int
     threads: int | None
     hole_share: float
+    hole_side: int | None = None
     contenders: tuple[Timing, ...]
     stages: tuple[Timing, ...]
     environment: Mapping[str, str]
@@ -140,7 +143,8 @@ def bench(
         facts = engine_facts(opened)
         size = _size(opened, options)
         tasks = [
-            FillTask.make(inpainter, photo, size, options.batch) for inpainter in opened.values()
+            FillTask.make(inpainter, photo, size, options.batch, options.hole)
+            for inpainter in opened.values()
         ]
         contenders: dict[str, FillContender] = {}
         if against is not None:
@@ -173,6 +177,7 @@ def bench(
         rounds=options.rounds,
         threads=options.threads,
         hole_share=round(float(tasks[0].prepared[0].hole.mean()), 3),
+        hole_side=options.hole,
         contenders=timings,
         stages=tuple(_timing(name, times[name], options.batch) for name in STAGES),
         environment=describe_machine(),
@@ -204,6 +209,11 @@ def _size(opened: Mapping[Path, Inpainter], options: BenchOptions) -> tuple[int,
     height, width = options.size or (min(own) if own else (512, 512))
     if height * width < MIN_PIXELS:
         raise UsageError(f"found a size of {height}x{width}; needed at least 8x8")
+    if options.hole is not None and not 1 <= options.hole < min(height, width):
+        raise UsageError(
+            f"found a hole of {options.hole}x{options.hole} in {height}x{width}; needed a smaller "
+            "one, from 1x1"
+        )
     return height, width
 
 

@@ -6,11 +6,12 @@ ONNX Runtime has to offer here.
 """
 
 import functools
+import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,20 +34,31 @@ from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.graphs.multiply_adds import multiply_adds
 from pconv_deploy.timing import Contender, take_turns
 
-# Batch, side, rounds.
-Grid = tuple[tuple[int, int, int], ...]
-FULL_SIZE: Grid = (
-    (1, 512, 11),
-    (1, 256, 11),
-    (1, 1024, 5),
-    (4, 256, 7),
-    (4, 512, 5),
-    (4, 1024, 3),
-    (16, 256, 5),
-    (16, 512, 3),
-    (16, 1024, 3),
+
+class Setting(NamedTuple):
+    """One run; hole: the side of a square one, None: strokes that cover a quarter."""
+
+    batch: int
+    size: tuple[int, int]
+    rounds: int
+    hole: int | None = None
+
+    def describe(self) -> str:
+        """One phrase for people."""
+        hole = f"hole of {self.hole}x{self.hole}" if self.hole else "strokes over a quarter"
+        return f"batch {self.batch}, {self.size[0]}x{self.size[1]}, {hole}"
+
+
+_USUAL, _PHOTO = (512, 512), (1536, 2048)
+FULL_SIZE = (
+    Setting(1, _USUAL, 7),
+    *(Setting(1, _USUAL, 7, hole) for hole in (64, 128, 256, 384)),
+    Setting(1, (256, 256), 7),
+    Setting(1, (1024, 1024), 3),
+    Setting(4, _USUAL, 3),
+    Setting(1, _PHOTO, 2, 200),
 )
-COMPACT: Grid = ((1, 512, 11), (4, 256, 7))
+COMPACT = (Setting(1, _USUAL, 9), Setting(1, _USUAL, 9, 64))
 _MIB_PER_PIXEL = 1000 / 512**2  # what the literal formulation of the full-size network takes
 
 
@@ -75,13 +87,16 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
 def run_benchmark(
     output: Annotated[Path, typer.Option(help="Folder for engines and results.")] = Path("bench"),
     tune: Annotated[bool, typer.Option("--tune", help="Tune each engine first.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two holes and fewer rounds of each network.")
+    ] = False,
 ) -> None:
     """Build every engine this machine can run, and time all of them beside PyTorch."""
     progress = functools.partial(print, file=sys.stderr)
     crops = write_crops(output / "calibration")
 
     def measured(
-        name: str, write: Callable[[Path], object], grid: Grid, *, trained: bool
+        name: str, write: Callable[[Path], object], settings: Sequence[Setting], *, trained: bool
     ) -> NetworkBenchmark:
         folder = output / name.replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,14 +105,15 @@ def run_benchmark(
         write(checkpoint)
         export_checkpoint(checkpoint, graph, overwrite=True, progress=progress)
         engines = build_engines(graph, crops, folder, judged=trained, tune=tune, progress=progress)
-        fitting = [one for one in grid if _mib(*one[:2]) < _memory_mib()]
+        wanted = [one._replace(rounds=3) for one in settings[:2]] if quick else settings
+        fitting = [one for one in wanted if _mib(one) < _memory_mib()]
         quantised = {f"{m.backend}, int8": m.quantisation for m in map(read_manifest, engines)}
         return NetworkBenchmark(
             network=name,
             multiply_adds=multiply_adds(read_graph(graph).model, 512, 512),
             int8={contender: facts for contender, facts in quantised.items() if facts},
-            runs=tuple(_timed(engines, checkpoint, *one, progress) for one in fitting),
-            left_out=tuple(_too_large(*one[:2]) for one in grid if one not in fitting),
+            runs=tuple(_timed(engines, checkpoint, one, progress) for one in fitting),
+            left_out=tuple(_too_large(one) for one in wanted if one not in fitting),
         )
 
     result = Benchmark(
@@ -112,33 +128,34 @@ def run_benchmark(
     progress(f"results in {paths[1]}")
 
 
-def _mib(batch: int, side: int) -> float:
+def _mib(setting: Setting) -> float:
     """Roughly what the hungriest contender takes."""
-    return batch * side**2 * _MIB_PER_PIXEL
+    return setting.batch * math.prod(setting.size) * _MIB_PER_PIXEL
 
 
 def _memory_mib() -> float:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _too_large(batch: int, side: int) -> str:
+def _too_large(setting: Setting) -> str:
     return (
-        f"batch {batch}, {side}x{side}: literal PyTorch takes about {_mib(batch, side):.0f} MiB "
-        f"of this machine's {_memory_mib():.0f}"
+        f"{setting.describe()}: literal PyTorch takes about {_mib(setting):.0f} MiB of this "
+        f"machine's {_memory_mib():.0f}"
     )
 
 
 def _timed(
     engines: list[Path],
     checkpoint: Path,
-    batch: int,
-    side: int,
-    rounds: int,
+    setting: Setting,
     progress: Callable[[str], None],
 ) -> BenchResult:
-    progress(f"batch {batch}, {side}x{side}")
-    memory = (batch, side) == (1, 512)
-    options = BenchOptions(batch=batch, size=(side, side), rounds=rounds, warm_up=1, memory=memory)
+    progress(setting.describe())
+    batch, size, rounds, hole = setting
+    memory = (batch, size, hole) == (1, _USUAL, None)
+    options = BenchOptions(
+        batch=batch, size=size, hole=hole, rounds=rounds, warm_up=1, memory=memory
+    )
     return bench(engines, against=checkpoint, photo=sample_photo(), options=options)
 
 
@@ -189,7 +206,8 @@ def _page(result: Benchmark) -> Iterator[str]:
 
 def _table(run: BenchResult, gflop: float, ceiling_gflops: float) -> Iterable[str]:
     """Lay out one run; gflop: of one image of 512x512."""
-    what = f"batch {run.batch}, {run.height}x{run.width}, {run.rounds} rounds"
+    setting = Setting(run.batch, (run.height, run.width), run.rounds, run.hole_side)
+    what = f"{setting.describe()}, {run.rounds} rounds"
     columns = ("p50 ms", "p90", "images/s", "times faster (p10-p90)", "of the ceiling", "peak MiB")
     in_fp32 = {fact.contender for fact in run.engines if fact.precision == "fp32"}
     floor = 1e3 * gflop * run.batch * run.height * run.width / 512**2 / ceiling_gflops
@@ -200,7 +218,7 @@ def _table(run: BenchResult, gflop: float, ceiling_gflops: float) -> Iterable[st
             f"{t.p90:.0f}",
             f"{t.images_per_second:.2f}",
             "1" if t.name == REFERENCE else t.times_faster(),
-            f"{floor / t.p50:.0%}" if t.name in in_fp32 else "",
+            f"{floor / t.p50:.0%}" if t.name in in_fp32 and run.hole_side is None else "",
             f"{t.peak_mib:.0f}" if t.peak_mib else "",
         )
         for t in run.contenders

@@ -34,6 +34,12 @@ def bench(
         Size | None,
         size_option(help="Image height x width. Default: the engine's fixed size, or 512."),
     ] = None,
+    hole: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Side of a square hole, in pixels. Default: strokes over a quarter."
+        ),
+    ] = None,
     rounds: Annotated[
         int, typer.Option(min=3, help="Timed rounds; each contender runs once per round.")
     ] = 15,
@@ -64,6 +70,7 @@ def bench(
     options = BenchOptions(
         batch=batch,
         size=size,
+        hole=hole,
         rounds=rounds,
         warm_up=warm_up,
         threads=threads,

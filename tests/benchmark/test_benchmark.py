@@ -12,7 +12,7 @@ from pconv_deploy.assets.photos import sample_photo
 from pconv_deploy.benchmark import suite as benchmark
 from pconv_deploy.benchmark import suite_engines as benchmark_engines
 from pconv_deploy.benchmark.run import Timing, unsteady
-from pconv_deploy.benchmark.suite import Benchmark, run_benchmark
+from pconv_deploy.benchmark.suite import Benchmark, Setting, run_benchmark
 from pconv_deploy.engines.backends.openvino import backend as openvino_cpu
 from pconv_deploy.engines.backends.openvino.library import processor_capabilities
 from pconv_deploy.engines.int8.calibration import CalibrationFiles, read_calibration
@@ -33,8 +33,10 @@ def test_measures_every_network_and_says_what_is_too_large(
     monkeypatch.setattr(
         benchmark, "export_checkpoint", lambda _from, to, **_more: shutil.copyfile(graph, to)
     )
-    monkeypatch.setattr(benchmark, "FULL_SIZE", ((1, 64, 2), (10**6, 1024, 1)))
-    monkeypatch.setattr(benchmark, "COMPACT", ((2, 64, 1),))
+    monkeypatch.setattr(
+        benchmark, "FULL_SIZE", (Setting(1, (64, 64), 2), Setting(10**6, (1024, 1024), 1))
+    )
+    monkeypatch.setattr(benchmark, "COMPACT", (Setting(2, (64, 64), 1),))
     monkeypatch.setattr(benchmark_engines, "_PRECISIONS", ("fp32",))
 
     run_benchmark(tmp_path)
@@ -43,7 +45,7 @@ def test_measures_every_network_and_says_what_is_too_large(
     full, compact = result.networks
     assert [(run.batch, run.height, run.rounds) for run in full.runs] == [(1, 64, 2)]
     assert [(run.batch, run.height, run.rounds) for run in compact.runs] == [(2, 64, 1)]
-    assert full.left_out[0].startswith("batch 1000000, 1024x1024: literal PyTorch takes about 4")
+    assert full.left_out[0].startswith("batch 1000000, 1024x1024, strokes over a quarter: literal")
     page = (tmp_path / "results.md").read_text()
     for said in (
         "The full-size network",
