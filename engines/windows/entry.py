@@ -190,9 +190,12 @@ def _cases(whole: Session, frame: Size) -> Iterator[tuple[str, GoldenCase]]:
         "one pixel in the middle": pixels[4:5],
         "pixels at all borders": pixels,
         "the upper half": [(0, 0, height // 2, width)],
-        "a strip at the right": [(0, width - 9, height, width)],
+        "a strip at the right": [(0, width - width // 8, height, width)],
         "a box in the middle": [(height // 3, width // 3, height // 2, width // 2)],
-        "two boxes": [(3, 5, 20, 40), (height - 30, width - 50, height - 9, width - 1)],
+        "two boxes": [
+            (height // 32, width // 32, height // 8 + 1, width // 5 + 1),
+            (height * 3 // 4, width * 2 // 3, height, width),
+        ],
     }
     for name, boxes in holes.items():
         hole = np.zeros(frame, np.bool_)

@@ -13,12 +13,11 @@ import onnx_ir as ir
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE
 from pconv_deploy.engines.windows.grids import Grid, Place, WindowError, place_nodes
-from pconv_deploy.engines.windows.plan import WINDOWS, WindowRule
+from pconv_deploy.engines.windows.plan import WHOLE_LEVELS, WINDOWS, WindowRule
 from pconv_deploy.graphs.editing import attributes_of, constant, emit, is_op
 from pconv_deploy.graphs.file import inlined
 
 _FRAME = Grid(0, rows=-3, cols=-2), Grid(0, rows=-2, cols=-1)  # of (N, H, W, 3) and (N, H, W)
-_WHOLE = 2  # the deepest levels, whose windows would be nearly the frame
 
 
 def windowed(model: onnx.ModelProto, most: int) -> tuple[onnx.ModelProto, WindowRule]:
@@ -39,7 +38,7 @@ def windowed(model: onnx.ModelProto, most: int) -> tuple[onnx.ModelProto, Window
     frame = list(zip((inputs[IMAGE], inputs[HOLE_MASK]), _FRAME, strict=True))
     places = place_nodes(graph, frame)
     deepest = max((place.grid.level for place in places.values()), default=0)
-    inside = _inside(graph, places, deepest - _WHOLE)
+    inside = _inside(graph, places, deepest - WHOLE_LEVELS)
     rule = WindowRule(margins=_margins(graph, places, inside), most=most)
     cutter = _Cutter(graph, dict(frame), places, inside, rule)
     for node in [node for node in graph if node in inside]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pconv_deploy.engines.windows.boxes import Box, Size, merged
 
 WINDOWS = "windows"  # the input of the second entry
+WHOLE_LEVELS = 2  # the deepest ones: their windows would be nearly the frame
 _STEP = 32  # pixels by which windows grow: runtimes prepare themselves for every new size
 _WORTH = 0.95  # of the whole frame's time: what a window has to be below
 
@@ -22,6 +23,11 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     margins: tuple[int, ...]
     most: int
+
+    @property
+    def multiple(self) -> int:
+        """Return what the sides of a frame are multiples of."""
+        return 1 << (len(self.margins) - 1 + WHOLE_LEVELS)
 
     @property
     def rows(self) -> int:

@@ -31,9 +31,11 @@ class WindowSession:
 
     def run(self, inputs: Arrays) -> Arrays:
         """Fill images of one size, as `Session.run`."""
+        if not self._takes(inputs):
+            return self.whole.run(inputs)  # which says what is wrong with them
         images, holes = inputs[IMAGE], inputs[HOLE_MASK]
         chosen = [self._windows(hole) for hole in holes]
-        if not any(chosen) or inputs.keys() != {IMAGE, HOLE_MASK}:
+        if all(boxes is None for boxes in chosen):
             return self.whole.run(inputs)
         filled = images.copy()
         others = [index for index, boxes in enumerate(chosen) if boxes is None]
@@ -48,6 +50,18 @@ class WindowSession:
     def close(self) -> None:
         self.whole.close()
         self.windowed.close()
+
+    def _takes(self, inputs: Arrays) -> bool:
+        if inputs.keys() != {IMAGE, HOLE_MASK}:
+            return False
+        image, hole_mask = inputs[IMAGE], inputs[HOLE_MASK]
+        sides = hole_mask.shape[1:]
+        return (
+            {image.dtype, hole_mask.dtype} == {np.dtype(np.uint8)}
+            and image.shape == (*hole_mask.shape, 3)
+            and len(sides) == 2
+            and not any(side % self.rule.multiple for side in sides)
+        )
 
     def _windows(self, hole_mask: Bytes) -> list[Box] | None:
         """Return the boxes that get a window each; None: the whole frame is cheaper."""

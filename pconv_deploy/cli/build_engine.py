@@ -123,13 +123,12 @@ def build_engine(
             min=1, max=1024, help="CPU threads to tune for. Default: the runtime's choice."
         ),
     ] = None,
-    windows: Annotated[
-        bool | None,
+    no_windows: Annotated[
+        bool,
         typer.Option(
-            "--windows/--no-windows",
-            help="Add a second entry that computes only what the hole needs. Default: add it.",
+            "--no-windows", help="Leave out the second entry, which computes what the hole needs."
         ),
-    ] = None,
+    ] = False,
     overwrite: Overwrite = False,
     min_shapes: trt.MinShapes = None,
     opt_shapes: trt.OptShapes = None,
@@ -202,7 +201,7 @@ def build_engine(
         precision=precision or recorded.precision,
         calibration=calibration,
         tune=tuning if tune else recorded.tune,
-        windows=recorded.windows if windows is None else windows,
+        windows=recorded.windows and not no_windows,
         backend_options=trt.tensorrt_options(
             (min_shapes, opt_shapes, max_shapes),
             {

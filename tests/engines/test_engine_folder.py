@@ -49,7 +49,7 @@ def test_the_manifest_tells_the_whole_story(engine: Path, graph: Path) -> None:
     assert facts["precision"] == "fp32"
     assert facts["executed"].keys() == {"fp32"}
     assert facts["graph_sha256"] == sha256_of(graph)
-    assert facts["files"].keys() == {"model.onnx"}
+    assert facts["files"].keys() == {"model.onnx", "windows-model.onnx"}
     assert facts["files"]["model.onnx"]["sha256"] == sha256_of(engine / "model.onnx")
     assert len(facts["export_parity"]["cases"]) == 11
     assert len(facts["engine_parity"]["cases"]) == 11
@@ -383,7 +383,8 @@ def test_files_that_the_manifest_does_not_list(own: Path) -> None:
     with pytest.raises(EngineError, match=r"holds weights\.bin, unlike when it was built"):
         open_engine(own)
     (own / "weights.bin").unlink()
-    (own / "model.onnx").unlink()
+    for file in ("model.onnx", "windows-model.onnx"):
+        (own / file).unlink()
     edit_manifest(own, files={})
     with pytest.raises(EngineError, match="lists no files"):
         open_engine(own)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,10 +28,23 @@ from pconv_deploy.errors import EngineError
 from tests.cli.conftest import Run
 from tests.cli.conftest import run as run  # a fixture
 from tests.engines.test_engine_folder import edit_manifest
-from tests.engines.test_engine_folder import own as own  # a fixture
 from tests.explained import explained
 
 LATER = Runtime(package="onnxruntime", version="9.9.0")
+
+
+@pytest.fixture(scope="module")
+def engine(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With its first entry alone: tests/engines/windows proves the second."""
+    path = tmp_path_factory.mktemp("engine") / "tiny.engine"
+    build_engine(graph, path, BuildOptions(windows=False))
+    return path
+
+
+@pytest.fixture
+def own(engine: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return Path(shutil.copytree(engine, tmp_path / "own.engine"))
 
 
 @pytest.fixture

@@ -81,8 +81,8 @@ def fill(engine: Path) -> Arrays:
 @pytest.mark.parametrize(
     ("backend", "files"),
     [
-        ("onnxruntime", ["model.onnx"]),
-        ("openvino", ["model.xml", "model.bin"]),
+        ("onnxruntime", ["model.onnx", "windows-model.onnx"]),
+        ("openvino", ["model.xml", "model.bin", "windows-model.xml", "windows-model.bin"]),
         ("onnxruntime-cuda", ["model.onnx"]),
     ],
 )

@@ -32,7 +32,7 @@ from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.parity import Arrays, graph_inputs, parity_inputs
 
-OPENVINO = BuildOptions(backend="openvino")
+OPENVINO = BuildOptions(backend="openvino", windows=False)
 BF16 = BuildOptions(backend="openvino", precision="bf16")
 
 
