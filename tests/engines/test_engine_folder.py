@@ -59,7 +59,7 @@ def test_the_manifest_tells_the_whole_story(engine: Path, graph: Path) -> None:
     assert facts["command"] == ""  # a program built it
     assert facts["kept"].keys() == {"graph.onnx", "golden.png"}
     assert sha256_of(engine / "graph.onnx") == sha256_of(graph)
-    names = ["golden.png", "graph.onnx", "manifest.json", "model.onnx"]
+    names = ["golden.png", "graph.onnx", "manifest.json", "model.onnx", "windows-model.onnx"]
     assert sorted(p.name for p in engine.iterdir()) == names
 
 
