@@ -16,6 +16,7 @@ from torch import nn
 from pconv_deploy.checkpoints.native import save_checkpoint
 from pconv_deploy.contract import GraphContract, Normalisation, UNetConfig
 from pconv_deploy.engines.folder import build_engine
+from pconv_deploy.engines.windows import entry
 from pconv_deploy.export import checkpoint_to_onnx
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
 from pconv_deploy.export.target import ExportTarget
@@ -76,6 +77,15 @@ def _trace_each_checkpoint_once(traces: Traces) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint_to_onnx, "trace_target", shared)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _time_windows_briefly() -> Iterator[None]:
+    """No test depends on what windows were found to cost."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entry, "_MEASURED_AT", 64)
+        patch.setattr(entry, "_ROUNDS", 1)
         yield
 
 
