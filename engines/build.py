@@ -10,7 +10,7 @@ from pathlib import Path
 from pconv_deploy.engines import processor
 from pconv_deploy.engines.acceptance import Acceptance, accept, require_precision
 from pconv_deploy.engines.accepted_graph import read_accepted
-from pconv_deploy.engines.base import Backend, Built, Progress, files_just_built
+from pconv_deploy.engines.base import Backend, Built, Progress, RunOptions, files_just_built
 from pconv_deploy.engines.golden import GoldenCase
 from pconv_deploy.engines.int8.calibration import require_folders
 from pconv_deploy.engines.manifest import (
@@ -22,6 +22,7 @@ from pconv_deploy.engines.manifest import (
     Manifest,
     describe,
 )
+from pconv_deploy.engines.memory import measured_memory
 from pconv_deploy.engines.options import BuildOptions, refuse_precision
 from pconv_deploy.engines.prepared_graph import PreparedGraph, prepare
 from pconv_deploy.engines.rebuild import KeptEngine, refuse_to_lose
@@ -113,6 +114,13 @@ def build(wanted: Build, output: Path, folder: Path, command: str, progress: Pro
     if why is None:
         progress("comparing the engine with the graph")
         accepted = _accepted(wanted, prepared, folder, built, str(output))
+    memory = None
+    if accepted:
+        progress("measuring memory")
+        memory = measured_memory(
+            lambda: backend.open(files_just_built(folder), precision, RunOptions()),
+            exported.contract,
+        )
     windows: WindowEntry | str = NOT_ASKED_FOR
     if wanted.options.windows:
         first = FirstEntry(
@@ -147,6 +155,7 @@ def build(wanted: Build, output: Path, folder: Path, command: str, progress: Pro
         not_compared=why,
         windows=windows if isinstance(windows, WindowEntry) else None,
         no_windows=windows if isinstance(windows, str) else "",
+        memory=memory,
         engine=built,
         command=command,
         created=now(),

@@ -13,6 +13,7 @@ from pconv_deploy.engines.base import Built, Gpu, Runtime
 from pconv_deploy.engines.golden import Allowance
 from pconv_deploy.engines.int8.quantise import Quantisation
 from pconv_deploy.engines.lowering.forms import Arrangement
+from pconv_deploy.engines.memory import MemoryUse
 from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.engines.windows.entry import WindowEntry
@@ -73,6 +74,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     not_compared   why it has not; None: it has, or an older release did not write down why
     windows        its second entry, which computes only the windows that holes need
     no_windows     why it has none; empty: it has, or an older release did not write down why
+    memory         that its runs take; None: not known
     engine         what its backend said of it when it was built
     command        what was typed to build it; empty: a program built it
     created        ISO 8601, UTC
@@ -97,6 +99,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     not_compared: str | None = None
     windows: WindowEntry | None = None
     no_windows: str = ""
+    memory: MemoryUse | None = None
     engine: Built = Built()
     command: str
     created: str

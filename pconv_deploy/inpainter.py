@@ -33,8 +33,10 @@ from pconv_deploy.images.prepared import (
     prepared,
     require_same_size,
 )
+from pconv_deploy.regions import RegionOptions, Regions, cut, put_together
 
-__all__ = ["Inpainter", "Prepared", "finish"]
+__all__ = ["Inpainter", "Prepared", "RegionOptions", "finish"]
+DEFAULT_REGIONS = RegionOptions()
 _MAX_THREADS = 1024
 _log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class Inpainter:
         session: Session,
         manifest: Manifest | None = None,
         streams: int = 1,
+        regions: RegionOptions = DEFAULT_REGIONS,
     ) -> None:
         if contract.kind != "deployment":
             raise EngineError(
@@ -65,11 +68,20 @@ class Inpainter:
         self.manifest = manifest
         self._session = session
         self._shapes = shapes_of(contract, manifest.engine.profiles if manifest else ())
+        memory = manifest.memory if manifest else None
+        self._regions = Regions(regions, memory, self._shapes, _trained_at(contract))
         self._streams = streams
         self._closed = False
 
     @classmethod
-    def load(cls, engine: str | Path, *, threads: int | None = None, streams: int = 1) -> Self:
+    def load(
+        cls,
+        engine: str | Path,
+        *,
+        threads: int | None = None,
+        streams: int = 1,
+        regions: RegionOptions = DEFAULT_REGIONS,
+    ) -> Self:
         """Open an engine folder.
 
         Args:
@@ -77,6 +89,7 @@ class Inpainter:
             threads: of one call; None lets the runtime use all cores.
             streams: calls that may run at once, in OpenVINO and TensorRT; more of them wait.
                 ONNX Runtime lets none wait.
+            regions: how much of a photo the network sees.
 
         Raises:
             EngineError: not an engine, changed after it was built, not made for images, or one that
@@ -91,7 +104,7 @@ class Inpainter:
         options = RunOptions(threads=threads, streams=streams)
         manifest, session = open_engine(Path(engine), options)
         try:
-            return cls(manifest.contract, session, manifest, streams)
+            return cls(manifest.contract, session, manifest, streams, regions)
         except EngineError:
             session.close()
             raise
@@ -276,7 +289,8 @@ class Inpainter:
         self, pixels: Pixels, hole: Hole, mask: MaskReading, *, opaque: bool = False
     ) -> Prepared:
         """Do as `prepare`, with a hole (H, W) read from `mask`, and perhaps turned or grown."""
-        return prepared(pixels, hole, mask, self._shapes.padded(*hole.shape), opaque=opaque)
+        padded, crops = self._shapes.padded(*hole.shape), self._regions.crops(hole)
+        return prepared(pixels, hole, mask, padded, crops, opaque=opaque)
 
     def padded_size(self, height: int, width: int) -> Size:
         """The (height, width) that an image of this size is padded to.
@@ -291,9 +305,27 @@ class Inpainter:
 
         They are as many runs as the engine needs for them.
         """
+        whole = [item for item in prepared if not item.crops]
+        filled = iter(self._run(whole))
+        return [self._run_crops(item) if item.crops else next(filled) for item in prepared]
+
+    def _run_crops(self, item: Prepared) -> Bytes:
+        parts = []
+        for box in item.crops:
+            top, left, bottom, right = box
+            parts.append(cut(item, box, self._shapes.padded(bottom - top, right - left)))
+        by_size: dict[Size, list[Prepared]] = {}
+        for part in parts:
+            by_size.setdefault(part.padded_size, []).append(part)
+        filled = {size: iter(self._run(alike)) for size, alike in by_size.items()}
+        return put_together(item, [next(filled[part.padded_size]) for part in parts])
+
+    def _run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
         results, start = list[Bytes](), 0
         while start < len(prepared):
-            count = self._shapes.batch(prepared[start].padded_size, len(prepared) - start)
+            size = prepared[start].padded_size
+            most = min(len(prepared) - start, self._regions.at_once(size))
+            count = self._shapes.batch(size, most)
             batch = list(prepared[start : start + count])
             start += count
             padded = batch + batch[-1:] * (count - len(batch))  # where it takes no fewer
@@ -305,6 +337,12 @@ class Inpainter:
             )
             results.extend(filled_images(outputs, padded)[: len(batch)])
         return results
+
+
+def _trained_at(contract: GraphContract) -> int | None:
+    """Return the side of the images that a network was trained at, if its checkpoint tells."""
+    side = contract.source.training.get("size")
+    return side if isinstance(side, int) and side > 0 else None
 
 
 def _is_count(value: Any, most: int | None = None) -> bool:

@@ -15,6 +15,7 @@ from torch import nn
 
 from pconv_deploy.checkpoints.native import save_checkpoint
 from pconv_deploy.contract import GraphContract, Normalisation, UNetConfig
+from pconv_deploy.engines import memory
 from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.engines.windows import entry
 from pconv_deploy.export import checkpoint_to_onnx
@@ -81,11 +82,12 @@ def _trace_each_checkpoint_once(traces: Traces) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _time_windows_briefly() -> Iterator[None]:
-    """No test depends on what windows were found to cost."""
+def _measure_engines_briefly() -> Iterator[None]:
+    """No test depends on what runs were found to take."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entry, "_MEASURED_AT", 64)
         patch.setattr(entry, "_ROUNDS", 1)
+        patch.setattr(memory, "_SIDES", (64, 320))
         yield
 
 

@@ -19,11 +19,11 @@ from pconv_deploy.engines.base import (
     files_just_built,
 )
 from pconv_deploy.engines.golden import Allowance, GoldenCase, difference
-from pconv_deploy.engines.windows.boxes import Box, Size
 from pconv_deploy.engines.windows.plan import WindowCosts, WindowRule
 from pconv_deploy.engines.windows.session import Bytes, WindowSession
 from pconv_deploy.errors import EngineError
 from pconv_deploy.files import scratch_folder
+from pconv_deploy.images.boxes import Box, Size
 from pconv_deploy.parity import Precision
 from pconv_deploy.timing import Contender, milliseconds, take_turns
 

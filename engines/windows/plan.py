@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pconv_deploy.engines.windows.boxes import Box, Size, merged
+from pconv_deploy.images.boxes import Box, Size, merged
 
 WINDOWS = "windows"  # the input of the second entry
 WHOLE_LEVELS = 2  # the deepest ones: their windows would be nearly the frame

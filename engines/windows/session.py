@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
 from pconv_deploy.engines.base import Session
-from pconv_deploy.engines.windows.boxes import Box, hole_boxes
 from pconv_deploy.engines.windows.plan import WINDOWS, WindowCosts, WindowRule, common_size
+from pconv_deploy.images.boxes import Box, hole_boxes
 from pconv_deploy.parity import Arrays
 
 Bytes = NDArray[np.uint8]

@@ -15,7 +15,14 @@ from pconv_deploy.cli.mask_options import (
     MaskThreshold,
     mask_rule,
 )
-from pconv_deploy.cli.options import Batch, MaxMegapixels, Overwrite
+from pconv_deploy.cli.options import (
+    Batch,
+    Context,
+    MaxMemory,
+    Overwrite,
+    PhotoMegapixels,
+    RegionOption,
+)
 from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 
 if TYPE_CHECKING:
@@ -131,7 +138,10 @@ def infer(
             help="CPU threads per inference. Default: all cores, divided by --at-once.",
         ),
     ] = None,
-    max_megapixels: MaxMegapixels = 8.4,
+    region: RegionOption = "auto",
+    context: Context = None,
+    max_memory: MaxMemory = None,
+    max_megapixels: PhotoMegapixels = 25,
 ) -> None:
     """Fill the holes of images, one or a folder of them.
 
@@ -147,6 +157,7 @@ def infer(
         from pconv_deploy.commands.jobs import plan_jobs, settle_existing
         from pconv_deploy.images.writing import Encoding
         from pconv_deploy.inpainter import Inpainter
+        from pconv_deploy.regions import RegionOptions
 
     silence_pillow()
     suffix = None if image_format is Format.SAME else f".{image_format or Format.PNG}"
@@ -173,7 +184,10 @@ def infer(
     )
     if threads is None and at_once > 1:
         threads = max(1, len(os.sched_getaffinity(0)) // at_once)
-    with Inpainter.load(engine, threads=threads, streams=at_once) as inpainter:
+    regions = RegionOptions(
+        region=region, context=context, max_memory=max_memory and max_memory << 20
+    )
+    with Inpainter.load(engine, threads=threads, streams=at_once, regions=regions) as inpainter:
         again = "--overwrite" if overwrite else "--resume"
         outcomes = _fill_with_progress(inpainter, waiting, options, again)
     _summarise(jobs, outcomes, output)

@@ -18,6 +18,7 @@ from pconv_deploy.engines.manifest import (
     read_manifest,
     rebuild,
 )
+from pconv_deploy.engines.memory import MemoryUse
 from pconv_deploy.engines.proof import describe_proofs
 from pconv_deploy.engines.registry import BACKENDS
 from pconv_deploy.engines.tuning import Tuning
@@ -75,6 +76,7 @@ def _engine_facts(folder: Path) -> Facts:
         "form of graph": manifest.arrangement.describe() if manifest.arrangement else "its own",
         **({"tuning": _trials(manifest.tuning)} if manifest.tuning else {}),
         "windows": describe_windows(manifest.windows, manifest.no_windows),
+        **({"memory": _memory(manifest.memory)} if manifest.memory else {}),
         "created": manifest.created,
         "files are": _state(folder, manifest),
         "rebuild": rebuild(manifest, folder),
@@ -88,6 +90,12 @@ def _engine_facts(folder: Path) -> Facts:
         "engine parity": describe_parity(manifest),
         "export parity": manifest.export_parity.describe() if manifest.export_parity else "none",
     }
+
+
+def _memory(memory: MemoryUse) -> str:
+    """What a run takes beside the engine, measured when it was built."""
+    fixed, per_megapixel = (count / 2**20 for count in (memory.fixed, memory.per_pixel * 1e6))
+    return f"a run takes {fixed:.0f} MiB and {per_megapixel:.0f} MiB for each megapixel"
 
 
 def _kept(folder: Path, manifest: Manifest) -> dict[str, str] | str:

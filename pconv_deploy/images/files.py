@@ -32,7 +32,7 @@ Convertible = Literal["cmyk", "16-bit"]
 
 # In the info of an image: how many more its file holds, which are not kept.
 FURTHER_PICTURES = "further_pictures"
-DEFAULT_MAX_PIXELS = 8_400_000
+DEFAULT_MAX_PIXELS = 25_000_000
 # Measured with ONNX Runtime in fp32, see docs/measurements.md.
 _GIB_PER_MEGAPIXEL = 1.1
 # EXIF tags that speak of the picture: description, make, model, orientation, software, date,

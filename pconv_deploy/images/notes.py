@@ -1,11 +1,13 @@
 """Notes on images and masks that can be filled but are probably mistakes."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from pconv_deploy.images.arrays import Bytes, Hole, Pixels
+from pconv_deploy.images.boxes import Box, Size
 from pconv_deploy.images.hole_rule import MaskReading
 
 # Beyond these shares of the image a hole is rarely meant; the paper's holes end at 60 %.
@@ -122,3 +124,15 @@ def _where_else(mask: MaskReading) -> str:
 def _percent(share: float) -> str:
     # Never rounded to 0 or 100.
     return f"{100 * share:.2g}%" if share < 0.01 else f"{min(100 * share, 99 + (share == 1)):.0f}%"
+
+
+def notes_on_crops(crops: Sequence[Box], size: Size) -> list[Note]:
+    """Say that the network sees only parts of a photo, if so; size: its height and width."""
+    if not crops:
+        return []
+    parts = ", ".join(f"{right - left}x{bottom - top}" for top, left, bottom, right in crops)
+    text = (
+        f"the network saw {parts} of {size[1]}x{size[0]} pixels, not the whole photo, which it "
+        "fills otherwise; see --region"
+    )
+    return [Note("crops", text)]

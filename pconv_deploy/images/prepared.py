@@ -19,8 +19,15 @@ from pconv_deploy.images.arrays import (
     to_rgb8,
     with_hole_filled,
 )
+from pconv_deploy.images.boxes import Box, Size
 from pconv_deploy.images.hole_rule import MaskConvention, MaskReading
-from pconv_deploy.images.notes import Note, looks_swapped, notes_on_alpha, notes_on_mask
+from pconv_deploy.images.notes import (
+    Note,
+    looks_swapped,
+    notes_on_alpha,
+    notes_on_crops,
+    notes_on_mask,
+)
 
 ImageLike = Image.Image | NDArray[Any]
 
@@ -43,6 +50,7 @@ class Prepared:
     hole_mask  (H', W') uint8, 255 in the hole; the padding is hole
     mask       what the hole was read from
     opaque     filled pixels lose their transparency
+    crops      parts of it that the network sees, each by itself; none: all of it
     """
 
     pixels: Pixels
@@ -51,9 +59,10 @@ class Prepared:
     hole_mask: Bytes
     mask: MaskReading | None = None
     opaque: bool = False
+    crops: tuple[Box, ...] = ()
 
     @property
-    def padded_size(self) -> tuple[int, int]:
+    def padded_size(self) -> Size:
         height, width = self.hole_mask.shape
         return height, width
 
@@ -63,11 +72,18 @@ class Prepared:
         height, width = self.hole.shape
         image = self.image[:height, :width]
         notes = notes_on_mask(self.hole, self.mask, image) if self.mask else []
+        notes += notes_on_crops(self.crops, (height, width))
         return notes + ([] if self.opaque else notes_on_alpha(self.hole, self.pixels))
 
 
 def prepared(
-    pixels: Pixels, hole: Hole, mask: MaskReading, padded: tuple[int, int], *, opaque: bool = False
+    pixels: Pixels,
+    hole: Hole,
+    mask: MaskReading,
+    padded: Size,
+    crops: tuple[Box, ...] = (),
+    *,
+    opaque: bool = False,
 ) -> Prepared:
     """Make an image (H, W, C) and its hole (H, W) ready for an engine that takes `padded`.
 
@@ -89,7 +105,7 @@ def prepared(
     if below or right:
         rgb = np.pad(rgb, ((0, below), (0, right), (0, 0)))
         hole_mask = np.pad(hole_mask, ((0, below), (0, right)), constant_values=255)
-    return Prepared(pixels, hole, rgb, hole_mask, mask, opaque)
+    return Prepared(pixels, hole, rgb, hole_mask, mask, opaque, crops)
 
 
 def require_same_size(hole: Hole, image: ImageLike, hole_mask: Any) -> None:

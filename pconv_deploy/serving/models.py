@@ -133,7 +133,9 @@ def load_models(
             name: engine
             if isinstance(engine, Inpainter)
             else opened.enter_context(
-                Inpainter.load(engine, threads=threads, streams=options.instances)
+                Inpainter.load(
+                    engine, threads=threads, streams=options.instances, regions=options.regions
+                )
             )
             for name, engine in engines.items()
         }

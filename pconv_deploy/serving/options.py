@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from pconv_deploy.errors import UsageError
 from pconv_deploy.images.files import DEFAULT_MAX_PIXELS
+from pconv_deploy.inpainter import DEFAULT_REGIONS
+from pconv_deploy.regions import RegionOptions
 
 MIB = 1 << 20
 
@@ -20,6 +22,7 @@ class ServingOptions:
     instances           runs of each engine at the same time
     threads             CPU threads of one run; None: all cores, divided by `instances`
     max_pixels          larger pictures are refused before they are decoded
+    regions             how much of a photo the network sees
     max_body_bytes      of a request; longer ones are answered 413
     api_keys            one of them must come with a request; empty: none is needed
     """
@@ -30,6 +33,7 @@ class ServingOptions:
     instances: int = 1
     threads: int | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
+    regions: RegionOptions = DEFAULT_REGIONS
     max_body_bytes: int = 64 * MIB
     api_keys: tuple[str, ...] = ()
 

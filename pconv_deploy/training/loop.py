@@ -66,7 +66,11 @@ def train(
         raise InputError(failure)  # before the folder is created
     validation = validation_batch(config.data, config.seed)
     trainer = Trainer(config, fabric, vgg)
-    facts: dict[str, JsonScalar] = {"pictures": len(samples.pictures), "seed": config.seed}
+    facts: dict[str, JsonScalar] = {
+        "pictures": len(samples.pictures),
+        "seed": config.seed,
+        "size": config.data.size,
+    }
     recorder = Recorder(trainer, run, validation, facts)
     with run.claimed(resume=resume) if fabric.is_global_zero else nullcontext():
         if resume:

@@ -59,3 +59,16 @@ def test_several_masks_fail_one_photo_alone(
     assert "no photo for 1 mask" in result.err
     assert "m/z.png" in result.err
     assert done(files / "out") == ["b.png"]
+
+
+def test_parts_of_a_photo_are_noted(run: Run, engine: Path, files: Path, photo: Photo) -> None:
+    large, hole_mask = photo(400, 600), np.zeros((400, 600), np.uint8)
+    hole_mask[10:40, 20:50] = 255
+    for name, array in (("large.png", large), ("hole.png", hole_mask)):
+        Image.fromarray(array).save(files / name)
+    task = ("infer", engine, files / "large.png", files / "hole.png", "-o", files / "x.png")
+    result = run(*task, "--region", "crop", "--context", 16)
+    assert result.code == 0
+    assert "the network saw 128x128 of 600x400 pixels, not the whole photo" in result.err
+    filled = np.asarray(Image.open(files / "x.png"))
+    np.testing.assert_array_equal(filled[hole_mask == 0], large[hole_mask == 0])

@@ -71,7 +71,7 @@ def test_a_run_leaves_a_network_that_exports(small: Make, photos: Path, tmp_path
     network = train(small(f"data.validation={tmp_path / 'held-out'}"), run)
     assert network == run / "network.safetensors"
     stored = load_checkpoint(network)
-    assert stored.source.training == {"steps": 8, "pictures": 6, "seed": 0}
+    assert stored.source.training == {"steps": 8, "pictures": 6, "seed": 0, "size": 16}
     assert list(RunFolder(run).checkpoints()) == [3, 6, 8]
     history = RunFolder(run).history()
     assert [line["step"] for line in history] == [2, 4, 6, 8]

@@ -11,12 +11,12 @@ from onnx import helper
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
 from pconv_deploy.engines.lowering.arrangement import arranged
 from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
-from pconv_deploy.engines.windows.boxes import Box
 from pconv_deploy.engines.windows.graph import windowed
 from pconv_deploy.engines.windows.grids import WindowError
 from pconv_deploy.engines.windows.plan import WINDOWS, WindowRule, common_size
 from pconv_deploy.graphs.file import ExportedGraph, inlined, read_graph
 from pconv_deploy.graphs.run import model_run
+from pconv_deploy.images.boxes import Box
 from pconv_deploy.parity import Run
 
 FRAME = (160, 208)  # windows are 32 pixels at least

@@ -1,4 +1,4 @@
-"""The parts of a hole: boxes far enough from each other to be windows of their own."""
+"""The parts of a hole: boxes that are far from each other."""
 
 from itertools import combinations
 
@@ -54,11 +54,12 @@ def _tight(hole: NDArray[np.bool_], cells: Box, cell: int) -> Box:
 def merged(boxes: list[Box]) -> list[Box]:
     """Replace the two boxes that waste least by the box that holds both."""
     pairs = combinations(boxes, 2)
-    one, other = min(pairs, key=lambda pair: _area(_around(*pair)) - sum(map(_area, pair)))
-    return [*(box for box in boxes if box not in (one, other)), _around(one, other)]
+    one, other = min(pairs, key=lambda pair: _area(around(*pair)) - sum(map(_area, pair)))
+    return [*(box for box in boxes if box not in (one, other)), around(one, other)]
 
 
-def _around(one: Box, other: Box) -> Box:
+def around(one: Box, other: Box) -> Box:
+    """Return the box that holds both."""
     return (
         min(one[0], other[0]),
         min(one[1], other[1]),

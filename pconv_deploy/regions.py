@@ -1,0 +1,143 @@
+"""How much of a photo the network sees: all of it, or a part around each of its holes.
+
+The whole photo is the exact result, and takes memory by its pixels. In parts the network sees less
+of what is around a hole, so it fills the hole otherwise; notes say so.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pconv_deploy.engines.memory import MemoryUse, free_memory
+from pconv_deploy.engines.shapes import Shapes, Size
+from pconv_deploy.errors import PictureSizeError, UsageError
+from pconv_deploy.images.arrays import Bytes, Hole
+from pconv_deploy.images.boxes import Box
+from pconv_deploy.images.crops import crops_around
+from pconv_deploy.images.prepared import Prepared
+
+Region = Literal["auto", "exact", "crop"]
+REGIONS: tuple[Region, ...] = ("auto", "exact", "crop")
+DEFAULT_CONTEXT = 512  # pixels, where nobody knows what a network was trained at
+_LEAST_CONTEXT = 16
+_STEP = 128  # crops of equal size share a run
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionOptions:
+    """How much of a photo the network sees.
+
+    region      "exact": all of it; "crop": a part around each hole; "auto": all of it where its
+                memory is estimated to suffice, else parts
+    context     pixels around a hole that such a part holds, from 16; None: the side that the
+                network was trained at, or 512
+    max_memory  bytes that one run may take; None: half of what is free when the engine is loaded
+    """
+
+    region: Region = "auto"
+    context: int | None = None
+    max_memory: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.region not in REGIONS:
+            raise UsageError(f"found region={self.region!r}; needed {', '.join(REGIONS)}")
+        if self.context is not None and self.context < _LEAST_CONTEXT:
+            raise UsageError(f"found context={self.context}; needed at least {_LEAST_CONTEXT}")
+        if self.max_memory is not None and self.max_memory < 1:
+            raise UsageError(f"found max_memory={self.max_memory}; needed a number of bytes")
+
+
+class Regions:
+    """Chooses for each photo what of it the network sees.
+
+    Args:
+        options: what was asked for.
+        memory: that a run of the engine takes; None: not known, so every photo is taken whole.
+        shapes: that the engine takes.
+        trained_at: side of the images the network was trained at; None: not known.
+    """
+
+    def __init__(
+        self,
+        options: RegionOptions,
+        memory: MemoryUse | None,
+        shapes: Shapes,
+        trained_at: int | None,
+    ) -> None:
+        self._options, self._memory, self._shapes = options, memory, shapes
+        self._context = options.context or trained_at or DEFAULT_CONTEXT
+        free = free_memory()
+        self._limit = options.max_memory or (free // 2 if free else None)
+
+    def crops(self, hole: Hole) -> tuple[Box, ...]:
+        """Return the parts of a photo that the network is to see; none: all of it.
+
+        Raises:
+            PictureSizeError: what it is to see takes more memory than it may.
+        """
+        size = (hole.shape[0], hole.shape[1])
+        whole = self._takes(size)
+        fits = self._limit is None or whole <= self._limit
+        if self._options.region != "crop" and fits:
+            return ()
+        if self._options.region == "exact":
+            raise PictureSizeError(
+                f"the whole photo of {size[1]}x{size[0]} takes about {_gib(whole)}, more than "
+                f"{self._named_limit()}; fill it in parts with --region crop, or see --max-memory"
+            )
+        step = math.lcm(_STEP, self._shapes.multiple)
+        crops = tuple(crops_around(hole, self._context, step))
+        if crops in ((), ((0, 0, *size),)) and fits:
+            return ()
+        largest = max((bottom - top, right - left) for top, left, bottom, right in crops)
+        if self._limit is not None and self._takes(largest) > self._limit:
+            raise PictureSizeError(
+                f"a part of {largest[1]}x{largest[0]} around the hole takes about "
+                f"{_gib(self._takes(largest))}, more than {self._named_limit()}; see --context and "
+                "--max-memory"
+            )
+        return crops
+
+    def at_once(self, size: Size) -> int:
+        """Return how many images of a size one run may take."""
+        if self._limit is None or not self._takes(size):
+            return 1 << 20
+        return max(1, self._limit // self._takes(size))
+
+    def _takes(self, size: Size) -> int:
+        return self._memory.of(math.prod(self._shapes.padded(*size))) if self._memory else 0
+
+    def _named_limit(self) -> str:
+        assert self._limit is not None
+        what = "--max-memory" if self._options.max_memory else "half of the free memory"
+        return f"{what}, {_gib(self._limit)}"
+
+
+def cut(item: Prepared, box: Box, padded: Size) -> Prepared:
+    """Return a part of a photo as one of its own, padded to what the engine takes."""
+    top, left, bottom, right = box
+    below, beside = padded[0] - (bottom - top), padded[1] - (right - left)
+    image, hole = item.image[top:bottom, left:right], item.hole[top:bottom, left:right]
+    hole_mask = item.hole_mask[top:bottom, left:right]
+    return Prepared(
+        item.pixels[top:bottom, left:right],
+        hole,
+        np.pad(image, ((0, below), (0, beside), (0, 0))),
+        np.pad(hole_mask, ((0, below), (0, beside)), constant_values=255),
+    )
+
+
+def put_together(item: Prepared, parts: Sequence[Bytes]) -> Bytes:
+    """Return the whole photo (H', W', 3) with the holes of its parts filled."""
+    filled = item.image.copy()
+    for (top, left, bottom, right), part in zip(item.crops, parts, strict=True):
+        hole = item.hole[top:bottom, left:right]
+        filled[top:bottom, left:right][hole] = part[: bottom - top, : right - left][hole]
+    return filled
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
