@@ -115,7 +115,7 @@ def build(wanted: Build, output: Path, folder: Path, command: str, progress: Pro
         progress("comparing the engine with the graph")
         accepted = _accepted(wanted, prepared, folder, built, str(output))
     memory = None
-    if accepted:
+    if accepted and backend.traits.device == "cpu":
         progress("measuring memory")
         memory = measured_memory(
             lambda: backend.open(files_just_built(folder), precision, RunOptions()),

@@ -198,11 +198,13 @@ class Inpainter:
             raise UsageError(f"found batch={batch!r}; needed a whole number from 1")
         for height, width in wanted:
             padded = self._shapes.padded(height, width)
-            image, hole_mask = np.zeros((*padded, 3), np.uint8), np.full(padded, 255, np.uint8)
-            hole_mask[0, 0] = 0
-            blank = np.zeros((height, width, 3), np.uint8)
-            for _ in range(self._streams):
-                self.run([Prepared(blank, hole_mask != 0, image, hole_mask)] * batch)
+            image, blank = np.zeros((*padded, 3), np.uint8), np.zeros((height, width, 3), np.uint8)
+            large, small = np.full(padded, 255, np.uint8), np.zeros(padded, np.uint8)
+            large[0, 0], small[-1, -1] = 0, 255
+            windows = self.manifest is not None and self.manifest.windows is not None
+            for hole_mask in (large, small) if windows else (large,):
+                for _ in range(self._streams):
+                    self.run([Prepared(blank, hole_mask != 0, image, hole_mask)] * batch)
 
     def fill_on_device(
         self, image: Any, hole_mask: Any, *, stream: Any = None, filled: Any = None

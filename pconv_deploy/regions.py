@@ -50,6 +50,9 @@ class RegionOptions:
             raise UsageError(f"found max_memory={self.max_memory}; needed a number of bytes")
 
 
+WHOLE = RegionOptions(region="exact", max_memory=1 << 62)  # whatever memory it takes
+
+
 class Regions:
     """Chooses for each photo what of it the network sees.
 

@@ -33,6 +33,7 @@ from pconv_deploy.errors import UsageError
 from pconv_deploy.images.arrays import like
 from pconv_deploy.images.writing import encode_image
 from pconv_deploy.inpainter import Inpainter, finish
+from pconv_deploy.regions import WHOLE
 from pconv_deploy.timing import Contender, Ratio, milliseconds, take_turns
 
 STAGES = ("decode", "pre", "infer", "post", "encode")
@@ -137,7 +138,7 @@ def bench(
         raise UsageError("pass at least one engine, each only once")
     with contextlib.ExitStack() as stack:
         opened = {
-            path: stack.enter_context(Inpainter.load(path, threads=options.threads))
+            path: stack.enter_context(Inpainter.load(path, threads=options.threads, regions=WHOLE))
             for path in engines
         }
         facts = engine_facts(opened)

@@ -22,6 +22,7 @@ from pconv_deploy.file_types import is_graph
 from pconv_deploy.files import sha256_of
 from pconv_deploy.images.arrays import Bytes, Hole
 from pconv_deploy.inpainter import Inpainter
+from pconv_deploy.regions import WHOLE
 
 # image (H, W, 3) uint8, hole (H, W) of booleans -> (H, W, 3) uint8; only the hole is used.
 Fill = Callable[[Bytes, Hole], Bytes]
@@ -127,7 +128,7 @@ def open_method(spec: MethodSpec, threads: int | None = None) -> Method:
         PConvError: the checkpoint, the engine or a package it needs cannot be used.
     """
     if spec.kind == "engine":
-        inpainter = Inpainter.load(spec.source, threads=threads)
+        inpainter = Inpainter.load(spec.source, threads=threads, regions=WHOLE)
         _require_unchanged(spec, sha256_of(Path(spec.source, MANIFEST)))
         return Method(inpainter, inpainter.close)
     if spec.kind == "checkpoint":
