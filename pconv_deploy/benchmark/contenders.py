@@ -140,8 +140,12 @@ def torch_fill(
     threads: int | None,
     contract: GraphContract | None = None,
     weights_key: str | None = None,
+    *,
+    autocast: bool = False,
 ) -> Fill:
     """Give the same function by a network in PyTorch, compositing included.
+
+    autocast: convolutions in bf16, channels last, as PyTorch itself offers to be faster.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -173,10 +177,13 @@ def torch_fill(
         )
     form = literal_network if formulation == "literal" else for_inference
     graph = DeploymentGraph(form(checkpoint.model), checkpoint.normalisation).eval()
+    if autocast:
+        graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def fill(image: NDArray[np.uint8], hole_mask: NDArray[np.uint8]) -> Any:
-        filled, _raw = graph(torch.from_numpy(image), torch.from_numpy(hole_mask))
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            filled, _raw = graph(torch.from_numpy(image), torch.from_numpy(hole_mask))
         return filled.numpy()
 
     return fill

@@ -21,7 +21,7 @@ import typer
 
 from pconv_deploy.assets.network import copy_network
 from pconv_deploy.assets.photos import sample_photo
-from pconv_deploy.benchmark.contenders import REFERENCE
+from pconv_deploy.benchmark.contenders import REFERENCE, torch_fill
 from pconv_deploy.benchmark.report import table, write_report
 from pconv_deploy.benchmark.run import BenchOptions, BenchResult, bench
 from pconv_deploy.benchmark.suite_engines import build_engines, write_crops
@@ -49,6 +49,7 @@ class Setting(NamedTuple):
         return f"batch {self.batch}, {self.size[0]}x{self.size[1]}, {hole}"
 
 
+AUTOCAST = "PyTorch bf16 autocast, channels last, literal"
 _USUAL, _PHOTO = (512, 512), (1536, 2048)
 FULL_SIZE = (
     Setting(1, _USUAL, 7),
@@ -156,7 +157,8 @@ def _timed(
     options = BenchOptions(
         batch=batch, size=size, hole=hole, rounds=rounds, warm_up=1, memory=memory
     )
-    return bench(engines, against=checkpoint, photo=sample_photo(), options=options)
+    others = {AUTOCAST: torch_fill(checkpoint, "literal", None, autocast=True)}
+    return bench(engines, against=checkpoint, others=others, photo=sample_photo(), options=options)
 
 
 def convolution_ceiling(rounds: int = 15) -> float:
