@@ -1,6 +1,6 @@
 """The protocol between us and a runtime: what one must do to be a backend."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ import msgspec
 
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.lowering.forms import Arrangement
-from pconv_deploy.engines.shapes import Profile
+from pconv_deploy.engines.shapes import Profile, Size
 from pconv_deploy.parity import Arithmetic, Arrays, Precision
 
 Progress = Callable[[str], None]
@@ -107,6 +107,19 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free what the runtime holds; no `run` may follow."""
+        ...
+
+
+@runtime_checkable
+class WindowedSession(Session, Protocol):
+    """A session that can leave out what nobody wants of a frame."""
+
+    def run_within(self, inputs: Arrays, sizes: Sequence[Size]) -> Arrays:
+        """Do as `run`, for padded images: what is beyond (height, width) of each may be anything.
+
+        Raises:
+            EngineError: as `run`.
+        """
         ...
 
 

@@ -12,10 +12,11 @@ import os
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from pconv_deploy.engines.base import DeviceArrays, DeviceSession, Session
+from pconv_deploy.engines.base import DeviceArrays, DeviceSession, Session, WindowedSession
+from pconv_deploy.engines.shapes import Size
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.parity import Arrays
 
@@ -95,6 +96,12 @@ class _Loaded:
     def run(self, inputs: Arrays) -> Arrays:
         with self.session() as session:
             outputs: Arrays = session.run(inputs)
+            return outputs
+
+    def run_within(self, inputs: Arrays, sizes: Sequence[Size]) -> Arrays:
+        with self.session() as session:
+            windowed = isinstance(session, WindowedSession)
+            outputs: Arrays = session.run_within(inputs, sizes) if windowed else session.run(inputs)
             return outputs
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, GraphContract
-from pconv_deploy.engines.base import DeviceSession, RunOptions, Session
+from pconv_deploy.engines.base import DeviceSession, RunOptions, Session, WindowedSession
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import Manifest
 from pconv_deploy.engines.shapes import Size, shapes_of
@@ -331,12 +331,15 @@ class Inpainter:
             batch = list(prepared[start : start + count])
             start += count
             padded = batch + batch[-1:] * (count - len(batch))  # where it takes no fewer
-            outputs = self._session.run(
-                {
-                    IMAGE: np.stack([item.image for item in padded]),
-                    HOLE_MASK: np.stack([item.hole_mask for item in padded]),
-                }
-            )
+            inputs = {
+                IMAGE: np.stack([item.image for item in padded]),
+                HOLE_MASK: np.stack([item.hole_mask for item in padded]),
+            }
+            if isinstance(self._session, WindowedSession):
+                sizes = [(item.hole.shape[0], item.hole.shape[1]) for item in padded]
+                outputs = self._session.run_within(inputs, sizes)
+            else:
+                outputs = self._session.run(inputs)
             results.extend(filled_images(outputs, padded)[: len(batch)])
         return results
 

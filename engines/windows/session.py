@@ -1,5 +1,6 @@
 """An engine with two entries: for each image, the cheaper one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
 from pconv_deploy.engines.base import Session
 from pconv_deploy.engines.windows.plan import WINDOWS, WindowCosts, WindowRule, common_size
-from pconv_deploy.images.boxes import Box, hole_boxes
+from pconv_deploy.images.boxes import Box, Size, hole_boxes
 from pconv_deploy.parity import Arrays
 
 Bytes = NDArray[np.uint8]
@@ -31,10 +32,18 @@ class WindowSession:
 
     def run(self, inputs: Arrays) -> Arrays:
         """Fill images of one size, as `Session.run`."""
+        return self._run(inputs, None)
+
+    def run_within(self, inputs: Arrays, sizes: Sequence[Size]) -> Arrays:
+        """Fill padded images, as `WindowedSession.run_within`."""
+        return self._run(inputs, sizes)
+
+    def _run(self, inputs: Arrays, sizes: Sequence[Size] | None) -> Arrays:
         if not self._takes(inputs):
             return self.whole.run(inputs)  # which says what is wrong with them
         images, holes = inputs[IMAGE], inputs[HOLE_MASK]
-        chosen = [self._windows(hole) for hole in holes]
+        sizes = sizes or [holes.shape[1:]] * len(holes)
+        chosen = [self._windows(hole, size) for hole, size in zip(holes, sizes, strict=True)]
         if all(boxes is None for boxes in chosen):
             return self.whole.run(inputs)
         filled = images.copy()
@@ -63,10 +72,10 @@ class WindowSession:
             and not any(side % self.rule.multiple for side in sides)
         )
 
-    def _windows(self, hole_mask: Bytes) -> list[Box] | None:
+    def _windows(self, hole_mask: Bytes, size: Size) -> list[Box] | None:
         """Return the boxes that get a window each; None: the whole frame is cheaper."""
         height, width = hole_mask.shape
-        boxes = hole_boxes(hole_mask != 0)
+        boxes = hole_boxes(hole_mask[: size[0], : size[1]] != 0)
         costs = self.costs or WindowCosts(whole=np.inf, encoder=0, decoder=1)
         return costs.cheapest(boxes, (height, width), self.rule) if boxes else []
 

@@ -19,6 +19,7 @@ from pconv_deploy.engines.windows.entry import describe_windows
 from pconv_deploy.engines.windows.plan import WindowCosts
 from pconv_deploy.engines.windows.session import WindowSession
 from pconv_deploy.errors import EngineError
+from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.parity import Arrays
 
 FRAME = (192, 208)
@@ -104,6 +105,28 @@ def test_known_pixels_of_a_window_stay_as_they_are(session: WindowSession) -> No
     task[HOLE_MASK][0, 55:60, 70:80] = 0
     known = task[HOLE_MASK] == 0
     np.testing.assert_array_equal(session.run(task)[FILLED][known], task[IMAGE][known])
+
+
+def test_the_padding_of_an_image_is_not_filled(session: WindowSession) -> None:
+    task = inputs((50, 60, 70, 90))
+    task[HOLE_MASK][0, 170:] = task[HOLE_MASK][0, :, 190:] = 255
+    filled = session.run_within(task, [(170, 190)])[FILLED]
+    assert calls(session) == (0, 1)
+    wanted = session.whole.run(task)[FILLED]
+    np.testing.assert_allclose(filled[0, :170, :190], wanted[0, :170, :190], atol=1)
+
+
+def test_an_image_is_filled_in_windows_whatever_its_size(
+    windows_engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padding is hole for the network, and would make every photo's hole a large one."""
+    monkeypatch.setattr(WindowCosts, "cheapest", lambda _self, boxes, *_: seen.append(boxes))
+    seen: list[Any] = []
+    hole_mask = np.zeros((101, 93), np.uint8)
+    hole_mask[50:60, 40:50] = 255
+    with Inpainter.load(windows_engine) as inpainter:
+        inpainter(np.zeros((101, 93, 3), np.uint8), hole_mask)
+    assert seen == [[(50, 40, 60, 50)]]
 
 
 def test_the_manifest_says_what_a_small_hole_costs(windows_engine: Path) -> None:
