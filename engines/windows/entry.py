@@ -25,7 +25,7 @@ from pconv_deploy.errors import EngineError
 from pconv_deploy.files import scratch_folder
 from pconv_deploy.images.boxes import Box, Size
 from pconv_deploy.parity import Precision
-from pconv_deploy.timing import Contender, milliseconds, take_turns
+from pconv_deploy.timing import Contender, take_turns
 
 if TYPE_CHECKING:
     import onnx
@@ -238,7 +238,7 @@ def _measured(session: WindowSession, frame: Size) -> WindowCosts:
         _ROUNDS,
         warm_up=1,
     )
-    whole, small, large = (1e6 * milliseconds(times, 50)[0] for times in seconds.values())
+    whole, small, large = (1e9 * min(times) for times in seconds.values())
     grown = window(_LARGE) - window(_SMALL)
     decoder = max(0.0, (large - small) / grown) if grown else 0.0
     encoder = max(0.0, small - decoder * window(_SMALL)) / (height * width)

@@ -11,7 +11,7 @@ from pconv_deploy.images.boxes import Box, Size, merged
 WINDOWS = "windows"  # the input of the second entry
 WHOLE_LEVELS = 2  # the deepest ones: their windows would be nearly the frame
 _STEP = 32  # pixels by which windows grow: runtimes prepare themselves for every new size
-_WORTH = 0.95  # of the whole frame's time: what a window has to be below
+_WORTH = 0.9  # of the whole frame's time: what a window has to be below
 
 
 class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
