@@ -236,7 +236,7 @@ def test_an_engine_of_a_few_shapes_takes_what_fits(
         Profile(min=(2, 32, 64), opt=(3, 32, 64), max=(3, 32, 64)),
     )
     built = Built(profiles=tuple(session.profiles))
-    manifest = msgspec.structs.replace(inpainter.manifest, engine=built)
+    manifest = msgspec.structs.replace(inpainter.manifest, engine=built, windows=None)
     limited = Inpainter(inpainter.contract, session, manifest)
     sizes = [(20, 30), (32, 64), (50, 64), (4, 64), (30, 9)]
     images, masks = [photo(*size) for size in sizes], [box(*size) for size in sizes]
