@@ -12,6 +12,7 @@ import numpy as np
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE, GraphContract
 from pconv_deploy.engines.base import Session
+from pconv_deploy.errors import EngineError
 
 _SIDES = 256, 768  # pixels, of the images that are filled, at least
 
@@ -30,7 +31,7 @@ class MemoryUse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def measured_memory(
     open_engine: Callable[[], Session], contract: GraphContract
 ) -> MemoryUse | None:
-    """Fill images of two sizes; None where the system does not tell, or for float tensors.
+    """Fill images of two sizes; None where that fails, or for float tensors.
 
     open_engine: opens it anew, as runtimes keep what a run took.
     """
@@ -40,7 +41,7 @@ def measured_memory(
     sizes = [contract.size or (side + -side % contract.size_multiple,) * 2 for side in _SIDES]
     try:
         taken = [_taken(open_engine, (contract.batch or 1, *size)) for size in dict.fromkeys(sizes)]
-    except OSError:  # not allowed here
+    except (OSError, EngineError):  # not allowed here, or too little of it
         return None
     pixels = [math.prod(size) for size in sizes]
     if len(taken) == 1:

@@ -118,7 +118,7 @@ def prove(folder: Path, manifest: Manifest, session: Session, here: Proof) -> No
     if isinstance(session, WindowSession):
         try:
             compare_entries(session, manifest.contract, allowed)
-        except EngineError as error:
+        except (EngineError, ParityError) as error:
             raise EngineError(
                 f"{folder} cannot prove itself here ({where}): {error}", rebuild(manifest, folder)
             ) from error

@@ -1,7 +1,8 @@
 """Building the second entry of an engine, and proving it beside the first."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,20 +10,22 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, GraphContract
+from pconv_deploy.contract import HOLE_MASK, IMAGE, GraphContract
 from pconv_deploy.engines.base import (
     Backend,
+    Built,
     EngineFiles,
     Progress,
     RunOptions,
     Session,
     files_just_built,
 )
-from pconv_deploy.engines.golden import Allowance, GoldenCase, difference
+from pconv_deploy.engines.golden import Allowance, GoldenCase, difference, run_case
 from pconv_deploy.engines.windows.plan import WindowCosts, WindowRule
-from pconv_deploy.engines.windows.session import Bytes, WindowSession
-from pconv_deploy.errors import EngineError
+from pconv_deploy.engines.windows.session import WindowSession
+from pconv_deploy.errors import EngineError, ParityError
 from pconv_deploy.files import scratch_folder
+from pconv_deploy.images.arrays import Bytes, Hole
 from pconv_deploy.images.boxes import Box, Size
 from pconv_deploy.parity import Precision
 from pconv_deploy.timing import Contender, take_turns
@@ -82,13 +85,15 @@ def add_windows(
     progress("adding windows")
     try:
         second, rule = windowed(first.model, _MOST)
+        if any(side % rule.multiple for side in first.contract.size or ()):
+            return f"sides of its fixed size are no multiples of {rule.multiple}"
         with scratch_folder() as work:
             content = second.SerializeToString()
             first.backend.build(content, first.contract, first.precision, work)
             found = _proved(first, work, rule, allowed)
             for file in sorted(work.iterdir()):
                 (first.folder / f"{_PREFIX}{file.name}").write_bytes(file.read_bytes())
-    except (WindowError, EngineError) as error:
+    except (WindowError, EngineError, ParityError) as error:
         return str(error)
     return found
 
@@ -128,7 +133,7 @@ def _proved(first: FirstEntry, work: Path, rule: WindowRule, allowed: Allowance)
         second = stack.enter_context(contextlib.closing(first.opened(work)))
         session = WindowSession(whole, second, rule, None)
         worst = compare_entries(session, first.contract, allowed)
-        costs = _measured(session, _frame(first.contract, _MEASURED_AT))
+        costs = _measured(session, _frame(first.contract, rule, _MEASURED_AT))
     return WindowEntry(rule=rule, costs=costs, worst_difference=worst)
 
 
@@ -139,12 +144,16 @@ def compare_entries(session: WindowSession, contract: GraphContract, allowed: Al
         The largest difference, in steps of 0..255.
 
     Raises:
-        EngineError: one is larger than `allowed`.
+        EngineError: one is larger than `allowed`, or an entry failed.
+        ParityError: what an entry returned is no fill.
     """
     always, worst = replace(session, costs=None), 0
-    for name, case in _cases(session.whole, _frame(contract, _PROVED_AT)):
-        inputs = {IMAGE: case.image[None], HOLE_MASK: _hole_mask(case.hole)[None]}
-        found = difference(case, always.run(inputs)[FILLED][0])
+    image, holes = _cases(_frame(contract, session.rule, _PROVED_AT))
+    for name, hole in holes.items():
+        whole, windows = (
+            run_case(entry, contract, Built(), image, hole) for entry in (session.whole, always)
+        )
+        found = difference(GoldenCase(image, hole, whole), windows)
         if not found.within(allowed):
             raise EngineError(
                 f"in windows, {name} is filled otherwise than in the whole frame: "
@@ -169,13 +178,15 @@ def describe_windows(entry: WindowEntry | None, why_not: str) -> str:
     )
 
 
-def _frame(contract: GraphContract, least: int) -> Size:
-    side = least + -least % contract.size_multiple
-    return contract.size or (side, side + contract.size_multiple)
+def _frame(contract: GraphContract, rule: WindowRule, least: int) -> Size:
+    """Return a size of images that both entries take."""
+    multiple = math.lcm(contract.size_multiple, rule.multiple)
+    side = least + -least % multiple
+    return contract.size or (side, side + multiple)
 
 
-def _cases(whole: Session, frame: Size) -> Iterator[tuple[str, GoldenCase]]:
-    """Return images with holes at borders and corners, small and large, and fills of them."""
+def _cases(frame: Size) -> tuple[Bytes, dict[str, Hole]]:
+    """Return an image, and holes at borders and in corners, small and large, by their names."""
     rng = np.random.default_rng(0)
     height, width = frame
     image = rng.integers(0, 256, (*frame, 3), np.uint8)
@@ -184,7 +195,7 @@ def _cases(whole: Session, frame: Size) -> Iterator[tuple[str, GoldenCase]]:
         for y in (0, height // 2 - 1, height - 1)
         for x in (0, width // 2 - 1, width - 1)
     ]
-    holes = {
+    parts = {
         "one pixel in a corner": pixels[:1],
         "one pixel in the opposite corner": pixels[-1:],
         "one pixel in the middle": pixels[4:5],
@@ -197,18 +208,17 @@ def _cases(whole: Session, frame: Size) -> Iterator[tuple[str, GoldenCase]]:
             (height * 3 // 4, width * 2 // 3, height, width),
         ],
     }
-    for name, boxes in holes.items():
-        hole = np.zeros(frame, np.bool_)
-        for top, left, bottom, right in boxes:
-            part = rng.random((bottom - top, right - left)) < 0.7
-            part[0, 0] = part[-1, -1] = True
-            hole[top:bottom, left:right] = part
-        inputs = {IMAGE: image[None], HOLE_MASK: _hole_mask(hole)[None]}
-        yield name, GoldenCase(image, hole, whole.run(inputs)[FILLED][0])
+    return image, {name: _ragged(boxes, frame, rng) for name, boxes in parts.items()}
 
 
-def _hole_mask(hole: np.ndarray) -> Bytes:
-    return hole.astype(np.uint8) * np.uint8(255)
+def _ragged(boxes: list[Box], frame: Size, rng: np.random.Generator) -> Hole:
+    """Return a hole of most pixels of these boxes."""
+    hole = np.zeros(frame, np.bool_)
+    for top, left, bottom, right in boxes:
+        part = rng.random((bottom - top, right - left)) < 0.7
+        part[0, 0] = part[-1, -1] = True
+        hole[top:bottom, left:right] = part
+    return hole
 
 
 def _measured(session: WindowSession, frame: Size) -> WindowCosts:

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
 from pconv_deploy.engines.base import Session
 from pconv_deploy.engines.windows.plan import WINDOWS, WindowCosts, WindowRule, common_size
+from pconv_deploy.images.arrays import Bytes
 from pconv_deploy.images.boxes import Box, Size, hole_boxes
 from pconv_deploy.parity import Arrays
-
-Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,7 @@ def _build_unjudged(
             kept={},
             windows=windows if isinstance(windows, WindowEntry) else None,
             no_windows=windows if isinstance(windows, str) else "",
+            memory=None,
             golden=None,
             engine_parity=None,
         )

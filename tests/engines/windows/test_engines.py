@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
+from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, deployment_specs
 from pconv_deploy.engines import folder as folders
+from pconv_deploy.engines import memory
 from pconv_deploy.engines.base import RunOptions, Session
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.engines.golden import Allowance
 from pconv_deploy.engines.manifest import read_manifest
+from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.windows import entry as entries
 from pconv_deploy.engines.windows.entry import describe_windows
-from pconv_deploy.engines.windows.plan import WindowCosts
+from pconv_deploy.engines.windows.plan import WindowCosts, WindowRule
 from pconv_deploy.engines.windows.session import WindowSession
 from pconv_deploy.errors import EngineError
+from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.parity import Arrays
 
@@ -187,3 +191,38 @@ def test_both_entries_prove_themselves_elsewhere(graph: Path, tmp_path: Path) ->
     (path / "manifest.json").write_text(json.dumps(facts))
     with pytest.raises(EngineError, match=r"in windows, .* is filled otherwise"):
         open_engine(path)
+
+
+def test_frames_to_compare_are_of_a_size_that_both_entries_take(graph: Path) -> None:
+    """A network may take more sizes than its windows: there the whole frame would be compared."""
+    rule = WindowRule(margins=(1, 1, 1), most=4)
+    assert rule.multiple == 16
+    contract = replace(read_graph(graph).contract, size_multiple=6)
+    assert entries._frame(contract, rule, 100) == (144, 192)
+
+
+def test_a_fixed_size_that_windows_do_not_take(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WindowRule, "multiple", 48)
+    inputs, outputs = deployment_specs(None, (64, 64))
+    sized = {"size": (64, 64), "inputs": inputs, "outputs": outputs}
+    first = entries.FirstEntry(
+        backend=backend_named("onnxruntime"),
+        contract=replace(read_graph(graph).contract, **sized),
+        precision="fp32",
+        model=read_graph(graph).model,
+        folder=tmp_path,
+    )
+    why = entries.add_windows(first, Allowance(levels=1), lambda _step: None)
+    assert why == "sides of its fixed size are no multiples of 48"
+
+
+def test_an_engine_whose_memory_cannot_be_measured_is_kept(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: Any) -> int:
+        raise EngineError("bad allocation")
+
+    monkeypatch.setattr(memory, "_taken", too_large)
+    assert build_engine(graph, tmp_path / "tiny.engine").memory is None
