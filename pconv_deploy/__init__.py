@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pconv_deploy.engines.options import BuildOptions
     from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
     from pconv_deploy.inpainter import Inpainter
+    from pconv_deploy.regions import RegionOptions
     from pconv_deploy.verification.run import verify_files as verify
 
 # Read by ONNX Runtime when it is first imported, by us or by NNCF, PyTorch or an evaluation worker
@@ -32,6 +33,7 @@ __all__ = [
     "BuildOptions",
     "ExportOptions",
     "Inpainter",
+    "RegionOptions",
     "RunOptions",
     "__version__",
     "build_engine",
@@ -45,6 +47,7 @@ _PLACES = {
     "BuildOptions": ("engines.options", "BuildOptions", "onnxruntime"),
     "ExportOptions": ("export.checkpoint_to_onnx", "ExportOptions", "export"),
     "Inpainter": ("inpainter", "Inpainter", ""),
+    "RegionOptions": ("regions", "RegionOptions", ""),
     "RunOptions": ("engines.base", "RunOptions", ""),
     "build_engine": ("commands.build", "build_engine", "onnxruntime"),
     "export_checkpoint": ("export.checkpoint_to_onnx", "export_checkpoint", "export"),

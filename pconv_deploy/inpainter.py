@@ -33,10 +33,9 @@ from pconv_deploy.images.prepared import (
     prepared,
     require_same_size,
 )
-from pconv_deploy.regions import RegionOptions, Regions, cut, put_together
+from pconv_deploy.regions import DEFAULT_REGIONS, RegionOptions, Regions, cut, put_together
 
 __all__ = ["Inpainter", "Prepared", "RegionOptions", "finish"]
-DEFAULT_REGIONS = RegionOptions()
 _MAX_THREADS = 1024
 _log = logging.getLogger(__name__)
 
@@ -260,11 +259,9 @@ class Inpainter:
         if self._closed:
             raise EngineError("the engine is closed")
         results = [item.pixels.copy() for item in prepared]
-        by_size: dict[Size, list[int]] = {}
-        for index, item in enumerate(prepared):
-            if item.hole.any():  # without a hole there is nothing to compute
-                by_size.setdefault(item.padded_size, []).append(index)
-        for indices in by_size.values():
+        # Without a hole there is nothing to compute.
+        wanted = [index for index, item in enumerate(prepared) if item.hole.any()]
+        for indices in _by_size(prepared, wanted):
             try:
                 filled = self.run([prepared[i] for i in indices])
             except EngineError as error:
@@ -316,11 +313,10 @@ class Inpainter:
         for box in item.crops:
             top, left, bottom, right = box
             parts.append(cut(item, box, self._shapes.padded(bottom - top, right - left)))
-        by_size: dict[Size, list[Prepared]] = {}
-        for part in parts:
-            by_size.setdefault(part.padded_size, []).append(part)
-        filled = {size: iter(self._run(alike)) for size, alike in by_size.items()}
-        return put_together(item, [next(filled[part.padded_size]) for part in parts])
+        filled: dict[int, Bytes] = {}
+        for indices in _by_size(parts, range(len(parts))):
+            filled |= zip(indices, self._run([parts[i] for i in indices]), strict=True)
+        return put_together(item, [filled[index] for index in range(len(parts))])
 
     def _run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
         results, start = list[Bytes](), 0
@@ -342,6 +338,14 @@ class Inpainter:
                 outputs = self._session.run(inputs)
             results.extend(filled_images(outputs, padded)[: len(batch)])
         return results
+
+
+def _by_size(prepared: Sequence[Prepared], indices: Iterable[int]) -> list[list[int]]:
+    """Return the indices of images of one padded size together."""
+    found: dict[Size, list[int]] = {}
+    for index in indices:
+        found.setdefault(prepared[index].padded_size, []).append(index)
+    return list(found.values())
 
 
 def _trained_at(contract: GraphContract) -> int | None:

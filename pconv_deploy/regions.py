@@ -50,6 +50,7 @@ class RegionOptions:
             raise UsageError(f"found max_memory={self.max_memory}; needed a number of bytes")
 
 
+DEFAULT_REGIONS = RegionOptions()
 WHOLE = RegionOptions(region="exact", max_memory=1 << 62)  # whatever memory it takes
 
 

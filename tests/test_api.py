@@ -23,7 +23,7 @@ def test_the_page_has_its_arguments(name: str) -> None:
     assert words == list(inspect.signature(getattr(pconv_deploy, name)).parameters)
 
 
-@pytest.mark.parametrize("name", ["BuildOptions", "ExportOptions", "RunOptions"])
+@pytest.mark.parametrize("name", ["BuildOptions", "ExportOptions", "RegionOptions", "RunOptions"])
 def test_the_page_has_the_options_and_their_defaults(name: str) -> None:
     (told,) = set(re.findall(rf"{name}\(([^`]*)\)`", PAGE))
     kind = getattr(pconv_deploy, name)

@@ -33,7 +33,8 @@ def windowed(model: onnx.ModelProto, most: int) -> tuple[onnx.ModelProto, Window
     content = onnx.load_from_string(inlined(model.SerializeToString()))
     del content.graph.value_info[:]
     content = onnx.shape_inference.infer_shapes(content, data_prop=True)
-    graph = ir.serde.deserialize_model(content).graph
+    loaded = ir.serde.deserialize_model(content)
+    graph = loaded.graph
     inputs = {value.name: value for value in graph.inputs}
     frame = list(zip((inputs[IMAGE], inputs[HOLE_MASK]), _FRAME, strict=True))
     places = place_nodes(graph, frame)
@@ -43,12 +44,10 @@ def windowed(model: onnx.ModelProto, most: int) -> tuple[onnx.ModelProto, Window
     cutter = _Cutter(graph, dict(frame), places, inside, rule)
     for node in [node for node in graph if node in inside]:
         cutter.narrow(node)
-    model = onnx.ModelProto()
-    model.CopyFrom(content)
-    model.graph.CopyFrom(ir.serde.serialize_graph(graph))
-    del model.graph.value_info[:]
-    _name_results(model)
-    return model, rule
+    second = ir.serde.serialize_model(loaded)
+    del second.graph.value_info[:]
+    _name_results(second)
+    return second, rule
 
 
 def _inside(graph: ir.Graph, places: dict[ir.Node, Place], last: int) -> set[ir.Node]:
@@ -123,14 +122,13 @@ class _Cutter:
             grid = self._grid(value)
             if value is None or grid is None:
                 continue
-            within = value.producer() in self.inside
             if place.enlarges:
-                row = self.rule.read_by_next(place.grid.window)
-            elif within:
+                number = self.rule.read_by_next(place.grid.window)
+            elif value.producer() in self.inside:
                 continue
             else:
-                row = self.rule.own(place.grid.window)
-            node.replace_input_with(index, self._slice(node, value, grid, row))
+                number = self.rule.own(place.grid.window)
+            node.replace_input_with(index, self._slice(node, value, grid, number))
 
     def _grid(self, value: ir.Value | None) -> Grid | None:
         if value is None:
@@ -139,17 +137,17 @@ class _Cutter:
         place = self.places.get(producer) if producer else None
         return place.grid if place else self.frame.get(value)
 
-    def _slice(self, node: ir.Node, value: ir.Value, grid: Grid, place: int) -> ir.Value:
-        if (value, place) not in self.slices:
-            self.slices[value, place] = self._sliced(node, value, grid, place)
-        return self.slices[value, place]
+    def _slice(self, node: ir.Node, value: ir.Value, grid: Grid, number: int) -> ir.Value:
+        if (value, number) not in self.slices:
+            self.slices[value, number] = self._sliced(node, value, grid, number)
+        return self.slices[value, number]
 
-    def _sliced(self, node: ir.Node, value: ir.Value, grid: Grid, place: int) -> ir.Value:
+    def _sliced(self, node: ir.Node, value: ir.Value, grid: Grid, number: int) -> ir.Value:
         source = value.producer()
         if source is not None and is_op(source, "DequantizeLinear"):
             # Eight bits are sliced, and the convolution reads what it computes in eight bits.
             assert source.inputs[0] is not None
-            codes = self._slice(node, source.inputs[0], grid, place)
+            codes = self._slice(node, source.inputs[0], grid, number)
             given = attributes_of(source)
             return emit(node, "DequantizeLinear", codes, *source.inputs[1:], **given)
         assert value.shape is not None
@@ -157,7 +155,7 @@ class _Cutter:
         axes = constant(node, [0, rank + grid.rows, rank + grid.cols], f"windows.axes.{rank}")
         parts = [
             emit(node, "Slice", value, self._corner(row), self._corner(row + 1), axes)
-            for row in self.rule.rows_of(place)
+            for row in self.rule.rows_of(number)
         ]
         return parts[0] if len(parts) == 1 else emit(node, "Concat", *parts, axis=0)
 

@@ -68,15 +68,15 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """
         corners = np.zeros((2 * len(self.margins), self.most, 2, 3), np.int64)
         tops: list[Size] = []
-        for number, box in enumerate(holes):
+        for window, box in enumerate(holes):
             rows, cols = (
                 self._along(box[axis], box[axis + 2], size[axis], frame[axis]) for axis in (0, 1)
             )
             tops.append((rows[0][0], cols[0][0]))
-            for slot, ((top, bottom), (left, right)) in enumerate(zip(rows, cols, strict=True)):
+            for number, ((top, bottom), (left, right)) in enumerate(zip(rows, cols, strict=True)):
                 # Inside of a decoder the frames are the windows of this call.
-                index = 0 if self._of_frame(slot) else number
-                corners[slot, number] = (index, top, left), (index + 1, bottom, right)
+                index = 0 if self._of_frame(number) else window
+                corners[number, window] = (index, top, left), (index + 1, bottom, right)
         # What is not used is of the same size, and of no frame.
         corners[:, len(holes) :, :, 1:] = corners[:, :1, :, 1:]
         return corners.reshape(self.rows, 3), tops

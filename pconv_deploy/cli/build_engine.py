@@ -126,7 +126,7 @@ def build_engine(
     no_windows: Annotated[
         bool,
         typer.Option(
-            "--no-windows", help="Leave out the second entry, which computes what the hole needs."
+            "--no-windows", help="Build without windows: small holes take as long as large ones."
         ),
     ] = False,
     overwrite: Overwrite = False,

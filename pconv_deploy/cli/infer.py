@@ -15,14 +15,8 @@ from pconv_deploy.cli.mask_options import (
     MaskThreshold,
     mask_rule,
 )
-from pconv_deploy.cli.options import (
-    Batch,
-    Context,
-    MaxMemory,
-    Overwrite,
-    PhotoMegapixels,
-    RegionOption,
-)
+from pconv_deploy.cli.options import Batch, Overwrite, PhotoMegapixels
+from pconv_deploy.cli.region_options import Context, MaxMemory, Region, region_options
 from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 
 if TYPE_CHECKING:
@@ -138,7 +132,7 @@ def infer(
             help="CPU threads per inference. Default: all cores, divided by --at-once.",
         ),
     ] = None,
-    region: RegionOption = "auto",
+    region: Region = "auto",
     context: Context = None,
     max_memory: MaxMemory = None,
     max_megapixels: PhotoMegapixels = 25,
@@ -157,7 +151,6 @@ def infer(
         from pconv_deploy.commands.jobs import plan_jobs, settle_existing
         from pconv_deploy.images.writing import Encoding
         from pconv_deploy.inpainter import Inpainter
-        from pconv_deploy.regions import RegionOptions
 
     silence_pillow()
     suffix = None if image_format is Format.SAME else f".{image_format or Format.PNG}"
@@ -184,9 +177,7 @@ def infer(
     )
     if threads is None and at_once > 1:
         threads = max(1, len(os.sched_getaffinity(0)) // at_once)
-    regions = RegionOptions(
-        region=region, context=context, max_memory=max_memory and max_memory << 20
-    )
+    regions = region_options(region, context, max_memory)
     with Inpainter.load(engine, threads=threads, streams=at_once, regions=regions) as inpainter:
         again = "--overwrite" if overwrite else "--resume"
         outcomes = _fill_with_progress(inpainter, waiting, options, again)

@@ -1,7 +1,7 @@
 """Options that several commands have."""
 
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -53,23 +53,4 @@ PhotoMegapixels = Annotated[
         max=178,
         help="Maximum image size in megapixels; larger images are refused before decoding.",
     ),
-]
-RegionOption = Annotated[
-    Literal["auto", "exact", "crop"],
-    typer.Option(
-        help="What the network sees: exact is the whole photo, crop a part around each hole, auto "
-        "the whole photo if the memory suffices."
-    ),
-]
-Context = Annotated[
-    int | None,
-    typer.Option(
-        min=16,
-        max=4096,
-        help="Pixels around a hole in a crop. Default: the training size, or 512.",
-    ),
-]
-MaxMemory = Annotated[
-    int | None,
-    typer.Option(min=16, help="Maximum memory of a run in MiB. Default: half of what is free."),
 ]

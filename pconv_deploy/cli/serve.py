@@ -9,7 +9,8 @@ import typer
 from rich.markup import escape
 
 from pconv_deploy.cli.console import ERR, OUT
-from pconv_deploy.cli.options import Context, MaxMemory, PhotoMegapixels, RegionOption
+from pconv_deploy.cli.options import PhotoMegapixels
+from pconv_deploy.cli.region_options import Context, MaxMemory, Region, region_options
 from pconv_deploy.errors import InputError, UsageError, needs
 
 _MAX_KEYS = 64 * 1024  # bytes of the file of keys
@@ -65,7 +66,7 @@ def serve(
             min=1, max=1024, help="CPU threads per run. Default: all cores / --instances."
         ),
     ] = None,
-    region: RegionOption = "auto",
+    region: Region = "auto",
     context: Context = None,
     max_memory: MaxMemory = None,
     max_megapixels: PhotoMegapixels = 25,
@@ -84,7 +85,6 @@ def serve(
     answered before the server ends; a second signal ends it at once.
     """
     with needs("pconv-deploy[serve]", what="serve"):
-        from pconv_deploy.regions import RegionOptions
         from pconv_deploy.serving import ServingOptions, create_app
         from pconv_deploy.serving.options import MIB
         from pconv_deploy.serving.server import address_of, listen, run_server
@@ -97,9 +97,7 @@ def serve(
         instances=instances,
         threads=threads,
         max_pixels=int(max_megapixels * 1e6),
-        regions=RegionOptions(
-            region=region, context=context, max_memory=max_memory and max_memory << 20
-        ),
+        regions=region_options(region, context, max_memory),
         max_body_bytes=max_body_mib * MIB,
         api_keys=_keys(api_key_file) if api_key_file else (),
     )

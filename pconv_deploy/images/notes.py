@@ -132,7 +132,7 @@ def notes_on_crops(crops: Sequence[Box], size: Size) -> list[Note]:
         return []
     parts = ", ".join(f"{right - left}x{bottom - top}" for top, left, bottom, right in crops)
     text = (
-        f"the network saw {parts} of {size[1]}x{size[0]} pixels, not the whole photo, which it "
-        "fills otherwise; see --region"
+        f"the network saw {parts} of {size[1]}x{size[0]} pixels, not the whole photo, with "
+        "which the fill would differ; see --region"
     )
     return [Note("crops", text)]

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from pconv_deploy.errors import UsageError
 from pconv_deploy.images.files import DEFAULT_MAX_PIXELS
-from pconv_deploy.inpainter import DEFAULT_REGIONS
-from pconv_deploy.regions import RegionOptions
+from pconv_deploy.regions import DEFAULT_REGIONS, RegionOptions
 
 MIB = 1 << 20
 
