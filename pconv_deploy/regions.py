@@ -89,7 +89,7 @@ class Regions:
             return ()
         if self._options.region == "exact":
             raise PictureSizeError(
-                f"the whole photo of {size[1]}x{size[0]} takes about {_gib(whole)}, more than "
+                f"the whole photo of {size[1]}x{size[0]} takes about {_mib(whole)}, more than "
                 f"{self._named_limit()}; fill it in parts with --region crop, or see --max-memory"
             )
         step = math.lcm(_STEP, self._shapes.multiple)
@@ -100,7 +100,7 @@ class Regions:
         if self._limit is not None and self._takes(largest) > self._limit:
             raise PictureSizeError(
                 f"a part of {largest[1]}x{largest[0]} around the hole takes about "
-                f"{_gib(self._takes(largest))}, more than {self._named_limit()}; see --context and "
+                f"{_mib(self._takes(largest))}, more than {self._named_limit()}; see --context and "
                 "--max-memory"
             )
         return crops
@@ -117,7 +117,7 @@ class Regions:
     def _named_limit(self) -> str:
         assert self._limit is not None
         what = "--max-memory" if self._options.max_memory else "half of the free memory"
-        return f"{what}, {_gib(self._limit)}"
+        return f"{what}, {_mib(self._limit)}"
 
 
 def cut(item: Prepared, box: Box, padded: Size) -> Prepared:
@@ -143,5 +143,6 @@ def put_together(item: Prepared, parts: Sequence[Bytes]) -> Bytes:
     return filled
 
 
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"
+def _mib(count: int) -> str:
+    """Name a number of bytes in the unit of --max-memory."""
+    return f"{count >> 20:,} MiB"
