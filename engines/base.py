@@ -260,6 +260,18 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class SharingBackend(Backend, Protocol):
+    """A backend whose entries of one engine share files, and memory for them."""
+
+    def share(self, first: Path, second: Path) -> tuple[str, ...]:
+        """Let files in `second`, just built, serve the entry in `first`, too; return their names.
+
+        Nothing in `first` changes.
+        """
+        ...
+
+
+@runtime_checkable
 class BackendWithOptions(Backend, Protocol):
     """A backend that has build options of its own."""
 

@@ -27,7 +27,7 @@ from pconv_deploy.engines.options import BuildOptions
 from pconv_deploy.engines.proof import check_machine, prove, required_proof
 from pconv_deploy.engines.rebuild import kept_engine, recorded_options
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.engines.windows.entry import with_windows
+from pconv_deploy.engines.windows.entry import open_both
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.files import atomic_folder, parent_made, writing
 
@@ -157,14 +157,8 @@ def _open_entries(
     def open_files(files: EngineFiles) -> Session:
         return backend.open(files, manifest.precision, options)
 
-    whole = open_files(files)
-    if manifest.windows is None:
-        return whole
-    with contextlib.ExitStack() as stack:
-        stack.callback(whole.close)
-        session = with_windows(whole, manifest.windows, files, open_files)
-        stack.pop_all()
-    return session
+    windows = manifest.windows
+    return open_both(windows, files, open_files) if windows else open_files(files)
 
 
 def _checked(folder: Path) -> tuple[Manifest, Backend, EngineFiles]:

@@ -54,9 +54,7 @@ def measured_memory(
 
 def _taken(open_engine: Callable[[], Session], shape: tuple[int, int, int]) -> int:
     """Return the bytes by which this process grows at most while an image is filled."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
+    give_back_freed_memory()
     hole_mask = np.zeros(shape, np.uint8)
     hole_mask[:, 1:] = 255
     inputs = {IMAGE: np.zeros((*shape, 3), np.uint8), HOLE_MASK: hole_mask}
@@ -65,6 +63,13 @@ def _taken(open_engine: Callable[[], Session], shape: tuple[int, int, int]) -> i
         before = _kib("VmRSS")
         session.run(inputs)
         return max(0, _kib("VmHWM") - before) << 10
+
+
+def give_back_freed_memory() -> None:
+    """Return to the system what the C library keeps of memory that was freed."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _kib(name: str) -> int:

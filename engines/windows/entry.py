@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from pconv_deploy.engines.base import (
     Progress,
     RunOptions,
     Session,
+    SharingBackend,
     files_just_built,
 )
 from pconv_deploy.engines.golden import Allowance, GoldenCase, difference, run_case
@@ -45,11 +47,13 @@ class WindowEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The second entry of an engine; the manifest keeps it.
 
     worst_difference  steps of 0..255 by which its fills differed from those of the whole frame
+    shared            files of the first entry that it uses, too
     """
 
     rule: WindowRule
     costs: WindowCosts
     worst_difference: int
+    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +94,16 @@ def add_windows(
         with scratch_folder() as work:
             content = second.SerializeToString()
             first.backend.build(content, first.contract, first.precision, work)
+            shared: tuple[str, ...] = ()
+            if isinstance(first.backend, SharingBackend):
+                shared = first.backend.share(first.folder, work)
             found = _proved(first, work, rule, allowed)
             for file in sorted(work.iterdir()):
-                (first.folder / f"{_PREFIX}{file.name}").write_bytes(file.read_bytes())
+                name = file.name if file.name in shared else f"{_PREFIX}{file.name}"
+                (first.folder / name).write_bytes(file.read_bytes())
     except (WindowError, EngineError, ParityError) as error:
         return str(error)
-    return found
+    return msgspec.structs.replace(found, shared=shared)
 
 
 def _no_windows(first: FirstEntry) -> str:
@@ -108,22 +116,25 @@ def _no_windows(first: FirstEntry) -> str:
     return ""
 
 
-def with_windows(
-    whole: Session,
-    entry: WindowEntry,
-    files: EngineFiles,
-    open_files: Callable[[EngineFiles], Session],
+def open_both(
+    entry: WindowEntry, files: EngineFiles, open_files: Callable[[EngineFiles], Session]
 ) -> WindowSession:
-    """Open an engine's second entry beside its first."""
-    return WindowSession(whole, open_files(_second_entry(files)), entry.rule, entry.costs)
+    """Open both entries of an engine."""
 
+    def own(name: str) -> str:
+        return name if name in entry.shared else f"{_PREFIX}{name}"
 
-def _second_entry(files: EngineFiles) -> EngineFiles:
-    return replace(
-        files,
-        read=lambda name: files.read(f"{_PREFIX}{name}"),
-        held=lambda name: files.held(f"{_PREFIX}{name}"),
+    first = replace(files, read=cache(files.read))  # both get the same bytes of what they share
+    second = replace(
+        first,
+        read=lambda name: first.read(own(name)),
+        held=lambda name: first.held(own(name)),
     )
+    with contextlib.ExitStack() as stack:
+        whole = stack.enter_context(contextlib.closing(open_files(first)))
+        session = WindowSession(whole, open_files(second), entry.rule, entry.costs)
+        stack.pop_all()
+    return session
 
 
 def _proved(first: FirstEntry, work: Path, rule: WindowRule, allowed: Allowance) -> WindowEntry:

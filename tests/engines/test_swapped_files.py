@@ -82,7 +82,7 @@ def fill(engine: Path) -> Arrays:
     ("backend", "files"),
     [
         ("onnxruntime", ["model.onnx", "windows-model.onnx"]),
-        ("openvino", ["model.xml", "model.bin", "windows-model.xml", "windows-model.bin"]),
+        ("openvino", ["model.xml", "model.bin", "windows-model.xml"]),
         ("onnxruntime-cuda", ["model.onnx"]),
     ],
 )

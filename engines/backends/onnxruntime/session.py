@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from pconv_deploy.engines.base import EngineFiles, RunOptions
+from pconv_deploy.engines.memory import give_back_freed_memory
 from pconv_deploy.errors import EngineError, MissingRuntimeError
 from pconv_deploy.parity import Arrays
 
@@ -60,6 +61,7 @@ class OnnxRuntimeSession:
                     f"ONNX Runtime cannot load {files.folder / MODEL}: "
                     f"{brief(error).replace(str(model), MODEL)}"
                 ) from error
+        give_back_freed_memory()  # the file's content and what it was changed to on the way
 
     def run(self, inputs: Arrays) -> Arrays:
         session = self._session  # kept while it runs, whatever `close` does meanwhile

@@ -21,6 +21,12 @@ from pconv_deploy.engines.backends.openvino.library import (
     processor_capabilities,
     shared_core,
 )
+from pconv_deploy.engines.backends.openvino.weights import (
+    MODEL,
+    WEIGHTS,
+    share_weights,
+    weights_tensor,
+)
 from pconv_deploy.engines.base import (
     Built,
     EngineFiles,
@@ -32,6 +38,7 @@ from pconv_deploy.engines.base import (
     ignore_progress,
 )
 from pconv_deploy.engines.lowering.forms import Arrangement
+from pconv_deploy.engines.memory import give_back_freed_memory
 from pconv_deploy.errors import EngineError
 from pconv_deploy.graphs.file import inlined
 from pconv_deploy.parity import Arrays, Precision
@@ -41,7 +48,6 @@ _log = logging.getLogger(__name__)
 # a convolution by itself. Figures: docs/measurements.md.
 _FASTEST = Arrangement(upsampling=("depth_to_space",))
 _FASTEST_FP32 = Arrangement(narrow_output=True)
-_MODEL, _WEIGHTS = "model.xml", "model.bin"
 # What the arithmetic between the convolutions of an int8 engine is: single precision too.
 _HINTS: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _EXECUTED: Mapping[str, Precision] = {
@@ -128,10 +134,13 @@ class OpenVinoBackend:
             raise EngineError(f"OpenVINO cannot convert the graph: {_brief(error)}") from error
         try:
             # Its default would halve the weights' precision.
-            import_openvino().save_model(model, folder / _MODEL, compress_to_fp16=False)
+            import_openvino().save_model(model, folder / MODEL, compress_to_fp16=False)
         except _ERRORS as error:  # which does not say why
             raise _unwritten(folder, len(content), error) from error
         return Built()
+
+    def share(self, first: Path, second: Path) -> tuple[str, ...]:
+        return share_weights(first, second)
 
     def open(
         self, files: EngineFiles, precision: Precision, options: RunOptions
@@ -197,10 +206,10 @@ class OpenVinoSession:
         self._said = False
         self._changing = threading.Lock()
         self._requests: OrderedDict[Shapes, SimpleQueue[Any]] = OrderedDict()
-        content, weights = files.read(_MODEL), files.read(_WEIGHTS)
-        self._weights = len(weights)
+        content = files.read(MODEL).decode(errors="replace")
+        self._weights = files.read(WEIGHTS)  # no copy in the model, so it stays as long as that
         try:
-            self._model: Any = shared_core().read_model(content, weights)
+            self._model: Any = shared_core().read_model(content, weights_tensor(self._weights))
             inputs = {value.get_any_name(): value for value in self._model.inputs}
             self._dtypes = {name: value.element_type.to_dtype() for name, value in inputs.items()}
             self._fixed: Shapes | None = None
@@ -208,9 +217,8 @@ class OpenVinoSession:
                 self._fixed = _shapes_of({name: value.shape for name, value in inputs.items()})
         except _ERRORS as error:
             raise EngineError(
-                f"OpenVINO cannot load {files.folder / _MODEL}: {_brief(error)}"
+                f"OpenVINO cannot load {files.folder / MODEL}: {_brief(error)}"
             ) from error
-        del content, weights  # the model has copies: compiling needs the room
         if self._fixed is not None:
             self._idle_requests(self._fixed)
 
@@ -266,6 +274,7 @@ class OpenVinoSession:
                 idle: SimpleQueue[Any] = SimpleQueue()
                 for _ in range(self._streams):
                     idle.put(compiled.create_infer_request())
+                give_back_freed_memory()
                 self._requests[shapes] = idle
             self._requests.move_to_end(shapes)
             while len(self._requests) > _ALWAYS_KEPT and self._memory() > _MEMORY_OF_KEPT:
@@ -276,7 +285,7 @@ class OpenVinoSession:
     def _memory(self) -> int:
         """Estimate the bytes of all that is compiled."""
         values = sum(math.prod(shape) for shapes in self._requests for _, shape in shapes)
-        each = _BYTES_OF_EACH + 2 * self._weights
+        each = _BYTES_OF_EACH + 2 * len(self._weights)
         return each * len(self._requests) + _BYTES_PER_VALUE * values
 
     def _say_once_that_shapes_are_dropped(self) -> None:
