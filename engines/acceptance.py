@@ -5,7 +5,8 @@ off: slow, and none of what a runtime does to a graph to make it fast.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +18,13 @@ from pconv_deploy.engines.base import (
     Backend,
     Built,
     EngineFiles,
+    Layer,
     RunOptions,
     Session,
     files_just_built,
 )
 from pconv_deploy.engines.golden import Allowance, GoldenCase, allowance, make_case
+from pconv_deploy.engines.int8.graph import quantised_convolutions
 from pconv_deploy.engines.shapes import judged_batches
 from pconv_deploy.errors import ParityError, UsageError
 from pconv_deploy.files import scratch_folder
@@ -49,19 +52,21 @@ _MAY_RUN_IN: Mapping[Precision, frozenset[Precision]] = {
     "int8": frozenset({"fp32", "int8"}),
 }
 
+_LEAST_SHARE = 0.9  # of the multiply-adds that are to run in a precision
+
 
 @dataclass(frozen=True)
 class Acceptance:
     """What an engine computes, beside the graph that it came from.
 
-    executed  its convolutions by the precision that the runtime says it computes them in
+    layers    its convolutions, with the precision that the runtime says it computes them in
     golden    a fill to be made again elsewhere; None of an engine that failed, or that takes no
               small image
     allowed   how far that fill may differ elsewhere; None where there is none
     """
 
     parity: ParityReport
-    executed: Mapping[Precision, int]
+    layers: Sequence[Layer]
     golden: GoldenCase | None
     allowed: Allowance | None
 
@@ -98,7 +103,7 @@ def accept(
         parity = compare_with_graph(session, witness, exported, name, judged, own)
         golden = None if parity.failures() else make_case(session, contract, built)
     allowed = allowance(judged.arithmetic, parity) if golden else None
-    return Acceptance(parity, backend.executed(files, contract, precision), golden, allowed)
+    return Acceptance(parity, backend.layers(files, contract, precision), golden, allowed)
 
 
 def why_rejected(
@@ -114,7 +119,7 @@ def why_rejected(
     try:
         accepted = accept(backend, files, exported, model, precision, built)
         accepted.parity.require_success("it")
-        require_precision(accepted.executed, precision, "it")
+        require_precision(accepted.layers, precision, "it", model)
     except ParityError as error:
         return str(error)
     return None
@@ -186,22 +191,49 @@ def compare_with_graph(
     )
 
 
-def require_precision(executed: Mapping[Precision, int], wanted: Precision, engine: str) -> None:
+def require_precision(
+    layers: Sequence[Layer],
+    wanted: Precision,
+    engine: str,
+    model: "onnx.ModelProto | None" = None,
+) -> None:
     """Compare what the runtime says it computes in with what was asked for.
 
     Args:
-        executed: convolutions, by the precision they compute in.
+        layers: its convolutions.
         wanted: of the engine.
         engine: its name, for messages.
+        model: what it was built from. Of an int8 engine it says which convolutions are to compute
+            in eight bits: the others were kept in single precision for what they are worth.
 
     Raises:
-        ParityError: no convolution runs in the wanted precision, or one in a coarser one.
+        ParityError: no convolution runs in the wanted precision, one in a coarser one, or less
+            than 90 % of the work that is to run in it.
     """
+    executed = count_precisions(layers)
     if not executed.get(wanted) or not executed.keys() <= _MAY_RUN_IN[wanted]:
         found = ", ".join(f"{count} in {precision}" for precision, count in executed.items())
         raise ParityError(
             f"{engine} was to compute in {wanted}; found convolutions: {found or 'none'}"
         )
+    if wanted == "int8" and model is not None:
+        asked = quantised_convolutions(model)
+        layers = [layer for layer in layers if not layer.name or layer.name in asked]
+    others = [layer for layer in layers if layer.precision != wanted]
+    work = sum(layer.work for layer in layers)
+    done = work - sum(layer.work for layer in others)
+    if done < _LEAST_SHARE * work:
+        names = ", ".join(f"{layer.name} in {layer.precision}" for layer in others)
+        raise ParityError(
+            f"{engine} was to compute in {wanted}; {done / work:.0%} of the work does, needed "
+            f"{_LEAST_SHARE:.0%}. The runtime computes {names}; build for another precision or "
+            "backend"
+        )
+
+
+def count_precisions(layers: Sequence[Layer]) -> Mapping[Precision, int]:
+    """Count convolutions by what they compute in, as the manifest has them."""
+    return Counter(layer.precision for layer in layers)
 
 
 def describe_mixed(executed: Mapping[Precision, int], wanted: Precision, why: str) -> str | None:

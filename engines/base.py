@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -137,6 +137,19 @@ class DeviceSession(Session, Protocol):
         ...
 
 
+class Layer(NamedTuple):
+    """A convolution of an engine.
+
+    precision  that the runtime computes it in
+    name       of its node in the graph that was built; empty: not known
+    work       multiply-adds, for images of any one size: only ratios matter
+    """
+
+    precision: Precision
+    name: str = ""
+    work: int = 1
+
+
 class Built(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a backend says of the engine that it has built; the manifest keeps it.
 
@@ -252,10 +265,10 @@ class Backend(Protocol):
         """
         ...
 
-    def executed(
+    def layers(
         self, files: EngineFiles, contract: GraphContract, precision: Precision
-    ) -> Mapping[Precision, int]:
-        """Count the convolutions by the precision the runtime computes them in, asking it."""
+    ) -> Sequence[Layer]:
+        """Ask the runtime what it computes each convolution in."""
         ...
 
 

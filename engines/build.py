@@ -8,7 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pconv_deploy.engines import processor
-from pconv_deploy.engines.acceptance import Acceptance, accept, require_precision
+from pconv_deploy.engines.acceptance import (
+    Acceptance,
+    accept,
+    count_precisions,
+    require_precision,
+)
 from pconv_deploy.engines.accepted_graph import read_accepted
 from pconv_deploy.engines.base import Backend, Built, Progress, RunOptions, files_just_built
 from pconv_deploy.engines.golden import GoldenCase
@@ -139,7 +144,7 @@ def build(wanted: Build, output: Path, folder: Path, command: str, progress: Pro
     return Manifest(
         backend=backend.name,
         precision=precision,
-        executed=accepted.executed if accepted else {},
+        executed=count_precisions(accepted.layers) if accepted else {},
         arrangement=prepared.arrangement,
         tuning=prepared.tuning,
         quantisation=prepared.quantisation,
@@ -168,7 +173,7 @@ def _accepted(
     precision, files = wanted.precision, files_just_built(folder)
     accepted = accept(wanted.backend, files, wanted.exported, prepared.model, precision, built)
     accepted.parity.require_success(name)
-    require_precision(accepted.executed, precision, name)
+    require_precision(accepted.layers, precision, name, prepared.model)
     return accepted
 
 

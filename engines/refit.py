@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from pconv_deploy.engines.acceptance import accept, require_precision
+from pconv_deploy.engines.acceptance import accept, count_precisions, require_precision
 from pconv_deploy.engines.base import (
     BackendWithOptions,
     Progress,
@@ -160,12 +160,12 @@ def refit_engine(
         # A witness would be another engine, which says nothing of weights that were swapped.
         accepted = accept(backend, files, exported, None, precision, built)
         accepted.parity.require_success(str(output))
-        require_precision(accepted.executed, precision, str(output))
+        require_precision(accepted.layers, precision, str(output))
         with writing(output):
             kept = keep(folder, exported, accepted.golden, built)
         result = msgspec.structs.replace(
             manifest,
-            executed=accepted.executed,
+            executed=count_precisions(accepted.layers),
             built_with=built_with(backend),
             contract=exported.contract,
             graph_sha256=hashlib.sha256(exported.content).hexdigest(),

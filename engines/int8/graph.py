@@ -165,3 +165,18 @@ def _drop_unread(model: "onnx.ModelProto") -> None:
             break
     for tensor in [t for t in model.graph.initializer if t.name not in read]:
         model.graph.initializer.remove(tensor)
+
+
+def quantised_convolutions(model: "onnx.ModelProto") -> frozenset[str]:
+    """Return the names of the convolutions whose feature and weights both come as codes."""
+    codes = {
+        result
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        for result in node.output
+    }
+    return frozenset(
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("Conv", "ConvTranspose") and {*node.input[:2]} <= codes
+    )

@@ -28,9 +28,17 @@ def multiply_adds(model: onnx.ModelProto, height: int, width: int) -> int:
         GraphError: it cannot be run on an image of that size.
         MissingRuntimeError: it must be run, and ONNX Runtime is not installed.
     """
+    return sum(work for _, work in work_of_convolutions(model, height, width))
+
+
+def work_of_convolutions(
+    model: onnx.ModelProto, height: int, width: int
+) -> list[tuple[onnx.NodeProto, int]]:
+    """Count the multiply-adds of each convolution, as `multiply_adds`."""
     plain = _of_size(model, height, width)
     shapes = _inferred(plain)
-    counted = [_taps_and_pixels(node) for node in plain.graph.node if _convolves(node)]
+    nodes = [node for node in plain.graph.node if _convolves(node)]
+    counted = [_taps_and_pixels(node) for node in nodes]
     if unknown := {name for names in counted for name in names} - shapes.keys():
         try:
             shapes |= _measured(plain, sorted(unknown))
@@ -39,7 +47,8 @@ def multiply_adds(model: onnx.ModelProto, height: int, width: int) -> int:
                 f"the work at {height}x{width} is not known: {error}. Leave out --explain, or pass "
                 "--size with sides that the network takes"
             ) from error
-    return sum(_product(shapes[taps], shapes[pixels]) for taps, pixels in counted)
+    work = (_product(shapes[taps], shapes[pixels]) for taps, pixels in counted)
+    return list(zip(nodes, work, strict=True))
 
 
 def _of_size(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto:

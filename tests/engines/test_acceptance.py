@@ -6,12 +6,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import onnx
 import pytest
 
 from pconv_deploy.assets.network import copy_network
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.acceptance import accept, describe_mixed, why_rejected
-from pconv_deploy.engines.base import Built, Runtime, Traits, files_just_built
+from pconv_deploy.engines.acceptance import (
+    accept,
+    describe_mixed,
+    require_precision,
+    why_rejected,
+)
+from pconv_deploy.engines.base import Built, Layer, Runtime, Traits, files_just_built
+from pconv_deploy.errors import ParityError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.graphs.file import ExportedGraph, read_graph
 from pconv_deploy.graphs.half_precision import in_half_precision
@@ -33,8 +40,8 @@ class Computes:
     def open(self, *_anything: Any) -> Any:
         return SimpleNamespace(run=self.run, close=lambda: None)
 
-    def executed(self, *_anything: Any) -> dict[str, int]:
-        return {"bf16": 1}
+    def layers(self, *_anything: Any) -> list[Layer]:
+        return [Layer("bf16")]
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +94,31 @@ def test_mixed_precisions_are_counted() -> None:
     assert found == "12 of 18 convolutions compute in bf16, 6 in fp32: it cannot"
     found = describe_mixed({"int8": 12, "fp32": 6}, "int8", "")
     assert found == "12 of 18 convolutions compute in int8, 6 in fp32"
+
+
+def test_work_in_another_precision_than_asked_for() -> None:
+    layers = [Layer("bf16", "first", 90), Layer("fp32", "second", 10)]
+    require_precision(layers, "bf16", "x.engine")
+    why = r"x\.engine was to compute in bf16; 89% of the work does, .* computes second in fp32"
+    with pytest.raises(ParityError, match=why):
+        require_precision([layers[0], layers[1]._replace(work=11)], "bf16", "x.engine")
+
+
+def test_layers_that_int8_was_not_asked_for_do_not_count() -> None:
+    make = onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [
+            make("DequantizeLinear", ["c", "s"], ["x"]),
+            make("DequantizeLinear", ["d", "s"], ["w"]),
+            make("Conv", ["x", "w"], ["y"], name="first"),
+            make("Conv", ["y", "v"], ["z"], name="second"),
+        ],
+        "graph",
+        [],
+        [],
+    )
+    model = onnx.helper.make_model(graph)
+    layers = [Layer("int8", "first", 1), Layer("fp32", "second", 99)]
+    require_precision(layers, "int8", "x.engine", model)
+    with pytest.raises(ParityError, match="1% of the work"):
+        require_precision(layers, "int8", "x.engine")

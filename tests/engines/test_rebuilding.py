@@ -99,7 +99,7 @@ def test_an_interrupted_build_keeps_the_old_engine(
         raise stop
 
     content = {path.name: path.read_bytes() for path in own.iterdir()}
-    monkeypatch.setattr(OnnxRuntimeBackend, "executed", interrupt)
+    monkeypatch.setattr(OnnxRuntimeBackend, "layers", interrupt)
     with pytest.raises(type(stop)):
         build_engine(own)
     monkeypatch.undo()

@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU: the engine that works everywhere."""
 
-from collections import Counter
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ from pconv_deploy.engines.backends.onnxruntime.session import (
 from pconv_deploy.engines.base import (
     Built,
     EngineFiles,
+    Layer,
     Progress,
     RunOptions,
     Runtime,
@@ -36,6 +37,10 @@ _MEMORY_PATTERN = False
 _TRAITS = Traits(
     device="cpu", extra="onnxruntime", rounds_results=True, opens_after_fork=True, windows=True
 )
+
+
+# What ONNX Runtime adds to the name of a node, or of its result, where it replaces the node.
+_CHANGED = re.compile("_token_[0-9]+$|_nchwc$")
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,9 @@ class OnnxRuntimeBackend:
     ) -> OnnxRuntimeSession:
         return self._session(files, options)
 
-    def executed(
-        self,
-        files: EngineFiles,
-        contract: GraphContract,  # noqa: ARG002
-        precision: Precision,  # noqa: ARG002
-    ) -> Mapping[Precision, int]:
+    def layers(
+        self, files: EngineFiles, contract: GraphContract, precision: Precision
+    ) -> Sequence[Layer]:
         import onnx
 
         with scratch_folder() as work:
@@ -97,11 +99,15 @@ class OnnxRuntimeBackend:
             settings = {"optimized_model_filepath": str(optimised)}
             self._session(files, RunOptions(), settings).close()
             nodes = onnx.load(optimised).graph.node
-        found: Counter[Precision] = Counter()
-        for node in nodes:
-            if "Conv" in node.op_type:  # Conv, FusedConv, ConvTranspose; QLinearConv, ConvInteger
-                eight_bits = node.op_type.startswith(("QLinear", "ConvInteger"))
-                found["int8" if eight_bits else "fp32"] += 1
+        # Conv, FusedConv, ConvTranspose; QLinearConv, ConvInteger
+        convolutions = [node for node in nodes if "Conv" in node.op_type]
+        if precision == "fp32":
+            return [Layer("fp32", node.name) for node in convolutions]
+        known, found = _work(files.read(MODEL), contract), []
+        for node in convolutions:
+            eight_bits = node.op_type.startswith(("QLinear", "ConvInteger"))
+            name, work = known.get(_CHANGED.sub("", node.name), (node.name, 0))
+            found.append(Layer("int8" if eight_bits else "fp32", name, work))
         return found
 
     def _session(
@@ -121,3 +127,14 @@ class OnnxRuntimeBackend:
 
     def _import(self) -> ModuleType:
         return import_onnxruntime(self.name, "onnxruntime")
+
+
+def _work(content: bytes, contract: GraphContract) -> dict[str, tuple[str, int]]:
+    """Return the name and the multiply-adds of each convolution by that name and its result's."""
+    import onnx
+
+    from pconv_deploy.graphs.multiply_adds import work_of_convolutions
+
+    side = contract.size_multiple
+    work = work_of_convolutions(onnx.load_from_string(content), *contract.size or (side, side))
+    return {key: (node.name, count) for node, count in work for key in (node.name, node.output[0])}

@@ -7,7 +7,7 @@ where it does not start. Here both are errors, which name the nodes and what is 
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -36,6 +36,7 @@ from pconv_deploy.engines.base import (
     Built,
     EngineFiles,
     Gpu,
+    Layer,
     Progress,
     RunOptions,
     Runtime,
@@ -162,12 +163,12 @@ class OnnxRuntimeGpuBackend:
             files, lambda model: open_alone(files.folder, model, self.provider, load), onnxruntime
         )
 
-    def executed(
+    def layers(
         self,
         files: EngineFiles,
         contract: GraphContract,  # noqa: ARG002
         precision: Precision,
-    ) -> Mapping[Precision, int]:
+    ) -> Sequence[Layer]:
         # Opened, it is known that the provider took every node. It computes in their types.
         self.open(files, precision, RunOptions()).close()
         return typed_convolutions(files.read(MODEL))

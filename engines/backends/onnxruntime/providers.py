@@ -7,14 +7,13 @@ import importlib.util
 import io
 import re
 import subprocess
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pconv_deploy.engines.backends.onnxruntime.session import OnnxRuntimeSession, brief
-from pconv_deploy.engines.base import EngineFiles
+from pconv_deploy.engines.base import EngineFiles, Layer
 from pconv_deploy.errors import EngineError
 from pconv_deploy.graphs.file import inlined
 from pconv_deploy.parity import Arrays, Precision
@@ -111,8 +110,8 @@ def computes_shapes(content: bytes) -> bool:
     return any(node.op_type in ("Shape", "Size") for node in nodes)
 
 
-def typed_convolutions(content: bytes) -> Mapping[Precision, int]:
-    """Count an ONNX file's convolutions by the type of their weights."""
+def typed_convolutions(content: bytes) -> list[Layer]:
+    """Return an ONNX file's convolutions with the type of their weights."""
     import onnx
 
     precisions: Mapping[int, Precision] = {
@@ -124,7 +123,7 @@ def typed_convolutions(content: bytes) -> Mapping[Precision, int]:
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     convolutions = [node for node in graph.node if node.op_type in ("Conv", "ConvTranspose")]
-    return Counter(precisions[types[node.input[1]]] for node in convolutions)
+    return [Layer(precisions[types[node.input[1]]], node.name) for node in convolutions]
 
 
 class OnnxRuntimeGpuSession(OnnxRuntimeSession):

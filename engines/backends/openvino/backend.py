@@ -6,8 +6,8 @@ import math
 import os
 import shutil
 import threading
-from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -30,6 +30,7 @@ from pconv_deploy.engines.backends.openvino.weights import (
 from pconv_deploy.engines.base import (
     Built,
     EngineFiles,
+    Layer,
     Progress,
     RunOptions,
     Runtime,
@@ -147,9 +148,9 @@ class OpenVinoBackend:
     ) -> "OpenVinoSession":
         return OpenVinoSession(files, precision, options)
 
-    def executed(
+    def layers(
         self, files: EngineFiles, contract: GraphContract, precision: Precision
-    ) -> Mapping[Precision, int]:
+    ) -> Sequence[Layer]:
         session = self.open(files, precision, RunOptions())
         height, width = contract.size or (contract.size_multiple, 2 * contract.size_multiple)
         sizes = {"batch": contract.batch or 2, "height": height, "width": width}
@@ -158,11 +159,14 @@ class OpenVinoBackend:
             for spec in contract.inputs
         }
         compiled = session.compiled(_shapes_of(shapes))
-        found: Counter[Precision] = Counter()
+        found = []
         for operation in compiled.get_runtime_model().get_ordered_ops():
-            facts = operation.get_rt_info()
-            if facts["layerType"].value in ("Convolution", "Deconvolution"):
-                found[_executed(facts)] += 1
+            facts, kind = operation.get_rt_info(), operation.get_rt_info()["layerType"].value
+            if kind in ("Convolution", "Deconvolution"):
+                made = operation.output(0) if kind == "Convolution" else operation.input(0)
+                pixels = math.prod(list(made.get_shape())[2:])
+                work = math.prod(operation.input(1).get_shape()) * pixels
+                found.append(Layer(_executed(facts), operation.friendly_name, work))
         return found
 
 

@@ -1,6 +1,6 @@
 """NVIDIA TensorRT, and TensorRT for RTX, which has the same interface."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,7 @@ from pconv_deploy.engines.base import (
     Built,
     EngineFiles,
     Gpu,
+    Layer,
     Progress,
     RunOptions,
     Runtime,
@@ -206,13 +207,14 @@ class TensorRtBackend:
             host_code=self.options.version_compatible,
         )
 
-    def executed(
+    def layers(
         self,
         files: EngineFiles,
         contract: GraphContract,  # noqa: ARG002
         precision: Precision,  # noqa: ARG002
-    ) -> Mapping[Precision, int]:
-        return read_layers(files.read).graph
+    ) -> Sequence[Layer]:
+        counts = read_layers(files.read).graph
+        return [Layer(found) for found, count in counts.items() for _ in range(count)]
 
     def why_not_refit(self, built: Built) -> str | None:
         options = PlanDetails.of(built.details).options

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pconv_deploy.engines.int8.graph import quantised_convolutions
 from pconv_deploy.errors import EngineError
 from pconv_deploy.parity import Precision
 
@@ -89,16 +90,11 @@ def convolution_types(model: "onnx.ModelProto") -> Mapping[Precision, int]:
     }
     graph = inferred.graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info)}
-    codes = {
-        result
-        for node in graph.node
-        if node.op_type == "DequantizeLinear"
-        for result in node.output
-    }
+    in_codes = quantised_convolutions(model)
     found = Counter[Precision]()
     for node in graph.node:
         if node.op_type in ("Conv", "ConvTranspose"):
-            if {node.input[0], node.input[1]} <= codes:
+            if node.name in in_codes:
                 found["int8"] += 1
             elif types.get(node.input[0]) in names:
                 found[names[types[node.input[0]]]] += 1

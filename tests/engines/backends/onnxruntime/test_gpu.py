@@ -273,7 +273,7 @@ def test_nothing_falls_back_in_silence(
     with pytest.raises(EngineError, match=message):
         ONNXRUNTIME_CUDA.open(files_just_built(kept), "fp16", RunOptions())
     with pytest.raises(EngineError, match=message):
-        ONNXRUNTIME_CUDA.executed(files_just_built(kept), open_manifest(kept).contract, "fp16")
+        ONNXRUNTIME_CUDA.layers(files_just_built(kept), open_manifest(kept).contract, "fp16")
 
 
 def open_manifest(folder: Path) -> Any:

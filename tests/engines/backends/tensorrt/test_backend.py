@@ -11,7 +11,7 @@ from pconv_deploy.engines.backends.tensorrt import backend as module
 from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
 from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, TENSORRT_RTX
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
-from pconv_deploy.engines.base import Built, Gpu, Runtime, files_just_built
+from pconv_deploy.engines.base import Built, Gpu, Layer, Runtime, files_just_built
 from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.registry import BACKENDS, backend_named
 from pconv_deploy.errors import EngineError, UsageError
@@ -190,7 +190,7 @@ def test_what_the_inspector_says_is_shown_and_decides_nothing(
     (tmp_path / "layers.json").write_text(json.dumps({"graph": {"fp16": 12}, "engine": answers}))
     files, contract = files_just_built(tmp_path), cast("Any", None)
     assert TensorRtBackend().describe(plan(), files.read)["layers"] == shown
-    assert TensorRtBackend().executed(files, contract, "fp16") == {"fp16": 12}
+    assert TensorRtBackend().layers(files, contract, "fp16") == [Layer("fp16")] * 12
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff{", b"[1]", b'{"graph": {"fp8": 1}}', b"[" * 9999])
@@ -198,6 +198,6 @@ def test_damaged_layers(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "layers.json").write_bytes(content)
     files, contract = files_just_built(tmp_path), cast("Any", None)
     with pytest.raises(EngineError, match=r"layers\.json of the engine is damaged"):
-        TensorRtBackend().executed(files, contract, "fp16")
+        TensorRtBackend().layers(files, contract, "fp16")
     shown = TensorRtBackend().describe(plan(), files.read)["layers"]
     assert str(shown).startswith("not known: layers.json of the engine is damaged")
