@@ -49,7 +49,7 @@ _MAY_RUN_IN: Mapping[Precision, frozenset[Precision]] = {
     "fp32": frozenset({"fp32"}),
     "fp16": frozenset({"fp32", "fp16"}),
     "bf16": frozenset({"fp32", "bf16"}),
-    "int8": frozenset({"fp32", "int8"}),
+    "int8": frozenset({"fp32", "bf16", "int8"}),
 }
 
 _LEAST_SHARE = 0.9  # of the multiply-adds that are to run in a precision
@@ -204,7 +204,7 @@ def require_precision(
         wanted: of the engine.
         engine: its name, for messages.
         model: what it was built from. Of an int8 engine it says which convolutions are to compute
-            in eight bits: the others were kept in single precision for what they are worth.
+            in eight bits: the others were kept finer for what they are worth.
 
     Raises:
         ParityError: no convolution runs in the wanted precision, one in a coarser one, or less
@@ -236,14 +236,10 @@ def count_precisions(layers: Sequence[Layer]) -> Mapping[Precision, int]:
     return Counter(layer.precision for layer in layers)
 
 
-def describe_mixed(executed: Mapping[Precision, int], wanted: Precision, why: str) -> str | None:
-    """Say how many convolutions compute in another precision than the engine's; None: none do.
-
-    why: the backend's `why_finer`.
-    """
+def describe_mixed(executed: Mapping[Precision, int], wanted: Precision) -> str | None:
+    """Say how many convolutions compute in another precision than the engine's; None: none do."""
     if executed.keys() <= {wanted}:
         return None
     total = sum(executed.values())
     others = ", ".join(f"{count} in {name}" for name, count in executed.items() if name != wanted)
-    counts = f"{executed.get(wanted, 0)} of {total} convolutions compute in {wanted}, {others}"
-    return f"{counts}: {why}" if why else counts
+    return f"{executed.get(wanted, 0)} of {total} convolutions compute in {wanted}, {others}"

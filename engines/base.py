@@ -183,7 +183,6 @@ class Traits:
     same_gpu          an engine opens only on the kind of GPU that it was built on
     repeatable        two builds of one graph compute the same
     windows           it runs a decoder on windows of the frame, see `engines.windows`
-    why_finer         why some convolutions of an engine may compute in fp32; empty: not known
     """
 
     device: str
@@ -196,7 +195,6 @@ class Traits:
     same_gpu: bool = False
     repeatable: bool = True
     windows: bool = False
-    why_finer: str = ""
 
 
 class Backend(Protocol):

@@ -2,7 +2,7 @@
 
 NNCF finds the ranges and puts pairs of QuantizeLinear and DequantizeLinear before the
 convolutions, which ONNX Runtime, OpenVINO and TensorRT turn into arithmetic of eight bits.
-Everything else stays in single precision: the masks, the renormalisation, the ends of the graph.
+Everything else stays in single precision in the graph: the masks, the renormalisation, its ends.
 OpenVINO on a processor with AMX computes features in int8 only if their codes are around zero.
 TensorRT has signed codes around zero only: half of them are never used behind a
 ReLU.
@@ -55,7 +55,7 @@ class Quantisation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     passed_over                         the first few unusable ones, each with its reason
     psnr, worst_psnr                    dB in the holes of the held-back photos, against the
                                         graph's composite: of all together, of the worst one
-    kept                                layers left in single precision, by their weights' names
+    kept                                layers left out of int8, by their weights' names
     judged_by                           what filled the photos: the "engine" itself or, where the
                                         machine cannot run it, the quantised "graph", by ONNX
                                         Runtime node by node

@@ -17,7 +17,6 @@ def tell_engine(manifest: "Manifest", name: Path, *, exported: bool) -> None:
     """Tell what an engine of this name is; `exported`: its graph was made on the way."""
     from pconv_deploy.engines.acceptance import describe_mixed
     from pconv_deploy.engines.manifest import describe_parity
-    from pconv_deploy.engines.registry import backend_named
     from pconv_deploy.engines.windows.entry import describe_windows
 
     built, profiles = manifest.built_with, manifest.engine.profiles
@@ -32,8 +31,7 @@ def tell_engine(manifest: "Manifest", name: Path, *, exported: bool) -> None:
         OUT.print(f"verified: {escape(manifest.export_parity.describe())}")
     OUT.print(f"verified: {known}" if manifest.engine_parity else known)
     OUT.print(f"windows: {escape(describe_windows(manifest.windows, manifest.no_windows))}")
-    why = backend_named(manifest.backend).traits.why_finer
-    if mixed := describe_mixed(manifest.executed, manifest.precision, why):
+    if mixed := describe_mixed(manifest.executed, manifest.precision):
         ERR.print(f"note: {mixed}", markup=False)
     if profiles:
         OUT.print("takes, as batch x height x width:")
@@ -47,7 +45,7 @@ def tell_engine(manifest: "Manifest", name: Path, *, exported: bool) -> None:
             f"int8: calibrated on {facts.calibrated_on} photos ({facts.unusable} unusable); "
             f"{facts.psnr:.1f} dB in the holes of {facts.held_back} others "
             f"(worst {facts.worst_psnr:.1f}), filled by the {facts.judged_by}; "
-            f"layers in single precision: {kept}"
+            f"layers kept finer than int8: {kept}"
         )
 
 

@@ -161,7 +161,7 @@ def _precisions(manifest: Manifest) -> str:
     if facts is None:
         return f"{manifest.precision}: {counts}"
     return (
-        f"{manifest.precision}: {counts}; in single precision: {', '.join(facts.kept) or 'none'}; "
+        f"{manifest.precision}: {counts}; kept finer than int8: {', '.join(facts.kept) or 'none'}; "
         f"calibrated on {facts.calibrated_on} photos; {facts.psnr:.1f} dB in the holes of "
         f"{facts.held_back} others, filled by {_JUDGES[facts.judged_by]}"
     )

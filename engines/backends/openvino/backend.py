@@ -49,8 +49,6 @@ _log = logging.getLogger(__name__)
 # a convolution by itself. Figures: docs/measurements.md.
 _FASTEST = Arrangement(upsampling=("depth_to_space",))
 _FASTEST_FP32 = Arrangement(narrow_output=True)
-# What the arithmetic between the convolutions of an int8 engine is: single precision too.
-_HINTS: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 _EXECUTED: Mapping[str, Precision] = {
     "f32": "fp32",
     "f16": "fp16",
@@ -78,7 +76,6 @@ _TRAITS = Traits(
     # With AMX it computes convolutions of other codes in fp32. Elsewhere these gain nothing and
     # cost 1 to 5 dB (docs/measurements.md).
     symmetric_codes="amx_int8" in (processor.instruction_sets() or ()),
-    why_finer="OpenVINO leaves transposed convolutions in fp32 that no other one follows",
 )
 
 
@@ -110,9 +107,9 @@ class OpenVinoBackend:
             return None
         if precision == "fp16":  # where it would not has not been tried
             return "on most processors OpenVINO would compute in fp32 and not say so"
-        name, capabilities = processor_capabilities()
-        if "BF16" in capabilities:
+        if _has_bf16():
             return None
+        name, _ = processor_capabilities()
         # Asked for bf16 all the same, it would compute in single precision and not say so.
         return (
             f"this processor ({name}) has no bf16 instructions (AVX512_BF16 or AMX_BF16), and "
@@ -170,6 +167,11 @@ class OpenVinoBackend:
         return found
 
 
+def _has_bf16() -> bool:
+    _, capabilities = processor_capabilities()
+    return "BF16" in capabilities
+
+
 def _executed(facts: Mapping[str, Any]) -> Precision:
     """The precision that a convolution's kernel computes in, such as brgconv_avx512_amx_bf16.
 
@@ -199,9 +201,11 @@ class OpenVinoSession:
 
     def __init__(self, files: EngineFiles, precision: Precision, options: RunOptions) -> None:
         self._streams = options.streams
+        hint = "bf16" if precision == "bf16" or (precision == "int8" and _has_bf16()) else "f32"
         self._settings = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "EXECUTION_MODE_HINT": "PERFORMANCE" if precision == "bf16" else "ACCURACY",
+            # Of int8 engines, what is between the convolutions, and layers that are kept exact.
+            "INFERENCE_PRECISION_HINT": hint,
+            "EXECUTION_MODE_HINT": "PERFORMANCE" if hint == "bf16" else "ACCURACY",
             "NUM_STREAMS": options.streams,
             "INFERENCE_NUM_THREADS": (options.threads or 0) * options.streams,  # 0: all cores
             # Two processes would pin their threads to the same cores.

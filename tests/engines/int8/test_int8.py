@@ -76,7 +76,8 @@ def test_an_int8_engine_looks_like_its_graph(
     assert facts.psnr >= facts.worst_psnr
     assert facts.judged_by == "engine"
     # As the runtime says; what it gains nothing by it may leave in single precision.
-    assert manifest.executed["int8"] > manifest.executed["fp32"] >= len(facts.kept)
+    finer = sum(n for precision, n in manifest.executed.items() if precision != "int8")
+    assert manifest.executed["int8"] > finer >= len(facts.kept)
     parity = manifest.engine_parity
     assert parity is not None
     assert (parity.psnr_needed, parity.level_tolerance) == (TOLERANCES["int8"].pattern_psnr, None)

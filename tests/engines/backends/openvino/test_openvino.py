@@ -290,6 +290,21 @@ def test_every_convolution_computes_in_eight_bits(graph: Path, tmp_path: Path) -
     assert {layer.name for layer in layers} == quantised_convolutions(model)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_what_int8_does_not_compute_is_in_bf16_where_the_processor_has_it(
+    graph: Path, tmp_path: Path, request: pytest.FixtureRequest, *, bf16: bool
+) -> None:
+    if bf16 and not has_bf16():
+        pytest.skip("this processor has no bf16 instructions")
+    if not bf16:
+        request.getfixturevalue("without_bf16")
+    exported, backend = read_graph(graph), OpenVinoBackend()
+    backend.build(exported.content, exported.contract, "int8", tmp_path)  # with no layer in int8
+    layers = backend.layers(files_just_built(tmp_path), exported.contract, "int8")
+    assert ("bf16" if bf16 else "fp32") in {layer.precision for layer in layers}
+    assert ("bf16" in {layer.precision for layer in layers}) == bf16
+
+
 @pytest.mark.skipif(not has_bf16(), reason="this processor has no bf16 instructions")
 @pytest.mark.parametrize("exported", ["fp32", "bf16"])
 def test_every_form_of_a_trained_network_in_bf16_passes(tmp_path: Path, exported: str) -> None:
