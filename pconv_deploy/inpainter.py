@@ -68,7 +68,7 @@ class Inpainter:
         self._session = session
         self._shapes = shapes_of(contract, manifest.engine.profiles if manifest else ())
         memory = manifest.memory if manifest else None
-        self._regions = Regions(regions, memory, self._shapes, _trained_at(contract))
+        self._regions = Regions(regions, memory, self._shapes, _trained_at(contract), streams)
         self._streams = streams
         self._closed = False
 

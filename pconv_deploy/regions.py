@@ -34,7 +34,8 @@ class RegionOptions:
                 memory is estimated to suffice, else parts
     context     pixels around a hole that such a part holds, from 16; None: the side that the
                 network was trained at, or 512
-    max_memory  bytes that one run may take; None: half of what is free when the engine is loaded
+    max_memory  bytes that one run may take; None: half of what is free when the engine is loaded,
+                shared by the runs at the same time
     """
 
     region: Region = "auto"
@@ -62,6 +63,7 @@ class Regions:
         memory: that a run of the engine takes; None: not known, so every photo is taken whole.
         shapes: that the engine takes.
         trained_at: side of the images the network was trained at; None: not known.
+        streams: runs at the same time, which share the free memory.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class Regions:
         memory: MemoryUse | None,
         shapes: Shapes,
         trained_at: int | None,
+        streams: int = 1,
     ) -> None:
         self._options, self._memory, self._shapes = options, memory, shapes
+        self._streams = streams
         self._context = options.context or trained_at or DEFAULT_CONTEXT
         free = free_memory()
-        self._limit = options.max_memory or (free // 2 if free else None)
+        self._limit = options.max_memory or (free // 2 // streams if free else None)
 
     def crops(self, hole: Hole) -> tuple[Box, ...]:
         """Return the parts of a photo that the network is to see; none: all of it.
@@ -117,6 +121,8 @@ class Regions:
     def _named_limit(self) -> str:
         assert self._limit is not None
         what = "--max-memory" if self._options.max_memory else "half of the free memory"
+        if self._streams > 1 and not self._options.max_memory:
+            what += f" for {self._streams} runs at the same time"
         return f"{what}, {_mib(self._limit)}"
 
 

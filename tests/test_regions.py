@@ -13,7 +13,7 @@ from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.engines.memory import MemoryUse
 from pconv_deploy.errors import PictureSizeError, UsageError
 from pconv_deploy.inpainter import Inpainter
-from pconv_deploy.regions import RegionOptions
+from pconv_deploy.regions import RegionOptions, Regions
 
 Photo = Callable[..., NDArray[np.uint8]]
 SIZE = (700, 900)
@@ -106,3 +106,21 @@ def test_memory_grows_with_the_pixels() -> None:
     memory = MemoryUse(fixed=1000, per_pixel=2.5)
     assert memory.of(0) == 1000
     assert memory.of(3) == 1008
+
+
+def test_runs_at_the_same_time_share_the_free_memory(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hole = np.zeros((1000, 1000), np.bool_)
+    hole[:8, :8] = True
+    monkeypatch.setattr("pconv_deploy.regions.free_memory", lambda: 4 << 20)
+    with Inpainter.load(engine) as inpainter:
+        shapes = inpainter._shapes
+
+    def crops(streams: int) -> int:
+        memory = MemoryUse(fixed=0, per_pixel=1)
+        regions = Regions(RegionOptions(context=16), memory, shapes, None, streams)
+        return len(regions.crops(hole))
+
+    assert crops(1) == 0
+    assert crops(4) == 1

@@ -6,10 +6,11 @@ done; a file that fails is reported and passed over.
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -22,6 +23,8 @@ from pconv_deploy.images.hole_rule import MaskReading
 from pconv_deploy.images.notes import Note
 from pconv_deploy.images.writing import require_writable, save_image
 from pconv_deploy.inpainter import Inpainter, Prepared
+
+_BESIDE = 2  # batches beside those in the engine: one is read, one written
 
 
 @dataclass(frozen=True)
@@ -83,70 +86,70 @@ def _outcomes(
     def load(job: Job) -> _Loaded:
         return _load(inpainter, job, options, read_mask)
 
-    batches = [jobs[i : i + options.batch] for i in range(0, len(jobs), options.batch)]
-    pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pconv-files")
+    def save(job: Job, picture: Image.Image) -> Future[None]:
+        return files.submit(save_image, job.output, picture, options.encoding)
+
+    files = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pconv-files")
     engines = ThreadPoolExecutor(max_workers=options.at_once, thread_name_prefix="pconv-engine")
-    running: deque[_Running] = deque()
+    batches: deque[Future[list[_Done]]] = deque()
     try:
-        ahead = [pool.submit(load, job) for job in batches[0]] if batches else []
-        for number, batch in enumerate(batches):
-            loading = ahead
-            following = batches[number + 1] if number + 1 < len(batches) else []
-            ahead = [pool.submit(load, job) for job in following]
-            loaded, failed = _when_loaded(batch, loading)
-            yield from failed
-            running.append(_Running(loaded, engines.submit(_fill, inpainter, loaded)))
-            if len(running) == options.at_once:
-                yield from _finish_batch(running.popleft(), pool, options)
-        while running:
-            yield from _finish_batch(running.popleft(), pool, options)
+        for start in range(0, len(jobs), options.batch):
+            loading = {job: files.submit(load, job) for job in jobs[start : start + options.batch]}
+            batches.append(engines.submit(_run_batch, inpainter, loading, save))
+            if len(batches) == options.at_once + _BESIDE:
+                yield from _written(batches.popleft().result())
+        while batches:
+            yield from _written(batches.popleft().result())
     finally:
         # What is being written is finished, what is waiting is dropped.
         engines.shutdown(wait=True, cancel_futures=True)
-        pool.shutdown(wait=True, cancel_futures=True)
+        files.shutdown(wait=True, cancel_futures=True)
 
 
-@dataclass(frozen=True)
-class _Running:
-    """A batch in the engine."""
+class _Done(NamedTuple):
+    """What became of a job; its output is on disk when `written` is done."""
 
-    loaded: dict[Job, _Loaded]
-    filled: Future[list[tuple[Job, Pixels | EngineError]]]
+    job: Job
+    error: PConvError | None = None
+    loaded: _Loaded | None = None
+    written: Future[None] | None = None
 
 
-def _when_loaded(
-    jobs: Sequence[Job], loading: Sequence[Future[_Loaded]]
-) -> tuple[dict[Job, _Loaded], list[FileResult]]:
-    """Wait for a batch's files; report those that cannot be used."""
+def _run_batch(
+    inpainter: Inpainter,
+    loading: Mapping[Job, Future[_Loaded]],
+    save: Callable[[Job, Image.Image], Future[None]],
+) -> list[_Done]:
+    """Wait for a batch's files, fill them, and begin to write what was filled."""
     loaded: dict[Job, _Loaded] = {}
-    failed: list[FileResult] = []
-    for job, future in zip(jobs, loading, strict=True):
+    done: list[_Done] = []
+    for job, future in loading.items():
         try:
             loaded[job] = future.result()
         except PConvError as error:
-            failed.append(FileResult(job, error=error))
-    return loaded, failed
-
-
-def _finish_batch(
-    running: _Running, pool: ThreadPoolExecutor, options: FillOptions
-) -> Iterator[FileResult]:
-    loaded = running.loaded
-    writing: list[tuple[Job, Future[None]]] = []
-    for job, pixels in running.filled.result():
+            done.append(_Done(job, error))
+    for job, pixels in _fill(inpainter, loaded):
         if isinstance(pixels, EngineError):
-            yield FileResult(job, error=pixels)
+            done.append(_Done(job, pixels))
         else:
             picture = like(loaded[job].image, pixels)
-            writing.append((job, pool.submit(save_image, job.output, picture, options.encoding)))
-    for job, written in writing:
+            done.append(_Done(job, None, loaded[job], save(job, picture)))
+    return done
+
+
+def _written(batch: Sequence[_Done]) -> Iterator[FileResult]:
+    """Wait until the files of a batch are on disk."""
+    for job, error, loaded, written in batch:
+        if loaded is None or written is None:
+            yield FileResult(job, error=error)
+            continue
         try:
             written.result()
-        except InputError as error:
-            yield FileResult(job, error=error)
+        except InputError as refused:
+            yield FileResult(job, error=refused)
         else:
-            had_hole = bool(loaded[job].prepared.hole.any())
-            yield FileResult(job, had_hole=had_hole, notes=loaded[job].notes)
+            had_hole = bool(loaded.prepared.hole.any())
+            yield FileResult(job, had_hole=had_hole, notes=loaded.notes)
 
 
 def _fill(

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from pconv_deploy.inpainter import Inpainter
 from tests.cli.conftest import Run
 
 Photo = Callable[..., NDArray[np.uint8]]
@@ -72,3 +75,24 @@ def test_parts_of_a_photo_are_noted(run: Run, engine: Path, files: Path, photo: 
     assert "the network saw 128x128 of 600x400 pixels, not the whole photo" in result.err
     filled = np.asarray(Image.open(files / "x.png"))
     np.testing.assert_array_equal(filled[hole_mask == 0], large[hole_mask == 0])
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 2), (64, 3)])
+def test_a_folder_runs_on_all_cores(
+    run: Run, engine: Path, files: Path, monkeypatch: pytest.MonkeyPatch, cores: int, expected: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(cores)))
+    opened: list[dict[str, Any]] = []
+    load = Inpainter.load
+
+    def loaded(name: Path, **options: Any) -> Inpainter:
+        opened.append(options)
+        return load(name, **{**options, "threads": 1})
+
+    monkeypatch.setattr(Inpainter, "load", loaded)
+    shown = run("infer", engine, files / "in", files / "mask.png", "-o", files / "out")
+    assert shown.code == 0
+    photos = len(done(files / "out"))
+    assert photos == 3
+    assert opened[0]["streams"] == expected
+    assert opened[0]["threads"] == (max(1, cores // expected) if expected > 1 else None)

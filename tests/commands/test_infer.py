@@ -67,6 +67,27 @@ def test_several_batches_at_once_give_the_same_files(
         assert one.output.read_bytes() == other.output.read_bytes()
 
 
+def test_the_engine_goes_on_while_files_are_written(
+    inpainter: Inpainter, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, second = [], threading.Event()
+    fill = inpainter.fill
+
+    def counted(prepared: Any) -> Any:
+        calls.append(prepared)
+        if len(calls) == 2:
+            second.set()
+        return fill(prepared)
+
+    def save_late(*arguments: Any) -> None:
+        assert second.wait(20)  # never, if the engine waited for the first file
+        save_image(*arguments)
+
+    monkeypatch.setattr(inpainter, "fill", counted)
+    monkeypatch.setattr(batch_module, "save_image", save_late)
+    assert all(o.error is None for o in run(inpainter, folders))
+
+
 def test_bad_files_are_reported_and_passed_over(inpainter: Inpainter, folders: Path) -> None:
     (folders / "in" / "b.png").write_bytes(b"no image")
     (folders / "masks" / "c.png").unlink()
