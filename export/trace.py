@@ -103,7 +103,7 @@ def trace_module(
     Raises:
         ModuleError: torch.export cannot follow a part of it, or ONNX has no operator for one.
     """
-    with torch.no_grad(), _quiet_exporter():
+    with torch.no_grad(), quiet_torch():
         with following(module):
             exported = torch.export.export(module, example, dynamic_shapes=dynamic_shapes)
         with translating(exported):
@@ -142,8 +142,8 @@ def _name_after_modules(graph: ir.Graph) -> None:
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Silence torch's own messages while it exports: missing torchvision, deprecations."""
+def quiet_torch() -> Iterator[None]:
+    """Silence what torch says of itself while it exports or compiles."""
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -152,6 +152,7 @@ def _quiet_exporter() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+            warnings.filterwarnings("ignore", ".*torch.jit.*deprecated", DeprecationWarning)
             # Tensors that a layer stores during a call, such as its mask, are not exported.
             warnings.filterwarnings("ignore", message="The tensor attributes? ")
             yield

@@ -26,6 +26,7 @@ from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
 from pconv_deploy.inpainter import Inpainter, Prepared
+from pconv_deploy.parity import Precision
 from pconv_deploy.processes import PACKAGE_HOME, run_child
 from pconv_deploy.timing import Contender
 
@@ -64,7 +65,7 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     backend: str
     runtime: str
-    precision: str
+    precision: Precision
 
 
 @dataclass(frozen=True)
@@ -134,18 +135,28 @@ def engine_fill(inpainter: Inpainter) -> Fill:
     return fill
 
 
-def torch_fill(
+def torch_fill(graph: Any, threads: int | None = None) -> Fill:
+    """Give the same function by what `torch_graph` returned."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+    @torch.inference_mode()
+    def fill(image: NDArray[np.uint8], hole_mask: NDArray[np.uint8]) -> Any:
+        filled, _raw = graph(torch.from_numpy(image), torch.from_numpy(hole_mask))
+        return filled.numpy()
+
+    return fill
+
+
+def torch_graph(
     checkpoint_file: Path,
     formulation: Formulation,
-    threads: int | None,
     contract: GraphContract | None = None,
     weights_key: str | None = None,
-    *,
-    autocast: bool = False,
-) -> Fill:
-    """Give the same function by a network in PyTorch, compositing included.
-
-    autocast: convolutions in bf16, channels last, as PyTorch itself offers to be faster.
+) -> Any:
+    """Load a checkpoint's network in PyTorch as a module from images to composites.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -153,7 +164,7 @@ def torch_fill(
         UsageError: it is not the checkpoint that `contract` names.
     """
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError as error:
         raise MissingRuntimeError(
             "--against needs torch: pip install 'pconv-deploy[export]'"
@@ -167,8 +178,6 @@ def torch_fill(
             f"this engine was made from a module, {module.factory}, which only its own code runs; "
             "measure it without --against"
         )
-    if threads is not None:
-        torch.set_num_threads(threads)
     checkpoint = load_checkpoint(checkpoint_file, weights_key=weights_key)
     if contract and checkpoint.source.sha256 != contract.source.sha256:
         raise UsageError(
@@ -176,17 +185,7 @@ def torch_fill(
             f"({contract.source.file}, sha256 {contract.source.sha256[:12]}...)"
         )
     form = literal_network if formulation == "literal" else for_inference
-    graph = DeploymentGraph(form(checkpoint.model), checkpoint.normalisation).eval()
-    if autocast:
-        graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @torch.inference_mode()
-    def fill(image: NDArray[np.uint8], hole_mask: NDArray[np.uint8]) -> Any:
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            filled, _raw = graph(torch.from_numpy(image), torch.from_numpy(hole_mask))
-        return filled.numpy()
-
-    return fill
+    return DeploymentGraph(form(checkpoint.model), checkpoint.normalisation).eval()
 
 
 def torch_contenders(
@@ -195,7 +194,7 @@ def torch_contenders(
     """Make the formulations of the checkpoint that all opened engines were made from, by name.
 
     Raises:
-        CheckpointError, MissingRuntimeError: as `torch_fill`.
+        CheckpointError, MissingRuntimeError: as `torch_graph`.
         UsageError: the engines were made from another checkpoint, or from several.
     """
     contracts = [inpainter.contract for inpainter in opened]
@@ -206,7 +205,7 @@ def torch_contenders(
     key = contracts[0].source.weights_key
     return {
         f"PyTorch eager, {formulation}": FillContender(
-            torch_fill(against, formulation, threads, contracts[0], key),
+            torch_fill(torch_graph(against, formulation, contracts[0], key), threads),
             task,
             replace(task.alone(str(against), formulation, threads), weights_key=key),
         )
@@ -264,7 +263,8 @@ def _peak_of_this_process(who: Alone) -> float | None:
     hole_mask = np.zeros(image.shape[:3], np.uint8)
     hole_mask[:, : who.height // 2] = 255
     if who.formulation:
-        fill = torch_fill(Path(who.path), who.formulation, who.threads, weights_key=who.weights_key)
+        graph = torch_graph(Path(who.path), who.formulation, weights_key=who.weights_key)
+        fill = torch_fill(graph, who.threads)
     else:
         fill = engine_fill(Inpainter.load(who.path, threads=who.threads))
     for _ in range(_MEMORY_RUNS):

@@ -1,10 +1,11 @@
 """`make bench`: every runtime and precision this machine has, beside PyTorch, in one table.
 
 The paper's network at full size, and the demo's; each table is one run in which all contenders
-take turns. How near they come to what the machine can do is told by the fastest convolution that
-ONNX Runtime has to offer here.
+take turns. How near they come to what the machine can do is told by the fastest convolutions that
+the runtimes have to offer here, in each precision.
 """
 
+import contextlib
 import functools
 import math
 import os
@@ -14,15 +15,14 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
-import numpy as np
-import onnx
-import onnxruntime
 import typer
 
 from pconv_deploy.assets.network import copy_network
 from pconv_deploy.assets.photos import sample_photo
-from pconv_deploy.benchmark.contenders import REFERENCE, torch_fill
+from pconv_deploy.benchmark.ceilings import convolution_ceilings
+from pconv_deploy.benchmark.contenders import REFERENCE, Fill
 from pconv_deploy.benchmark.report import table, write_report
+from pconv_deploy.benchmark.rivals import rivals
 from pconv_deploy.benchmark.run import BenchOptions, BenchResult, bench
 from pconv_deploy.benchmark.suite_engines import build_engines, write_crops
 from pconv_deploy.benchmark.untrained import write_untrained
@@ -32,16 +32,21 @@ from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
 from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.graphs.multiply_adds import multiply_adds
-from pconv_deploy.timing import Contender, take_turns
+from pconv_deploy.parity import Precision
 
 
 class Setting(NamedTuple):
-    """One run; hole: the side of a square one, None: strokes that cover a quarter."""
+    """One run.
+
+    hole    side of a square one; None: strokes that cover a quarter
+    rivals  with what a user could pick instead, for one image of 512x512
+    """
 
     batch: int
     size: tuple[int, int]
     rounds: int
     hole: int | None = None
+    rivals: bool = False
 
     def describe(self) -> str:
         """One phrase for people."""
@@ -49,17 +54,17 @@ class Setting(NamedTuple):
         return f"batch {self.batch}, {self.size[0]}x{self.size[1]}, {hole}"
 
 
-AUTOCAST = "PyTorch bf16 autocast, channels last, literal"
 _USUAL, _PHOTO = (512, 512), (1536, 2048)
 FULL_SIZE = (
-    Setting(1, _USUAL, 7),
-    *(Setting(1, _USUAL, 7, hole) for hole in (64, 128, 256, 384)),
+    Setting(1, _USUAL, 7, rivals=True),
+    Setting(1, _USUAL, 7, 64, rivals=True),
+    *(Setting(1, _USUAL, 7, hole) for hole in (128, 256, 384)),
     Setting(1, (256, 256), 7),
     Setting(1, (1024, 1024), 3),
     Setting(4, _USUAL, 3),
     Setting(1, _PHOTO, 2, 200),
 )
-COMPACT = (Setting(1, _USUAL, 9), Setting(1, _USUAL, 9, 64))
+COMPACT = (Setting(1, _USUAL, 9, rivals=True), Setting(1, _USUAL, 9, 64))
 _MIB_PER_PIXEL = 1000 / 512**2  # what the literal formulation of the full-size network takes
 
 
@@ -79,9 +84,9 @@ class NetworkBenchmark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
-    """Every network, and GFLOP/s of the fastest convolution."""
+    """Every network, and GFLOP/s of the fastest convolutions, by precision."""
 
-    ceiling_gflops: float
+    ceilings: Mapping[Precision, float]
     networks: tuple[NetworkBenchmark, ...]
 
 
@@ -89,7 +94,7 @@ def run_benchmark(
     output: Annotated[Path, typer.Option(help="Folder for engines and results.")] = Path("bench"),
     tune: Annotated[bool, typer.Option("--tune", help="Tune each engine first.")] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Two holes and fewer rounds of each network.")
+        bool, typer.Option("--quick", help="The demo's network alone, in fewer rounds.")
     ] = False,
 ) -> None:
     """Build every engine this machine can run, and time all of them beside PyTorch."""
@@ -106,24 +111,28 @@ def run_benchmark(
         write(checkpoint)
         export_checkpoint(checkpoint, graph, overwrite=True, progress=progress)
         engines = build_engines(graph, crops, folder, judged=trained, tune=tune, progress=progress)
-        wanted = [one._replace(rounds=3) for one in settings[:2]] if quick else settings
+        wanted = [one._replace(rounds=3, rivals=False) for one in settings] if quick else settings
         fitting = [one for one in wanted if _mib(one) < _memory_mib()]
+        contract = read_graph(graph).contract
+        with contextlib.ExitStack() as stack:
+            others: dict[str, Fill] = {}
+            if any(one.rivals for one in fitting):
+                others = rivals(checkpoint, _USUAL, contract, stack, progress)
+            runs = tuple(_timed(engines, checkpoint, one, others, progress) for one in fitting)
         quantised = {f"{m.backend}, int8": m.quantisation for m in map(read_manifest, engines)}
         return NetworkBenchmark(
             network=name,
             multiply_adds=multiply_adds(read_graph(graph).model, 512, 512),
             int8={contender: facts for contender, facts in quantised.items() if facts},
-            runs=tuple(_timed(engines, checkpoint, one, progress) for one in fitting),
+            runs=runs,
             left_out=tuple(_too_large(one) for one in wanted if one not in fitting),
         )
 
-    result = Benchmark(
-        ceiling_gflops=round(convolution_ceiling(), 1),
-        networks=(
-            measured("full-size", write_untrained, FULL_SIZE, trained=False),
-            measured("compact", copy_network, COMPACT, trained=True),
-        ),
-    )
+    networks = [measured("compact", copy_network, COMPACT, trained=True)]
+    if not quick:
+        networks.insert(0, measured("full-size", write_untrained, FULL_SIZE, trained=False))
+    contract = read_graph(output / "compact" / "model.onnx").contract
+    result = Benchmark(ceilings=convolution_ceilings(contract), networks=tuple(networks))
     paths = (output / "results.json", output / "results.md")
     write_report(paths, result, "".join(_page(result)))
     progress(f"results in {paths[1]}")
@@ -149,49 +158,30 @@ def _timed(
     engines: list[Path],
     checkpoint: Path,
     setting: Setting,
+    others: Mapping[str, Fill],
     progress: Callable[[str], None],
 ) -> BenchResult:
     progress(setting.describe())
-    batch, size, rounds, hole = setting
+    batch, size, rounds, hole, with_rivals = setting
     memory = (batch, size, hole) == (1, _USUAL, None)
     options = BenchOptions(
         batch=batch, size=size, hole=hole, rounds=rounds, warm_up=1, memory=memory
     )
-    others = {AUTOCAST: torch_fill(checkpoint, "literal", None, autocast=True)}
-    return bench(engines, against=checkpoint, others=others, photo=sample_photo(), options=options)
-
-
-def convolution_ceiling(rounds: int = 15) -> float:
-    """GFLOP/s of ONNX Runtime on the convolution it is best at: wide, 3x3, in the cache."""
-    channels, side = 256, 64
-    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
-    rng = np.random.default_rng(0)
-    weight = rng.normal(size=(channels, channels, 3, 3)).astype(np.float32)
-    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
-    shape = [1, channels, side, side]
-    graph = helper.make_graph(
-        [node],
-        "ceiling",
-        [helper.make_tensor_value_info("x", floats, shape)],
-        [helper.make_tensor_value_info("y", floats, shape)],
-        [onnx.numpy_helper.from_array(weight, "w")],
+    return bench(
+        engines,
+        against=checkpoint,
+        others=others if with_rivals else {},
+        photo=sample_photo(),
+        options=options,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    x = rng.normal(size=shape).astype(np.float32)
-    turn = Contender(lambda: session.run(None, {"x": x}), pause=0)
-    seconds = min(take_turns({"convolution": turn}, rounds, warm_up=0)["convolution"])
-    return 2 * weight.size * side * side / seconds / 1e9
 
 
 def _page(result: Benchmark) -> Iterator[str]:
-    ceiling = result.ceiling_gflops
+    ceilings = ", ".join(f"{name} {value:.0f}" for name, value in result.ceilings.items())
     environment = result.networks[0].runs[0].environment
     yield f"{', '.join(f'{key} {value}' for key, value in environment.items())}\n"
-    yield f"ONNX Runtime's fastest convolution here: {ceiling:.0f} GFLOP/s. *Of the ceiling* "
-    yield "counts the convolutions alone, at that speed.\n"
+    yield f"The fastest convolutions here, GFLOP/s: {ceilings}. *Of the ceiling* counts the "
+    yield "convolutions alone, at that speed.\n"
     for network in result.networks:
         yield f"\n## The {network.network} network\n\n"
         yield f"{2 * network.multiply_adds / 1e9:.1f} GFLOP for an image of 512x512 as exported.\n"
@@ -202,17 +192,21 @@ def _page(result: Benchmark) -> Iterator[str]:
         if not network.int8:
             yield "int8: all layers in eight bits, what they fill was not judged.\n"
         for run in network.runs:
-            yield from _table(run, 2 * network.multiply_adds / 1e9, ceiling)
+            yield from _table(run, 2 * network.multiply_adds / 1e9, result.ceilings)
         yield from (f"\nNot measured: {what}.\n" for what in network.left_out)
 
 
-def _table(run: BenchResult, gflop: float, ceiling_gflops: float) -> Iterable[str]:
+def _table(run: BenchResult, gflop: float, ceilings: Mapping[Precision, float]) -> Iterable[str]:
     """Lay out one run; gflop: of one image of 512x512."""
     setting = Setting(run.batch, (run.height, run.width), run.rounds, run.hole_side)
     what = f"{setting.describe()}, {run.rounds} rounds"
     columns = ("p50 ms", "p90", "images/s", "times faster (p10-p90)", "of the ceiling", "peak MiB")
-    in_fp32 = {fact.contender for fact in run.engines if fact.precision == "fp32"}
-    floor = 1e3 * gflop * run.batch * run.height * run.width / 512**2 / ceiling_gflops
+    work = gflop * run.batch * run.height * run.width / 512**2
+    floors = {
+        fact.contender: 1e3 * work / ceiling
+        for fact in run.engines
+        if run.hole_side is None and (ceiling := ceilings.get(fact.precision))
+    }
     rows = (
         (
             t.name,
@@ -220,7 +214,7 @@ def _table(run: BenchResult, gflop: float, ceiling_gflops: float) -> Iterable[st
             f"{t.p90:.0f}",
             f"{t.images_per_second:.2f}",
             "1" if t.name == REFERENCE else t.times_faster(),
-            f"{floor / t.p50:.0%}" if t.name in in_fp32 and run.hole_side is None else "",
+            f"{floors[t.name] / t.p50:.0%}" if t.name in floors else "",
             f"{t.peak_mib:.0f}" if t.peak_mib else "",
         )
         for t in run.contenders

@@ -63,7 +63,7 @@ def build_engines(
         progress: is told each step.
     """
     built = []
-    for backend, precision in _runnable(progress):
+    for backend, precision in runnable(progress):
         folder = output / f"{backend.name}-{precision}.engine"
         if precision == "int8" and not judged:
             plain = output / f"{backend.name}-fp32.engine"
@@ -80,7 +80,8 @@ def build_engines(
     return built
 
 
-def _runnable(progress: Callable[[str], None]) -> Iterator[tuple[Backend, Precision]]:
+def runnable(progress: Callable[[str], None]) -> Iterator[tuple[Backend, Precision]]:
+    """Give what this machine can run; `progress` is told why not of the rest."""
     for backend in BACKENDS:
         if why := backend.why_not_run():
             progress(f"no {backend.name}: {why}")

@@ -1,5 +1,6 @@
 """`make bench`: what it builds and how it says what it measured, on a small network."""
 
+import contextlib
 import shutil
 from functools import partial
 from pathlib import Path
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from pconv_deploy.assets.photos import sample_photo
+from pconv_deploy.benchmark import ceilings
 from pconv_deploy.benchmark import suite as benchmark
 from pconv_deploy.benchmark import suite_engines as benchmark_engines
+from pconv_deploy.benchmark.rivals import rivals
 from pconv_deploy.benchmark.run import Timing, unsteady
 from pconv_deploy.benchmark.suite import Benchmark, Setting, run_benchmark
 from pconv_deploy.engines.backends.openvino import backend as openvino_cpu
@@ -68,7 +71,7 @@ def test_bf16_is_timed_where_the_processor_has_it(
     able = frozenset({"FP32", "INT8", *(["BF16"] if bf16 else [])})
     monkeypatch.setattr(openvino_cpu, "processor_capabilities", lambda: ("A processor", able))
     said: list[str] = []
-    runnable = {(b.name, p) for b, p in benchmark_engines._runnable(said.append)}
+    runnable = {(b.name, p) for b, p in benchmark_engines.runnable(said.append)}
     assert {("openvino", "fp32"), ("openvino", "int8")} <= runnable
     assert (("openvino", "bf16") in runnable) == bf16
     refused = "no openvino bf16: this processor (A processor) has no bf16 instructions"
@@ -116,3 +119,27 @@ def test_figures_that_vary_much_within_a_run_get_a_warning(
 def test_times_without_a_reference_are_judged_by_their_own_spread() -> None:
     timing = Timing(name="engine", p50=10, p90=30, p99=40, images_per_second=100)
     assert "vary by a factor of 3.0" in (unsteady([timing]) or "")
+
+
+def test_what_a_user_could_pick_instead_computes_the_same(checkpoint: Path, graph: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    hole_mask = np.eye(64, dtype=np.uint8)[None]
+    with contextlib.ExitStack() as stack:
+        found = rivals(checkpoint, (64, 64), read_graph(graph).contract, stack, lambda _step: None)
+        filled = {name: np.array(fill(image, hole_mask), int) for name, fill in found.items()}
+    plain = {name for name in found if "plain torch.onnx export" in name}
+    assert len(plain) == 2
+    assert any(name.startswith("PyTorch eager, ") for name in found)
+    first = filled[min(plain)]
+    for name, result in filled.items():
+        assert np.abs(result - first).max() <= (1 if name in plain else 32)
+        np.testing.assert_array_equal(result[hole_mask == 0], image[hole_mask == 0])
+
+
+def test_the_ceiling_of_each_precision(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "_CHANNELS", 16)
+    monkeypatch.setattr(ceilings, "_SIDE", 8)
+    monkeypatch.setattr(ceilings, "_ROUNDS", 1)
+    found = ceilings.convolution_ceilings(read_graph(graph).contract)
+    assert found.keys() >= {"fp32", "int8"}
+    assert all(value > 0 for value in found.values())
