@@ -81,24 +81,36 @@ class Shapes:
     usual: tuple[Size, ...]
     wider: str
 
+    @property
+    def largest(self) -> Size:
+        """The size of most pixels that it takes."""
+        return max((high[1:] for _, high in self.ranges), key=math.prod)
+
+    def takes(self, height: int, width: int) -> bool:
+        """Whether it takes images of this size, padded if need be."""
+        return bool(self._able(height, width))
+
     def padded(self, height: int, width: int) -> Size:
         """The smallest size that holds an image of this one.
 
         Raises:
             ImageError: none does.
         """
-        least = [side + -side % self.multiple for side in (height, width)]
-        able = [
-            (max(least[0], low[1]), max(least[1], low[2]))
-            for low, high in self.ranges
-            if least[0] <= high[1] and least[1] <= high[2]
-        ]
+        able = self._able(height, width)
         if not able:
             raise ImageError(
                 f"found an image of {width}x{height}; this engine takes at most "
                 f"{self._largest()}. Scale it down, or {self.wider}"
             )
         return min(able, key=math.prod)
+
+    def _able(self, height: int, width: int) -> list[Size]:
+        least = [side + -side % self.multiple for side in (height, width)]
+        return [
+            (max(least[0], low[1]), max(least[1], low[2]))
+            for low, high in self.ranges
+            if least[0] <= high[1] and least[1] <= high[2]
+        ]
 
     def batch(self, size: Size, count: int) -> int:
         """How many images the next run is to have, of `count` that wait.

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, Unpack, overload
 
@@ -9,12 +10,13 @@ import numpy as np
 from PIL import Image
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, GraphContract
-from pconv_deploy.engines.base import DeviceSession, RunOptions, Session, WindowedSession
+from pconv_deploy.engines.base import DeviceSession, RunOptions, Session
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import Manifest
 from pconv_deploy.engines.shapes import Size, shapes_of
 from pconv_deploy.errors import EngineError, ImageError, InputError, UsageError
 from pconv_deploy.images.arrays import AnyImage, Bytes, Hole, Pixels, like, to_pixels
+from pconv_deploy.images.feather import MOST_FEATHER
 from pconv_deploy.images.hole_rule import (
     DEFAULT_RULE,
     MaskConvention,
@@ -26,14 +28,14 @@ from pconv_deploy.images.prepared import (
     CallOptions,
     ImageLike,
     Prepared,
-    filled_images,
     finish,
     log_notes,
     name_in_list,
     prepared,
     require_same_size,
 )
-from pconv_deploy.regions import DEFAULT_REGIONS, RegionOptions, Regions, cut, put_together
+from pconv_deploy.regions import DEFAULT_REGIONS, Region, RegionOptions, Regions
+from pconv_deploy.runs import Runs, by_size
 
 __all__ = ["Inpainter", "Prepared", "RegionOptions", "finish"]
 _MAX_THREADS = 1024
@@ -69,6 +71,7 @@ class Inpainter:
         self._shapes = shapes_of(contract, manifest.engine.profiles if manifest else ())
         memory = manifest.memory if manifest else None
         self._regions = Regions(regions, memory, self._shapes, _trained_at(contract), streams)
+        self._runs = Runs(session, self._shapes, self._regions)
         self._streams = streams
         self._closed = False
 
@@ -127,6 +130,7 @@ class Inpainter:
         mask_convention: MaskConvention = "hole-white",
         mask_threshold: int | None = None,
         opaque: bool = False,
+        feather: int = 0,
     ) -> Any:
         """Fill the hole of one image, or of each image of a list.
 
@@ -141,6 +145,8 @@ class Inpainter:
             mask_threshold: 1..255, how much so at least; 1 takes every label of a label map.
                 None is 16, and an error where a mask holds nothing but lower values.
             opaque: filled pixels lose their transparency.
+            feather: pixels, 0 to 100, of the hole's edge that keep some of what was there, less
+                and less: for masks that are larger than what is to go.
 
         Returns:
             What came in, of the same type, mode, depth, profile and EXIF, with the hole's
@@ -149,13 +155,14 @@ class Inpainter:
             What looks like a mistake is logged as INFO, see `Prepared.notes`.
 
         Raises:
+            UsageError: an option that cannot be.
             ImageError: an image that cannot be filled, or larger than the engine takes.
             HoleMaskError: of another size, nothing known left, or of no sure meaning.
             EngineError: the runtime failed, for instance for want of memory.
         """
         rule = MaskRule(mask_convention, mask_threshold)
         if isinstance(image, Image.Image | np.ndarray):
-            single = self.prepare(image, hole_mask, rule, opaque=opaque)
+            single = self.prepare(image, hole_mask, rule, opaque=opaque, feather=feather)
             log_notes(_log, "the image", single)
             return like(image, self.fill([single])[0])  # type: ignore[type-var]
         if not isinstance(image, list | tuple):
@@ -169,7 +176,7 @@ class Inpainter:
         for index, pair in enumerate(zip(image, masks, strict=True)):
             name = name_in_list(index, *pair)
             try:
-                items.append(self.prepare(*pair, rule, opaque=opaque))
+                items.append(self.prepare(*pair, rule, opaque=opaque, feather=feather))
             except InputError as error:
                 raise type(error)(f"{name}: {error}") from error
             log_notes(_log, name, items[-1])
@@ -261,7 +268,7 @@ class Inpainter:
         results = [item.pixels.copy() for item in prepared]
         # Without a hole there is nothing to compute.
         wanted = [index for index, item in enumerate(prepared) if item.hole.any()]
-        for indices in _by_size(prepared, wanted):
+        for indices in by_size(prepared, wanted):
             try:
                 filled = self.run([prepared[i] for i in indices])
             except EngineError as error:
@@ -278,74 +285,48 @@ class Inpainter:
         rule: MaskRule = DEFAULT_RULE,
         *,
         opaque: bool = False,
+        feather: int = 0,
     ) -> Prepared:
         """Check, convert and pad: the first of a call's three steps; `run` and `finish` follow."""
         pixels, mask = to_pixels(image), read_mask(hole_mask, rule)
         require_same_size(mask.hole, image, hole_mask)
-        return self.prepare_hole(pixels, mask.hole, mask, opaque=opaque)
+        return self.prepare_hole(pixels, mask.hole, mask, opaque=opaque, feather=feather)
 
     def prepare_hole(
-        self, pixels: Pixels, hole: Hole, mask: MaskReading, *, opaque: bool = False
+        self,
+        pixels: Pixels,
+        hole: Hole,
+        mask: MaskReading,
+        *,
+        region: Region | None = None,
+        opaque: bool = False,
+        feather: int = 0,
     ) -> Prepared:
-        """Do as `prepare`, with a hole (H, W) read from `mask`, and perhaps turned or grown."""
-        padded, crops = self._shapes.padded(*hole.shape), self._regions.crops(hole)
-        return prepared(pixels, hole, mask, padded, crops, opaque=opaque)
+        """Do as `prepare`, with a hole (H, W) read from `mask`, and perhaps turned or grown.
 
-    def padded_size(self, height: int, width: int) -> Size:
-        """The (height, width) that an image of this size is padded to.
+        region: how much of the photo the network sees; None: as the engine was loaded.
+        """
+        if not (isinstance(feather, int) and 0 <= feather <= MOST_FEATHER):
+            raise UsageError(f"found feather={feather!r}; needed pixels, 0 to {MOST_FEATHER}")
+        regions = self._regions.of(region)
+        padded, crops = regions.padded(*hole.shape), regions.crops(hole)
+        item = prepared(pixels, hole, mask, padded, crops, opaque=opaque)
+        return replace(item, feather=feather)
+
+    def padded_size(self, height: int, width: int, region: Region | None = None) -> Size:
+        """The (height, width) that an image of this size is padded to, if it is seen whole.
 
         Raises:
-            ImageError: larger than the engine takes.
+            ImageError: larger than the engine takes, and not to be filled in parts.
         """
-        return self._shapes.padded(height, width)
+        return self._regions.of(region).padded(height, width)
 
     def run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
         """Run the engine on images of one padded size; each result (H', W', 3) uint8.
 
         They are as many runs as the engine needs for them.
         """
-        whole = [item for item in prepared if not item.crops]
-        filled = iter(self._run(whole))
-        return [self._run_crops(item) if item.crops else next(filled) for item in prepared]
-
-    def _run_crops(self, item: Prepared) -> Bytes:
-        parts = []
-        for box in item.crops:
-            top, left, bottom, right = box
-            parts.append(cut(item, box, self._shapes.padded(bottom - top, right - left)))
-        filled: dict[int, Bytes] = {}
-        for indices in _by_size(parts, range(len(parts))):
-            filled |= zip(indices, self._run([parts[i] for i in indices]), strict=True)
-        return put_together(item, [filled[index] for index in range(len(parts))])
-
-    def _run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
-        results, start = list[Bytes](), 0
-        while start < len(prepared):
-            size = prepared[start].padded_size
-            most = min(len(prepared) - start, self._regions.at_once(size))
-            count = self._shapes.batch(size, most)
-            batch = list(prepared[start : start + count])
-            start += count
-            padded = batch + batch[-1:] * (count - len(batch))  # where it takes no fewer
-            inputs = {
-                IMAGE: np.stack([item.image for item in padded]),
-                HOLE_MASK: np.stack([item.hole_mask for item in padded]),
-            }
-            if isinstance(self._session, WindowedSession):
-                sizes = [(item.hole.shape[0], item.hole.shape[1]) for item in padded]
-                outputs = self._session.run_within(inputs, sizes)
-            else:
-                outputs = self._session.run(inputs)
-            results.extend(filled_images(outputs, padded)[: len(batch)])
-        return results
-
-
-def _by_size(prepared: Sequence[Prepared], indices: Iterable[int]) -> list[list[int]]:
-    """Return the indices of images of one padded size together."""
-    found: dict[Size, list[int]] = {}
-    for index in indices:
-        found.setdefault(prepared[index].padded_size, []).append(index)
-    return list(found.values())
+        return self._runs.run(prepared)
 
 
 def _trained_at(contract: GraphContract) -> int | None:

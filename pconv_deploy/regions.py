@@ -4,9 +4,10 @@ The whole photo is the exact result, and takes memory by its pixels. In parts th
 of what is around a hole, so it fills the hole otherwise; notes say so.
 """
 
+import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,8 +16,8 @@ from pconv_deploy.engines.memory import MemoryUse, free_memory
 from pconv_deploy.engines.shapes import Shapes, Size
 from pconv_deploy.errors import PictureSizeError, UsageError
 from pconv_deploy.images.arrays import Bytes, Hole
-from pconv_deploy.images.boxes import Box
-from pconv_deploy.images.crops import crops_around
+from pconv_deploy.images.boxes import Box, hole_boxes
+from pconv_deploy.images.crops import crop_of, crops_around
 from pconv_deploy.images.prepared import Prepared
 
 Region = Literal["auto", "exact", "crop"]
@@ -80,34 +81,60 @@ class Regions:
         free = free_memory()
         self._limit = options.max_memory or (free // 2 // streams if free else None)
 
+    def of(self, region: Region | None) -> "Regions":
+        """Return the same for another choice of region; None: for this one."""
+        other = copy.copy(self)
+        other._options = replace(self._options, region=region or self._options.region)
+        return other
+
+    def padded(self, height: int, width: int) -> Size:
+        """Return what a photo is padded to: nothing where the engine takes only parts of it.
+
+        Raises:
+            ImageError: the engine does not take it, and it is to be seen whole.
+        """
+        if self._options.region != "exact" and not self._shapes.takes(height, width):
+            return height, width
+        return self._shapes.padded(height, width)
+
     def crops(self, hole: Hole) -> tuple[Box, ...]:
         """Return the parts of a photo that the network is to see; none: all of it.
 
         Raises:
-            PictureSizeError: what it is to see takes more memory than it may.
+            PictureSizeError: what it is to see takes more memory than it may, or is larger than
+                the engine takes.
         """
         size = (hole.shape[0], hole.shape[1])
-        whole = self._takes(size)
-        fits = self._limit is None or whole <= self._limit
-        if self._options.region != "crop" and fits:
+        fits = self._shapes.takes(*size)
+        whole = self._takes(size) if fits else 0
+        may = fits and (self._limit is None or whole <= self._limit)
+        if self._options.region != "crop" and may:
             return ()
         if self._options.region == "exact":
             raise PictureSizeError(
-                f"the whole photo of {size[1]}x{size[0]} takes about {_mib(whole)}, more than "
+                f"the whole photo of {_wxh(size)} takes about {_mib(whole)}, more than "
                 f"{self._named_limit()}; fill it in parts with --region crop, or see --max-memory"
             )
-        step = math.lcm(_STEP, self._shapes.multiple)
-        crops = tuple(crops_around(hole, self._context, step))
-        if crops in ((), ((0, 0, *size),)) and fits:
+        step, largest = math.lcm(_STEP, self._shapes.multiple), self._shapes.largest
+        crops = tuple(crops_around(hole, self._context, step, largest))
+        if crops in ((), ((0, 0, *size),)) and may:
             return ()
-        largest = max((bottom - top, right - left) for top, left, bottom, right in crops)
-        if self._limit is not None and self._takes(largest) > self._limit:
-            raise PictureSizeError(
-                f"a part of {largest[1]}x{largest[0]} around the hole takes about "
-                f"{_mib(self._takes(largest))}, more than {self._named_limit()}; see --context and "
-                "--max-memory"
-            )
+        sizes = {(bottom - top, right - left) for top, left, bottom, right in crops}
+        for crop in sorted(sizes, key=math.prod, reverse=True):
+            self._require_possible(crop)
         return crops
+
+    def _require_possible(self, crop: Size) -> None:
+        if not self._shapes.takes(*crop):
+            raise PictureSizeError(
+                f"a part of the hole is {_wxh(crop)} and the engine takes at most "
+                f"{_wxh(self._shapes.largest)}; scale the photo down, or {self._shapes.wider}"
+            )
+        if self._limit is not None and self._takes(crop) > self._limit:
+            raise PictureSizeError(
+                f"a part of {_wxh(crop)} around the hole takes about {_mib(self._takes(crop))}, "
+                f"more than {self._named_limit()}; see --context and --max-memory"
+            )
 
     def at_once(self, size: Size) -> int:
         """Return how many images of a size one run may take."""
@@ -143,10 +170,18 @@ def cut(item: Prepared, box: Box, padded: Size) -> Prepared:
 def put_together(item: Prepared, parts: Sequence[Bytes]) -> Bytes:
     """Return the whole photo (H', W', 3) with the holes of its parts filled."""
     filled = item.image.copy()
-    for (top, left, bottom, right), part in zip(item.crops, parts, strict=True):
+    for box in hole_boxes(item.hole):
+        number = crop_of(box, item.crops)  # it may lie at the border of another one
+        top, left, bottom, right = box
+        y, x = item.crops[number][:2]
         hole = item.hole[top:bottom, left:right]
-        filled[top:bottom, left:right][hole] = part[: bottom - top, : right - left][hole]
+        part = parts[number][top - y : bottom - y, left - x : right - x]
+        filled[top:bottom, left:right][hole] = part[hole]
     return filled
+
+
+def _wxh(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"
 
 
 def _mib(count: int) -> str:

@@ -15,10 +15,17 @@ from pconv_deploy.contract import FILLED, GraphContract
 from pconv_deploy.engines.base import Built
 from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.engines.shapes import Profile, choose
-from pconv_deploy.errors import EngineError, HoleMaskError, ImageError, UsageError
+from pconv_deploy.errors import (
+    EngineError,
+    HoleMaskError,
+    ImageError,
+    PictureSizeError,
+    UsageError,
+)
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.export.verify import literal_fill
 from pconv_deploy.parity import compare, parity_inputs
+from pconv_deploy.regions import RegionOptions
 
 Photo = Callable[..., NDArray[np.uint8]]
 
@@ -207,8 +214,31 @@ def test_an_engine_of_fixed_shape_takes_what_fits(
             assert filled.shape == image.shape
             assert (filled[mask == 0] == image[mask == 0]).all()
             assert (filled[mask != 0] != image[mask != 0]).any()
-        with pytest.raises(ImageError, match=r"49x32; this engine takes at most 48x32"):
-            inpainter(photo(32, 49), box(32, 49))
+    with (
+        Inpainter.load(fixed_engine, regions=RegionOptions(region="exact")) as exact,
+        pytest.raises(ImageError, match=r"49x32; this engine takes at most 48x32"),
+    ):
+        exact(photo(32, 49), box(32, 49))
+
+
+def test_an_engine_of_fixed_shape_fills_larger_photos_in_parts(
+    fixed_engine: Path, photo: Photo
+) -> None:
+    image, hole_mask = photo(200, 300), np.zeros((200, 300), np.uint8)
+    hole_mask[10:20, 10:30] = hole_mask[150:170, 200:247] = 255
+    with Inpainter.load(fixed_engine) as inpainter:
+        item = inpainter.prepare(image, hole_mask)
+        assert [(b - t, r - le) for t, le, b, r in item.crops] == [(32, 48)] * 2
+        assert "the network saw 48x32, 48x32 of 300x200" in item.notes[-1].text
+        filled = inpainter(image, hole_mask)
+        np.testing.assert_array_equal(filled[hole_mask == 0], image[hole_mask == 0])
+        for top, left, bottom, right in item.crops:
+            part = np.s_[top:bottom, left:right]
+            np.testing.assert_array_equal(filled[part], inpainter(image[part], hole_mask[part]))
+        hole_mask[150:170, 200:249] = 255
+        why = r"part of the hole is 49x32 .* at most 48x32; scale the photo down, or export without"
+        with pytest.raises(PictureSizeError, match=why):
+            inpainter(image, hole_mask)
 
 
 class ProfileSession:
@@ -247,8 +277,10 @@ def test_an_engine_of_a_few_shapes_takes_what_fits(
     session.seen.clear()
     limited.warm_up(batch=2)
     assert session.seen == [(2, 32, 64)]
+    exact = Inpainter(inpainter.contract, session, manifest, regions=RegionOptions(region="exact"))
     with pytest.raises(ImageError, match=r"65x9; this engine takes at most 64x64. Scale it down"):
-        limited(photo(9, 65), box(9, 65))
+        exact(photo(9, 65), box(9, 65))
+    assert (limited(photo(9, 65), box(9, 65))[box(9, 65) != 0] == 7).all()
 
 
 def test_a_tensor_engine_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.engines.memory import MemoryUse
 from pconv_deploy.errors import PictureSizeError, UsageError
+from pconv_deploy.images.hole_rule import DEFAULT_RULE, read_mask
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.regions import RegionOptions, Regions
 
@@ -106,6 +107,16 @@ def test_memory_grows_with_the_pixels() -> None:
     memory = MemoryUse(fixed=1000, per_pixel=2.5)
     assert memory.of(0) == 1000
     assert memory.of(3) == 1008
+
+
+def test_one_call_may_see_more_or_less_than_the_others(engine: Path, task: Any) -> None:
+    image, hole_mask = task
+    hole, reading = hole_mask != 0, read_mask(hole_mask, DEFAULT_RULE)
+    with loaded(engine, context=32) as inpainter:
+        assert inpainter.prepare_hole(image, hole, reading).crops == ()
+        item = inpainter.prepare_hole(image, hole, reading, region="crop")
+        assert len(item.crops) == len(HOLES)
+        assert inpainter.prepare_hole(image, hole, reading).crops == ()
 
 
 def test_runs_at_the_same_time_share_the_free_memory(

@@ -58,13 +58,13 @@ _USUAL, _PHOTO = (512, 512), (1536, 2048)
 FULL_SIZE = (
     Setting(1, _USUAL, 7, rivals=True),
     Setting(1, _USUAL, 7, 64, rivals=True),
-    *(Setting(1, _USUAL, 7, hole) for hole in (128, 256, 384)),
-    Setting(1, (256, 256), 7),
-    Setting(1, (1024, 1024), 3),
-    Setting(4, _USUAL, 3),
+    *(Setting(1, _USUAL, 5, hole) for hole in (128, 256, 384)),
+    Setting(1, (256, 256), 5),
+    Setting(1, (1024, 1024), 2),
+    Setting(4, _USUAL, 2),
     Setting(1, _PHOTO, 2, 200),
 )
-COMPACT = (Setting(1, _USUAL, 9, rivals=True), Setting(1, _USUAL, 9, 64))
+COMPACT = (Setting(1, _USUAL, 7), Setting(1, _USUAL, 7, 64))
 _MIB_PER_PIXEL = 1000 / 512**2  # what the literal formulation of the full-size network takes
 
 

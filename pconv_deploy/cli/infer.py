@@ -103,6 +103,15 @@ def infer(
     dilate: Annotated[
         int, typer.Option(min=0, max=200, help="Grow every hole by this many pixels.")
     ] = 0,
+    feather: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=100,
+            help="Width in pixels of a soft edge inside the hole, where some of what was there "
+            "stays.",
+        ),
+    ] = 0,
     fit_masks: Annotated[
         bool, typer.Option("--fit-masks", help="Scale masks to their images.")
     ] = False,
@@ -174,6 +183,7 @@ def infer(
         mask_rule=mask_rule(mask_convention, mask_threshold),
         masks_as_stored=masks_as_stored,
         dilate=dilate,
+        feather=feather,
         fit_masks=fit_masks,
         opaque=opaque,
         convert=frozenset(kind for kind, wanted in convertible if wanted),

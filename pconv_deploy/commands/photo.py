@@ -26,6 +26,7 @@ from pconv_deploy.images.hole_rule import DEFAULT_RULE, MaskReading, MaskRule
 from pconv_deploy.images.notes import Note
 from pconv_deploy.images.writing import DEFAULT_ENCODING, Encoding
 from pconv_deploy.inpainter import Inpainter, Prepared
+from pconv_deploy.regions import Region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class PhotoOptions:
     dilate           pixels by which every hole grows, so that no seam of the removed thing stays
     fit_masks        scale a mask of another size to its image instead of refusing it
     opaque           filled pixels lose their transparency
+    feather          pixels of a hole's edge that keep some of what was there
+    region           how much of a photo the network sees; None: as the engine was loaded
     convert          colour types that may be converted instead of refused
     encoding         of the output
     max_pixels       larger images are refused before they are decoded
@@ -47,6 +50,8 @@ class PhotoOptions:
     dilate: int = 0
     fit_masks: bool = False
     opaque: bool = False
+    feather: int = 0
+    region: Region | None = None
     convert: frozenset[Convertible] = frozenset()
     encoding: Encoding = DEFAULT_ENCODING
     max_pixels: int = DEFAULT_MAX_PIXELS
@@ -98,10 +103,17 @@ def prepare_photo(
     """
     image = photo.image
     size = (image.height, image.width)
-    require_padded_size(inpainter, photo.path, size, options.max_pixels)
+    require_padded_size(inpainter, photo.path, size, options.max_pixels, options.region)
     hole = _hole_as_stored(mask.hole, photo, options)
     try:
-        return inpainter.prepare_hole(to_pixels(image), hole, mask, opaque=options.opaque)
+        return inpainter.prepare_hole(
+            to_pixels(image),
+            hole,
+            mask,
+            region=options.region,
+            opaque=options.opaque,
+            feather=options.feather,
+        )
     except HoleMaskError as error:
         raise HoleMaskError(f"{photo.path}, {photo.mask_path}: {error}") from error
     except InputError as error:
@@ -109,7 +121,11 @@ def prepare_photo(
 
 
 def require_padded_size(
-    inpainter: Inpainter, name: Path | str, size: tuple[int, int], max_pixels: int
+    inpainter: Inpainter,
+    name: Path | str,
+    size: tuple[int, int],
+    max_pixels: int,
+    region: Region | None = None,
 ) -> None:
     """Check what an image of (height, width) takes, before memory is taken for it.
 
@@ -119,7 +135,7 @@ def require_padded_size(
         ImageError: larger than the engine takes, or than `max_pixels` when padded for it.
     """
     try:
-        padded = inpainter.padded_size(*size)
+        padded = inpainter.padded_size(*size, region)
     except ImageError as error:
         raise type(error)(f"{name}: {error}") from error
     if padded[0] * padded[1] > max_pixels:

@@ -20,6 +20,7 @@ from pconv_deploy.images.arrays import (
     with_hole_filled,
 )
 from pconv_deploy.images.boxes import Box, Size
+from pconv_deploy.images.feather import feathered
 from pconv_deploy.images.hole_rule import MaskConvention, MaskReading
 from pconv_deploy.images.notes import (
     Note,
@@ -38,6 +39,7 @@ class CallOptions(TypedDict, total=False):
     mask_convention: MaskConvention
     mask_threshold: int | None
     opaque: bool
+    feather: int
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Prepared:
     mask       what the hole was read from
     opaque     filled pixels lose their transparency
     crops      parts of it that the network sees, each by itself; none: all of it
+    feather    pixels of the hole's edge that keep some of what was there
     """
 
     pixels: Pixels
@@ -60,6 +63,7 @@ class Prepared:
     mask: MaskReading | None = None
     opaque: bool = False
     crops: tuple[Box, ...] = ()
+    feather: int = 0
 
     @property
     def padded_size(self) -> Size:
@@ -170,6 +174,8 @@ def finish(prepared: Prepared, filled: Bytes) -> Pixels:
     """Crop the result and copy the hole's colours into the image's own pixels (H, W, C)."""
     height, width = prepared.hole.shape
     result = with_hole_filled(prepared.pixels, prepared.hole, filled[:height, :width])
+    if prepared.feather:
+        result = feathered(prepared.pixels, result, prepared.hole, prepared.feather)
     if prepared.opaque and result.shape[2] in (2, 4):
         result[prepared.hole, -1] = np.iinfo(result.dtype).max
     return result

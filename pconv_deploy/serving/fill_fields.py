@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from pconv_deploy.commands.photo import PhotoOptions
+from pconv_deploy.images.feather import MOST_FEATHER
 from pconv_deploy.images.files import Convertible
 from pconv_deploy.images.hole_rule import MaskConvention, MaskRule
 from pconv_deploy.images.writing import Compression, Encoding
+from pconv_deploy.regions import REGIONS
 from pconv_deploy.serving.errors import RequestError
 
 FORMATS: Final = ("png", "jpg", "webp", "tif")
@@ -46,6 +48,15 @@ FIELDS: Final[Mapping[str, Field]] = {
     ),
     "fit_masks": Field(_FLAG, "Scale a mask of another size to its photo."),
     "opaque": Field(_FLAG, "Make filled pixels opaque."),
+    "feather": Field(
+        {"type": "integer", "minimum": 0, "maximum": MOST_FEATHER, "default": 0},
+        "Pixels of the hole's edge that keep some of what was there.",
+    ),
+    "region": Field(
+        {"type": "string", "enum": list(REGIONS)},
+        "What the network sees: exact is the whole photo, crop a part around each hole, auto the "
+        "whole photo if the memory suffices; by default as the server was started.",
+    ),
     "convert_cmyk": Field(_FLAG, "Convert a CMYK photo to sRGB instead of refusing it."),
     "convert_16_bit": Field(
         _FLAG, "Read 8 of the 16 bits of a 16-bit colour photo instead of refusing it."
@@ -97,6 +108,8 @@ def read_fields(given: Mapping[str, str], max_pixels: int) -> tuple[PhotoOptions
         dilate=values["dilate"],
         fit_masks=values["fit_masks"],
         opaque=values["opaque"],
+        feather=values["feather"],
+        region=values["region"],
         convert=frozenset(kind for kind, wanted in convertible.items() if wanted),
         encoding=Encoding(quality=values["quality"], compression=values["compression"]),
         max_pixels=max_pixels,

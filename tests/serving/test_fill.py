@@ -15,6 +15,8 @@ from pconv_deploy.commands.infer import FillOptions, fill_jobs
 from pconv_deploy.commands.jobs import Job
 from pconv_deploy.images.writing import Encoding
 from pconv_deploy.inpainter import Inpainter
+from pconv_deploy.serving.errors import RequestError
+from pconv_deploy.serving.fill_fields import read_fields
 from tests.serving.live import BOUNDARY, ask, encoded, fill, form
 
 Photo = Callable[..., NDArray[np.uint8]]
@@ -263,3 +265,20 @@ def test_a_body_that_grows_too_long(small: Address) -> None:
     chunks = (body[start : start + 20_000] for start in range(0, len(body), 20_000))
     kind = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     assert ask(small, "/v1/models/tiny/fill", chunks, kind).status == 413
+
+
+def test_a_request_chooses_a_soft_edge_and_what_the_network_sees(
+    address: Address, photo: Photo
+) -> None:
+    hole_mask = np.zeros(photo().shape[:2], np.uint8)
+    hole_mask[8:28, 10:30] = 255
+    files = encoded(photo()), encoded(hole_mask)
+    answers = fill(address, *files), fill(address, *files, feather="5")
+    plain, soft = (np.asarray(Image.open(io.BytesIO(answer.body))) for answer in answers)
+    assert (plain[8, 10:30] != soft[8, 10:30]).any()
+    np.testing.assert_array_equal(soft[hole_mask == 0], photo()[hole_mask == 0])
+    np.testing.assert_array_equal(soft[14:22, 16:24], plain[14:22, 16:24])
+    assert read_fields({}, 1)[0].region is None
+    assert read_fields({"region": "crop"}, 1)[0].region == "crop"
+    with pytest.raises(RequestError, match="needed one of auto, exact, crop"):
+        read_fields({"region": "all"}, 1)

@@ -204,7 +204,7 @@ function refresh() {
     button.setAttribute("aria-checked", chosen);
     button.tabIndex = chosen ? 0 : -1;
   }
-  $("fill").hidden = filled;
+  $("fill").hidden = $("how").hidden = filled;
   $("fill").disabled = busy;
   $("cancel").hidden = $("busy").hidden = !busy;
   $("slider-row").hidden = $("result").hidden = !filled;
@@ -224,7 +224,7 @@ view.addEventListener("drawn", () => { $("zoom-told").textContent = `${Math.roun
 // --- filling ---
 
 async function fill() {
-  if (filling || !open || open.results.length) return;
+  if (filling || !open || open.results.length || !$("feather").reportValidity()) return;
   hide($("problem"));
   const photo = open, mine = new AbortController(), results = [];
   // What was awaited counts only if nobody has cancelled meanwhile.
@@ -240,7 +240,7 @@ async function fill() {
     // One after the other: their times are to be compared.
     for (const engine of engines) {
       if (engines.length > 1) busy(`Filling with ${engine}`);
-      const filled = await api.fill(engine, current.blob, current === photo.original ? name : "photo.png", mask, { signal: mine.signal });
+      const filled = await api.fill(engine, current.blob, current === photo.original ? name : "photo.png", mask, { ...how(), signal: mine.signal });
       results.push({ engine, ...filled, picture: new Picture(await upright(filled.blob)) });
       still();
     }
@@ -261,6 +261,12 @@ async function fill() {
     if (filling === mine) filling = null;
     refresh();
   }
+}
+
+// What the server is asked for beside its own choice.
+function how() {
+  const region = $("region").value, feather = $("feather").value;
+  return { ...(region && { region }), ...(Number(feather) && { feather }) };
 }
 
 function busy(text) {
