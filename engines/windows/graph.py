@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE
 from pconv_deploy.engines.windows.grids import Grid, Place, WindowError, place_nodes
-from pconv_deploy.engines.windows.plan import WHOLE_LEVELS, WINDOWS, WindowRule
+from pconv_deploy.engines.windows.plan import WHOLE_LEVELS, WINDOWS, WindowRule, write_rule
 from pconv_deploy.graphs.editing import attributes_of, constant, emit, is_op
 from pconv_deploy.graphs.file import inlined
 
@@ -47,6 +47,7 @@ def windowed(model: onnx.ModelProto, most: int) -> tuple[onnx.ModelProto, Window
     second = ir.serde.serialize_model(loaded)
     del second.graph.value_info[:]
     _name_results(second)
+    write_rule(second, rule)
     return second, rule
 
 

@@ -1,12 +1,16 @@
 """Which windows of a frame a hole needs, on every level of the network."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from pconv_deploy.images.boxes import Box, Size, merged
+
+if TYPE_CHECKING:
+    import onnx
 
 WINDOWS = "windows"  # the input of the second entry
 WHOLE_LEVELS = 2  # the deepest ones: their windows would be nearly the frame
@@ -105,6 +109,19 @@ class WindowRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         for (start, end), (below, _) in zip(windows, [*windows[1:], (0, 0)], strict=True):
             slices += [(start, end), (start // 2 - below, end // 2 - below)]
         return slices
+
+
+def write_rule(model: "onnx.ModelProto", rule: WindowRule) -> None:
+    """Keep a rule with the graph that was made by it, for builders that are told shapes."""
+    model.metadata_props.add(key=WINDOWS, value=msgspec.json.encode(rule).decode())
+
+
+def rule_of(model: "onnx.ModelProto") -> WindowRule | None:
+    """Return the rule that a graph was made by; None for a graph without windows."""
+    for entry in model.metadata_props:
+        if entry.key == WINDOWS:
+            return msgspec.json.decode(entry.value, type=WindowRule)
+    return None
 
 
 class WindowCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -16,11 +16,17 @@ from pconv_deploy.engines.backends.tensorrt.layers import LayerReport
 from pconv_deploy.engines.backends.tensorrt.library import Flavour, format_errors, new_log
 from pconv_deploy.engines.backends.tensorrt.network import parse
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
-from pconv_deploy.engines.backends.tensorrt.profiles import profiles_for, tensor_shape
+from pconv_deploy.engines.backends.tensorrt.profiles import (
+    profiles_for,
+    tensor_shape,
+    window_profiles,
+    windows_within,
+)
 from pconv_deploy.engines.backends.tensorrt.progress import new_monitor, stoppable
 from pconv_deploy.engines.backends.tensorrt.timing_cache import TimingCache, require_file_name
 from pconv_deploy.engines.base import Progress
 from pconv_deploy.engines.shapes import Profile, Shape
+from pconv_deploy.engines.windows.plan import WINDOWS, WindowRule
 from pconv_deploy.errors import EngineError, UsageError
 
 _LOG = logging.getLogger(__name__)
@@ -79,7 +85,7 @@ def build_plan(
     config = builder.create_builder_config()
     configure(flavour, library, config, options)
     parsed = parse(library, builder, log, request.graph)
-    _add_profiles(builder, config, request.contract, profiles)
+    profiles = _add_profiles(builder, config, request.contract, profiles, parsed.windows)
     cache = _timing_cache(config, log, options, no_gpu)
     monitor = new_monitor(library, flavour.title, progress)
     config.progress_monitor = monitor
@@ -100,18 +106,27 @@ def build_plan(
 
 
 def _add_profiles(
-    builder: Any, config: Any, contract: GraphContract, profiles: tuple[Profile, ...]
-) -> None:
+    builder: Any,
+    config: Any,
+    contract: GraphContract,
+    profiles: tuple[Profile, ...],
+    windows: WindowRule | None,
+) -> tuple[Profile, ...]:
     """Tell TensorRT the shapes; a graph without free sizes has none to tell."""
-    if contract.batch and contract.size:
-        return
+    if windows:
+        profiles = window_profiles(profiles, windows)
+    elif contract.batch and contract.size:
+        return profiles
     for profile in profiles:
         told = builder.create_optimization_profile()
         for spec in contract.inputs:
             shapes = (tensor_shape(spec, s) for s in (profile.min, profile.opt, profile.max))
             told.set_shape(spec.name, *shapes)
+        if windows:  # read on the host, before anything runs
+            told.set_shape_input(WINDOWS, *windows_within(profile, windows))
         if config.add_optimization_profile(told) < 0:
             raise UsageError(f"TensorRT refuses the profile {profile.describe()}")
+    return profiles
 
 
 def _timing_cache(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pconv_deploy.engines.backends.tensorrt.layers import convolution_types
 from pconv_deploy.engines.backends.tensorrt.library import format_errors
 from pconv_deploy.engines.backends.tensorrt.lint import lint, refuse
+from pconv_deploy.engines.windows.plan import WindowRule, rule_of
 from pconv_deploy.errors import GraphError
 from pconv_deploy.graphs.file import inlined
 from pconv_deploy.parity import Precision
@@ -21,11 +22,13 @@ class ParsedNetwork:
     """A network and the parser that owns its weights: both must live until it is built.
 
     convolutions  the graph's, by the types of what they multiply
+    windows       what is known of its input of windows; None: it has none
     """
 
     network: Any
     parser: Any
     convolutions: Mapping[Precision, int]
+    windows: WindowRule | None
 
 
 def parse(library: ModuleType, builder: Any, log: Any, graph: bytes) -> ParsedNetwork:
@@ -42,7 +45,7 @@ def parse(library: ModuleType, builder: Any, log: Any, graph: bytes) -> ParsedNe
     parser = library.OnnxParser(network, log)
     if not parser.parse(model.SerializeToString()):
         raise GraphError(f"TensorRT cannot read the graph: {format_parser_errors(parser, log)}")
-    return ParsedNetwork(network, parser, convolution_types(model))
+    return ParsedNetwork(network, parser, convolution_types(model), rule_of(model))
 
 
 def as_read(graph: bytes) -> "onnx.ModelProto":

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pconv_deploy.contract import GraphContract, TensorSpec
 from pconv_deploy.engines.shapes import Profile, Shape, require_distinct
+from pconv_deploy.engines.windows.plan import WindowRule
 from pconv_deploy.errors import UsageError
 
 # Largest batch and side of each, which are also what it is fastest at.
@@ -62,3 +63,29 @@ def tensor_shape(spec: TensorSpec, shape: Shape) -> tuple[int, ...]:
 def show(shape: Shape) -> str:
     """(1, 256, 512) -> '1x256x512'."""
     return "x".join(map(str, shape))
+
+
+def window_profiles(profiles: Sequence[Profile], rule: WindowRule) -> tuple[Profile, ...]:
+    """Return the profiles of one image that a decoder of windows takes, in its multiples."""
+
+    def fitted(shape: Shape) -> Shape:
+        height, width = (max(1, side // rule.multiple) * rule.multiple for side in shape[1:])
+        return 1, height, width
+
+    found = (
+        Profile(min=fitted(p.min), opt=fitted(p.opt), max=fitted(p.max))
+        for p in profiles
+        if p.min[0] == 1
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def windows_within(profile: Profile, rule: WindowRule) -> tuple[list[int], list[int], list[int]]:
+    """Return the least, the usual and the largest values of the input that places windows."""
+    frame, largest = profile.opt[1:], max(*profile.max[1:], rule.most)
+    side = min(frame) // 8
+    top, left = ((length - side) // 2 for length in frame)
+    hole = (top, left, top + side, left + side)
+    usual, _ = rule.place([hole], rule.size((side, side), frame), frame)
+    count = usual.size
+    return [0] * count, usual.ravel().tolist(), [largest] * count
