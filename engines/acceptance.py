@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pconv_deploy.contract import RAW_OUTPUT
-from pconv_deploy.engines.base import (
-    Backend,
-    Built,
-    EngineFiles,
-    Layer,
-    RunOptions,
-    Session,
-    files_just_built,
-)
+from pconv_deploy.engines.base import Backend, Built, Layer
 from pconv_deploy.engines.golden import Allowance, GoldenCase, allowance, make_case
 from pconv_deploy.engines.int8.graph import quantised_convolutions
+from pconv_deploy.engines.sessions import EngineFiles, RunOptions, Session, files_just_built
 from pconv_deploy.engines.shapes import judged_batches
 from pconv_deploy.errors import ParityError, UsageError
 from pconv_deploy.files import scratch_folder

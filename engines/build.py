@@ -15,7 +15,7 @@ from pconv_deploy.engines.acceptance import (
     require_precision,
 )
 from pconv_deploy.engines.accepted_graph import read_accepted
-from pconv_deploy.engines.base import Backend, Built, Progress, RunOptions, files_just_built
+from pconv_deploy.engines.base import Backend, Built, Progress
 from pconv_deploy.engines.golden import GoldenCase
 from pconv_deploy.engines.int8.calibration import require_folders
 from pconv_deploy.engines.manifest import (
@@ -32,6 +32,7 @@ from pconv_deploy.engines.options import BuildOptions, refuse_precision
 from pconv_deploy.engines.prepared_graph import PreparedGraph, prepare
 from pconv_deploy.engines.rebuild import KeptEngine, refuse_to_lose
 from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.engines.sessions import RunOptions, files_just_built
 from pconv_deploy.engines.windows.entry import (
     NOT_ASKED_FOR,
     FirstEntry,

@@ -4,15 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pconv_deploy.engines.base import (
-    Backend,
-    BackendWithOptions,
-    EngineFiles,
-    Progress,
-    RunOptions,
-    Session,
-    ignore_progress,
-)
+from pconv_deploy.engines.base import Backend, BackendWithOptions, Progress, ignore_progress
 from pconv_deploy.engines.build import build, check_build
 from pconv_deploy.engines.forks import safe_to_fork
 from pconv_deploy.engines.integrity import unchanged_files, unexpected_files
@@ -27,6 +19,7 @@ from pconv_deploy.engines.options import BuildOptions
 from pconv_deploy.engines.proof import check_machine, prove, required_proof
 from pconv_deploy.engines.rebuild import kept_engine, recorded_options
 from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.engines.sessions import EngineFiles, RunOptions, Session
 from pconv_deploy.engines.windows.entry import open_both
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.files import atomic_folder, parent_made, writing

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from pconv_deploy.engines.base import DeviceArrays, DeviceSession, Session, WindowedSession
+from pconv_deploy.engines.sessions import DeviceArrays, DeviceSession, Session, WindowedSession
 from pconv_deploy.engines.shapes import Size
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.parity import Arrays

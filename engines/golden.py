@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy.contract import FILLED, IMAGE, OUTPUT, GraphContract
-from pconv_deploy.engines.base import Built, Session
+from pconv_deploy.engines.base import Built
+from pconv_deploy.engines.sessions import Session
 from pconv_deploy.engines.shapes import shapes_of
 from pconv_deploy.errors import ParityError
 from pconv_deploy.images.arrays import Bytes

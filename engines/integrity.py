@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pconv_deploy.engines.base import EngineFiles
 from pconv_deploy.engines.manifest import (
     MANIFEST,
     PROOFS,
@@ -13,6 +12,7 @@ from pconv_deploy.engines.manifest import (
     describe,
     rebuild,
 )
+from pconv_deploy.engines.sessions import EngineFiles
 from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.files import is_temporary
 from pconv_deploy.held_file import held_file

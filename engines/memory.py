@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE, GraphContract
-from pconv_deploy.engines.base import Session
+from pconv_deploy.engines.sessions import Session
 from pconv_deploy.errors import EngineError
 
 _SIDES = 256, 768  # pixels, of the images that are filled, at least

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from pconv_deploy.contract import Sha256
 from pconv_deploy.engines import processor
-from pconv_deploy.engines.base import Backend, Runtime, Session
+from pconv_deploy.engines.base import Backend, Runtime
 from pconv_deploy.engines.golden import Difference, difference, read_case, run_case
 from pconv_deploy.engines.integrity import read_kept
 from pconv_deploy.engines.manifest import (
@@ -28,6 +28,7 @@ from pconv_deploy.engines.manifest import (
     put_weights_in,
     rebuild,
 )
+from pconv_deploy.engines.sessions import Session
 from pconv_deploy.engines.windows.entry import compare_entries
 from pconv_deploy.engines.windows.session import WindowSession
 from pconv_deploy.errors import NOTE, EngineError, InputError, ParityError

@@ -7,12 +7,7 @@ from pathlib import Path
 import msgspec
 
 from pconv_deploy.engines.acceptance import accept, count_precisions, require_precision
-from pconv_deploy.engines.base import (
-    BackendWithOptions,
-    Progress,
-    RefittableBackend,
-    files_just_built,
-)
+from pconv_deploy.engines.base import BackendWithOptions, Progress, RefittableBackend
 from pconv_deploy.engines.build import built_with, keep, now
 from pconv_deploy.engines.folder import alone, is_engine
 from pconv_deploy.engines.integrity import check_unchanged, unchanged_files
@@ -27,6 +22,7 @@ from pconv_deploy.engines.prepared_graph import prepare_again
 from pconv_deploy.engines.proof import check_machine
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.engines.same_graph import differences
+from pconv_deploy.engines.sessions import files_just_built
 from pconv_deploy.errors import EngineError, Remedy, UsageError
 from pconv_deploy.file_types import is_graph
 from pconv_deploy.files import atomic_folder, writing

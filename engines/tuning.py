@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.base import Backend, Built, RunOptions, files_just_built
+from pconv_deploy.engines.base import Backend, Built
 from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
+from pconv_deploy.engines.sessions import RunOptions, files_just_built
 from pconv_deploy.files import scratch_folder
 from pconv_deploy.masks.irregular import irregular_hole
 from pconv_deploy.parity import Arrays, ParityInput, Precision, graph_inputs

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pconv_deploy.commands.build import build_engine
-    from pconv_deploy.engines.base import RunOptions
     from pconv_deploy.engines.folder import open_engine
     from pconv_deploy.engines.options import BuildOptions
+    from pconv_deploy.engines.sessions import RunOptions
     from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
     from pconv_deploy.inpainter import Inpainter
     from pconv_deploy.regions import RegionOptions

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, GraphContract
-from pconv_deploy.engines.base import DeviceSession, RunOptions, Session
 from pconv_deploy.engines.folder import open_engine
 from pconv_deploy.engines.manifest import Manifest
+from pconv_deploy.engines.sessions import DeviceSession, RunOptions, Session
 from pconv_deploy.engines.shapes import Size, shapes_of
 from pconv_deploy.errors import EngineError, ImageError, InputError, UsageError
 from pconv_deploy.images.arrays import AnyImage, Bytes, Hole, Pixels, like, to_pixels

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE
-from pconv_deploy.engines.base import Session, WindowedSession
+from pconv_deploy.engines.sessions import Session, WindowedSession
 from pconv_deploy.engines.shapes import Shapes, Size
 from pconv_deploy.images.arrays import Bytes
 from pconv_deploy.images.prepared import Prepared, filled_images

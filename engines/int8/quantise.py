@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, OUTPUT, GraphContract
-from pconv_deploy.engines.base import Backend, RunOptions, Traits, files_just_built
+from pconv_deploy.engines.base import Backend, Traits
 from pconv_deploy.engines.int8.calibration import CalibrationSet
 from pconv_deploy.engines.int8.graph import (
     feature_convolutions,
@@ -32,6 +32,7 @@ from pconv_deploy.engines.int8.graph import (
     with_results_rounded,
     with_signed_codes,
 )
+from pconv_deploy.engines.sessions import RunOptions, files_just_built
 from pconv_deploy.engines.telemetry import without_telemetry
 from pconv_deploy.errors import GraphError, MissingRuntimeError, ParityError
 from pconv_deploy.files import scratch_folder

@@ -12,17 +12,9 @@ import msgspec
 import numpy as np
 
 from pconv_deploy.contract import HOLE_MASK, IMAGE, GraphContract
-from pconv_deploy.engines.base import (
-    Backend,
-    Built,
-    EngineFiles,
-    Progress,
-    RunOptions,
-    Session,
-    SharingBackend,
-    files_just_built,
-)
+from pconv_deploy.engines.base import Backend, Built, Progress, SharingBackend
 from pconv_deploy.engines.golden import Allowance, GoldenCase, difference, run_case
+from pconv_deploy.engines.sessions import EngineFiles, RunOptions, Session, files_just_built
 from pconv_deploy.engines.windows.plan import WindowCosts, WindowRule
 from pconv_deploy.engines.windows.session import WindowSession
 from pconv_deploy.errors import EngineError, ParityError

@@ -117,11 +117,11 @@ def write_rule(model: "onnx.ModelProto", rule: WindowRule) -> None:
 
 
 def rule_of(model: "onnx.ModelProto") -> WindowRule | None:
-    """Return the rule that a graph was made by; None for a graph without windows."""
-    for entry in model.metadata_props:
-        if entry.key == WINDOWS:
-            return msgspec.json.decode(entry.value, type=WindowRule)
-    return None
+    """Return the rule that `windowed` made a graph by; None for any other graph."""
+    if WINDOWS not in {value.name for value in model.graph.input}:
+        return None  # whatever it says of itself
+    (rule,) = (entry.value for entry in model.metadata_props if entry.key == WINDOWS)
+    return msgspec.json.decode(rule, type=WindowRule)
 
 
 class WindowCosts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
-from pconv_deploy.engines.base import Session
+from pconv_deploy.engines.sessions import Session
 from pconv_deploy.engines.windows.plan import WINDOWS, WindowCosts, WindowRule, common_size
 from pconv_deploy.images.arrays import Bytes
 from pconv_deploy.images.boxes import Box, Size, hole_boxes

@@ -7,8 +7,9 @@ import onnx
 
 from pconv_deploy.benchmark.suite_engines import runnable
 from pconv_deploy.contract import GraphContract
-from pconv_deploy.engines.base import RunOptions, files_just_built, ignore_progress
+from pconv_deploy.engines.base import ignore_progress
 from pconv_deploy.engines.int8.quantise import in_eight_bits
+from pconv_deploy.engines.sessions import RunOptions, files_just_built
 from pconv_deploy.files import scratch_folder
 from pconv_deploy.parity import Precision
 from pconv_deploy.timing import Contender, take_turns

@@ -10,7 +10,8 @@ import numpy as np
 from pconv_deploy.benchmark.contenders import Fill, torch_fill, torch_graph
 from pconv_deploy.benchmark.suite_engines import runnable
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, GraphContract
-from pconv_deploy.engines.base import RunOptions, Session, files_just_built, ignore_progress
+from pconv_deploy.engines.base import ignore_progress
+from pconv_deploy.engines.sessions import RunOptions, Session, files_just_built
 from pconv_deploy.export.trace import quiet_torch
 from pconv_deploy.files import scratch_folder
 

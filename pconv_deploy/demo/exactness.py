@@ -7,10 +7,10 @@ import numpy as np
 
 from pconv_deploy.checkpoints.native import load_checkpoint
 from pconv_deploy.contract import HOLE_MASK, IMAGE, RAW_OUTPUT
-from pconv_deploy.engines.base import RunOptions, files_just_built
 from pconv_deploy.engines.manifest import Manifest
 from pconv_deploy.engines.prepared_graph import prepare_again
 from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.engines.sessions import RunOptions, files_just_built
 from pconv_deploy.export.verify import literal_fill
 from pconv_deploy.files import scratch_folder
 from pconv_deploy.graphs.file import read_graph, with_raw_output

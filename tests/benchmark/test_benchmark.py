@@ -16,7 +16,7 @@ from pconv_deploy.benchmark import suite_engines as benchmark_engines
 from pconv_deploy.benchmark.rivals import rivals
 from pconv_deploy.benchmark.run import Timing, unsteady
 from pconv_deploy.benchmark.suite import Benchmark, Setting, run_benchmark
-from pconv_deploy.engines.backends.openvino import backend as openvino_cpu
+from pconv_deploy.engines.backends.openvino import library as openvino_library
 from pconv_deploy.engines.backends.openvino.library import processor_capabilities
 from pconv_deploy.engines.int8.calibration import CalibrationFiles, read_calibration
 from pconv_deploy.engines.manifest import read_manifest
@@ -69,7 +69,7 @@ def test_bf16_is_timed_where_the_processor_has_it(
 ) -> None:
     """Both kinds of processor, as OpenVINO would describe them."""
     able = frozenset({"FP32", "INT8", *(["BF16"] if bf16 else [])})
-    monkeypatch.setattr(openvino_cpu, "processor_capabilities", lambda: ("A processor", able))
+    monkeypatch.setattr(openvino_library, "processor_capabilities", lambda: ("A processor", able))
     said: list[str] = []
     runnable = {(b.name, p) for b, p in benchmark_engines.runnable(said.append)}
     assert {("openvino", "fp32"), ("openvino", "int8")} <= runnable

@@ -17,7 +17,8 @@ from pconv_deploy.engines.acceptance import (
     require_precision,
     why_rejected,
 )
-from pconv_deploy.engines.base import Built, Layer, Runtime, Traits, files_just_built
+from pconv_deploy.engines.base import Built, Layer, Runtime, Traits
+from pconv_deploy.engines.sessions import files_just_built
 from pconv_deploy.errors import ParityError
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.graphs.file import ExportedGraph, read_graph

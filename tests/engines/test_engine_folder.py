@@ -11,10 +11,11 @@ import pytest
 from pconv_deploy.cli.remedies import explain
 from pconv_deploy.contract import UserModule, deployment_specs
 from pconv_deploy.engines.backends.onnxruntime.cpu import OnnxRuntimeBackend
-from pconv_deploy.engines.base import Built, EngineFiles, Runtime
+from pconv_deploy.engines.base import Built, Runtime
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.integrity import unchanged_files
 from pconv_deploy.engines.manifest import read_manifest
+from pconv_deploy.engines.sessions import EngineFiles
 from pconv_deploy.errors import (
     EngineError,
     GraphError,

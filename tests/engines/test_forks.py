@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pconv_deploy.engines.base import DeviceSession
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.forks import safe_to_fork
+from pconv_deploy.engines.sessions import DeviceSession
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.inpainter import Inpainter
 from tests.engines import forking

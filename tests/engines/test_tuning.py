@@ -13,11 +13,12 @@ from pconv_deploy import timing
 from pconv_deploy.cli.main import app
 from pconv_deploy.contract import GraphContract
 from pconv_deploy.engines import prepared_graph, tuning
-from pconv_deploy.engines.base import EngineFiles, Traits
+from pconv_deploy.engines.base import Traits
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.int8.calibration import CalibrationFiles
 from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
 from pconv_deploy.engines.manifest import read_manifest
+from pconv_deploy.engines.sessions import EngineFiles
 from pconv_deploy.engines.tuning import TuneOptions, Tuner
 from pconv_deploy.errors import ParityError, UsageError
 from pconv_deploy.graphs.file import read_graph

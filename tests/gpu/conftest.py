@@ -14,9 +14,9 @@ from pconv_deploy.engines.backends.tensorrt.backend import PLAN
 from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, load
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
-from pconv_deploy.engines.base import RunOptions
 from pconv_deploy.engines.cuda.devices import why_no_gpu
 from pconv_deploy.engines.folder import BuildOptions, build_engine
+from pconv_deploy.engines.sessions import RunOptions
 from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.errors import MissingRuntimeError
 from pconv_deploy.masks.irregular import irregular_hole

@@ -15,16 +15,15 @@ from pconv_deploy.engines.backends.onnxruntime.session import (
 )
 from pconv_deploy.engines.base import (
     Built,
-    EngineFiles,
     Layer,
     Progress,
-    RunOptions,
     Runtime,
     Traits,
     another_release,
     ignore_progress,
 )
 from pconv_deploy.engines.lowering.forms import Arrangement
+from pconv_deploy.engines.sessions import EngineFiles, RunOptions
 from pconv_deploy.files import scratch_folder
 from pconv_deploy.parity import Precision
 

@@ -34,17 +34,16 @@ from pconv_deploy.engines.backends.onnxruntime.session import (
 )
 from pconv_deploy.engines.base import (
     Built,
-    EngineFiles,
     Gpu,
     Layer,
     Progress,
-    RunOptions,
     Runtime,
     Traits,
     ignore_progress,
 )
 from pconv_deploy.engines.cuda.devices import current_gpu, gpu_here, why_no_gpu
 from pconv_deploy.engines.lowering.forms import Arrangement
+from pconv_deploy.engines.sessions import EngineFiles, RunOptions
 from pconv_deploy.errors import EngineError, MissingRuntimeError
 from pconv_deploy.parity import Precision
 

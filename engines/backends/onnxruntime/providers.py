@@ -13,7 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from pconv_deploy.engines.backends.onnxruntime.session import OnnxRuntimeSession, brief
-from pconv_deploy.engines.base import EngineFiles, Layer
+from pconv_deploy.engines.base import Layer
+from pconv_deploy.engines.sessions import EngineFiles
 from pconv_deploy.errors import EngineError
 from pconv_deploy.graphs.file import inlined
 from pconv_deploy.parity import Arrays, Precision

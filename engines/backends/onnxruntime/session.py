@@ -5,8 +5,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pconv_deploy.engines.base import EngineFiles, RunOptions
 from pconv_deploy.engines.memory import give_back_freed_memory
+from pconv_deploy.engines.sessions import EngineFiles, RunOptions
 from pconv_deploy.errors import EngineError, MissingRuntimeError
 from pconv_deploy.parity import Arrays
 

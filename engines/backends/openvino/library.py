@@ -57,6 +57,18 @@ def processor_capabilities() -> tuple[str, frozenset[str]]:
     return core.get_property("CPU", "FULL_DEVICE_NAME"), frozenset(capabilities)
 
 
+def why_no_bf16() -> str | None:
+    """Say why there is no bf16 here, or None if there is."""
+    name, capabilities = processor_capabilities()
+    if "BF16" in capabilities:
+        return None
+    # Asked for bf16 all the same, it would compute in single precision and not say so.
+    return (
+        f"this processor ({name}) has no bf16 instructions (AVX512_BF16 or AMX_BF16), and "
+        "OpenVINO does not emulate them"
+    )
+
+
 def compile_for_cpu(model: Any, settings: Mapping[str, Any]) -> Any:
     """Compile a model, an `openvino.Model`.
 

@@ -18,17 +18,15 @@ from pconv_deploy.engines.backends.tensorrt.options import (
 )
 from pconv_deploy.engines.base import (
     Built,
-    EngineFiles,
     Gpu,
     Layer,
     Progress,
-    RunOptions,
     Runtime,
-    Session,
     Traits,
     ignore_progress,
 )
 from pconv_deploy.engines.lowering.forms import Arrangement
+from pconv_deploy.engines.sessions import EngineFiles, RunOptions, Session
 from pconv_deploy.errors import MissingRuntimeError
 from pconv_deploy.parity import Precision
 

@@ -19,9 +19,9 @@ from pconv_deploy.engines.backends.tensorrt.cuda.streams import (
 )
 from pconv_deploy.engines.backends.tensorrt.plan import Plan, Tensor
 from pconv_deploy.engines.backends.tensorrt.worker import Binding, RunRequest, Worker
-from pconv_deploy.engines.base import DeviceArrays, RunOptions
 from pconv_deploy.engines.cuda.calls import Cuda
 from pconv_deploy.engines.cuda.devices import current_gpu
+from pconv_deploy.engines.sessions import DeviceArrays, RunOptions
 from pconv_deploy.engines.shapes import choose
 from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.parity import Arrays

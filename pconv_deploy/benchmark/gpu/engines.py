@@ -14,11 +14,12 @@ from pconv_deploy.benchmark.gpu.steps import Progress, Step
 from pconv_deploy.contract import FILLED, IMAGE, GraphContract
 from pconv_deploy.engines.backends.onnxruntime.gpu import OnnxRuntimeGpuBackend
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
-from pconv_deploy.engines.base import Backend, EngineFiles, RunOptions
+from pconv_deploy.engines.base import Backend
 from pconv_deploy.engines.folder import BuildOptions, build_engine
 from pconv_deploy.engines.integrity import unchanged_files
 from pconv_deploy.engines.manifest import Manifest, describe_parity
 from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.engines.sessions import EngineFiles, RunOptions
 from pconv_deploy.engines.shapes import Profile, Shape
 from pconv_deploy.errors import EngineError
 from pconv_deploy.graphs.file import read_graph

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
-from pconv_deploy.engines.base import RunOptions
 from pconv_deploy.engines.cuda.calls import Cuda
+from pconv_deploy.engines.sessions import RunOptions
 from tests.engines.cuda.fake_cuda import FakeCuda
 from tests.engines.cuda.fake_tensorrt import LARGE, PLAN, SMALL, FakeTensorRt
 from tests.engines.cuda.sessions import Open

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from pconv_deploy.engines.backends.tensorrt.cuda.arrays import check_fits, view
-from pconv_deploy.engines.base import DeviceSession
 from pconv_deploy.engines.cuda.calls import Cuda
+from pconv_deploy.engines.sessions import DeviceSession
 from pconv_deploy.errors import InputError
 from tests.engines.cuda.device_arrays import CudaArray, DlpackArray, Foreign, TorchTensor
 from tests.engines.cuda.fake_cuda import FakeCuda

@@ -13,7 +13,7 @@ from pconv_deploy.contract import (
 )
 from pconv_deploy.engines.backends.tensorrt.cuda.arrays import DeviceArray
 from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
-from pconv_deploy.engines.base import RunOptions
+from pconv_deploy.engines.sessions import RunOptions
 from pconv_deploy.errors import EngineError, ImageError, InputError, UsageError
 from pconv_deploy.inpainter import Inpainter
 from pconv_deploy.parity import Arrays

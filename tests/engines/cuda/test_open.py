@@ -9,7 +9,7 @@ import pytest
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
 from pconv_deploy.engines.backends.tensorrt.backend import PLAN as PLAN_FILE
 from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
-from pconv_deploy.engines.base import RunOptions, files_just_built
+from pconv_deploy.engines.sessions import RunOptions, files_just_built
 from pconv_deploy.errors import EngineError
 from tests.engines.cuda.cuda_names import Status
 from tests.engines.cuda.fake_cuda import FakeCuda

@@ -7,7 +7,7 @@ import pytest
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
 from pconv_deploy.engines.backends.tensorrt.cuda.arrays import DeviceArray
 from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
-from pconv_deploy.engines.base import RunOptions
+from pconv_deploy.engines.sessions import RunOptions
 from pconv_deploy.errors import EngineError, InputError
 from tests.engines.cuda.device_arrays import (
     SHAPE,

@@ -12,11 +12,11 @@ from msgspec.structs import replace
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, deployment_specs
 from pconv_deploy.engines import folder as folders
 from pconv_deploy.engines import memory
-from pconv_deploy.engines.base import RunOptions, Session
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.golden import Allowance
 from pconv_deploy.engines.manifest import read_manifest
 from pconv_deploy.engines.registry import backend_named
+from pconv_deploy.engines.sessions import RunOptions, Session
 from pconv_deploy.engines.windows import entry as entries
 from pconv_deploy.engines.windows.entry import describe_windows
 from pconv_deploy.engines.windows.plan import WindowCosts, WindowRule

@@ -30,11 +30,12 @@ from pconv_deploy.engines.backends.onnxruntime.gpu import (
     OnnxRuntimeGpuBackend,
 )
 from pconv_deploy.engines.backends.onnxruntime.providers import REFUSE_CPU
-from pconv_deploy.engines.base import Built, Gpu, RunOptions, Runtime, files_just_built
+from pconv_deploy.engines.base import Built, Gpu, Runtime
 from pconv_deploy.engines.cuda.devices import gpu_here
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.lowering.arrangement import arranged
 from pconv_deploy.engines.lowering.forms import Arrangement
+from pconv_deploy.engines.sessions import RunOptions, files_just_built
 from pconv_deploy.errors import EngineError, MissingRuntimeError, UsageError
 from pconv_deploy.graphs.file import embed, read_graph
 from pconv_deploy.parity import Arrays

@@ -15,16 +15,17 @@ import pytest
 
 from pconv_deploy.assets.network import copy_network
 from pconv_deploy.engines.acceptance import why_rejected
-from pconv_deploy.engines.backends.openvino import backend as openvino_cpu
+from pconv_deploy.engines.backends.openvino import library as openvino_library
+from pconv_deploy.engines.backends.openvino import session as openvino_session
 from pconv_deploy.engines.backends.openvino.backend import OpenVinoBackend
 from pconv_deploy.engines.backends.openvino.library import compile_for_cpu, processor_capabilities
-from pconv_deploy.engines.base import RunOptions, files_just_built
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
 from pconv_deploy.engines.int8.graph import quantised_convolutions
 from pconv_deploy.engines.int8.quantise import in_eight_bits
 from pconv_deploy.engines.lowering.arrangement import arranged
 from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
 from pconv_deploy.engines.manifest import describe, read_manifest, write_manifest
+from pconv_deploy.engines.sessions import RunOptions, files_just_built
 from pconv_deploy.errors import (
     EngineError,
     MissingRuntimeError,
@@ -113,8 +114,8 @@ def test_shapes_stay_compiled_while_there_is_memory_for_them(
         count.append(None)
         return compile_for_cpu(*arguments)
 
-    monkeypatch.setattr(openvino_cpu, "compile_for_cpu", counting)
-    monkeypatch.setattr(openvino_cpu, "_MEMORY_OF_KEPT", limit)
+    monkeypatch.setattr(openvino_session, "compile_for_cpu", counting)
+    monkeypatch.setattr(openvino_session, "_MEMORY_OF_KEPT", limit)
     _, session = open_engine(engine, RunOptions(threads=1))
     for width in (16, 32, 48, 64, 80) * 2:
         session.run(feed(1, 16, width))
@@ -224,9 +225,9 @@ def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
         return compile_for_cpu(model, {**settings, "INFERENCE_PRECISION_HINT": "f32"})
 
     monkeypatch.setattr(
-        openvino_cpu, "processor_capabilities", lambda: (name, capabilities - {"BF16"})
+        openvino_library, "processor_capabilities", lambda: (name, capabilities - {"BF16"})
     )
-    monkeypatch.setattr(openvino_cpu, "compile_for_cpu", compile_in_fp32)
+    monkeypatch.setattr(openvino_session, "compile_for_cpu", compile_in_fp32)
 
 
 @pytest.mark.usefixtures("without_bf16")

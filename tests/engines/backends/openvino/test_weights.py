@@ -8,7 +8,7 @@ import pytest
 
 from pconv_deploy.engines.backends.openvino.backend import OpenVinoBackend
 from pconv_deploy.engines.backends.openvino.weights import share_weights
-from pconv_deploy.engines.base import RunOptions, files_just_built
+from pconv_deploy.engines.sessions import RunOptions, files_just_built
 from pconv_deploy.engines.windows.graph import windowed
 from pconv_deploy.graphs.file import ExportedGraph, read_graph
 

@@ -15,11 +15,11 @@ from pconv_deploy.contract import UNetConfig
 from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
 from pconv_deploy.engines.backends.tensorrt.network import as_read
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
-from pconv_deploy.engines.base import EngineFiles
 from pconv_deploy.engines.folder import BuildOptions, build_engine
 from pconv_deploy.engines.manifest import Manifest, describe, read_manifest, write_manifest
 from pconv_deploy.engines.prepared_graph import prepare_again
 from pconv_deploy.engines.refit import RefitRequest
+from pconv_deploy.engines.sessions import EngineFiles
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
 from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.network.architectures import build_network

@@ -19,9 +19,10 @@ from pconv_deploy.engines.backends.tensorrt import backend as module
 from pconv_deploy.engines.backends.tensorrt import builder, session
 from pconv_deploy.engines.backends.tensorrt.builder import build_plan
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
-from pconv_deploy.engines.base import Gpu, RunOptions, files_just_built
+from pconv_deploy.engines.base import Gpu
 from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.engines.sessions import RunOptions, files_just_built
 from pconv_deploy.engines.shapes import Profile, choose
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.graphs.file import read_graph, with_raw_output

@@ -11,9 +11,10 @@ from pconv_deploy.engines.backends.tensorrt import backend as module
 from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
 from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, TENSORRT_RTX
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
-from pconv_deploy.engines.base import Built, Gpu, Layer, Runtime, files_just_built
+from pconv_deploy.engines.base import Built, Gpu, Layer, Runtime
 from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.registry import BACKENDS, backend_named
+from pconv_deploy.engines.sessions import files_just_built
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.parity import PRECISIONS
 from tests.engines.backends.tensorrt.built import built_of

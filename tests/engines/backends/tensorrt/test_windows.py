@@ -53,6 +53,8 @@ def test_the_builder_takes_windows(
 def test_a_graph_carries_the_rule_of_its_windows(exported: ExportedGraph) -> None:
     second, rule = windowed(exported.model, 3)
     assert rule_of(second) == rule
+    del second.graph.input[-1]  # any other graph, whatever it says of itself
+    assert rule_of(second) is None
     assert rule_of(exported.model) is None
 
 
