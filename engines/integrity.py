@@ -61,7 +61,7 @@ def unchanged_files(folder: Path, manifest: Manifest) -> EngineFiles:
                 yield file.place
         except OSError as error:
             raise EngineError(f"cannot read {path}: {error.strerror or error}") from error
-        except InputError as error:  # somebody writes to it
+        except InputError as error:  # it is being written to
             raise EngineError(str(error)) from error
 
     return EngineFiles(folder, read, held)

@@ -26,7 +26,7 @@ MANIFEST_FORMAT: Final = 3
 # Beside the runtime's files: what builds the engine again and proves it elsewhere. Running it needs
 # none of them, so they may be deleted.
 GRAPH, QUANTISED, GOLDEN = "graph.onnx", "quantised.onnx", "golden.png"
-PROOFS = "proofs.json"  # written when an engine is opened; vouched for by nobody
+PROOFS = "proofs.json"  # written when an engine is opened; not hashed
 # Plain names only: a manifest must not reach outside of its folder.
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
 

@@ -64,7 +64,7 @@ class Session(Protocol):
 
 @runtime_checkable
 class WindowedSession(Session, Protocol):
-    """A session that can leave out what nobody wants of a frame."""
+    """A session that computes only the windows of a frame that its holes need."""
 
     def run_within(self, inputs: Arrays, sizes: Sequence[Size]) -> Arrays:
         """Do as `run`, for padded images: what is beyond (height, width) of each may be anything.

@@ -154,7 +154,7 @@ def with_layers_exact(
 
 
 def _drop_unread(model: "onnx.ModelProto") -> None:
-    """Drop nodes and weights that nobody reads any more, in place."""
+    """Remove unused nodes and weights, in place."""
     while True:
         read = {name for node in model.graph.node for name in node.input}
         read |= {value.name for value in model.graph.output}

@@ -2,7 +2,7 @@
 
 A value of half the frame's sides has level 1, and so on. In a window of the frame, convolutions
 see zeros where the frame goes on, so their results are wrong at the window's edge: up to a margin,
-which grows with every convolution, and which nobody may read. What is proved here of a graph is
+which grows with every convolution and must not be read. What is proved here of a graph is
 that every value has such a place and such a margin.
 """
 

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from pconv_deploy.cli.console import ERR
 
 _LASTING = "note: "  # what a step must not wipe out
-_PARTS = 10  # lines at most for one step, where nobody watches
+_PARTS = 10  # lines at most for one step, where output is no terminal
 
 
 @contextmanager

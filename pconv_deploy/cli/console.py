@@ -25,7 +25,7 @@ from pconv_deploy.cli.plain_help import PlainHelp
 from pconv_deploy.errors import NOTE, UsageError
 
 OUT = Console(highlight=False, emoji=False, soft_wrap=True)
-# Progress and complaints: stdout stays clean for whoever reads the result.
+# Progress and errors go to stderr: stdout holds results only.
 ERR = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 CHECKPOINT_HELP = (

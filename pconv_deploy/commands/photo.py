@@ -149,7 +149,7 @@ def _hole_as_stored(hole: Hole, photo: NamedPhoto, options: PhotoOptions) -> Hol
     """The hole in the size of the image, in the order its pixels are stored in."""
     image = photo.image
     stored, shown = (image.height, image.width), displayed_size(image)
-    # Masks are drawn over the picture as viewers show it, if nobody says otherwise.
+    # By default, masks are drawn over the picture as viewers show it.
     height, width = stored if options.masks_as_stored else shown
     if hole.shape != (height, width):
         sizes = (

@@ -27,7 +27,7 @@ from pconv_deploy.images.hole_rule import (
     require_upper_bits,
 )
 
-# Colour types that pictures lose on the way, so that somebody has to allow it.
+# Colour types that are lost by conversion, which has to be allowed.
 Convertible = Literal["cmyk", "16-bit"]
 
 # In the info of an image: how many more its file holds, which are not kept.

@@ -2,7 +2,7 @@
 
 Networks are strongly typed: TensorRT may compute a node in its type only, so the types of the graph
 are the evidence. What TensorRT's engine inspector says of the layers is kept beside it as it came:
-an engine must be loaded to be inspected, which takes a GPU, so nobody here has read one yet.
+an engine must be loaded to be inspected, which takes a GPU: none has been inspected yet.
 """
 
 from collections import Counter
