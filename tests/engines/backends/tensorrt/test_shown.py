@@ -116,8 +116,8 @@ def test_of_int8_that_the_quantised_graph_was_judged_by(engine: Path) -> None:
     }
     path.write_text(json.dumps(facts))
     assert inspect_file(engine)["computes in"] == (
-        "int8: as the graph it was built from is typed; the runtime was not asked; in single "
-        "precision: encoder.0; calibrated on 13 photos; 41.2 dB in the holes of 4 others, filled "
+        "int8: as the graph it was built from is typed; the runtime was not asked; kept finer "
+        "than int8: encoder.0; calibrated on 13 photos; 41.2 dB in the holes of 4 others, filled "
         "by the quantised graph (the engine itself has not run)"
     )
 
