@@ -127,7 +127,7 @@ class Regions:
     def _require_possible(self, crop: Size) -> None:
         if not self._shapes.takes(*crop):
             raise PictureSizeError(
-                f"a part of the hole is {_wxh(crop)} and the engine takes at most "
+                f"a hole needs a part of {_wxh(crop)} and the engine takes at most "
                 f"{_wxh(self._shapes.largest)}; scale the photo down, or {self._shapes.wider}"
             )
         if self._limit is not None and self._takes(crop) > self._limit:
