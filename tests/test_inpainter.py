@@ -236,7 +236,7 @@ def test_an_engine_of_fixed_shape_fills_larger_photos_in_parts(
             part = np.s_[top:bottom, left:right]
             np.testing.assert_array_equal(filled[part], inpainter(image[part], hole_mask[part]))
         hole_mask[150:170, 200:249] = 255
-        why = r"a hole needs a part of 49x32 .* at most 48x32; scale the photo down, or export without"
+        why = r"a hole needs a part of 49x32 .* at most 48x32; scale the photo down, or export"
         with pytest.raises(PictureSizeError, match=why):
             inpainter(image, hole_mask)
 
