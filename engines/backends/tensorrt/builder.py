@@ -114,19 +114,21 @@ def _add_profiles(
 ) -> tuple[Profile, ...]:
     """Tell TensorRT the shapes; a graph without free sizes has none to tell."""
     if windows:
-        profiles = window_profiles(profiles, windows)
+        numbered = window_profiles(profiles, windows)
     elif contract.batch and contract.size:
         return profiles
-    for profile in profiles:
+    else:
+        numbered = tuple((profile, 0) for profile in profiles)
+    for profile, count in numbered:
         told = builder.create_optimization_profile()
         for spec in contract.inputs:
             shapes = (tensor_shape(spec, s) for s in (profile.min, profile.opt, profile.max))
             told.set_shape(spec.name, *shapes)
         if windows:  # read on the host, before anything runs
-            told.set_shape_input(WINDOWS, *windows_within(profile, windows))
+            told.set_shape_input(WINDOWS, *windows_within(profile, windows, count))
         if config.add_optimization_profile(told) < 0:
             raise UsageError(f"TensorRT refuses the profile {profile.describe()}")
-    return profiles
+    return tuple(profile for profile, _ in numbered)
 
 
 def _timing_cache(

@@ -65,27 +65,43 @@ def show(shape: Shape) -> str:
     return "x".join(map(str, shape))
 
 
-def window_profiles(profiles: Sequence[Profile], rule: WindowRule) -> tuple[Profile, ...]:
-    """Return the profiles of one image that a decoder of windows takes, in its multiples."""
+def window_profiles(
+    profiles: Sequence[Profile], rule: WindowRule
+) -> tuple[tuple[Profile, int], ...]:
+    """Return the profiles of a decoder of windows: sizes of one image, and a number of windows.
+
+    Each number has profiles of its own. Where it is left open, TensorRT does not see that a slice
+    is of one window: it sets memory aside for all of them in each slice, on every level again.
+
+    Args:
+        profiles: of the whole frame.
+        rule: of the windows; sides become multiples of what it takes.
+    """
 
     def fitted(shape: Shape) -> Shape:
         height, width = (max(1, side // rule.multiple) * rule.multiple for side in shape[1:])
         return 1, height, width
 
-    found = (
+    frames = dict.fromkeys(
         Profile(min=fitted(p.min), opt=fitted(p.opt), max=fitted(p.max))
         for p in profiles
         if p.min[0] == 1
     )
-    return tuple(dict.fromkeys(found))
+    return tuple((frame, count) for frame in frames for count in range(1, rule.most + 1))
 
 
-def windows_within(profile: Profile, rule: WindowRule) -> tuple[list[int], list[int], list[int]]:
-    """Return the least, the usual and the largest values of the input that places windows."""
-    frame, largest = profile.opt[1:], max(*profile.max[1:], rule.most)
+def windows_within(
+    profile: Profile, rule: WindowRule, count: int
+) -> tuple[list[int], list[int], list[int]]:
+    """Return the least, usual and largest values of the input that places `count` windows.
+
+    Its rows are (frame, y, x). `count` determines the frames; y and x may be anywhere in the image.
+    """
+    frame = profile.opt[1:]
     side = min(frame) // 8
     top, left = ((length - side) // 2 for length in frame)
     hole = (top, left, top + side, left + side)
-    usual, _ = rule.place([hole], rule.size((side, side), frame), frame)
-    count = usual.size
-    return [0] * count, usual.ravel().tolist(), [largest] * count
+    usual, _ = rule.place([hole] * count, rule.size((side, side), frame), frame)
+    least, largest = usual.copy(), usual.copy()
+    least[:, 1:], largest[:, 1:] = 0, profile.max[1:]
+    return least.ravel().tolist(), usual.ravel().tolist(), largest.ravel().tolist()
