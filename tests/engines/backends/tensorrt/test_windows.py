@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,13 +14,16 @@ import pytest
 from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.backends.tensorrt.profiles import window_profiles, windows_within
+from pconv_deploy.engines.int8.quantise import in_eight_bits
+from pconv_deploy.engines.prepared_graph import prepare_again
 from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.engines.windows.graph import windowed
 from pconv_deploy.engines.windows.plan import WINDOWS, WindowRule, common_size, rule_of
 from pconv_deploy.errors import EngineError
 from pconv_deploy.graphs.file import ExportedGraph, read_graph
-from pconv_deploy.graphs.half_precision import in_half_precision
 from pconv_deploy.images.boxes import Box
+from pconv_deploy.parity import Precision
+from tests.engines.backends.tensorrt.test_quantised import BACKEND, some_photo
 
 RULE = WindowRule(margins=(1, 1, 1), most=2)  # sides in multiples of 16
 FRAMES = Profile(min=(1, 64, 64), opt=(1, 256, 256), max=(1, 256, 256))
@@ -32,19 +34,30 @@ def exported(graph: Path) -> ExportedGraph:
     return read_graph(graph)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
 @pytest.mark.usefixtures("tensorrt")
-def test_the_builder_takes_windows(
-    exported: ExportedGraph, tmp_path: Path, precision: Any, most: int
+def test_the_builder_takes_windows_in_the_form_that_engines_have(
+    exported: ExportedGraph, tmp_path: Path, precision: Precision
 ) -> None:
-    model = exported.model if precision == "fp32" else in_half_precision(exported.model, precision)
-    second, _ = windowed(model, most)
-    content = second.SerializeToString()
-    built = TensorRtBackend().build(content, exported.contract, precision, tmp_path)
+    form = BACKEND.usual_form(precision)
+    model = prepare_again(BACKEND, exported, precision, form)
+    if precision == "int8":
+        model = in_eight_bits(model.SerializeToString(), [some_photo(exported)], BACKEND)
+    content = windowed(model, 2)[0].SerializeToString()
+    built = BACKEND.build(content, exported.contract, precision, tmp_path)
     assert (tmp_path / "engine.plan").stat().st_size > 1000
-    assert {profile.max[0] for profile in built.profiles} == {1}
-    assert set(Counter(built.profiles).values()) == {most}
+    assert [profile.describe() for profile in built.profiles] == [
+        "1x32x32 .. 1x64x64, tuned for 1x64x64"
+    ] * 2
+
+
+@pytest.mark.usefixtures("tensorrt")
+def test_the_usual_profiles_of_one_image_are_those_of_windows(
+    exported: ExportedGraph, tmp_path: Path
+) -> None:
+    content = windowed(exported.model, 1)[0].SerializeToString()
+    built = TensorRtBackend().build(content, exported.contract, "fp32", tmp_path)
+    assert [profile.max for profile in built.profiles] == [(1, 512, 512), (1, 1024, 1024)]
 
 
 def test_windows_are_read_on_the_host_and_need_values(
