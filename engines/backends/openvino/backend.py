@@ -135,7 +135,8 @@ class OpenVinoBackend:
         compiled = session.compiled(shapes_of(shapes))
         found = []
         for operation in compiled.get_runtime_model().get_ordered_ops():
-            facts, kind = operation.get_rt_info(), operation.get_rt_info()["layerType"].value
+            facts = operation.get_rt_info()
+            kind = facts["layerType"].value
             if kind in ("Convolution", "Deconvolution"):
                 made = operation.output(0) if kind == "Convolution" else operation.input(0)
                 pixels = math.prod(list(made.get_shape())[2:])
