@@ -11,6 +11,7 @@ from pconv_deploy.benchmark.contenders import Fill, torch_fill, torch_graph
 from pconv_deploy.benchmark.suite_engines import runnable
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, GraphContract
 from pconv_deploy.engines.base import ignore_progress
+from pconv_deploy.engines.processor import instruction_sets
 from pconv_deploy.engines.sessions import RunOptions, Session, files_just_built
 from pconv_deploy.export.trace import quiet_torch
 from pconv_deploy.files import scratch_folder
@@ -53,7 +54,8 @@ def _pytorch(
 ) -> dict[str, Fill]:
     import torch
 
-    bf16: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    # PyTorch takes bf16 on any processor with AVX512, but emulates it without these instructions.
+    bf16 = bool({"avx512_bf16", "amx_bf16"}.intersection(instruction_sets() or ()))
     graph = torch_graph(checkpoint, "literal").to(memory_format=torch.channels_last)
 
     def filled_by(module: Any) -> Fill:
