@@ -14,11 +14,9 @@ if TYPE_CHECKING:
 
     from pconv_deploy.engines.shapes import Shape
 
-_PANEL = "TensorRT"
 
-
-def _option(*names: str, **more: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=_PANEL, **more)
+def _option(**more: Any) -> Any:
+    return typer.Option(rich_help_panel="TensorRT", **more)
 
 
 def _from_to(low: int, high: int) -> Callable[[str], int]:
@@ -38,112 +36,19 @@ def _capabilities(text: str) -> str:
     return text
 
 
-MinShapes = Annotated[
-    list[str] | None,
-    _option(
-        "--min-shapes",
-        metavar="BxHxW",
-        help="Smallest shape of a profile, batch x height x width. Repeat all three "
-        "options for more profiles. Default: --opt-shapes; without any of the "
-        "three, a ladder of batches and sizes.",
-    ),
-]
-OptShapes = Annotated[
-    list[str] | None,
-    _option("--opt-shapes", metavar="BxHxW", help="Shape to optimise a profile for."),
-]
-MaxShapes = Annotated[
-    list[str] | None,
-    _option(
-        "--max-shapes", metavar="BxHxW", help="Largest shape of a profile. Default: --opt-shapes."
-    ),
-]
-Workspace = Annotated[
-    int | None,
-    _option(
-        "--workspace",
-        metavar="MIB",
-        parser=_from_to(1, 1 << 20),
-        help="Maximum workspace in MiB. Default: all GPU memory.",
-    ),
-]
-TimingCacheFile = Annotated[
-    Path | None,
-    _option(
-        "--timing-cache-file",
-        metavar="FILE",
-        help="Timing cache: read at start, updated at the end; safe to share between processes.",
-    ),
-]
-OptimizationLevel = Annotated[
-    int | None,
-    _option(
-        "--builder-optimization-level",
-        metavar="0-5",
-        parser=_from_to(0, 5),
-        help="Builder effort: 0 builds fastest, 5 searches longest. Default: TensorRT's.",
-    ),
-]
+# Types of the options; `build_engine` has their names and help.
+Flag = Annotated[bool, _option()]
+File = Annotated[Path | None, _option(metavar="FILE")]
+Shapes = Annotated[list[str] | None, _option(metavar="BxHxW")]
+Workspace = Annotated[int | None, _option(metavar="MIB", parser=_from_to(1, 1 << 20))]
+Level = Annotated[int | None, _option(metavar="0-5", parser=_from_to(0, 5))]
+Streams = Annotated[int | None, _option(metavar="0-64", parser=_from_to(0, 64))]
 HardwareCompatibility = Annotated[
-    Literal["none", "ampere+", "same-compute-capability"] | None,
-    _option(
-        "--hardware-compatibility-level",
-        metavar="LEVEL",
-        help="Other GPUs that may open the engine: none, ampere+ or same-compute-capability. "
-        "Default: none.",
-    ),
+    Literal["none", "ampere+", "same-compute-capability"] | None, _option(metavar="LEVEL")
 ]
-VersionCompatible = Annotated[
-    bool,
-    _option(
-        "--version-compatible",
-        help="Allow later releases of the same major version to open the engine.",
-    ),
-]
-Refit = Annotated[
-    bool, _option("--refit", help="Allow weights to be replaced by `pconv-deploy refit`.")
-]
-StripWeights = Annotated[
-    bool, _option("--strip-weights", help="Build without weights; `pconv-deploy refit` adds them.")
-]
-Tf32 = Annotated[
-    bool, _option("--tf32", help="Allow fp32 convolutions to use TF32 (10-bit mantissa).")
-]
-Sparsity = Annotated[
-    Literal["disable", "enable"] | None,
-    _option(
-        "--sparsity",
-        metavar="MODE",
-        help="Use 2:4 structured sparsity where weights have it: enable or disable (default).",
-    ),
-]
-ProfilingVerbosity = Annotated[
-    Literal["none", "layer-names", "detailed"] | None,
-    _option(
-        "--profiling-verbosity",
-        metavar="LEVEL",
-        help="Layer information in the engine: none, layer-names or detailed. Default: detailed.",
-    ),
-]
-MaxAuxStreams = Annotated[
-    int | None,
-    _option(
-        "--max-aux-streams",
-        metavar="0-64",
-        parser=_from_to(0, 64),
-        help="Maximum auxiliary streams. Default: TensorRT's choice.",
-    ),
-]
-ComputeCapabilities = Annotated[
-    list[str] | None,
-    _option(
-        "--compute-capabilities",
-        metavar="X.Y",
-        parser=_capabilities,
-        help="tensorrt-rtx only: compute capability to compile for, such as 8.9. "
-        "Repeatable. Default: 8.0, 8.6, 8.9, 12.0 and later.",
-    ),
-]
+Sparsity = Annotated[Literal["disable", "enable"] | None, _option(metavar="MODE")]
+Verbosity = Annotated[Literal["none", "layer-names", "detailed"] | None, _option(metavar="LEVEL")]
+Capabilities = Annotated[list[str] | None, _option(metavar="X.Y", parser=_capabilities)]
 
 
 def tensorrt_options(
