@@ -1,6 +1,7 @@
 """The demo's engines: its own, and every runtime and precision of processors beside it."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pconv_deploy.benchmark.suite_engines import write_crops
@@ -57,14 +58,9 @@ def build_beside(
             crops = crops or write_crops(folder / "calibration")
             calibration = CalibrationFiles(photos=crops)
         options = BuildOptions(backend=backend, precision=precision, calibration=calibration)
+        told = partial(_prefixed, f"build {name}: ", progress)
         try:
-            manifest = build_engine(
-                graph,
-                output,
-                options,
-                overwrite=True,
-                progress=_named(name, progress),
-            )
+            manifest = build_engine(graph, output, options, overwrite=True, progress=told)
         # Of a network of one's own, int8 may lose too much: the others are shown all the same.
         except (EngineError, InputError, MissingRuntimeError, ParityError) as error:
             left_out[name] = str(error)
@@ -73,8 +69,8 @@ def build_beside(
     return made, left_out
 
 
-def _named(name: str, progress: Callable[[str], None]) -> Callable[[str], None]:
-    return lambda step: progress(f"build {name}: {step}")
+def _prefixed(prefix: str, progress: Callable[[str], None], step: str) -> None:
+    progress(prefix + step)
 
 
 def _why_not(kind: Kind) -> str | None:

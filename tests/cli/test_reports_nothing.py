@@ -103,7 +103,7 @@ def test_a_program_that_embeds_the_package(engine: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not REPORTS, reason="this ONNX Runtime reports nothing on Linux")
-@pytest.mark.parametrize(("value", "reports"), [("0", True), ("", False), ("1", False)])
+@pytest.mark.parametrize(("value", "reports"), [("0", True), ("", False)])
 def test_the_users_own_choice_stays(value: str, reports: bool, tmp_path: Path) -> None:
     """That it reports also shows that these tests would see it."""
     # A thread of its own reports, some time after the import: in the home folder or by a socket.
@@ -118,7 +118,6 @@ def test_the_users_own_choice_stays(value: str, reports: bool, tmp_path: Path) -
     "code",
     [
         "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
-        "import socket; socket.socket(socket.AF_INET6)",
         "import socket; socket.getaddrinfo('example.org', 443)",
     ],
 )

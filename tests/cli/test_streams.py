@@ -15,7 +15,7 @@ from PIL import Image
 from tests.processes import WIDE
 
 Photo = Callable[..., NDArray[np.uint8]]
-LONG_COMMANDS = (("--help",), ("--version",), ("doctor",), ("doctor", "--json"))
+LONG_COMMANDS = (("--help",), ("doctor", "--json"))
 
 
 def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -85,7 +85,7 @@ def test_a_full_standard_error_changes_no_exit_code(engine: Path, files: Path) -
     assert (done.returncode, "3 filled" in done.stdout) == (0, True)
 
 
-@pytest.mark.parametrize("name", ["caf\u00e9", "\U0001f5bc", "broken\udce9"])
+@pytest.mark.parametrize("name", ["\U0001f5bc", "broken\udce9"])
 def test_names_that_standard_output_cannot_encode_are_escaped(
     name: str, engine: Path, tmp_path: Path, photo: Photo, box: Photo
 ) -> None:
