@@ -70,7 +70,9 @@ class Inpainter:
         self._session = session
         self._shapes = shapes_of(contract, manifest.engine.profiles if manifest else ())
         memory = manifest.memory if manifest else None
-        self._regions = Regions(regions, memory, self._shapes, _trained_at(contract), streams)
+        side = contract.source.training.get("size")  # of the images, if its checkpoint has it
+        trained_at = side if isinstance(side, int) and side > 0 else None
+        self._regions = Regions(regions, memory, self._shapes, trained_at, streams)
         self._runs = Runs(session, self._shapes, self._regions)
         self._streams = streams
         self._closed = False
@@ -99,10 +101,9 @@ class Inpainter:
             MissingRuntimeError: its runtime is not installed.
             UsageError: `threads` or `streams` is no whole number from 1 to 1024.
         """
-        if threads is not None and not _is_count(threads, _MAX_THREADS):
-            raise UsageError(f"found threads={threads!r}; needed 1 to {_MAX_THREADS}, or None")
-        if not _is_count(streams, _MAX_THREADS):
-            raise UsageError(f"found streams={streams!r}; needed 1 to {_MAX_THREADS}")
+        for name, count in (("threads", threads), ("streams", streams)):
+            if not (_is_count(count, _MAX_THREADS) or (name == "threads" and count is None)):
+                raise UsageError(f"found {name}={count!r}; needed 1 to {_MAX_THREADS}")
         options = RunOptions(threads=threads, streams=streams)
         manifest, session = open_engine(Path(engine), options)
         try:
@@ -136,23 +137,22 @@ class Inpainter:
 
         Args:
             image: a Pillow image (L, LA, RGB, RGBA, P, 1, I;16, I;16B) or an array (H, W) or
-                (H, W, C) of uint8 or uint16, grey or RGB, with or without alpha; or a list
-                of such, of any sizes. A Pillow image is taken as it is stored: to work on
-                the picture as displayed, apply PIL.ImageOps.exif_transpose first.
+                (H, W, C) of uint8 or uint16, grey or RGB, with or without alpha; or a list of such,
+                of any sizes. A Pillow image is taken as stored: to fill it as displayed, apply
+                PIL.ImageOps.exif_transpose first.
             hole_mask: a Pillow image, or an array (H, W) or (H, W, C) of numbers, white = to be
                 filled (docs/embedding.md, "What is a hole"); one for each image, or one for all.
             mask_convention: hole-white, hole-black or alpha: which mask pixels are the hole.
-            mask_threshold: 1..255, how much so at least; 1 takes every label of a label map.
+            mask_threshold: smallest level of a hole, 1..255; 1 takes every label of a label map.
                 None is 16, and an error where a mask holds nothing but lower values.
             opaque: filled pixels lose their transparency.
-            feather: pixels, 0 to 100, of the hole's edge that keep some of what was there, less
-                and less: for masks that are larger than what is to go.
+            feather: width of a soft edge inside the hole, 0 to 100 pixels.
 
         Returns:
-            What came in, of the same type, mode, depth, profile and EXIF, with the hole's
-            colours replaced. Every known pixel and, unless `opaque`, the alpha channel are
-            unchanged. A palette image comes back as RGB or RGBA, a bilevel one as grey.
-            What looks like a mistake is logged as INFO, see `Prepared.notes`.
+            Images of the same type, mode, depth, profile and EXIF with the hole's colours
+            replaced. Every known pixel and, unless `opaque`, the alpha channel are unchanged. A
+            palette image comes back as RGB or RGBA, a bilevel one as grey. What looks like a
+            mistake is logged as INFO, see `Prepared.notes`.
 
         Raises:
             UsageError: an option that cannot be.
@@ -161,34 +161,33 @@ class Inpainter:
             EngineError: the runtime failed, for instance for want of memory.
         """
         rule = MaskRule(mask_convention, mask_threshold)
-        if isinstance(image, Image.Image | np.ndarray):
-            single = self.prepare(image, hole_mask, rule, opaque=opaque, feather=feather)
-            log_notes(_log, "the image", single)
-            return like(image, self.fill([single])[0])  # type: ignore[type-var]
-        if not isinstance(image, list | tuple):
+        single = isinstance(image, Image.Image | np.ndarray)
+        if not single and not isinstance(image, list | tuple):
             raise ImageError(
                 f"found a {type(image).__name__}; needed a Pillow image, a numpy array, or a list"
             )
-        masks = hole_mask if isinstance(hole_mask, list | tuple) else [hole_mask] * len(image)
-        if len(masks) != len(image):
-            raise UsageError(f"found {len(image)} images and {len(masks)} hole masks")
+        images = [image] if single else image
+        listed = not single and isinstance(hole_mask, list | tuple)
+        masks = hole_mask if listed else [hole_mask] * len(images)
+        if len(masks) != len(images):
+            raise UsageError(f"found {len(images)} images and {len(masks)} hole masks")
         items = []
-        for index, pair in enumerate(zip(image, masks, strict=True)):
-            name = name_in_list(index, *pair)
+        for index, pair in enumerate(zip(images, masks, strict=True)):
+            name = "the image" if single else name_in_list(index, *pair)
             try:
                 items.append(self.prepare(*pair, rule, opaque=opaque, feather=feather))
             except InputError as error:
-                raise type(error)(f"{name}: {error}") from error
+                raise error if single else type(error)(f"{name}: {error}") from error
             log_notes(_log, name, items[-1])
-        return [like(*pair) for pair in zip(image, self.fill(items), strict=True)]
+        filled = [like(*pair) for pair in zip(images, self.fill(items), strict=True)]
+        return filled[0] if single else filled
 
     def warm_up(self, sizes: Iterable[Size] | None = None, batch: int = 1) -> None:
         """Run once for each size and stream, so that the first real call is as fast as the rest.
 
         Args:
-            sizes: (height, width) of each; those the engine is fastest at, or 512x512, if not
-                given.
-            batch: images a call.
+            sizes: (height, width) of each; None: those the engine is fastest at, or 512x512.
+            batch: images per call.
 
         Raises:
             UsageError: a size or batch that cannot be.
@@ -196,9 +195,8 @@ class Inpainter:
         """
         wanted = list(sizes or self._shapes.usual)
         for size in wanted:
-            if not (
-                isinstance(size, tuple | list) and len(size) == 2 and all(map(_is_count, size))
-            ):
+            pair = isinstance(size, tuple | list) and len(size) == 2
+            if not (pair and all(map(_is_count, size))):
                 raise UsageError(f"found size {size!r}; needed (height, width), both from 1")
         if not _is_count(batch):
             raise UsageError(f"found batch={batch!r}; needed a whole number from 1")
@@ -208,7 +206,7 @@ class Inpainter:
             large, small = np.full(padded, 255, np.uint8), np.zeros(padded, np.uint8)
             large[0, 0], small[-1, -1] = 0, 255
             windows = self.manifest is not None and self.manifest.windows is not None
-            for hole_mask in (large, small) if windows else (large,):
+            for hole_mask in (large, small)[: 1 + windows]:
                 for _ in range(self._streams):
                     self.run([Prepared(blank, hole_mask != 0, image, hole_mask)] * batch)
 
@@ -221,10 +219,8 @@ class Inpainter:
             image: (N, H, W, 3) uint8, contiguous, of PyTorch, CuPy, pycuda or whatever offers
                 `__cuda_array_interface__` or DLPack. It is not padded to what the engine takes.
             hole_mask: (N, H, W) uint8, nonzero = to be filled.
-            stream: the caller's. The call returns at once, and what that stream is given next
-                sees the result. None waits until it is there.
-            filled: array like `image` to write into; None makes a new one, which offers both
-                protocols.
+            stream: the caller's, whose later work sees the result; None waits for the result.
+            filled: array like `image` to write into; None makes one that offers both protocols.
 
         Returns:
             `filled`, (N, H, W, 3) uint8.
@@ -302,13 +298,10 @@ class Inpainter:
         opaque: bool = False,
         feather: int = 0,
     ) -> Prepared:
-        """Do as `prepare`, with a hole (H, W) read from `mask`, and perhaps turned or grown.
-
-        region: how much of the photo the network sees; None: as the engine was loaded.
-        """
+        """Do as `prepare`, with a hole (H, W) read from `mask`, and perhaps turned or grown."""
         if not (isinstance(feather, int) and 0 <= feather <= MOST_FEATHER):
             raise UsageError(f"found feather={feather!r}; needed pixels, 0 to {MOST_FEATHER}")
-        regions = self._regions.of(region)
+        regions = self._regions.of(region)  # None: as the engine was loaded
         padded, crops = regions.padded(*hole.shape), regions.crops(hole)
         item = prepared(pixels, hole, mask, padded, crops, opaque=opaque)
         return replace(item, feather=feather)
@@ -322,17 +315,8 @@ class Inpainter:
         return self._regions.of(region).padded(height, width)
 
     def run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
-        """Run the engine on images of one padded size; each result (H', W', 3) uint8.
-
-        They are as many runs as the engine needs for them.
-        """
+        """Run the engine as often as images of one padded size need; results (H', W', 3) uint8."""
         return self._runs.run(prepared)
-
-
-def _trained_at(contract: GraphContract) -> int | None:
-    """Return the side of the images that a network was trained at, if its checkpoint tells."""
-    side = contract.source.training.get("size")
-    return side if isinstance(side, int) and side > 0 else None
 
 
 def _is_count(value: Any, most: int | None = None) -> bool:

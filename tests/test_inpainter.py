@@ -11,7 +11,7 @@ from PIL import Image
 
 from pconv_deploy import Inpainter
 from pconv_deploy.checkpoints.native import load_checkpoint
-from pconv_deploy.contract import FILLED, GraphContract
+from pconv_deploy.contract import FILLED, GraphContract, tensor_specs
 from pconv_deploy.engines.base import Built
 from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.engines.shapes import Profile, choose
@@ -282,14 +282,6 @@ def test_an_engine_of_a_few_shapes_takes_what_fits(
     assert (limited(photo(9, 65), box(9, 65))[box(9, 65) != 0] == 7).all()
 
 
-def test_a_tensor_engine_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    options = ExportOptions(kind="tensor", batch=1, size=(16, 16))
-    export_checkpoint(checkpoint, tmp_path / "t.onnx", options)
-    build_engine(tmp_path / "t.onnx", tmp_path / "t.engine")
-    with pytest.raises(EngineError, match=r"float tensors.*without --tensor-level"):
-        Inpainter.load(tmp_path / "t.engine")
-
-
 class ConstantSession:
     """A runtime of one line: what the protocol asks of a backend, and no more."""
 
@@ -298,6 +290,15 @@ class ConstantSession:
 
     def close(self) -> None:
         pass
+
+
+def test_a_tensor_engine_is_refused(inpainter: Inpainter) -> None:
+    inputs, outputs = tensor_specs(None, None)
+    contract = msgspec.structs.replace(
+        inpainter.contract, kind="tensor", inputs=inputs, outputs=outputs
+    )
+    with pytest.raises(EngineError, match=r"float tensors.*without --tensor-level"):
+        Inpainter(contract, ConstantSession())
 
 
 def test_known_pixels_are_safe_even_from_a_faulty_runtime(
