@@ -15,15 +15,10 @@ from pconv_deploy.engines.manifest import Manifest
 from pconv_deploy.engines.sessions import DeviceSession, RunOptions, Session
 from pconv_deploy.engines.shapes import Size, shapes_of
 from pconv_deploy.errors import EngineError, ImageError, InputError, UsageError
+from pconv_deploy.images import hole_rule
 from pconv_deploy.images.arrays import AnyImage, Bytes, Hole, Pixels, like, to_pixels
 from pconv_deploy.images.feather import MOST_FEATHER
-from pconv_deploy.images.hole_rule import (
-    DEFAULT_RULE,
-    MaskConvention,
-    MaskReading,
-    MaskRule,
-    read_mask,
-)
+from pconv_deploy.images.hole_rule import DEFAULT_RULE, MaskConvention, MaskReading, MaskRule
 from pconv_deploy.images.prepared import (
     CallOptions,
     ImageLike,
@@ -34,8 +29,7 @@ from pconv_deploy.images.prepared import (
     prepared,
     require_same_size,
 )
-from pconv_deploy.regions import DEFAULT_REGIONS, Region, RegionOptions, Regions
-from pconv_deploy.runs import Runs, by_size
+from pconv_deploy.regions import DEFAULT_REGIONS, Region, RegionOptions, Regions, Runs
 
 __all__ = ["Inpainter", "Prepared", "RegionOptions", "finish"]
 _MAX_THREADS = 1024
@@ -48,8 +42,7 @@ class Inpainter:
         with Inpainter.load("model.engine") as inpaint:
             filled = inpaint(image, hole_mask)
 
-    Calls may come from several threads at once. Use `load`; the constructor is for a session
-    of your own.
+    Threads may share it. Use `load`; the constructor is for a session of your own.
     """
 
     def __init__(
@@ -65,16 +58,14 @@ class Inpainter:
                 "this engine takes and returns float tensors; images need the deployment graph. "
                 "Export again without --tensor-level, or run the engine with engines.folder"
             )
-        self.contract = contract
-        self.manifest = manifest
-        self._session = session
+        self.contract, self.manifest = contract, manifest
+        self._session, self._streams = session, streams
         self._shapes = shapes_of(contract, manifest.engine.profiles if manifest else ())
         memory = manifest.memory if manifest else None
         side = contract.source.training.get("size")  # of the images, if its checkpoint has it
         trained_at = side if isinstance(side, int) and side > 0 else None
         self._regions = Regions(regions, memory, self._shapes, trained_at, streams)
         self._runs = Runs(session, self._shapes, self._regions)
-        self._streams = streams
         self._closed = False
 
     @classmethod
@@ -91,8 +82,7 @@ class Inpainter:
         Args:
             engine: folder made by `pconv-deploy build-engine`.
             threads: of one call; None lets the runtime use all cores.
-            streams: calls that may run at once, in OpenVINO and TensorRT; more of them wait.
-                ONNX Runtime lets none wait.
+            streams: calls that run at once in OpenVINO and TensorRT; ONNX Runtime runs all.
             regions: how much of a photo the network sees.
 
         Raises:
@@ -195,20 +185,18 @@ class Inpainter:
         """
         wanted = list(sizes or self._shapes.usual)
         for size in wanted:
-            pair = isinstance(size, tuple | list) and len(size) == 2
-            if not (pair and all(map(_is_count, size))):
+            if not isinstance(size, tuple | list) or [*map(_is_count, size)] != [True, True]:
                 raise UsageError(f"found size {size!r}; needed (height, width), both from 1")
         if not _is_count(batch):
             raise UsageError(f"found batch={batch!r}; needed a whole number from 1")
+        windows = self.manifest is not None and self.manifest.windows is not None
         for height, width in wanted:
             padded = self._shapes.padded(height, width)
             image, blank = np.zeros((*padded, 3), np.uint8), np.zeros((height, width, 3), np.uint8)
             large, small = np.full(padded, 255, np.uint8), np.zeros(padded, np.uint8)
             large[0, 0], small[-1, -1] = 0, 255
-            windows = self.manifest is not None and self.manifest.windows is not None
-            for hole_mask in (large, small)[: 1 + windows]:
-                for _ in range(self._streams):
-                    self.run([Prepared(blank, hole_mask != 0, image, hole_mask)] * batch)
+            for hole_mask in [large, small][: 1 + windows] * self._streams:
+                self.run([Prepared(blank, hole_mask != 0, image, hole_mask)] * batch)
 
     def fill_on_device(
         self, image: Any, hole_mask: Any, *, stream: Any = None, filled: Any = None
@@ -230,16 +218,15 @@ class Inpainter:
             InputError: an array that is not contiguous, or of another type, shape or device.
             EngineError: the runtime failed, takes no such size or batch, or is closed.
         """
-        if self._closed:
-            raise EngineError("the engine is closed")
+        self._require_open()
         if not isinstance(self._session, DeviceSession):
             backend = f"the {self.manifest.backend} backend" if self.manifest else "its runtime"
             raise UsageError(
                 f"found an engine whose arrays are on the host, as {backend} takes them; "
                 "needed one of the tensorrt backend"
             )
-        inputs = {IMAGE: image, HOLE_MASK: hole_mask}
         outputs = None if filled is None else {FILLED: filled}
+        inputs = {IMAGE: image, HOLE_MASK: hole_mask}
         return self._session.run_on_device(inputs, stream, outputs)[FILLED]
 
     def close(self) -> None:
@@ -254,25 +241,13 @@ class Inpainter:
         self.close()
 
     def fill(self, prepared: Sequence[Prepared]) -> list[Pixels]:
-        """Fill images of any sizes; those of one padded size share batches.
+        """Fill images of any sizes; results are their own pixels (H, W, C), holes replaced."""
+        self._require_open()
+        return self._runs.fill(prepared)
 
-        Returns:
-            Of each image its own pixels (H, W, C) with the hole's colours replaced.
-        """
+    def _require_open(self) -> None:
         if self._closed:
             raise EngineError("the engine is closed")
-        results = [item.pixels.copy() for item in prepared]
-        # Without a hole there is nothing to compute.
-        wanted = [index for index, item in enumerate(prepared) if item.hole.any()]
-        for indices in by_size(prepared, wanted):
-            try:
-                filled = self.run([prepared[i] for i in indices])
-            except EngineError as error:
-                which = f"images {indices} of the list: " if len(prepared) > 1 else ""
-                raise EngineError(f"{which}{error}") from error
-            for index, pixels in zip(indices, filled, strict=True):
-                results[index] = finish(prepared[index], pixels)
-        return results
 
     def prepare(
         self,
@@ -284,7 +259,7 @@ class Inpainter:
         feather: int = 0,
     ) -> Prepared:
         """Check, convert and pad: the first of a call's three steps; `run` and `finish` follow."""
-        pixels, mask = to_pixels(image), read_mask(hole_mask, rule)
+        pixels, mask = to_pixels(image), hole_rule.read_mask(hole_mask, rule)
         require_same_size(mask.hole, image, hole_mask)
         return self.prepare_hole(pixels, mask.hole, mask, opaque=opaque, feather=feather)
 
@@ -307,7 +282,7 @@ class Inpainter:
         return replace(item, feather=feather)
 
     def padded_size(self, height: int, width: int, region: Region | None = None) -> Size:
-        """The (height, width) that an image of this size is padded to, if it is seen whole.
+        """Return the (height, width) to which an image is padded if it is seen whole.
 
         Raises:
             ImageError: larger than the engine takes, and not to be filled in parts.

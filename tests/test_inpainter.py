@@ -53,7 +53,7 @@ def test_fills_as_the_literal_network_does(
 def test_without_a_hole_nothing_is_computed(
     inpainter: Inpainter, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inpainter, "run", None)
+    monkeypatch.setattr(inpainter._runs, "run", None)
     image = photo()
     result = inpainter(image, np.zeros((40, 56)))
     assert (result == image).all()

@@ -105,8 +105,8 @@ def test_an_error_of_the_runtime_names_the_images_of_its_batch(
             raise EngineError("out of memory")
         return genuine(prepared)
 
-    genuine = inpainter.run
-    monkeypatch.setattr(inpainter, "run", fail)
+    genuine = inpainter._runs.run
+    monkeypatch.setattr(inpainter._runs, "run", fail)
     sizes = [(20, 90), (40, 56), (20, 90)]
     with pytest.raises(EngineError, match=r"^images \[0, 2\] of the list: out of memory"):
         inpainter([photo(*size) for size in sizes], [box(*size) for size in sizes])

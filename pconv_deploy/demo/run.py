@@ -12,8 +12,14 @@ from PIL import Image
 
 from pconv_deploy.assets.network import CAVEAT, copy_network
 from pconv_deploy.contract import NETWORK_FILE
-from pconv_deploy.demo.engines import BESIDE, MAIN, Kind, build_beside, contender
-from pconv_deploy.demo.exactness import compare_with_float64
+from pconv_deploy.demo.engines import (
+    BESIDE,
+    MAIN,
+    Kind,
+    build_beside,
+    compare_with_float64,
+    contender,
+)
 from pconv_deploy.demo.fills import TELEA, fill_photos, score_fills
 from pconv_deploy.demo.measuring import MeasureRequest, measure
 from pconv_deploy.demo.report import write_report

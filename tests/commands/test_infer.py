@@ -134,8 +134,8 @@ def test_one_image_too_large_for_memory_does_not_take_others_along(
             raise EngineError("ONNX Runtime failed: out of memory")
         return genuine(prepared)
 
-    genuine = inpainter.run
-    monkeypatch.setattr(inpainter, "run", scarce)
+    genuine = inpainter._runs.run
+    monkeypatch.setattr(inpainter._runs, "run", scarce)
     outcomes = {o.job.image.stem: o.error for o in run(inpainter, folders, batch=5)}
     assert "in/e.png: ONNX Runtime failed: out of memory" in str(outcomes.pop("e"))
     assert set(outcomes.values()) == {None}
