@@ -20,8 +20,7 @@ from pconv_deploy.cli.console import (
 from pconv_deploy.cli.options import (
     Count,
     JsonOutput,
-    MaskConvention,
-    MaskThreshold,
+    MaskOptions,
     MaxMegapixels,
     OptionalSize,
     Output,
@@ -43,12 +42,12 @@ def evaluate(
     methods: Annotated[list[str], typer.Argument(metavar="METHOD")],
     images: Annotated[Path, typer.Option("--images", "--photos")],
     output: Output,
+    *,
     masks: Annotated[Path | None, typer.Option("--masks", "--holes")] = None,
     size: OptionalSize = None,
     per_class: Annotated[int | None, between(1)] = None,
     seed: Annotated[int, between(0)] = 0,
-    mask_convention: MaskConvention = "hole-white",
-    mask_threshold: MaskThreshold = None,
+    mask_options: MaskOptions,
     vgg16: Path | None = None,
     lpips_heads: Path | None = None,
     inception: Path | None = None,
@@ -95,7 +94,6 @@ def evaluate(
         from pconv_deploy.evaluation.summary import summarise
         from pconv_deploy.evaluation.weights import WeightFiles
         from pconv_deploy.evaluation.worker import EvaluationRequest
-        from pconv_deploy.images.hole_rule import MaskRule
 
     silence_pillow()
     request = EvaluationRequest(
@@ -103,7 +101,7 @@ def evaluate(
         protocol=Protocol(
             images=images,
             masks=masks,
-            mask_rule=MaskRule(mask_convention, mask_threshold),
+            mask_rule=mask_options.rule(),
             size=size,
             per_class=per_class,
             seed=seed,

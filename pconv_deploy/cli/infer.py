@@ -11,18 +11,13 @@ from rich.markup import escape
 from pconv_deploy.cli.console import print_result, progress_bar, refuse_both, silence_pillow
 from pconv_deploy.cli.options import (
     Batch,
-    Context,
     Count,
     Engine,
-    MaskConvention,
-    MaskThreshold,
-    MaxMegapixels,
-    MaxMemory,
+    MaskOptions,
     Output,
     Overwrite,
-    Region,
+    PhotoLimits,
     between,
-    memory_bytes,
 )
 from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 
@@ -46,14 +41,14 @@ def infer(
     images: Path,
     masks: Path,
     output: Output,
+    *,
     exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN")] = None,
     batch: Batch = 1,
     at_once: Annotated[int | None, between(1, 64)] = None,
     image_format: Annotated[Format | None, typer.Option("--format", metavar="FORMAT")] = None,
     quality: Annotated[int, between(1, 100)] = 95,
     compression: Literal["fast", "small"] = "fast",
-    mask_convention: MaskConvention = "hole-white",
-    mask_threshold: MaskThreshold = None,
+    mask_options: MaskOptions,
     masks_as_stored: bool = False,
     dilate: Annotated[int, between(0, 200)] = 0,
     feather: Annotated[int, between(0, 100)] = 0,
@@ -64,10 +59,7 @@ def infer(
     resume: bool = False,
     overwrite: Overwrite = False,
     threads: Count = None,
-    region: Region = "auto",
-    context: Context = None,
-    max_memory: MaxMemory = None,
-    max_megapixels: MaxMegapixels = 25,
+    limits: PhotoLimits,
 ) -> None:
     """Fill the holes of images, one or a folder of them.
 
@@ -103,10 +95,8 @@ def infer(
     with needs("pconv-deploy"):
         from pconv_deploy.commands.infer import FillOptions
         from pconv_deploy.commands.jobs import plan_jobs, settle_existing
-        from pconv_deploy.images.hole_rule import MaskRule
         from pconv_deploy.images.writing import Encoding
         from pconv_deploy.inpainter import Inpainter
-        from pconv_deploy.regions import RegionOptions
 
     silence_pillow()
     suffix = None if image_format == "same" else f".{image_format or 'png'}"
@@ -124,7 +114,7 @@ def infer(
     options = FillOptions(
         batch=batch,
         at_once=at_once,
-        mask_rule=MaskRule(mask_convention, mask_threshold),
+        mask_rule=mask_options.rule(),
         masks_as_stored=masks_as_stored,
         dilate=dilate,
         feather=feather,
@@ -132,11 +122,11 @@ def infer(
         opaque=opaque,
         convert=frozenset(kind for kind, wanted in convertible if wanted),
         encoding=Encoding(quality=quality, compression=compression),
-        max_pixels=int(max_megapixels * 1e6),
+        max_pixels=int(limits.max_megapixels * 1e6),
     )
     if threads is None and at_once > 1:
         threads = max(1, _cores() // at_once)
-    regions = RegionOptions(region=region, context=context, max_memory=memory_bytes(max_memory))
+    regions = limits.regions()
     with Inpainter.load(engine, threads=threads, streams=at_once, regions=regions) as inpainter:
         again = "--overwrite" if overwrite else "--resume"
         outcomes = _fill_with_progress(inpainter, waiting, options, again)

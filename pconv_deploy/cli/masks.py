@@ -12,8 +12,7 @@ from rich.table import Table
 from pconv_deploy.cli.console import ERR, OUT, one_folder, print_json, print_result
 from pconv_deploy.cli.options import (
     JsonOutput,
-    MaskConvention,
-    MaskThreshold,
+    MaskOptions,
     OptionalOutput,
     OptionalSize,
     Overwrite,
@@ -118,8 +117,8 @@ def _plot_path(output: Path, plot: Path | None, *, overwrite: bool) -> Path:
 
 def check(
     folder: Path,
-    mask_convention: MaskConvention = "hole-white",
-    mask_threshold: MaskThreshold = None,
+    *,
+    mask_options: MaskOptions,
     json_output: JsonOutput = False,
 ) -> None:
     """Show what a folder of masks holds: sizes, classes, polarity, greys, broken files.
@@ -129,10 +128,9 @@ def check(
     Options:
         folder: Folder of masks (searched recursively).
     """
-    from pconv_deploy.images.hole_rule import MaskRule
     from pconv_deploy.masks.checking import check_mask_set
 
-    report = check_mask_set(folder, MaskRule(mask_convention, mask_threshold))
+    report = check_mask_set(folder, mask_options.rule())
     if json_output:
         print_json(report)
     else:

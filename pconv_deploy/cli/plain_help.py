@@ -4,6 +4,8 @@ import inspect
 import re
 from collections.abc import Callable
 from copy import copy
+from dataclasses import fields, is_dataclass
+from functools import wraps
 from itertools import pairwise
 from typing import Annotated, Any, get_args, get_origin
 
@@ -20,17 +22,40 @@ def add_command(app: typer.Typer, function: Callable[..., None]) -> None:
 
     Paragraphs become the command's help; `name: text` below `Options:` becomes the help of a
     parameter, unless its annotation has one. A parameter with a default is an option, a bool is a
-    flag without `--no-`.
+    flag without `--no-`. A parameter that is a dataclass stands for the options that are its
+    fields, with help in its own docstring.
     """
-    text, _, listed = inspect.cleandoc(function.__doc__ or "").partition("\nOptions:\n")
-    helps = {name: " ".join(words.split()) for name, words in _OPTION_HELP.findall(listed)}
+    text, helps = _help_of(function)
     signature = inspect.signature(function, eval_str=True)
-    parameters = [_documented(p, helps.pop(p.name, "")) for p in signature.parameters.values()]
+    groups = {
+        n: p.annotation for n, p in signature.parameters.items() if is_dataclass(p.annotation)
+    }
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        if name in groups:
+            helps |= _help_of(groups[name])[1]
+            parameters += inspect.signature(groups[name], eval_str=True).parameters.values()
+        else:
+            parameters.append(parameter)
+    documented = [_documented(parameter, helps.pop(parameter.name, "")) for parameter in parameters]
     assert not helps, f"help of unknown options: {helps}"
-    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+
+    @wraps(function)
+    def command(**values: Any) -> None:
+        for name, kind in groups.items():
+            values[name] = kind(**{field.name: values.pop(field.name) for field in fields(kind)})
+        function(**values)
+
+    command.__signature__ = signature.replace(parameters=documented)  # type: ignore[attr-defined]
     # rich keeps the line ends of docstrings: help wraps at the terminal's width instead.
     flowing = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
-    app.command(cls=PlainCommand, help=flowing)(function)
+    app.command(cls=PlainCommand, help=flowing)(command)
+
+
+def _help_of(documented: Any) -> tuple[str, dict[str, str]]:
+    """Split a docstring into its text and the help of each option."""
+    text, _, listed = inspect.cleandoc(documented.__doc__ or "").partition("\nOptions:\n")
+    return text, {name: " ".join(words.split()) for name, words in _OPTION_HELP.findall(listed)}
 
 
 def _documented(parameter: inspect.Parameter, words: str) -> inspect.Parameter:
@@ -43,7 +68,7 @@ def _documented(parameter: inspect.Parameter, words: str) -> inspect.Parameter:
     assert info.help, f"{parameter.name} has no help"
     if kind is bool and info.default is ...:  # typer keeps the first name there
         info.default = f"--{parameter.name.replace('_', '-')}"
-    return parameter.replace(annotation=Annotated[kind, info])
+    return parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=Annotated[kind, info])
 
 
 class _PlainHelp:

@@ -10,13 +10,9 @@ from rich.markup import escape
 
 from pconv_deploy.cli.console import ERR, OUT
 from pconv_deploy.cli.options import (
-    Context,
     Count,
-    MaxMegapixels,
-    MaxMemory,
-    Region,
+    PhotoLimits,
     between,
-    memory_bytes,
 )
 from pconv_deploy.errors import InputError, UsageError, needs
 
@@ -25,6 +21,7 @@ _MAX_KEYS = 64 * 1024  # bytes of the file of keys
 
 def serve(
     engines: Annotated[list[str], typer.Argument(metavar="[NAME=]ENGINE...")],
+    *,
     host: str = "127.0.0.1",
     port: Annotated[int, between(0, 65535)] = 8000,
     max_batch_size: Count = None,
@@ -32,10 +29,7 @@ def serve(
     max_queue: Annotated[int, between(1, 100_000)] = 64,
     instances: Annotated[int, between(1, 64)] = 1,
     threads: Count = None,
-    region: Region = "auto",
-    context: Context = None,
-    max_memory: MaxMemory = None,
-    max_megapixels: MaxMegapixels = 25,
+    limits: PhotoLimits,
     max_body_mib: Annotated[int, between(1, 1024)] = 64,
     api_key_file: Path | None = None,
 ) -> None:
@@ -60,7 +54,6 @@ def serve(
         api_key_file: File with one API key per line; requests must send one of them.
     """
     with needs("pconv-deploy[serve]", what="serve"):
-        from pconv_deploy.regions import RegionOptions
         from pconv_deploy.serving import ServingOptions, create_app
         from pconv_deploy.serving.options import MIB
         from pconv_deploy.serving.server import address_of, listen, run_server
@@ -72,8 +65,8 @@ def serve(
         max_queue=max_queue,
         instances=instances,
         threads=threads,
-        max_pixels=int(max_megapixels * 1e6),
-        regions=RegionOptions(region=region, context=context, max_memory=memory_bytes(max_memory)),
+        max_pixels=int(limits.max_megapixels * 1e6),
+        regions=limits.regions(),
         max_body_bytes=max_body_mib * MIB,
         api_keys=_keys(api_key_file) if api_key_file else (),
     )

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pconv_deploy.engines.shapes import Shape
 
 
-def _option(**more: Any) -> Any:
-    return typer.Option(rich_help_panel="TensorRT", **more)
+def _option(*names: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel="TensorRT", **more)
 
 
 def _from_to(low: int, high: int) -> Callable[[str], int]:
@@ -36,19 +36,70 @@ def _capabilities(text: str) -> str:
     return text
 
 
-# Types of the options; `build_engine` has their names and help.
 Flag = Annotated[bool, _option()]
-File = Annotated[Path | None, _option(metavar="FILE")]
 Shapes = Annotated[list[str] | None, _option(metavar="BxHxW")]
-Workspace = Annotated[int | None, _option(metavar="MIB", parser=_from_to(1, 1 << 20))]
-Level = Annotated[int | None, _option(metavar="0-5", parser=_from_to(0, 5))]
-Streams = Annotated[int | None, _option(metavar="0-64", parser=_from_to(0, 64))]
-HardwareCompatibility = Annotated[
-    Literal["none", "ampere+", "same-compute-capability"] | None, _option(metavar="LEVEL")
-]
-Sparsity = Annotated[Literal["disable", "enable"] | None, _option(metavar="MODE")]
-Verbosity = Annotated[Literal["none", "layer-names", "detailed"] | None, _option(metavar="LEVEL")]
-Capabilities = Annotated[list[str] | None, _option(metavar="X.Y", parser=_capabilities)]
+
+
+@dataclass(frozen=True)
+class TensorRtArguments:
+    """Options of `build-engine` for TensorRT; fields as in `TensorRtOptions`, but for the shapes.
+
+    Options:
+        min_shapes: Smallest shape of a profile, batch x height x width. Repeat all three options
+            for more profiles. Default: --opt-shapes; without any of the three, a ladder of batches
+            and sizes.
+        opt_shapes: Shape to optimise a profile for.
+        max_shapes: Largest shape of a profile. Default: --opt-shapes.
+        workspace: Maximum workspace in MiB. Default: all GPU memory.
+        timing_cache: Timing cache: read at start, updated at the end; safe to share between
+            processes.
+        optimization_level: Builder effort: 0 builds fastest, 5 searches longest. Default:
+            TensorRT's.
+        hardware_compatibility: Other GPUs that may open the engine: none, ampere+ or
+            same-compute-capability. Default: none.
+        version_compatible: Allow later releases of the same major version to open the engine.
+        refit: Allow weights to be replaced by `pconv-deploy refit`.
+        strip_weights: Build without weights; `pconv-deploy refit` adds them.
+        tf32: Allow fp32 convolutions to use TF32 (10-bit mantissa).
+        sparsity: Use 2:4 structured sparsity where weights have it: enable or disable (default).
+        profiling_verbosity: Layer information in the engine: none, layer-names or detailed.
+            Default: detailed.
+        max_aux_streams: Maximum auxiliary streams. Default: TensorRT's choice.
+        compute_capabilities: tensorrt-rtx only: compute capability to compile for, such as 8.9.
+            Repeatable. Default: 8.0, 8.6, 8.9, 12.0 and later.
+    """
+
+    min_shapes: Shapes = None
+    opt_shapes: Shapes = None
+    max_shapes: Shapes = None
+    workspace: Annotated[int | None, _option(metavar="MIB", parser=_from_to(1, 1 << 20))] = None
+    timing_cache: Annotated[str | None, _option("--timing-cache-file", metavar="FILE")] = None
+    optimization_level: Annotated[
+        int | None,
+        _option("--builder-optimization-level", metavar="0-5", parser=_from_to(0, 5)),
+    ] = None
+    hardware_compatibility: Annotated[
+        Literal["none", "ampere+", "same-compute-capability"] | None,
+        _option("--hardware-compatibility-level", metavar="LEVEL"),
+    ] = None
+    version_compatible: Flag = False
+    refit: Flag = False
+    strip_weights: Flag = False
+    tf32: Flag = False
+    sparsity: Annotated[Literal["disable", "enable"] | None, _option(metavar="MODE")] = None
+    profiling_verbosity: Annotated[
+        Literal["none", "layer-names", "detailed"] | None, _option(metavar="LEVEL")
+    ] = None
+    max_aux_streams: Annotated[int | None, _option(metavar="0-64", parser=_from_to(0, 64))] = None
+    compute_capabilities: Annotated[
+        list[str] | None, _option(metavar="X.Y", parser=_capabilities)
+    ] = None
+
+    def options(self, recorded: "msgspec.Struct | None") -> "msgspec.Struct | None":
+        """Return the builder's options; what is not given is as `recorded`."""
+        given = asdict(self)
+        shapes = [given.pop(name) for name in ("min_shapes", "opt_shapes", "max_shapes")]
+        return tensorrt_options(shapes, given, recorded)
 
 
 def tensorrt_options(
@@ -82,7 +133,9 @@ def tensorrt_options(
             "needed --opt-shapes for every profile, the others for every profile or none"
         )
     # 0 is a choice, and equal to False.
-    chosen = {n: value for n, value in given.items() if value is not None and value is not False}
+    chosen = {
+        n: value for n, value in given.items() if value not in ([], None) and value is not False
+    }
     if listed := chosen.get("compute_capabilities"):
         chosen["compute_capabilities"] = list(dict.fromkeys(",".join(listed).split(",")))
     if not best and not chosen:

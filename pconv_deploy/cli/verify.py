@@ -11,8 +11,7 @@ from rich.table import Table
 from pconv_deploy.cli.console import ERR, OUT, counted, print_json, silence_pillow
 from pconv_deploy.cli.options import (
     JsonOutput,
-    MaskConvention,
-    MaskThreshold,
+    MaskOptions,
     MaxMegapixels,
     OptionalSize,
     Overwrite,
@@ -43,10 +42,10 @@ _NOTHING = "-"
 def verify(
     a: Path,
     b: Path,
+    *,
     photos: Annotated[Path | None, typer.Option("--photos", "--images")] = None,
     holes: Annotated[Path | None, typer.Option("--holes", "--masks")] = None,
-    mask_convention: MaskConvention = "hole-white",
-    mask_threshold: MaskThreshold = None,
+    mask_options: MaskOptions,
     size: OptionalSize = None,
     count: Annotated[int, between(1, 1000)] = 3,
     seed: Annotated[int, between(0)] = 0,
@@ -81,7 +80,6 @@ def verify(
             decoding. 1 megapixel takes about 1.1 GiB.
     """
     with needs("pconv-deploy"):
-        from pconv_deploy.images.hole_rule import MaskRule
         from pconv_deploy.verification.pictures import PictureOptions
         from pconv_deploy.verification.results import VerifyRequest
         from pconv_deploy.verification.run import verify as run
@@ -97,7 +95,7 @@ def verify(
         pictures=PictureOptions(
             photos=photos,
             holes=holes,
-            mask_rule=MaskRule(mask_convention, mask_threshold),
+            mask_rule=mask_options.rule(),
             count=count,
             seed=seed,
             max_pixels=int(max_megapixels * 1e6),
