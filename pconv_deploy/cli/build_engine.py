@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -49,14 +49,14 @@ class ExportOfCheckpoint:
 
     def options(self) -> "ExportOptions | None":
         """Return the options of export; None if none was given."""
-        given = asdict(self) | {"without": split_names(self.without)}
-        kind = "tensor" if given.pop("tensor_level") else None
-        chosen = {n: value for n, value in given.items() if value not in (None, ())}
-        if not chosen and not kind:
+        given: dict[str, Any] = asdict(self) | {"without": split_names(self.without)}
+        given["kind"] = "tensor" if given.pop("tensor_level") else None
+        chosen = {name: value for name, value in given.items() if value not in (None, ())}
+        if not chosen:
             return None
         with needs("pconv-deploy[export]", what="exporting a checkpoint"):
             from pconv_deploy.export.checkpoint_to_onnx import ExportOptions
-        return ExportOptions(kind=kind or "deployment", **chosen)
+        return ExportOptions(**chosen)
 
 
 def build_engine(

@@ -27,9 +27,8 @@ def add_command(app: typer.Typer, function: Callable[..., None]) -> None:
     """
     text, helps = _help_of(function)
     signature = inspect.signature(function, eval_str=True)
-    groups = {
-        n: p.annotation for n, p in signature.parameters.items() if is_dataclass(p.annotation)
-    }
+    annotations = {name: p.annotation for name, p in signature.parameters.items()}
+    groups: dict[str, Any] = {n: kind for n, kind in annotations.items() if is_dataclass(kind)}
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
         if name in groups:
