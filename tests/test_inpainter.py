@@ -137,25 +137,18 @@ def test_one_mask_for_all(inpainter: Inpainter, photo: Photo, box: Photo) -> Non
         inpainter([photo(), photo()], [box()])
 
 
-def test_wrong_sizes_and_kinds(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
-    with pytest.raises(HoleMaskError, match="needed the same size"):
-        inpainter(photo(), box(56, 40))
-    with pytest.raises(ImageError, match="float64"):
-        inpainter(photo() / 255, box())
-
-
-@pytest.mark.parametrize("image", ["photo.jpg", None])
-def test_things_that_are_no_images(inpainter: Inpainter, box: Photo, image: Any) -> None:
-    with pytest.raises(ImageError, match=f"found a {type(image).__name__}"):
-        inpainter(image, box())
-    with pytest.raises(ImageError, match=f"found a {type(image).__name__}"):
-        inpainter([image], box())
-
-
-@pytest.mark.parametrize("mask", ["mask.png", None])
-def test_things_that_are_no_masks(inpainter: Inpainter, photo: Photo, mask: Any) -> None:
-    with pytest.raises(HoleMaskError, match=f"found a {type(mask).__name__} as hole mask"):
-        inpainter(photo(), mask)
+def test_what_cannot_be_filled(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
+    refused: tuple[tuple[Any, Any, type[Exception], str], ...] = (
+        (photo(), box(56, 40), HoleMaskError, "needed the same size"),
+        (photo() / 255, box(), ImageError, "float64"),
+        ("photo.jpg", box(), ImageError, "found a str"),
+        ([None], box(), ImageError, "found a NoneType"),
+        (photo(), "mask.png", HoleMaskError, "found a str as hole mask"),
+        (photo(), None, HoleMaskError, "found a NoneType as hole mask"),
+    )
+    for image, mask, kind, message in refused:
+        with pytest.raises(kind, match=message):
+            inpainter(image, mask)
 
 
 @pytest.mark.parametrize("threads", [0, "4", True, 2**31])

@@ -55,14 +55,10 @@ def test_formats(run: Run, engine: Path, files: Path) -> None:
 
 
 def test_one_format_only(run: Run, engine: Path, files: Path) -> None:
-    arguments = ("infer", engine, files / "in" / "a.png", files / "mask.png", "-o")
-    result = run(*arguments, files / "o.png", "--format", "jpg")
+    arguments = ("infer", engine, files / "in" / "a.png", files / "mask.png", "--format", "jpg")
+    result = run(*arguments, "-o", files / "o.png")
     assert (result.code, "is not of --format jpg" in result.err) == (2, True)
-    result = run(*arguments, files / "o.heic")
-    assert (result.code, "cannot write" in result.err) == (2, True)
-    assert not (files / "o.heic").exists()
-    assert run(*arguments, files / "o.jpeg", "--format", "jpg").code == 0
-    assert run(*arguments, files / "o.JPG", "--format", "jpg").code == 0
+    assert run(*arguments, "-o", files / "o.JPEG").code == 0
 
 
 def test_inspect_tells_a_changed_engine(run: Run, engine: Path, files: Path) -> None:

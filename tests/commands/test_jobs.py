@@ -150,26 +150,6 @@ def test_existing_outputs(tmp_path: Path) -> None:
     assert settle_existing(jobs, resume=False, overwrite=True) == [False, False]
 
 
-@pytest.mark.parametrize(
-    "masks",
-    [
-        ("a.jpg", "a.png"),
-        ("a.png", "a_mask.png"),
-        ("a_mask.png", "a_mask001.png"),
-        ("a.png", "A.png"),
-    ],
-)
-def test_several_masks_that_could_be_meant_are_a_question(
-    tmp_path: Path, masks: tuple[str, ...]
-) -> None:
-    touch(tmp_path, "p/a.jpg", "p/b.jpg", "m/b.png", *(f"m/{name}" for name in masks))
-    (said,) = problems(tmp_path).values()
-    assert "found 2 masks" in said
-    assert all(f"m/{name}" in said for name in masks)
-    assert "p/a.jpg; needed one" in said
-    assert problems(tmp_path, exclude=[f"*/m/{masks[0]}"]) == {}
-
-
 @pytest.mark.parametrize("name", ["b[1]", "don't", "new\nline"])
 def test_the_advised_exclusion_can_be_typed(tmp_path: Path, name: str) -> None:
     touch(tmp_path, f"p/{name}.jpg", f"m/{name}.png", f"m/{name}_mask.png")
@@ -201,14 +181,6 @@ def test_names_in_other_letters_are_the_same_and_said(
     caplog.clear()
     assert outputs(tmp_path, "p/IMG_1.JPG", "m", "out") == {"out/IMG_1.png": "m/img_1.png"}
     assert "m/img_1.png is taken for" in caplog.text
-
-
-def test_a_photo_is_no_mask_of_itself(tmp_path: Path) -> None:
-    touch(tmp_path, "all/c.jpg", "all/c_mask.png")
-    (tmp_path / "subset").mkdir()
-    (tmp_path / "subset/c.jpg").symlink_to("../all/c.jpg")
-    assert outputs(tmp_path, "subset", "all", "out") == {"out/c.png": "all/c_mask.png"}
-    assert outputs(tmp_path, "all/c.jpg", "all", "out") == {"out/c.png": "all/c_mask.png"}
 
 
 def test_a_missing_mask_says_what_was_found_instead(tmp_path: Path) -> None:
@@ -252,15 +224,6 @@ def test_outputs_or_masks_above_the_photos(
     assert caplog.text == ""
 
 
-def test_outputs_among_the_masks_are_refused(tmp_path: Path) -> None:
-    touch(tmp_path, "p/a.jpg", "m/a_mask.png")
-    with pytest.raises(UsageError, match="would lie among the masks"):
-        plan_jobs(tmp_path / "p", tmp_path / "m", tmp_path / "m")
-    assert outputs(tmp_path, "p", "m", "m/filled") == {"m/filled/a.png": "m/a_mask.png"}
-    touch(tmp_path, "m/filled/a.png")
-    assert outputs(tmp_path, "p", "m", "m/filled") == {"m/filled/a.png": "m/a_mask.png"}
-
-
 def test_other_pictures_in_the_folder_of_the_outputs_are_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -272,12 +235,40 @@ def test_other_pictures_in_the_folder_of_the_outputs_are_said(
     assert "p/filled/b.jpg and 1 more in the folder of the outputs" in caplog.text
 
 
-def test_the_folder_of_the_outputs_may_hold_all_there_is(tmp_path: Path) -> None:
-    touch(tmp_path, "p/filled/a.jpg", "m.png")
-    with pytest.raises(InputError, match=r"holds no pictures .*p/filled is left out"):
-        plan_jobs(tmp_path / "p", tmp_path / "m.png", tmp_path / "p/filled")
-    with pytest.raises(InputError, match=r"holds no pictures .*1 excluded, such as .*p/filled"):
-        plan_jobs(tmp_path / "p", tmp_path / "m.png", tmp_path / "out", exclude=["filled"])
-    touch(tmp_path, "q/m.png")
-    with pytest.raises(InputError, match=r"holds no pictures .*q/m\.png is a mask"):
-        plan_jobs(tmp_path / "q", tmp_path / "q/m.png", tmp_path / "out")
+def test_outputs_among_the_masks_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "p/a.jpg", "m/a_mask.png", "m/filled/a.png")
+    with pytest.raises(UsageError, match="would lie among the masks"):
+        outputs(tmp_path, "p", "m", "m")
+    assert outputs(tmp_path, "p", "m", "m/filled") == {"m/filled/a.png": "m/a_mask.png"}
+
+
+@pytest.mark.parametrize(
+    "masks",
+    ["a.jpg a.png", "a.png a_mask.png", "a_mask.png a_mask001.png", "a.png A.png"],
+)
+def test_several_masks_that_could_be_meant_are_a_question(tmp_path: Path, masks: str) -> None:
+    names = [f"m/{name}" for name in masks.split()]
+    touch(tmp_path, "p/a.jpg", "p/b.jpg", "m/b.png", *names)
+    (said,) = problems(tmp_path).values()
+    assert "found 2 masks" in said
+    assert all(name in said for name in names)
+    assert "p/a.jpg; needed one" in said
+    assert problems(tmp_path, exclude=[f"*/{names[0]}"]) == {}
+
+
+def test_a_photo_is_no_mask_of_itself(tmp_path: Path) -> None:
+    touch(tmp_path, "all/c.jpg", "all/c_mask.png")
+    (tmp_path / "subset").mkdir()
+    (tmp_path / "subset/c.jpg").symlink_to("../all/c.jpg")
+    for photos in ("subset", "all/c.jpg"):
+        assert outputs(tmp_path, photos, "all", "out") == {"out/c.png": "all/c_mask.png"}
+
+
+def test_an_empty_folder_says_what_was_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "p/filled/a.jpg", "m.png", "q/m.png")
+    for places, why in (
+        (("p", "m.png", "p/filled"), r".*p/filled is left out"),
+        (("q", "q/m.png", "out"), r".*q/m\.png is a mask"),
+    ):
+        with pytest.raises(InputError, match=f"holds no pictures {why}"):
+            outputs(tmp_path, *places)
