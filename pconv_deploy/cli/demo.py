@@ -28,11 +28,10 @@ def demo(
         rounds: Timed rounds of the speed comparison.
     """
     with needs("pconv-deploy[demo]"):
-        from pconv_deploy.demo.run import DemoOptions, run_demo
+        from pconv_deploy.demo.run import run_demo
 
-    options = DemoOptions(own_checkpoint=checkpoint, rounds=rounds)
     with steps() as progress:
-        result = run_demo(output, options, progress=progress)
+        result = run_demo(output, checkpoint, rounds=rounds, progress=progress)
     show_result(result)
 
 

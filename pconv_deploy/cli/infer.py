@@ -109,8 +109,7 @@ def infer(
         ("cmyk", convert_cmyk),
         ("16-bit", convert_16_bit),
     )
-    if at_once is None:
-        at_once = _usual_at_once(engine, math.ceil(len(waiting) / batch))
+    at_once = at_once or _usual_at_once(engine, math.ceil(len(waiting) / batch))
     options = FillOptions(
         batch=batch,
         at_once=at_once,

@@ -3,7 +3,6 @@
 import datetime
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,43 +31,32 @@ from pconv_deploy.images.contact_sheet import write_contact_sheet
 _PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "opencv-python-headless")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoOptions:
-    """How much is done.
-
-    own_checkpoint  None takes the network that comes with the package
-    rounds          of the speed comparison
-    beside          engines beside the demo's own
-    memory          measure the peak memory of each
-    """
-
-    own_checkpoint: Path | None = None
-    rounds: int = 11
-    beside: Sequence[Kind] = BESIDE
-    memory: bool = True
-
-
 def run_demo(
     folder: Path,
-    options: DemoOptions | None = None,
+    own_checkpoint: Path | None = None,
     *,
+    rounds: int = 11,
+    beside: Sequence[Kind] = BESIDE,
+    memory: bool = True,
     progress: Callable[[str], None] = lambda _step: None,
 ) -> DemoResult:
     """Go the whole way in `folder`, replacing what an earlier run left there.
 
     Args:
         folder: for everything.
-        options: how much is done.
+        own_checkpoint: None takes the network that comes with the package.
+        rounds: of the speed comparison.
+        beside: engines beside the demo's own.
+        memory: measure the peak memory of each.
         progress: is told each step.
 
     Raises:
         PConvError: any step's own error. Engines beside the demo's own may fail: the report says
             why.
     """
-    options = options or DemoOptions()
     load = os.getloadavg()[0]
     graph, engine, main = folder / "model.onnx", folder / "model.engine", contender(MAIN)
-    checkpoint, caveat = _network(folder, options.own_checkpoint)
+    checkpoint, caveat = _network(folder, own_checkpoint)
     exported = export_checkpoint(
         checkpoint, graph, overwrite=True, progress=lambda step: progress(f"export: {step}")
     )
@@ -79,21 +67,21 @@ def run_demo(
     assert accepted is not None  # a CPU runs what it builds
     progress("comparing the engine with the literal network in float64")
     exactness = compare_with_float64(checkpoint, graph, built)
-    beside, left_out = build_beside(graph, folder / "engines", options.beside, progress)
+    others, left_out = build_beside(graph, folder / "engines", beside, progress)
     progress("filling holes")
     photos, no_yardstick = fill_photos(folder, engine)
     if no_yardstick:
         left_out[TELEA] = no_yardstick
-    engines = {main: engine} | {name: path for name, (path, _) in beside.items()}
+    engines = {main: engine} | {name: path for name, (path, _) in others.items()}
     progress("comparing the fills with the originals")
     scores = score_fills(photos, main, {n: p for n, p in engines.items() if n != main})
     progress("measuring speed")
     request = MeasureRequest(
         engines=tuple(map(str, engines.values())),
         checkpoint=str(checkpoint),
-        rounds=options.rounds,
+        rounds=rounds,
         yardstick=not no_yardstick,
-        memory=options.memory,
+        memory=memory,
     )
     measured = measure(request, progress)
     progress("writing the report")
@@ -103,7 +91,7 @@ def run_demo(
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         main=main,
         engine=engine,
-        manifests={main: built} | {name: manifest for name, (_, manifest) in beside.items()},
+        manifests={main: built} | {name: manifest for name, (_, manifest) in others.items()},
         left_out=left_out,
         photos=photos,
         scores=scores,

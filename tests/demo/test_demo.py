@@ -16,7 +16,7 @@ from pconv_deploy.demo.fills import TELEA, fill_photos
 from pconv_deploy.demo.measuring import MeasureRequest, measure
 from pconv_deploy.demo.recipe import PHOTOGRAPHS
 from pconv_deploy.demo.results import DemoResult
-from pconv_deploy.demo.run import DemoOptions, run_demo
+from pconv_deploy.demo.run import run_demo
 from pconv_deploy.engines.registry import BACKENDS
 from pconv_deploy.errors import EngineError, ParityError
 from tests.demo.demo_results import figure, table_rows
@@ -29,8 +29,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult, li
     folder = tmp_path_factory.mktemp("demo")
     said: list[str] = []
     beside: tuple[Kind, ...] = (("onnxruntime", "bf16"), ("openvino", "fp32"))
-    options = DemoOptions(rounds=3, beside=beside, memory=False)
-    return folder, run_demo(folder, options, progress=said.append), said
+    result = run_demo(folder, rounds=3, beside=beside, memory=False, progress=said.append)
+    return folder, result, said
 
 
 Demo = tuple[Path, DemoResult, list[str]]
@@ -128,8 +128,7 @@ def test_it_can_be_repeated_with_another_network(
 ) -> None:
     folder, first, _ = demo
     monkeypatch.setattr("pconv_deploy.demo.run.measure", lambda *_: first.bench)
-    options = DemoOptions(own_checkpoint=checkpoint, rounds=3, beside=(), memory=False)
-    again = run_demo(folder, options)
+    again = run_demo(folder, checkpoint, rounds=3, beside=(), memory=False)
     assert again.outputs.keys() == first.outputs.keys()
     assert again.caveat == "The network is tiny.safetensors."
 
