@@ -23,6 +23,7 @@ from pconv_deploy.errors import UsageError, needs
 from pconv_deploy.file_types import is_graph
 
 if TYPE_CHECKING:
+    from pconv_deploy.engines.int8.calibration import CalibrationFiles
     from pconv_deploy.export.checkpoint_to_onnx import ExportOptions
 
 
@@ -110,22 +111,11 @@ def build_engine(
     """
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.commands.build import build_engine as build
-        from pconv_deploy.engines.int8.calibration import CalibrationFiles
         from pconv_deploy.engines.options import BuildOptions
         from pconv_deploy.engines.rebuild import kept_engine, recorded_options
         from pconv_deploy.engines.tuning import TuneOptions
-        from pconv_deploy.images.hole_rule import DEFAULT_RULE
 
-    rule = mask_options.rule()
-    if not calibration_holes and rule != DEFAULT_RULE:
-        raise UsageError("--mask-convention and --mask-threshold go with --calibration-holes")
-    if calibration_holes and not calibration_photos:
-        raise UsageError("--calibration-holes goes with --calibration-photos")
-    calibration = None
-    if calibration_photos:
-        calibration = CalibrationFiles(
-            photos=calibration_photos, holes=calibration_holes, mask_rule=rule
-        )
+    calibration = _calibration(calibration_photos, calibration_holes, mask_options)
     if not tune and (tune_size or tune_batch or tune_threads):
         raise UsageError("--tune-size, --tune-batch and --tune-threads go with --tune")
     tuning = TuneOptions(size=tune_size, batch=tune_batch, threads=tune_threads)
@@ -153,3 +143,17 @@ def build_engine(
         )
     was_exported = engine is None and not is_graph(source)
     print_engine(manifest, output or (engine.folder if engine else source), exported=was_exported)
+
+
+def _calibration(
+    photos: Path | None, holes: Path | None, mask_options: MaskOptions
+) -> "CalibrationFiles | None":
+    from pconv_deploy.engines.int8.calibration import CalibrationFiles
+    from pconv_deploy.images.hole_rule import DEFAULT_RULE
+
+    rule = mask_options.rule()
+    if not holes and rule != DEFAULT_RULE:
+        raise UsageError("--mask-convention and --mask-threshold go with --calibration-holes")
+    if holes and not photos:
+        raise UsageError("--calibration-holes goes with --calibration-photos")
+    return CalibrationFiles(photos=photos, holes=holes, mask_rule=rule) if photos else None

@@ -124,12 +124,12 @@ def export(
         else:
             assert checkpoint is not None
             result = export_checkpoint(checkpoint, output, options, **common)
-    if explain:
-        _print_explanation(result)
     _print_export(output, result, options)
 
 
 def _print_export(output: Path, result: "ExportResult", options: "ExportOptions") -> None:
+    if result.explained:
+        _print_explanation(result)
     print_result(output, result.contract.describe_shapes())
     source = result.contract.source
     of = f"checkpoint: {source.family.describe()}; " if source.network else ""

@@ -24,7 +24,8 @@ from pconv_deploy.demo.measuring import MeasureRequest, measure
 from pconv_deploy.demo.report import write_report
 from pconv_deploy.demo.results import DemoPhoto, DemoResult
 from pconv_deploy.engines.folder import build_engine
-from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
+from pconv_deploy.engines.manifest import Manifest
+from pconv_deploy.export.checkpoint_to_onnx import ExportResult, export_checkpoint
 from pconv_deploy.files import atomic_file
 from pconv_deploy.images.contact_sheet import write_contact_sheet
 
@@ -57,14 +58,7 @@ def run_demo(
     load = os.getloadavg()[0]
     graph, engine, main = folder / "model.onnx", folder / "model.engine", contender(MAIN)
     checkpoint, caveat = _network(folder, own_checkpoint)
-    exported = export_checkpoint(
-        checkpoint, graph, overwrite=True, progress=lambda step: progress(f"export: {step}")
-    )
-    built = build_engine(
-        graph, engine, overwrite=True, progress=lambda step: progress(f"build {main}: {step}")
-    )
-    accepted = built.engine_parity
-    assert accepted is not None  # a CPU runs what it builds
+    exported, built = _export_and_build(checkpoint, graph, engine, progress)
     progress("comparing the engine with the literal network in float64")
     exactness = compare_with_float64(checkpoint, graph, built)
     others, left_out = build_beside(graph, folder / "engines", beside, progress)
@@ -76,12 +70,9 @@ def run_demo(
     progress("comparing the fills with the originals")
     scores = score_fills(photos, main, {n: p for n, p in engines.items() if n != main})
     progress("measuring speed")
+    paths, yardstick = tuple(map(str, engines.values())), not no_yardstick
     request = MeasureRequest(
-        engines=tuple(map(str, engines.values())),
-        checkpoint=str(checkpoint),
-        rounds=rounds,
-        yardstick=not no_yardstick,
-        memory=memory,
+        engines=paths, checkpoint=str(checkpoint), rounds=rounds, yardstick=yardstick, memory=memory
     )
     measured = measure(request, progress)
     progress("writing the report")
@@ -97,13 +88,27 @@ def run_demo(
         scores=scores,
         bench=measured,
         exactness=exactness,
-        parities=(exported.parity, accepted),
+        parities=tuple(p for p in (exported.parity, built.engine_parity) if p),
         load=load,
         environment=dict(measured.environment) | _versions(),
         outputs=_outputs(folder, engine, graph),
     )
     _write(folder, result)
     return result
+
+
+def _export_and_build(
+    checkpoint: Path, graph: Path, engine: Path, progress: Callable[[str], None]
+) -> tuple[ExportResult, Manifest]:
+    exported = export_checkpoint(
+        checkpoint, graph, overwrite=True, progress=lambda step: progress(f"export: {step}")
+    )
+    name = contender(MAIN)
+    built = build_engine(
+        graph, engine, overwrite=True, progress=lambda step: progress(f"build {name}: {step}")
+    )
+    assert built.engine_parity is not None  # a CPU runs what it builds
+    return exported, built
 
 
 def _network(folder: Path, own: Path | None) -> tuple[Path, str]:
