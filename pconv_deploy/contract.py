@@ -228,11 +228,7 @@ def deployment_specs(
         TensorSpec(HOLE_MASK, "uint8", "NHW", (n, h, w), "nonzero = to be filled"),
     ), (
         TensorSpec(
-            FILLED,
-            "uint8",
-            "NHWC",
-            (n, h, w, 3),
-            "RGB, the known pixels exactly those of image",
+            FILLED, "uint8", "NHWC", (n, h, w, 3), "RGB, the known pixels exactly those of image"
         ),
     )
 

@@ -15,23 +15,14 @@ Kind = Literal["safetensors", "torch", "hdf5", "onnx", "pickle", "empty", "unkno
 CHECKPOINTS: Final = ("safetensors", "torch", "hdf5")
 
 
-def kind_of_file(path: Path) -> Kind:
-    """Look at a file's first bytes.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    # Without O_NONBLOCK, opening a pipe waits for somebody who writes into it.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-        return kind_of(stream.read(_SHOWN) or b"")
-
-
 def is_graph(path: Path) -> bool:
     """Whether to read a file as an ONNX graph: by its name, or for what it holds."""
     if path.suffix.lower() == ".onnx":
         return True
     try:
-        return kind_of_file(path) == "onnx"
+        # Without O_NONBLOCK, opening a pipe waits for somebody who writes into it.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            return kind_of(stream.read(_SHOWN) or b"") == "onnx"
     except OSError:  # whoever reads it as something else says why
         return False
 

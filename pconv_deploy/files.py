@@ -43,7 +43,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             raise OutputError(f"cannot write {path}: it exists and is no regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_now_and_then(path.parent)
-        partial, descriptor = _locked_partial(path)
+        partial, descriptor = _make_locked(path, folder=False)
         try:
             # Some libraries create files for their owner alone; ours get the usual permissions.
             permissions = os.fstat(descriptor).st_mode
@@ -55,17 +55,44 @@ def atomic_file(path: Path) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _locked_partial(path: Path) -> tuple[Path, int]:
-    """Make a temporary file beside `path`, locked until the returned descriptor is closed."""
+def _make_locked(place: Path, *, folder: bool) -> tuple[Path, int]:
+    """Make a temporary file or folder beside `place`, locked until the descriptor is closed."""
     while True:
-        # The suffix stays last: image libraries choose their format by it.
-        partial = path.with_name(f".{uuid.uuid4().hex}{_PARTIAL}{path.suffix}")
-        descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        unique = uuid.uuid4().hex
+        if folder:
+            made = place.with_name(f"{_workplaces(place)}{unique[:16]}{_PARTIAL}")
+            made.mkdir(0o700)
+            flags = os.O_RDONLY
+        else:
+            # The suffix stays last: image libraries choose their format by it.
+            made = place.with_name(f".{unique}{_PARTIAL}{place.suffix}")
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        try:
+            descriptor = os.open(made, flags, 0o666)
+        except FileNotFoundError:
+            if folder:  # another process cleared it
+                continue
+            raise
         with contextlib.suppress(OSError):  # not every file system can
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if partial.exists():
-            return partial, descriptor
+        if made.exists():
+            return made, descriptor
         os.close(descriptor)  # another process cleared it before it was locked
+
+
+@contextlib.contextmanager
+def _unlocked(path: Path, flags: int) -> Iterator[int]:
+    """Open and lock a file or folder that no process holds.
+
+    Raises:
+        OSError: a process holds it, or it cannot be opened.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)  # a FIFO must not block us
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _clear_now_and_then(folder: Path) -> None:
@@ -83,18 +110,9 @@ def clear_temporary_files(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             if is_temporary(name):
-                _remove_if_abandoned(folder / name)
-
-
-def _remove_if_abandoned(partial: Path) -> None:
-    with contextlib.suppress(OSError):  # locked, a folder, not ours to remove
-        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not block us
-        descriptor = os.open(partial, flags)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            partial.unlink()
-        finally:
-            os.close(descriptor)
+                # Not if it is locked, a folder, or not ours to remove.
+                with contextlib.suppress(OSError), _unlocked(folder / name, os.O_WRONLY):
+                    (folder / name).unlink()
 
 
 @contextlib.contextmanager
@@ -178,30 +196,12 @@ def scratch_folder() -> Iterator[Path]:
 def _workplace(path: Path) -> Iterator[Path]:
     """Give a hidden folder beside `path` that is locked for as long as it is in use."""
     with writing(path):
-        while (claimed := _claimed(path)) is None:
-            pass
-    work, descriptor = claimed
+        work, descriptor = _make_locked(path, folder=True)
     try:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
         os.close(descriptor)
-
-
-def _claimed(path: Path) -> tuple[Path, int] | None:
-    """Make a workplace and lock it; None if somebody was quick enough to clear it meanwhile."""
-    work = path.with_name(f"{_workplaces(path)}{uuid.uuid4().hex[:16]}{_PARTIAL}")
-    work.mkdir(0o700)
-    try:
-        descriptor = os.open(work, os.O_RDONLY)
-    except FileNotFoundError:
-        return None
-    with contextlib.suppress(OSError):  # not every file system can
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    if work.exists():
-        return work, descriptor
-    os.close(descriptor)
-    return None
 
 
 def _workplaces(path: Path) -> str:
@@ -212,17 +212,12 @@ def _workplaces(path: Path) -> str:
 def _clear_abandoned(path: Path) -> None:
     """Clear workplaces whose lock nobody holds; what was to be replaced there returns."""
     for work in path.parent.glob(f"{_workplaces(path)}*{_PARTIAL}"):
-        with contextlib.suppress(OSError):
-            descriptor = os.open(work, os.O_RDONLY | os.O_NOFOLLOW)
-            try:
-                if os.fstat(descriptor).st_uid != os.geteuid():
-                    continue  # the temporary folder is everybody's
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if (work / _OLD).exists() and not path.exists():
-                    (work / _OLD).rename(path)
-                shutil.rmtree(work)
-            finally:
-                os.close(descriptor)
+        with contextlib.suppress(OSError), _unlocked(work, os.O_RDONLY) as descriptor:
+            if os.fstat(descriptor).st_uid != os.geteuid():
+                continue  # the temporary folder is everybody's
+            if (work / _OLD).exists() and not path.exists():
+                (work / _OLD).rename(path)
+            shutil.rmtree(work)
 
 
 def _refuse_to_replace(path: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> None:

@@ -15,15 +15,10 @@ from pconv_deploy.engines.manifest import Manifest
 from pconv_deploy.engines.sessions import DeviceSession, RunOptions, Session
 from pconv_deploy.engines.shapes import Size, shapes_of
 from pconv_deploy.errors import EngineError, ImageError, InputError, UsageError
+from pconv_deploy.images import hole_rule
 from pconv_deploy.images.arrays import AnyImage, Bytes, Hole, Pixels, like, to_pixels
 from pconv_deploy.images.feather import MOST_FEATHER
-from pconv_deploy.images.hole_rule import (
-    DEFAULT_RULE,
-    MaskConvention,
-    MaskReading,
-    MaskRule,
-    read_mask,
-)
+from pconv_deploy.images.hole_rule import DEFAULT_RULE, MaskConvention, MaskReading, MaskRule
 from pconv_deploy.images.prepared import (
     CallOptions,
     ImageLike,
@@ -34,8 +29,7 @@ from pconv_deploy.images.prepared import (
     prepared,
     require_same_size,
 )
-from pconv_deploy.regions import DEFAULT_REGIONS, Region, RegionOptions, Regions
-from pconv_deploy.runs import Runs, by_size
+from pconv_deploy.regions import DEFAULT_REGIONS, Region, RegionOptions, Regions, Runs
 
 __all__ = ["Inpainter", "Prepared", "RegionOptions", "finish"]
 _MAX_THREADS = 1024
@@ -48,8 +42,7 @@ class Inpainter:
         with Inpainter.load("model.engine") as inpaint:
             filled = inpaint(image, hole_mask)
 
-    Calls may come from several threads at once. Use `load`; the constructor is for a session
-    of your own.
+    Threads may share it. Use `load`; the constructor is for a session of your own.
     """
 
     def __init__(
@@ -65,14 +58,14 @@ class Inpainter:
                 "this engine takes and returns float tensors; images need the deployment graph. "
                 "Export again without --tensor-level, or run the engine with engines.folder"
             )
-        self.contract = contract
-        self.manifest = manifest
-        self._session = session
+        self.contract, self.manifest = contract, manifest
+        self._session, self._streams = session, streams
         self._shapes = shapes_of(contract, manifest.engine.profiles if manifest else ())
         memory = manifest.memory if manifest else None
-        self._regions = Regions(regions, memory, self._shapes, _trained_at(contract), streams)
+        side = contract.source.training.get("size")  # of the images, if its checkpoint has it
+        trained_at = side if isinstance(side, int) and side > 0 else None
+        self._regions = Regions(regions, memory, self._shapes, trained_at, streams)
         self._runs = Runs(session, self._shapes, self._regions)
-        self._streams = streams
         self._closed = False
 
     @classmethod
@@ -89,8 +82,7 @@ class Inpainter:
         Args:
             engine: folder made by `pconv-deploy build-engine`.
             threads: of one call; None lets the runtime use all cores.
-            streams: calls that may run at once, in OpenVINO and TensorRT; more of them wait.
-                ONNX Runtime lets none wait.
+            streams: calls that run at once in OpenVINO and TensorRT; ONNX Runtime runs all.
             regions: how much of a photo the network sees.
 
         Raises:
@@ -99,10 +91,9 @@ class Inpainter:
             MissingRuntimeError: its runtime is not installed.
             UsageError: `threads` or `streams` is no whole number from 1 to 1024.
         """
-        if threads is not None and not _is_count(threads, _MAX_THREADS):
-            raise UsageError(f"found threads={threads!r}; needed 1 to {_MAX_THREADS}, or None")
-        if not _is_count(streams, _MAX_THREADS):
-            raise UsageError(f"found streams={streams!r}; needed 1 to {_MAX_THREADS}")
+        for name, count in (("threads", threads), ("streams", streams)):
+            if not (_is_count(count, _MAX_THREADS) or (name == "threads" and count is None)):
+                raise UsageError(f"found {name}={count!r}; needed 1 to {_MAX_THREADS}")
         options = RunOptions(threads=threads, streams=streams)
         manifest, session = open_engine(Path(engine), options)
         try:
@@ -136,23 +127,22 @@ class Inpainter:
 
         Args:
             image: a Pillow image (L, LA, RGB, RGBA, P, 1, I;16, I;16B) or an array (H, W) or
-                (H, W, C) of uint8 or uint16, grey or RGB, with or without alpha; or a list
-                of such, of any sizes. A Pillow image is taken as it is stored: to work on
-                the picture as displayed, apply PIL.ImageOps.exif_transpose first.
+                (H, W, C) of uint8 or uint16, grey or RGB, with or without alpha; or a list of such,
+                of any sizes. A Pillow image is taken as stored: to fill it as displayed, apply
+                PIL.ImageOps.exif_transpose first.
             hole_mask: a Pillow image, or an array (H, W) or (H, W, C) of numbers, white = to be
                 filled (docs/embedding.md, "What is a hole"); one for each image, or one for all.
             mask_convention: hole-white, hole-black or alpha: which mask pixels are the hole.
-            mask_threshold: 1..255, how much so at least; 1 takes every label of a label map.
+            mask_threshold: smallest level of a hole, 1..255; 1 takes every label of a label map.
                 None is 16, and an error where a mask holds nothing but lower values.
             opaque: filled pixels lose their transparency.
-            feather: pixels, 0 to 100, of the hole's edge that keep some of what was there, less
-                and less: for masks that are larger than what is to go.
+            feather: width of a soft edge inside the hole, 0 to 100 pixels.
 
         Returns:
-            What came in, of the same type, mode, depth, profile and EXIF, with the hole's
-            colours replaced. Every known pixel and, unless `opaque`, the alpha channel are
-            unchanged. A palette image comes back as RGB or RGBA, a bilevel one as grey.
-            What looks like a mistake is logged as INFO, see `Prepared.notes`.
+            Images of the same type, mode, depth, profile and EXIF with the hole's colours
+            replaced. Every known pixel and, unless `opaque`, the alpha channel are unchanged. A
+            palette image comes back as RGB or RGBA, a bilevel one as grey. What looks like a
+            mistake is logged as INFO, see `Prepared.notes`.
 
         Raises:
             UsageError: an option that cannot be.
@@ -161,34 +151,33 @@ class Inpainter:
             EngineError: the runtime failed, for instance for want of memory.
         """
         rule = MaskRule(mask_convention, mask_threshold)
-        if isinstance(image, Image.Image | np.ndarray):
-            single = self.prepare(image, hole_mask, rule, opaque=opaque, feather=feather)
-            log_notes(_log, "the image", single)
-            return like(image, self.fill([single])[0])  # type: ignore[type-var]
-        if not isinstance(image, list | tuple):
+        single = isinstance(image, Image.Image | np.ndarray)
+        if not single and not isinstance(image, list | tuple):
             raise ImageError(
                 f"found a {type(image).__name__}; needed a Pillow image, a numpy array, or a list"
             )
-        masks = hole_mask if isinstance(hole_mask, list | tuple) else [hole_mask] * len(image)
-        if len(masks) != len(image):
-            raise UsageError(f"found {len(image)} images and {len(masks)} hole masks")
+        images = [image] if single else image
+        listed = not single and isinstance(hole_mask, list | tuple)
+        masks = hole_mask if listed else [hole_mask] * len(images)
+        if len(masks) != len(images):
+            raise UsageError(f"found {len(images)} images and {len(masks)} hole masks")
         items = []
-        for index, pair in enumerate(zip(image, masks, strict=True)):
-            name = name_in_list(index, *pair)
+        for index, pair in enumerate(zip(images, masks, strict=True)):
+            name = "the image" if single else name_in_list(index, *pair)
             try:
                 items.append(self.prepare(*pair, rule, opaque=opaque, feather=feather))
             except InputError as error:
-                raise type(error)(f"{name}: {error}") from error
+                raise error if single else type(error)(f"{name}: {error}") from error
             log_notes(_log, name, items[-1])
-        return [like(*pair) for pair in zip(image, self.fill(items), strict=True)]
+        filled = [like(*pair) for pair in zip(images, self.fill(items), strict=True)]
+        return filled[0] if single else filled
 
     def warm_up(self, sizes: Iterable[Size] | None = None, batch: int = 1) -> None:
         """Run once for each size and stream, so that the first real call is as fast as the rest.
 
         Args:
-            sizes: (height, width) of each; those the engine is fastest at, or 512x512, if not
-                given.
-            batch: images a call.
+            sizes: (height, width) of each; None: those the engine is fastest at, or 512x512.
+            batch: images per call.
 
         Raises:
             UsageError: a size or batch that cannot be.
@@ -196,21 +185,18 @@ class Inpainter:
         """
         wanted = list(sizes or self._shapes.usual)
         for size in wanted:
-            if not (
-                isinstance(size, tuple | list) and len(size) == 2 and all(map(_is_count, size))
-            ):
+            if not isinstance(size, tuple | list) or [*map(_is_count, size)] != [True, True]:
                 raise UsageError(f"found size {size!r}; needed (height, width), both from 1")
         if not _is_count(batch):
             raise UsageError(f"found batch={batch!r}; needed a whole number from 1")
+        windows = self.manifest is not None and self.manifest.windows is not None
         for height, width in wanted:
             padded = self._shapes.padded(height, width)
             image, blank = np.zeros((*padded, 3), np.uint8), np.zeros((height, width, 3), np.uint8)
             large, small = np.full(padded, 255, np.uint8), np.zeros(padded, np.uint8)
             large[0, 0], small[-1, -1] = 0, 255
-            windows = self.manifest is not None and self.manifest.windows is not None
-            for hole_mask in (large, small) if windows else (large,):
-                for _ in range(self._streams):
-                    self.run([Prepared(blank, hole_mask != 0, image, hole_mask)] * batch)
+            for hole_mask in [large, small][: 1 + windows] * self._streams:
+                self.run([Prepared(blank, hole_mask != 0, image, hole_mask)] * batch)
 
     def fill_on_device(
         self, image: Any, hole_mask: Any, *, stream: Any = None, filled: Any = None
@@ -221,10 +207,8 @@ class Inpainter:
             image: (N, H, W, 3) uint8, contiguous, of PyTorch, CuPy, pycuda or whatever offers
                 `__cuda_array_interface__` or DLPack. It is not padded to what the engine takes.
             hole_mask: (N, H, W) uint8, nonzero = to be filled.
-            stream: the caller's. The call returns at once, and what that stream is given next
-                sees the result. None waits until it is there.
-            filled: array like `image` to write into; None makes a new one, which offers both
-                protocols.
+            stream: the caller's, whose later work sees the result; None waits for the result.
+            filled: array like `image` to write into; None makes one that offers both protocols.
 
         Returns:
             `filled`, (N, H, W, 3) uint8.
@@ -234,16 +218,15 @@ class Inpainter:
             InputError: an array that is not contiguous, or of another type, shape or device.
             EngineError: the runtime failed, takes no such size or batch, or is closed.
         """
-        if self._closed:
-            raise EngineError("the engine is closed")
+        self._require_open()
         if not isinstance(self._session, DeviceSession):
             backend = f"the {self.manifest.backend} backend" if self.manifest else "its runtime"
             raise UsageError(
                 f"found an engine whose arrays are on the host, as {backend} takes them; "
                 "needed one of the tensorrt backend"
             )
-        inputs = {IMAGE: image, HOLE_MASK: hole_mask}
         outputs = None if filled is None else {FILLED: filled}
+        inputs = {IMAGE: image, HOLE_MASK: hole_mask}
         return self._session.run_on_device(inputs, stream, outputs)[FILLED]
 
     def close(self) -> None:
@@ -258,25 +241,13 @@ class Inpainter:
         self.close()
 
     def fill(self, prepared: Sequence[Prepared]) -> list[Pixels]:
-        """Fill images of any sizes; those of one padded size share batches.
+        """Fill images of any sizes; results are their own pixels (H, W, C), holes replaced."""
+        self._require_open()
+        return self._runs.fill(prepared)
 
-        Returns:
-            Of each image its own pixels (H, W, C) with the hole's colours replaced.
-        """
+    def _require_open(self) -> None:
         if self._closed:
             raise EngineError("the engine is closed")
-        results = [item.pixels.copy() for item in prepared]
-        # Without a hole there is nothing to compute.
-        wanted = [index for index, item in enumerate(prepared) if item.hole.any()]
-        for indices in by_size(prepared, wanted):
-            try:
-                filled = self.run([prepared[i] for i in indices])
-            except EngineError as error:
-                which = f"images {indices} of the list: " if len(prepared) > 1 else ""
-                raise EngineError(f"{which}{error}") from error
-            for index, pixels in zip(indices, filled, strict=True):
-                results[index] = finish(prepared[index], pixels)
-        return results
 
     def prepare(
         self,
@@ -288,7 +259,7 @@ class Inpainter:
         feather: int = 0,
     ) -> Prepared:
         """Check, convert and pad: the first of a call's three steps; `run` and `finish` follow."""
-        pixels, mask = to_pixels(image), read_mask(hole_mask, rule)
+        pixels, mask = to_pixels(image), hole_rule.read_mask(hole_mask, rule)
         require_same_size(mask.hole, image, hole_mask)
         return self.prepare_hole(pixels, mask.hole, mask, opaque=opaque, feather=feather)
 
@@ -302,19 +273,16 @@ class Inpainter:
         opaque: bool = False,
         feather: int = 0,
     ) -> Prepared:
-        """Do as `prepare`, with a hole (H, W) read from `mask`, and perhaps turned or grown.
-
-        region: how much of the photo the network sees; None: as the engine was loaded.
-        """
+        """Do as `prepare`, with a hole (H, W) read from `mask`, and perhaps turned or grown."""
         if not (isinstance(feather, int) and 0 <= feather <= MOST_FEATHER):
             raise UsageError(f"found feather={feather!r}; needed pixels, 0 to {MOST_FEATHER}")
-        regions = self._regions.of(region)
+        regions = self._regions.of(region)  # None: as the engine was loaded
         padded, crops = regions.padded(*hole.shape), regions.crops(hole)
         item = prepared(pixels, hole, mask, padded, crops, opaque=opaque)
         return replace(item, feather=feather)
 
     def padded_size(self, height: int, width: int, region: Region | None = None) -> Size:
-        """The (height, width) that an image of this size is padded to, if it is seen whole.
+        """Return the (height, width) to which an image is padded if it is seen whole.
 
         Raises:
             ImageError: larger than the engine takes, and not to be filled in parts.
@@ -322,17 +290,8 @@ class Inpainter:
         return self._regions.of(region).padded(height, width)
 
     def run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
-        """Run the engine on images of one padded size; each result (H', W', 3) uint8.
-
-        They are as many runs as the engine needs for them.
-        """
+        """Run the engine as often as images of one padded size need; results (H', W', 3) uint8."""
         return self._runs.run(prepared)
-
-
-def _trained_at(contract: GraphContract) -> int | None:
-    """Return the side of the images that a network was trained at, if its checkpoint tells."""
-    side = contract.source.training.get("size")
-    return side if isinstance(side, int) and side > 0 else None
 
 
 def _is_count(value: Any, most: int | None = None) -> bool:

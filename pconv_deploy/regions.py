@@ -1,4 +1,4 @@
-"""How much of a photo the network sees: all of it, or a part around each of its holes.
+"""How much of a photo the network sees, all or a part around each hole, and the runs it takes.
 
 The whole photo is the exact result, and takes memory by its pixels. In parts the network sees less
 of what is around a hole, so it fills the hole otherwise; notes say so.
@@ -6,19 +6,21 @@ of what is around a hole, so it fills the hole otherwise; notes say so.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from pconv_deploy.contract import HOLE_MASK, IMAGE
 from pconv_deploy.engines.memory import MemoryUse, free_memory
+from pconv_deploy.engines.sessions import Session, WindowedSession
 from pconv_deploy.engines.shapes import Shapes, Size
-from pconv_deploy.errors import PictureSizeError, UsageError
-from pconv_deploy.images.arrays import Bytes, Hole
+from pconv_deploy.errors import EngineError, PictureSizeError, UsageError
+from pconv_deploy.images.arrays import Bytes, Hole, Pixels
 from pconv_deploy.images.boxes import Box, hole_boxes
 from pconv_deploy.images.crops import crop_of, crops_around
-from pconv_deploy.images.prepared import Prepared
+from pconv_deploy.images.prepared import Prepared, filled_images, finish
 
 Region = Literal["auto", "exact", "crop"]
 REGIONS: tuple[Region, ...] = ("auto", "exact", "crop")
@@ -153,7 +155,7 @@ class Regions:
         return f"{what}, {_mib(self._limit)}"
 
 
-def cut(item: Prepared, box: Box, padded: Size) -> Prepared:
+def _cut(item: Prepared, box: Box, padded: Size) -> Prepared:
     """Return a part of a photo as one of its own, padded to what the engine takes."""
     top, left, bottom, right = box
     below, beside = padded[0] - (bottom - top), padded[1] - (right - left)
@@ -167,7 +169,7 @@ def cut(item: Prepared, box: Box, padded: Size) -> Prepared:
     )
 
 
-def put_together(item: Prepared, parts: Sequence[Bytes]) -> Bytes:
+def _put_together(item: Prepared, parts: Sequence[Bytes]) -> Bytes:
     """Return the whole photo (H', W', 3) with the holes of its parts filled."""
     filled = item.image.copy()
     for box in hole_boxes(item.hole):
@@ -187,3 +189,74 @@ def _wxh(size: Size) -> str:
 def _mib(count: int) -> str:
     """Name a number of bytes in the unit of --max-memory."""
     return f"{count >> 20:,} MiB"
+
+
+class Runs:
+    """A session, in runs that it takes and that the memory suffices for."""
+
+    def __init__(self, session: Session, shapes: Shapes, regions: Regions) -> None:
+        self._session, self._shapes, self._regions = session, shapes, regions
+
+    def fill(self, prepared: Sequence[Prepared]) -> list[Pixels]:
+        """Fill images of any sizes; those of one padded size share runs.
+
+        Returns:
+            Of each image its own pixels (H, W, C) with the hole's colours replaced.
+        """
+        results = [item.pixels.copy() for item in prepared]
+        # Without a hole there is nothing to compute.
+        wanted = [index for index, item in enumerate(prepared) if item.hole.any()]
+        for indices in _by_size(prepared, wanted):
+            try:
+                filled = self.run([prepared[i] for i in indices])
+            except EngineError as error:
+                which = f"images {indices} of the list: " if len(prepared) > 1 else ""
+                raise EngineError(f"{which}{error}") from error
+            for index, pixels in zip(indices, filled, strict=True):
+                results[index] = finish(prepared[index], pixels)
+        return results
+
+    def run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
+        """Fill images of one padded size; each result (H', W', 3)."""
+        whole = [item for item in prepared if not item.crops]
+        filled = iter(self._run(whole))
+        return [self._run_crops(item) if item.crops else next(filled) for item in prepared]
+
+    def _run_crops(self, item: Prepared) -> Bytes:
+        parts = []
+        for box in item.crops:
+            top, left, bottom, right = box
+            parts.append(_cut(item, box, self._shapes.padded(bottom - top, right - left)))
+        filled: dict[int, Bytes] = {}
+        for indices in _by_size(parts, range(len(parts))):
+            filled |= zip(indices, self._run([parts[i] for i in indices]), strict=True)
+        return _put_together(item, [filled[index] for index in range(len(parts))])
+
+    def _run(self, prepared: Sequence[Prepared]) -> list[Bytes]:
+        results, start = list[Bytes](), 0
+        while start < len(prepared):
+            size = prepared[start].padded_size
+            most = min(len(prepared) - start, self._regions.at_once(size))
+            count = self._shapes.batch(size, most)
+            batch = list(prepared[start : start + count])
+            start += count
+            padded = batch + batch[-1:] * (count - len(batch))  # where it takes no fewer
+            inputs = {
+                IMAGE: np.stack([item.image for item in padded]),
+                HOLE_MASK: np.stack([item.hole_mask for item in padded]),
+            }
+            if isinstance(self._session, WindowedSession):
+                sizes = [(item.hole.shape[0], item.hole.shape[1]) for item in padded]
+                outputs = self._session.run_within(inputs, sizes)
+            else:
+                outputs = self._session.run(inputs)
+            results.extend(filled_images(outputs, padded)[: len(batch)])
+        return results
+
+
+def _by_size(prepared: Sequence[Prepared], indices: Iterable[int]) -> list[list[int]]:
+    """Return the indices of images of one padded size together."""
+    found: dict[Size, list[int]] = {}
+    for index in indices:
+        found.setdefault(prepared[index].padded_size, []).append(index)
+    return list(found.values())

@@ -113,7 +113,7 @@ def engine(graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def inpainter(engine: Path) -> Iterator[Inpainter]:
     with Inpainter.load(engine, threads=1) as loaded:
         yield loaded

@@ -1,6 +1,5 @@
 """Folders written whole or not at all, and what is left where a process was killed."""
 
-import errno
 import os
 import subprocess
 import sys
@@ -134,20 +133,6 @@ def test_a_scratch_folder_on_a_full_disk_says_what_to_do() -> None:
         scratch_folder(),
     ):
         Path("/dev/full").write_bytes(b"x")
-
-
-def test_another_error_in_a_scratch_folder_is_passed_on() -> None:
-    with pytest.raises(FileNotFoundError), scratch_folder() as work:
-        (work / "none").read_bytes()
-
-
-def test_no_temporary_folder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none() -> str:
-        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/full']")
-
-    monkeypatch.setattr(tempfile, "gettempdir", none)
-    with pytest.raises(OutputError, match="No usable temporary directory"), scratch_folder():
-        pass
 
 
 KILLED_FILE = """

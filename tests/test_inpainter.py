@@ -11,7 +11,7 @@ from PIL import Image
 
 from pconv_deploy import Inpainter
 from pconv_deploy.checkpoints.native import load_checkpoint
-from pconv_deploy.contract import FILLED, GraphContract
+from pconv_deploy.contract import FILLED, GraphContract, tensor_specs
 from pconv_deploy.engines.base import Built
 from pconv_deploy.engines.folder import build_engine
 from pconv_deploy.engines.shapes import Profile, choose
@@ -53,15 +53,23 @@ def test_fills_as_the_literal_network_does(
 def test_without_a_hole_nothing_is_computed(
     inpainter: Inpainter, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inpainter, "run", None)
+    monkeypatch.setattr(inpainter._runs, "run", None)
     image = photo()
     result = inpainter(image, np.zeros((40, 56)))
     assert (result == image).all()
     assert result is not image
 
 
-@pytest.mark.parametrize("shape", [(40, 56), (40, 56, 1), (40, 56, 2), (40, 56, 3), (40, 56, 4)])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((40, 56), np.uint8),
+        ((40, 56, 1), np.uint16),
+        ((40, 56, 2), np.uint16),
+        ((40, 56, 3), np.uint8),
+        ((40, 56, 4), np.uint16),
+    ],
+)
 def test_arrays_come_back_as_they_came(
     inpainter: Inpainter, photo: Photo, box: Photo, shape: tuple[int, ...], dtype: Any
 ) -> None:
@@ -101,18 +109,12 @@ def test_pillow_images_keep_their_mode_and_facts(
     assert (np.asarray(result)[hole] != before[hole]).any()
 
 
-def test_inputs_are_left_alone(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
-    image, mask = photo(), box()
-    inpainter(image, mask)
-    assert (image == photo()).all()
-    assert (mask == box()).all()
-
-
 def test_views_and_read_only_arrays(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
     image, mask = photo(80, 112)[::2, ::-2], box(80, 112)[::2, ::-2]
     image.flags.writeable = False
     expected = inpainter(np.ascontiguousarray(image), np.ascontiguousarray(mask))
     assert (inpainter(image, mask) == expected).all()
+    assert (mask == box(80, 112)[::2, ::-2]).all()
 
 
 def test_a_batch_of_mixed_sizes_equals_one_by_one(
@@ -131,35 +133,25 @@ def test_one_mask_for_all(inpainter: Inpainter, photo: Photo, box: Photo) -> Non
     results = inpainter([photo(), photo()], box())
     assert len(results) == 2
     assert inpainter([], box()) == []
-
-
-def test_as_many_masks_as_images(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
     with pytest.raises(UsageError, match="found 2 images and 1 hole masks"):
         inpainter([photo(), photo()], [box()])
 
 
-def test_wrong_sizes_and_kinds(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
-    with pytest.raises(HoleMaskError, match="needed the same size"):
-        inpainter(photo(), box(56, 40))
-    with pytest.raises(ImageError, match="float64"):
-        inpainter(photo() / 255, box())
+def test_what_cannot_be_filled(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
+    refused: tuple[tuple[Any, Any, type[Exception], str], ...] = (
+        (photo(), box(56, 40), HoleMaskError, "needed the same size"),
+        (photo() / 255, box(), ImageError, "float64"),
+        ("photo.jpg", box(), ImageError, "found a str"),
+        ([None], box(), ImageError, "found a NoneType"),
+        (photo(), "mask.png", HoleMaskError, "found a str as hole mask"),
+        (photo(), None, HoleMaskError, "found a NoneType as hole mask"),
+    )
+    for image, mask, kind, message in refused:
+        with pytest.raises(kind, match=message):
+            inpainter(image, mask)
 
 
-@pytest.mark.parametrize("image", ["photo.jpg", Path("photo.jpg"), None, 7])
-def test_things_that_are_no_images(inpainter: Inpainter, box: Photo, image: Any) -> None:
-    with pytest.raises(ImageError, match=f"found a {type(image).__name__}"):
-        inpainter(image, box())
-    with pytest.raises(ImageError, match=f"found a {type(image).__name__}"):
-        inpainter([image], box())
-
-
-@pytest.mark.parametrize("mask", ["mask.png", Path("mask.png"), None])
-def test_things_that_are_no_masks(inpainter: Inpainter, photo: Photo, mask: Any) -> None:
-    with pytest.raises(HoleMaskError, match=f"found a {type(mask).__name__} as hole mask"):
-        inpainter(photo(), mask)
-
-
-@pytest.mark.parametrize("threads", [0, -1, "4", 1.5, True, 2**31])
+@pytest.mark.parametrize("threads", [0, "4", True, 2**31])
 def test_threads_that_cannot_be(engine: Path, threads: Any) -> None:
     with pytest.raises(UsageError, match="needed 1 to 1024"):
         Inpainter.load(engine, threads=threads)
@@ -283,14 +275,6 @@ def test_an_engine_of_a_few_shapes_takes_what_fits(
     assert (limited(photo(9, 65), box(9, 65))[box(9, 65) != 0] == 7).all()
 
 
-def test_a_tensor_engine_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    options = ExportOptions(kind="tensor", batch=1, size=(16, 16))
-    export_checkpoint(checkpoint, tmp_path / "t.onnx", options)
-    build_engine(tmp_path / "t.onnx", tmp_path / "t.engine")
-    with pytest.raises(EngineError, match=r"float tensors.*without --tensor-level"):
-        Inpainter.load(tmp_path / "t.engine")
-
-
 class ConstantSession:
     """A runtime of one line: what the protocol asks of a backend, and no more."""
 
@@ -299,6 +283,15 @@ class ConstantSession:
 
     def close(self) -> None:
         pass
+
+
+def test_a_tensor_engine_is_refused(inpainter: Inpainter) -> None:
+    inputs, outputs = tensor_specs(None, None)
+    contract = msgspec.structs.replace(
+        inpainter.contract, kind="tensor", inputs=inputs, outputs=outputs
+    )
+    with pytest.raises(EngineError, match=r"float tensors.*without --tensor-level"):
+        Inpainter(contract, ConstantSession())
 
 
 def test_known_pixels_are_safe_even_from_a_faulty_runtime(

@@ -10,30 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pconv_deploy import Inpainter
-from pconv_deploy.commands.infer import fill_jobs
-from pconv_deploy.commands.jobs import Job
 from pconv_deploy.errors import EngineError, HoleMaskError, ImageError, UsageError
 
 Photo = Callable[..., NDArray[np.uint8]]
-
-
-def test_mask_files_mean_the_same_as_on_the_command_line(
-    inpainter: Inpainter, tmp_path: Path, photo: Photo, box: Photo
-) -> None:
-    Image.fromarray(photo()).save(tmp_path / "a.png")
-    noisy, labels = box(), np.minimum(box(), 40)
-    labels[30:35, 3:9] = 7
-    Image.fromarray(noisy).save(tmp_path / "noisy.jpg", quality=40)
-    Image.fromarray(labels).save(tmp_path / "labels.png")
-    Image.fromarray(box().astype(np.uint16)).save(tmp_path / "deep.png")
-    for mask in ("noisy.jpg", "labels.png", "deep.png"):
-        (outcome,) = fill_jobs(
-            inpainter, [Job(tmp_path / "a.png", tmp_path / mask, tmp_path / "o.png")]
-        )
-        assert outcome.error is None
-        with Image.open(tmp_path / "o.png") as written, Image.open(tmp_path / mask) as opened:
-            assert (np.asarray(written) == inpainter(photo(), opened)).all()
-            assert (np.asarray(written) == inpainter(photo(), np.asarray(opened))).all()
 
 
 def test_how_a_mask_is_read_can_be_said(inpainter: Inpainter, photo: Photo, box: Photo) -> None:
@@ -105,8 +84,8 @@ def test_an_error_of_the_runtime_names_the_images_of_its_batch(
             raise EngineError("out of memory")
         return genuine(prepared)
 
-    genuine = inpainter.run
-    monkeypatch.setattr(inpainter, "run", fail)
+    genuine = inpainter._runs.run
+    monkeypatch.setattr(inpainter._runs, "run", fail)
     sizes = [(20, 90), (40, 56), (20, 90)]
     with pytest.raises(EngineError, match=r"^images \[0, 2\] of the list: out of memory"):
         inpainter([photo(*size) for size in sizes], [box(*size) for size in sizes])

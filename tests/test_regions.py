@@ -1,6 +1,5 @@
 """What of a photo the network sees: all of it, or parts, and when which."""
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,13 +64,6 @@ def test_photos_in_parts_and_whole_ones_in_one_call(engine: Path, task: Any) -> 
         np.testing.assert_array_equal(both[1], inpainter(image, everything))
 
 
-def test_parts_are_noted(engine: Path, task: Any, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    with Inpainter.load(engine, threads=1, regions=CROP) as inpainter:
-        inpainter(*task)
-    assert "the network saw 128x128, 256x128 of 900x700 pixels" in caplog.text
-
-
 def test_what_takes_too_much_memory_is_seen_in_parts(engine: Path, task: Any) -> None:
     memory = read_manifest(engine).memory
     assert memory is not None
@@ -101,12 +93,6 @@ def test_what_takes_too_much_memory_is_refused_before_it_is_taken(engine: Path, 
 def test_options_that_cannot_be(options: Any) -> None:
     with pytest.raises(UsageError, match=r"found .*; needed"):
         RegionOptions(**options)
-
-
-def test_memory_grows_with_the_pixels() -> None:
-    memory = MemoryUse(fixed=1000, per_pixel=2.5)
-    assert memory.of(0) == 1000
-    assert memory.of(3) == 1008
 
 
 def test_one_call_may_see_more_or_less_than_the_others(engine: Path, task: Any) -> None:

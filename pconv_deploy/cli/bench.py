@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import OUT, print_json, progress_bar
-from pconv_deploy.cli.options import Batch, JsonOutput, Size, size_option
+from pconv_deploy.cli.console import OUT, counted, print_json
+from pconv_deploy.cli.options import Batch, JsonOutput, OptionalSize, between
 from pconv_deploy.errors import needs
 
 if TYPE_CHECKING:
@@ -17,49 +16,33 @@ if TYPE_CHECKING:
 
 
 def bench(
-    engines: Annotated[
-        list[Path], typer.Argument(help="Engine folders, made by `pconv-deploy build-engine`.")
-    ],
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            help="Checkpoint to time in PyTorch as well: literal and with collapsed masks."
-        ),
-    ] = None,
-    photo: Annotated[
-        Path | None, typer.Option(help="Image to fill. Default: a bundled photo.")
-    ] = None,
+    engines: list[Path],
+    against: Path | None = None,
+    photo: Path | None = None,
     batch: Batch = 1,
-    size: Annotated[
-        Size | None,
-        size_option(help="Image height x width. Default: the engine's fixed size, or 512."),
-    ] = None,
-    hole: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Side of a square hole, in pixels. Default: strokes over a quarter."
-        ),
-    ] = None,
-    rounds: Annotated[
-        int, typer.Option(min=3, help="Timed rounds; each contender runs once per round.")
-    ] = 15,
-    warm_up: Annotated[int, typer.Option(min=0, help="Untimed rounds before the timed ones.")] = 2,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="CPU threads of each contender. Default: the runtime's choice."),
-    ] = None,
-    memory: Annotated[
-        bool,
-        typer.Option(
-            "--memory", help="Also run each contender in its own process to measure peak memory."
-        ),
-    ] = False,
+    size: OptionalSize = None,
+    hole: Annotated[int | None, between(1)] = None,
+    rounds: Annotated[int, between(3)] = 15,
+    warm_up: Annotated[int, between(0)] = 2,
+    threads: Annotated[int | None, between(1)] = None,
+    memory: bool = False,
     json_output: JsonOutput = False,
 ) -> None:
     """Measure engines: latency by stage, and speed against PyTorch in the same run.
 
     All contenders take turns and do the same job, uint8 image and hole mask in, composited
     uint8 image out. Ratios are taken round by round against the literal PyTorch formulation.
+
+    Options:
+        engines: Engine folders, made by `pconv-deploy build-engine`.
+        against: Checkpoint to time in PyTorch as well: literal and with collapsed masks.
+        photo: Image to fill. Default: a bundled photo.
+        size: Image height x width. Default: the engine's fixed size, or 512.
+        hole: Side of a square hole, in pixels. Default: strokes over a quarter.
+        rounds: Timed rounds; each contender runs once per round.
+        warm_up: Untimed rounds before the timed ones.
+        threads: CPU threads of each contender. Default: the runtime's choice.
+        memory: Also run each contender in its own process to measure peak memory.
     """
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.assets.photos import sample_photo
@@ -77,14 +60,9 @@ def bench(
         memory=memory,
     )
     picture = read_image(photo) if photo else sample_photo()
-    with progress_bar("measuring") as progress:
-        task = progress.add_task("", total=None)
+    with counted("measuring") as progress:
         result = measure(
-            engines,
-            against=against,
-            photo=picture,
-            options=options,
-            progress=lambda done, of: progress.update(task, completed=done, total=of),
+            engines, against=against, photo=picture, options=options, progress=progress
         )
     if json_output:
         print_json(result)

@@ -1,4 +1,4 @@
-"""What `build-engine` tells of the engine it has built."""
+"""What `build-engine` prints about the engine it has built."""
 
 import math
 from pathlib import Path
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pconv_deploy.engines.tuning import Tuning
 
 
-def tell_engine(manifest: "Manifest", name: Path, *, exported: bool) -> None:
-    """Tell what an engine of this name is; `exported`: its graph was made on the way."""
+def print_engine(manifest: "Manifest", name: Path, *, exported: bool) -> None:
+    """Print the facts of an engine; `exported`: its graph was made on the way."""
     from pconv_deploy.engines.acceptance import describe_mixed
     from pconv_deploy.engines.manifest import describe_parity
     from pconv_deploy.engines.windows.entry import describe_windows

@@ -1,4 +1,4 @@
-"""What the commands share: consoles, progress and option types."""
+"""What the commands share: consoles, progress, warnings and JSON."""
 
 import json
 import logging
@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,23 +18,12 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from typer.core import TyperGroup
 
-from pconv_deploy.cli.plain_help import PlainHelp
 from pconv_deploy.errors import NOTE, UsageError
 
 OUT = Console(highlight=False, emoji=False, soft_wrap=True)
 # Progress and errors go to stderr: stdout holds results only.
 ERR = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
-
-CHECKPOINT_HELP = (
-    "Checkpoint: ours (*.safetensors), naoto0804/pytorch-inpainting-with-partial-conv or MMagic's "
-    "PConv (*.pth), MathiasGruber/PConv-Keras (*.h5, *.keras)."
-)
-
-WEIGHTS_KEY_HELP = (
-    "Which weights to read, where a file of another project holds several sets, such as params_ema."
-)
 
 
 class _Warnings(logging.Handler):
@@ -53,8 +41,13 @@ def show_warnings() -> None:
     logging.addLevelName(NOTE, "NOTE")
     logging.getLogger("pconv_deploy").addHandler(_WARNINGS)
     logging.getLogger("pconv_deploy.engines.proof").setLevel(NOTE)
-    # It tells in a traceback what an error of ours tells in a line.
+    # It prints a traceback where our own error is one line.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+
+
+def print_result(path: object, what: str) -> None:
+    """Print a file or folder in bold, and a few words about it."""
+    OUT.print(f"[bold]{escape(str(path))}[/bold]  {escape(what)}")
 
 
 def print_json(value: object) -> None:
@@ -62,18 +55,6 @@ def print_json(value: object) -> None:
     import msgspec
 
     print(json.dumps(json.loads(msgspec.json.encode(value)), indent=2))  # noqa: T201
-
-
-class Commands(PlainHelp, TyperGroup):
-    """A group that suggests commands that begin with what was typed."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        typed = args[0]
-        meant = [name for name in self.commands if name.startswith(typed) and name != typed]
-        if meant and typed not in self.commands:
-            suggestions = " or ".join(repr(name) for name in meant)
-            raise UsageError(f"no such command {typed!r}. Did you mean {suggestions}?")
-        return super().resolve_command(ctx, args)
 
 
 @contextmanager
@@ -96,8 +77,16 @@ def progress_bar(doing: str, *, transient: bool = True, disable: bool = False) -
     return Progress(*columns, console=ERR, transient=transient, disable=disable)
 
 
+@contextmanager
+def counted(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar; the block calls what it gets with how many are done, and of how many."""
+    with progress_bar(doing) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
 def one_folder(argument: Path | None, option: Path | None) -> Path:
-    """Give the folder to make, which may be an argument or `--output`.
+    """Return the folder to make, which is an argument or `--output`, but not both.
 
     Raises:
         UsageError: it is named twice, or not at all.
@@ -108,6 +97,12 @@ def one_folder(argument: Path | None, option: Path | None) -> Path:
     if folder is None:
         raise UsageError("name the folder to write to, as an argument or with --output")
     return folder
+
+
+def refuse_both(resume: bool, overwrite: bool) -> None:
+    """Refuse `--resume` together with `--overwrite`."""
+    if resume and overwrite:
+        raise UsageError("--resume keeps what exists and --overwrite replaces it: choose one")
 
 
 def silence_pillow() -> None:

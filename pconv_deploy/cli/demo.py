@@ -4,11 +4,11 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from rich.markup import escape
 
 from pconv_deploy.cli.bench import show
 from pconv_deploy.cli.console import OUT, steps
+from pconv_deploy.cli.options import Output, between
 from pconv_deploy.errors import needs
 
 if TYPE_CHECKING:
@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("demo"),
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Checkpoint to use. Default: the bundled small network.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=3, help="Timed rounds of the speed comparison.")] = 11,
+    output: Output = Path("demo"),
+    checkpoint: Path | None = None,
+    rounds: Annotated[int, between(3)] = 11,
 ) -> None:
-    """Export, build an engine, fill holes in photos, measure and report, with a bundled network."""
-    with needs("pconv-deploy[demo]"):
-        from pconv_deploy.demo.run import DemoOptions, run_demo
+    """Export, build an engine, fill holes in photos, measure and report, with a bundled network.
 
-    options = DemoOptions(own_checkpoint=checkpoint, rounds=rounds)
+    Options:
+        output: Output folder.
+        checkpoint: Checkpoint to use. Default: the bundled small network.
+        rounds: Timed rounds of the speed comparison.
+    """
+    with needs("pconv-deploy[demo]"):
+        from pconv_deploy.demo.run import run_demo
+
     with steps() as progress:
-        result = run_demo(output, options, progress=progress)
+        result = run_demo(output, checkpoint, rounds=rounds, progress=progress)
     show_result(result)
 
 

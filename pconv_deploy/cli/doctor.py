@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     from pconv_deploy.commands.doctor import Finding
 
 
-def doctor(
-    json_output: JsonOutput = False,
-) -> None:
+def doctor(json_output: JsonOutput = False) -> None:
     """Show what is installed, which backends work here, and why the others do not.
 
     A backend that "builds" makes engines that another machine runs. Exits with 0 whatever it

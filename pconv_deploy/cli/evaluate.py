@@ -9,14 +9,24 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import OUT, print_json, progress_bar, silence_pillow
-from pconv_deploy.cli.mask_options import (
-    Convention,
-    MaskConvention,
-    MaskThreshold,
-    mask_rule,
+from pconv_deploy.cli.console import (
+    OUT,
+    print_json,
+    print_result,
+    progress_bar,
+    refuse_both,
+    silence_pillow,
 )
-from pconv_deploy.cli.options import JsonOutput, MaxMegapixels, Overwrite, Size, size_option
+from pconv_deploy.cli.options import (
+    Count,
+    JsonOutput,
+    MaskOptions,
+    MaxMegapixels,
+    OptionalSize,
+    Output,
+    Overwrite,
+    between,
+)
 from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 
 if TYPE_CHECKING:
@@ -29,78 +39,21 @@ _SHOWN_FAILURES = 10
 
 
 def evaluate(
-    methods: Annotated[
-        list[str],
-        typer.Argument(
-            help="Checkpoint, engine folder, or one of mean, telea, navier-stokes, "
-            "patchmatch, biharmonic. LABEL=METHOD sets its name in the table.",
-            metavar="METHOD",
-        ),
-    ],
-    images: Annotated[
-        Path,
-        typer.Option(
-            "--images",
-            "--photos",
-            help="Image file without holes, or folder (searched recursively).",
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Output folder for tables, pictures and scores.")
-    ],
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            "--masks",
-            "--holes",
-            help="Folder of hole masks. Default: 12 random holes per image.",
-        ),
-    ] = None,
-    size: Annotated[
-        Size | None,
-        size_option(
-            help="Height x width: images are scaled and centre-cropped, masks are stretched."
-            " Default: the size of each mask."
-        ),
-    ] = None,
-    per_class: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Image-mask pairs per hole class (12 classes). Default: every mask once."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of pairing and random holes.")] = 0,
-    mask_convention: MaskConvention = Convention.HOLE_WHITE,
-    mask_threshold: MaskThreshold = None,
-    vgg16: Annotated[
-        Path | None, typer.Option(help="torchvision's vgg16-397923af.pth; enables LPIPS.")
-    ] = None,
-    lpips_heads: Annotated[
-        Path | None,
-        typer.Option(help="lpips' weights/v0.1/vgg.pth. Default: from torchmetrics or lpips."),
-    ] = None,
-    inception: Annotated[
-        Path | None,
-        typer.Option(
-            help="pytorch-fid's Inception weights (see docs/evaluation.md); enables FID and "
-            "Inception score."
-        ),
-    ] = None,
-    workers: Annotated[
-        int,
-        typer.Option(
-            min=1, max=256, help="Worker processes; if more than one, each uses one thread."
-        ),
-    ] = 1,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=1024, help="CPU threads of a single worker. Default: each method's choice."
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Keep existing scores and compute the rest.")
-    ] = False,
+    methods: Annotated[list[str], typer.Argument(metavar="METHOD")],
+    images: Annotated[Path, typer.Option("--images", "--photos")],
+    output: Output,
+    *,
+    masks: Annotated[Path | None, typer.Option("--masks", "--holes")] = None,
+    size: OptionalSize = None,
+    per_class: Annotated[int | None, between(1)] = None,
+    seed: Annotated[int, between(0)] = 0,
+    mask_options: MaskOptions,
+    vgg16: Path | None = None,
+    lpips_heads: Path | None = None,
+    inception: Path | None = None,
+    workers: Annotated[int, between(1, 256)] = 1,
+    threads: Count = None,
+    resume: bool = False,
     overwrite: Overwrite = False,
     json_output: JsonOutput = False,
     max_megapixels: MaxMegapixels = 8.4,
@@ -110,9 +63,28 @@ def evaluate(
     Writes results.json, table.md and grid.png. A picture that cannot be read, and a method that
     fails on one, is reported and skipped; the exit code is then 8. After an interruption --resume
     computes what is missing; methods may be added to an evaluation.
+
+    Options:
+        methods: Checkpoint, engine folder, or one of mean, telea, navier-stokes, patchmatch,
+            biharmonic. LABEL=METHOD sets its name in the table.
+        images: Image file without holes, or folder (searched recursively).
+        output: Output folder for tables, pictures and scores.
+        masks: Folder of hole masks. Default: 12 random holes per image.
+        size: Height x width: images are scaled and centre-cropped, masks are stretched. Default:
+            the size of each mask.
+        per_class: Image-mask pairs per hole class (12 classes). Default: every mask once.
+        seed: Random seed of pairing and random holes.
+        vgg16: torchvision's vgg16-397923af.pth; enables LPIPS.
+        lpips_heads: lpips' weights/v0.1/vgg.pth. Default: from torchmetrics or lpips.
+        inception: pytorch-fid's Inception weights (see docs/evaluation.md); enables FID and
+            Inception score.
+        workers: Worker processes; if more than one, each uses one thread.
+        threads: CPU threads of a single worker. Default: each method's choice.
+        resume: Keep existing scores and compute the rest.
+        max_megapixels: Maximum image size in megapixels; larger images are refused before
+            decoding. 1 megapixel takes about 1.1 GiB.
     """
-    if resume and overwrite:
-        raise UsageError("--resume keeps what exists and --overwrite replaces it: choose one")
+    refuse_both(resume, overwrite)
     if workers > 1 and threads not in (None, 1):
         raise UsageError("several --workers take one thread each: leave --threads out")
     with needs("pconv-deploy[evaluate]"):
@@ -129,7 +101,7 @@ def evaluate(
         protocol=Protocol(
             images=images,
             masks=masks,
-            mask_rule=mask_rule(mask_convention, mask_threshold),
+            mask_rule=mask_options.rule(),
             size=size,
             per_class=per_class,
             seed=seed,
@@ -150,7 +122,11 @@ def evaluate(
     else:
         show(results)
         kept = f", {evaluation.kept} scores kept from before" if evaluation.kept else ""
-        OUT.print(f"[bold]{escape(str(output))}[/bold]  results.json, table.md, grid.png{kept}")
+        print_result(output, f"results.json, table.md, grid.png{kept}")
+    _require_complete(results, output)
+
+
+def _require_complete(results: "Results", output: Path) -> None:
     if results.failures:
         raise BatchIncompleteError(
             f"{len(results.failures)} failures, listed in {output / 'results.json'}; the averages "
@@ -171,7 +147,7 @@ def _with_progress(request: "EvaluationRequest") -> "Evaluation":
         task = progress.add_task("", total=None)
         failed: Counter[str | None] = Counter()
 
-        def tell(done: int, of: int, outcome: "TaskResult") -> None:
+        def report(done: int, of: int, outcome: "TaskResult") -> None:
             progress.update(task, completed=done, total=of)
             for failure in outcome.failures:
                 failed[failure.method] += 1
@@ -181,7 +157,7 @@ def _with_progress(request: "EvaluationRequest") -> "Evaluation":
                     progress.console.print(f"[red]failed:[/red] {shown}")
 
         try:
-            return run(request, tell)
+            return run(request, report)
         except KeyboardInterrupt:
             progress.console.print("stopped; --resume does the rest")
             raise

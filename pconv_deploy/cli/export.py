@@ -2,20 +2,25 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import (
+from pconv_deploy.cli.console import OUT, print_result, steps
+from pconv_deploy.cli.normalisation import NormalisationName, parse_normalisation
+from pconv_deploy.cli.options import (
     CHECKPOINT_HELP,
-    OUT,
-    steps,
+    Count,
+    Names,
+    OptionalSize,
+    Output,
+    Overwrite,
+    WeightsKey,
+    split_names,
 )
-from pconv_deploy.cli.normalisation import Normalised, parse_normalisation
-from pconv_deploy.cli.options import Overwrite, Size, WeightsKey, size_option
 from pconv_deploy.errors import needs
 from pconv_deploy.export.modules.factory_name import parse_factory
 
@@ -25,93 +30,23 @@ if TYPE_CHECKING:
 
 
 def export(
-    output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write.")],
+    output: Output,
     checkpoint: Annotated[Path | None, typer.Argument(help=CHECKPOINT_HELP)] = None,
-    module: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PACKAGE.MODULE:FACTORY",
-            help="Instead of a checkpoint: callable that returns your torch.nn.Module. "
-            "Importing it runs its code.",
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="State dict for --module: *.safetensors or *.pth. Default: its initial weights."
-        ),
-    ] = None,
+    module: Annotated[str | None, typer.Option(metavar="PACKAGE.MODULE:FACTORY")] = None,
+    weights: Path | None = None,
     weights_key: WeightsKey = None,
-    normalisation: Annotated[
-        Normalised | None,
-        typer.Option(help="Input range of --module: unit is 0..1, half is -1..1. Default: half."),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            help="Mean of its RGB input in 0..1, instead of --normalisation.", metavar="R,G,B"
-        ),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(help="Standard deviation of its RGB input, with --mean.", metavar="R,G,B"),
-    ] = None,
-    size_multiple: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=1024, help="Required multiple of height and width. Default: found by trial."
-        ),
-    ] = None,
-    size: Annotated[
-        Size | None,
-        size_option(help="Fixed height x width, such as 512 or 512x768. Default: any size."),
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Fixed batch size. Default: any.")
-    ] = None,
-    tensor_level: Annotated[
-        bool,
-        typer.Option(
-            "--tensor-level",
-            help="Export float NCHW tensors in and out, instead of composited uint8 images.",
-        ),
-    ] = False,
-    precision: Annotated[
-        Literal["fp32", "fp16", "bf16"],
-        typer.Option(help="Precision of features and weights; masks stay in fp32."),
-    ] = "fp32",
-    level: Annotated[
-        int,
-        typer.Option(
-            "-O",
-            min=0,
-            max=2,
-            help="Rewrite level: 0 none, 1 masks and norms, 2 fewer multiply-adds as well.",
-        ),
-    ] = 2,
-    without: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Skip a rewrite, by its name in --explain. Repeatable, or comma-separated.",
-        ),
-    ] = None,
-    inline: Annotated[
-        bool,
-        typer.Option(
-            "--inline",
-            help="Inline model-local functions, for tools that do not support them, such as "
-            "OpenVINO and OpenCV.",
-        ),
-    ] = False,
-    explain: Annotated[
-        bool,
-        typer.Option(
-            "--explain",
-            help="Show for each rewrite where it applied, where it did not and why, the work"
-            " and the error.",
-        ),
-    ] = False,
+    normalisation: NormalisationName | None = None,
+    mean: Annotated[str | None, typer.Option(metavar="R,G,B")] = None,
+    std: Annotated[str | None, typer.Option(metavar="R,G,B")] = None,
+    size_multiple: Count = None,
+    size: OptionalSize = None,
+    batch: Count = None,
+    tensor_level: bool = False,
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32",
+    level: Annotated[int, typer.Option("-O", min=0, max=2)] = 2,
+    without: Names = None,
+    inline: bool = False,
+    explain: bool = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Export a checkpoint to ONNX, verified against PyTorch.
@@ -129,6 +64,26 @@ def export(
     With `--module` any network is exported that takes (image, mask), mask 1 = known. Layers that
     compute a partial convolution, such as NVIDIA's, are recognised by what they compute. The graph
     is compared with the unchanged module in double precision.
+
+    Options:
+        output: ONNX file to write.
+        module: Instead of a checkpoint: callable that returns your torch.nn.Module. Importing it
+            runs its code.
+        weights: State dict for --module: *.safetensors or *.pth. Default: its initial weights.
+        normalisation: Input range of --module: unit is 0..1, half is -1..1. Default: half.
+        mean: Mean of its RGB input in 0..1, instead of --normalisation.
+        std: Standard deviation of its RGB input, with --mean.
+        size_multiple: Required multiple of height and width. Default: found by trial.
+        size: Fixed height x width, such as 512 or 512x768. Default: any size.
+        batch: Fixed batch size. Default: any.
+        tensor_level: Export float NCHW tensors in and out, instead of composited uint8 images.
+        precision: Precision of features and weights; masks stay in fp32.
+        level: Rewrite level: 0 none, 1 masks and norms, 2 fewer multiply-adds as well.
+        without: Skip a rewrite, by its name in --explain. Repeatable, or comma-separated.
+        inline: Inline model-local functions, for tools that do not support them, such as OpenVINO
+            and OpenCV.
+        explain: Show for each rewrite where it applied, where it did not and why, the work and the
+            error.
     """
     # Wrong options are reported before anything heavy is imported.
     of_a_module = (weights, normalisation, mean, std, size_multiple)
@@ -142,7 +97,6 @@ def export(
     if module:
         parse_factory(module)
     normalised = parse_normalisation(normalisation, mean, std)
-    fixed = size
     with needs("pconv-deploy[export]"):
         from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
         from pconv_deploy.export.module_to_onnx import ModuleRequest, export_module
@@ -150,32 +104,33 @@ def export(
     options = ExportOptions(
         kind="tensor" if tensor_level else "deployment",
         batch=batch,
-        size=fixed,
+        size=size,
         precision=precision,
         level=level,
         inline=inline,
-        without=tuple(name.strip() for names in without or () for name in names.split(",")),
+        without=split_names(without),
         weights_key=weights_key,
     )
     with steps() as progress:
-        if checkpoint:
-            result = export_checkpoint(
-                checkpoint, output, options, overwrite=overwrite, explain=explain, progress=progress
-            )
-        else:
-            assert module is not None
+        common: Any = {"overwrite": overwrite, "explain": explain, "progress": progress}
+        if module:
             request = ModuleRequest(
                 factory=module,
                 weights=weights,
                 normalisation=normalised,
                 size_multiple=size_multiple,
             )
-            result = export_module(
-                request, output, options, overwrite=overwrite, explain=explain, progress=progress
-            )
-    if explain:
+            result = export_module(request, output, options, **common)
+        else:
+            assert checkpoint is not None
+            result = export_checkpoint(checkpoint, output, options, **common)
+    _print_export(output, result, options)
+
+
+def _print_export(output: Path, result: "ExportResult", options: "ExportOptions") -> None:
+    if result.explained:
         _print_explanation(result)
-    OUT.print(f"[bold]{escape(str(output))}[/bold]  {result.contract.describe_shapes()}")
+    print_result(output, result.contract.describe_shapes())
     source = result.contract.source
     of = f"checkpoint: {source.family.describe()}; " if source.network else ""
     OUT.print(escape(of + source.describe_network()))

@@ -2,22 +2,23 @@
 
 import math
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import OUT, progress_bar, silence_pillow
-from pconv_deploy.cli.mask_options import (
-    Convention,
-    MaskConvention,
-    MaskThreshold,
-    mask_rule,
+from pconv_deploy.cli.console import print_result, progress_bar, refuse_both, silence_pillow
+from pconv_deploy.cli.options import (
+    Batch,
+    Count,
+    Engine,
+    MaskOptions,
+    Output,
+    Overwrite,
+    PhotoLimits,
+    between,
 )
-from pconv_deploy.cli.options import Batch, Overwrite, PhotoMegapixels
-from pconv_deploy.cli.region_options import Context, MaxMemory, Region, region_options
 from pconv_deploy.errors import BatchIncompleteError, UsageError, needs
 
 if TYPE_CHECKING:
@@ -28,126 +29,37 @@ if TYPE_CHECKING:
     from pconv_deploy.images.files import Convertible
     from pconv_deploy.inpainter import Inpainter
 
-
 _MOST_AT_ONCE = 4  # batches: memory grows with them
 _NAMED = 10  # images with a note, by name
 
 
-class Format(StrEnum):
-    """Of the outputs; `same` keeps each image's own."""
-
-    PNG = "png"
-    JPEG = "jpg"
-    WEBP = "webp"
-    TIFF = "tif"
-    SAME = "same"
+Format = Literal["png", "jpg", "webp", "tif", "same"]
 
 
 def infer(
-    engine: Annotated[
-        Path, typer.Argument(help="Engine folder, made by `pconv-deploy build-engine`.")
-    ],
-    images: Annotated[Path, typer.Argument(help="Image file, or folder (searched recursively).")],
-    masks: Annotated[
-        Path,
-        typer.Argument(
-            help="Hole mask for all images, or folder of masks: a/b.jpg belongs to a/b.*, "
-            "a/b.jpg.* or a/b_mask*.*; see docs/files.md."
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", help="Output folder, or output file for a single image."),
-    ],
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="Exclude images and masks whose name or path matches, such as '*.heic' or "
-            "'masks/*.jpg'. Repeatable.",
-        ),
-    ] = None,
+    engine: Engine,
+    images: Path,
+    masks: Path,
+    output: Output,
+    *,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="PATTERN")] = None,
     batch: Batch = 1,
-    at_once: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=64,
-            help="Batches that run at the same time: more throughput, proportionally more memory. "
-            "Default: as many as cores, at most 4; one on a GPU or for one batch.",
-        ),
-    ] = None,
-    image_format: Annotated[
-        Format | None,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help="Output format in a folder: png, jpg, webp, tif, or same as the image. jpg "
-            "changes known pixels as well. Default: png.",
-        ),
-    ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality.")] = 95,
-    compression: Annotated[
-        Literal["fast", "small"],
-        typer.Option(help="Compression of PNG and WebP; small takes several times as long."),
-    ] = "fast",
-    mask_convention: MaskConvention = Convention.HOLE_WHITE,
-    mask_threshold: MaskThreshold = None,
-    masks_as_stored: Annotated[
-        bool,
-        typer.Option(
-            "--masks-as-stored",
-            help="Masks match the stored pixels, without EXIF orientation applied.",
-        ),
-    ] = False,
-    dilate: Annotated[
-        int, typer.Option(min=0, max=200, help="Grow every hole by this many pixels.")
-    ] = 0,
-    feather: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=100,
-            help="Width in pixels of a soft edge inside the hole, where some of what was there "
-            "stays.",
-        ),
-    ] = 0,
-    fit_masks: Annotated[
-        bool, typer.Option("--fit-masks", help="Scale masks to their images.")
-    ] = False,
-    opaque: Annotated[
-        bool, typer.Option("--opaque", help="Make filled pixels opaque. Default: keep alpha.")
-    ] = False,
-    convert_cmyk: Annotated[
-        bool,
-        typer.Option(
-            "--convert-cmyk",
-            help="Convert CMYK images to sRGB by their colour profile instead of refusing them.",
-        ),
-    ] = False,
-    convert_16_bit: Annotated[
-        bool,
-        typer.Option(
-            "--convert-16-bit",
-            help="Reduce 16-bit colour images to 8 bits instead of refusing them.",
-        ),
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Keep existing outputs and process the rest.")
-    ] = False,
+    at_once: Annotated[int | None, between(1, 64)] = None,
+    image_format: Annotated[Format | None, typer.Option("--format", metavar="FORMAT")] = None,
+    quality: Annotated[int, between(1, 100)] = 95,
+    compression: Literal["fast", "small"] = "fast",
+    mask_options: MaskOptions,
+    masks_as_stored: bool = False,
+    dilate: Annotated[int, between(0, 200)] = 0,
+    feather: Annotated[int, between(0, 100)] = 0,
+    fit_masks: bool = False,
+    opaque: bool = False,
+    convert_cmyk: bool = False,
+    convert_16_bit: bool = False,
+    resume: bool = False,
     overwrite: Overwrite = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1024,
-            help="CPU threads per inference. Default: all cores, divided by --at-once.",
-        ),
-    ] = None,
-    region: Region = "auto",
-    context: Context = None,
-    max_memory: MaxMemory = None,
-    max_megapixels: PhotoMegapixels = 25,
+    threads: Count = None,
+    limits: PhotoLimits,
 ) -> None:
     """Fill the holes of images, one or a folder of them.
 
@@ -155,9 +67,31 @@ def infer(
     that cannot be read, or has no mask or several, is reported and skipped; the exit code is then
     8. Holes that look like mistakes, such as inverted ones, are filled with a note.
     After Ctrl-C the finished outputs stay and --resume does the rest.
+
+    Options:
+        images: Image file, or folder (searched recursively).
+        masks: Hole mask for all images, or folder of masks: a/b.jpg belongs to a/b.*, a/b.jpg.* or
+            a/b_mask*.*; see docs/files.md.
+        output: Output folder, or output file for a single image.
+        exclude: Exclude images and masks whose name or path matches, such as '*.heic' or
+            'masks/*.jpg'. Repeatable.
+        at_once: Batches that run at the same time: more throughput, proportionally more memory.
+            Default: as many as cores, at most 4; one on a GPU or for one batch.
+        image_format: Output format in a folder: png, jpg, webp, tif, or same as the image. jpg
+            changes known pixels as well. Default: png.
+        quality: JPEG quality.
+        compression: Compression of PNG and WebP; small takes several times as long.
+        masks_as_stored: Masks match the stored pixels, without EXIF orientation applied.
+        dilate: Grow every hole by this many pixels.
+        feather: Width in pixels of a soft edge inside the hole, where some of what was there stays.
+        fit_masks: Scale masks to their images.
+        opaque: Make filled pixels opaque. Default: keep alpha.
+        convert_cmyk: Convert CMYK images to sRGB by their colour profile instead of refusing them.
+        convert_16_bit: Reduce 16-bit colour images to 8 bits instead of refusing them.
+        resume: Keep existing outputs and process the rest.
+        threads: CPU threads per inference. Default: all cores, divided by --at-once.
     """
-    if resume and overwrite:
-        raise UsageError("--resume keeps what exists and --overwrite replaces it: choose one")
+    refuse_both(resume, overwrite)
     with needs("pconv-deploy"):
         from pconv_deploy.commands.infer import FillOptions
         from pconv_deploy.commands.jobs import plan_jobs, settle_existing
@@ -165,7 +99,7 @@ def infer(
         from pconv_deploy.inpainter import Inpainter
 
     silence_pillow()
-    suffix = None if image_format is Format.SAME else f".{image_format or Format.PNG}"
+    suffix = None if image_format == "same" else f".{image_format or 'png'}"
     jobs = plan_jobs(images, masks, output, suffix, exclude=exclude or ())
     if image_format and suffix and any(_short(job.output.suffix) != suffix for job in jobs):
         raise UsageError(f"{output} is not of --format {image_format}: give one of them")
@@ -175,12 +109,11 @@ def infer(
         ("cmyk", convert_cmyk),
         ("16-bit", convert_16_bit),
     )
-    if at_once is None:
-        at_once = _usual_at_once(engine, math.ceil(len(waiting) / batch))
+    at_once = at_once or _usual_at_once(engine, math.ceil(len(waiting) / batch))
     options = FillOptions(
         batch=batch,
         at_once=at_once,
-        mask_rule=mask_rule(mask_convention, mask_threshold),
+        mask_rule=mask_options.rule(),
         masks_as_stored=masks_as_stored,
         dilate=dilate,
         feather=feather,
@@ -188,11 +121,11 @@ def infer(
         opaque=opaque,
         convert=frozenset(kind for kind, wanted in convertible if wanted),
         encoding=Encoding(quality=quality, compression=compression),
-        max_pixels=int(max_megapixels * 1e6),
+        max_pixels=int(limits.max_megapixels * 1e6),
     )
     if threads is None and at_once > 1:
         threads = max(1, _cores() // at_once)
-    regions = region_options(region, context, max_memory)
+    regions = limits.regions()
     with Inpainter.load(engine, threads=threads, streams=at_once, regions=regions) as inpainter:
         again = "--overwrite" if overwrite else "--resume"
         outcomes = _fill_with_progress(inpainter, waiting, options, again)
@@ -274,4 +207,4 @@ def _summarise(jobs: "Sequence[Job]", outcomes: "Sequence[FileResult]", output: 
     filled = sum(outcome.had_hole for outcome in outcomes)
     note = f", {len(outcomes) - filled} unchanged" if filled < len(outcomes) else ""
     note += f", {kept} kept from before" if kept else ""
-    OUT.print(f"[bold]{escape(str(target))}[/bold]  {filled} filled{note}")
+    print_result(target, f"{filled} filled{note}")

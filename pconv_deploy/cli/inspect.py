@@ -1,9 +1,7 @@
 """`pconv-deploy inspect`."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.markup import escape
 
 from pconv_deploy.cli.console import OUT, print_json
@@ -13,11 +11,15 @@ from pconv_deploy.errors import Remedy, needs
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="Checkpoint, exported ONNX file or engine folder.")],
+    file: Path,
     weights_key: WeightsKey = None,
     json_output: JsonOutput = False,
 ) -> None:
-    """Show the facts of a file: network, tensors, shapes, origin, verification."""
+    """Show the facts of a file: network, tensors, shapes, origin, verification.
+
+    Options:
+        file: Checkpoint, exported ONNX file or engine folder.
+    """
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.commands.inspect import inspect_file
 

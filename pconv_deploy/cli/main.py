@@ -1,14 +1,13 @@
 """The `pconv-deploy` command."""
 
 import sys
-from inspect import cleandoc
 from typing import Annotated, NoReturn
 
 import typer
 
 from pconv_deploy.cli.bench import bench
 from pconv_deploy.cli.build_engine import build_engine
-from pconv_deploy.cli.console import ERR, OUT, Commands, show_warnings
+from pconv_deploy.cli.console import ERR, OUT, show_warnings
 from pconv_deploy.cli.convert import convert
 from pconv_deploy.cli.demo import demo
 from pconv_deploy.cli.doctor import doctor
@@ -17,7 +16,7 @@ from pconv_deploy.cli.export import export
 from pconv_deploy.cli.infer import infer
 from pconv_deploy.cli.inspect import inspect
 from pconv_deploy.cli.masks import masks
-from pconv_deploy.cli.plain_help import PlainCommand, kebab_case
+from pconv_deploy.cli.plain_help import Commands, add_command, kebab_case
 from pconv_deploy.cli.refit import refit
 from pconv_deploy.cli.remedies import explain
 from pconv_deploy.cli.serve import serve
@@ -34,20 +33,7 @@ _EPILOG = (
     "6 package missing, 7 cannot write, 8 some files of a batch failed, 9 training diverged or "
     "lost a process, 130 interrupted, 143 terminated."
 )
-
-
-app = typer.Typer(
-    name="pconv-deploy",
-    cls=Commands,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "token_normalize_func": kebab_case,
-    },
-    epilog=_EPILOG,
-)
-for command in (
+_COMMANDS = (
     train,
     convert,
     export,
@@ -62,22 +48,23 @@ for command in (
     inspect,
     doctor,
     demo,
-):
-    app.command(cls=PlainCommand)(command)
+)
+
+
+app = typer.Typer(
+    name="pconv-deploy",
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": kebab_case,
+    },
+    epilog=_EPILOG,
+)
+for command in _COMMANDS:
+    add_command(app, command)
 app.add_typer(masks)
-
-
-def _flowing(commands: typer.Typer) -> None:
-    """Let help texts wrap at the terminal's width: rich keeps the line ends of docstrings."""
-    for command in commands.registered_commands:
-        text = cleandoc(command.help or getattr(command.callback, "__doc__", None) or "")
-        command.help = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
-    for group in commands.registered_groups:
-        if group.typer_instance is not None:
-            _flowing(group.typer_instance)
-
-
-_flowing(app)
 
 
 def _version(value: bool) -> None:

@@ -1,24 +1,24 @@
 """`pconv-deploy masks`."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from pconv_deploy.cli.console import ERR, OUT, Commands, one_folder, print_json
-from pconv_deploy.cli.mask_options import (
-    Convention,
-    MaskConvention,
-    MaskThreshold,
-    mask_rule,
+from pconv_deploy.cli.console import ERR, OUT, one_folder, print_json, print_result
+from pconv_deploy.cli.options import (
+    JsonOutput,
+    MaskOptions,
+    OptionalOutput,
+    OptionalSize,
+    Overwrite,
+    between,
 )
-from pconv_deploy.cli.options import JsonOutput, Overwrite, Size, size_option
-from pconv_deploy.cli.plain_help import PlainCommand
+from pconv_deploy.cli.plain_help import Commands, add_command
 from pconv_deploy.errors import HoleMaskError, UsageError, needs
 
 if TYPE_CHECKING:
@@ -34,56 +34,41 @@ masks = typer.Typer(
 )
 
 
-class Flow(StrEnum):
-    """OpenCV's optical flow."""
-
-    DIS = "dis"
-    FARNEBACK = "farneback"
-
-
 @masks.callback()
 def _group() -> None:
     """Sets of hole masks of the paper's classes."""
 
 
-@masks.command(cls=PlainCommand)
 def make(
-    folder: Annotated[Path | None, typer.Argument(help="Output folder.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Output folder, as an option.")
-    ] = None,
-    count: Annotated[
-        int,
-        typer.Option(
-            "--count", "--per-class", "-n", min=1, help="Masks per hole class (12 classes)."
-        ),
-    ] = 10,
-    size: Annotated[Size | None, size_option("Mask height x width. Default: 512.")] = None,
-    video: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="PATH",
-            help="Video file or folder of frames; moving regions become holes. Repeatable.",
-        ),
-    ] = None,
-    flow: Annotated[Flow, typer.Option(help="Method of motion estimation.")] = Flow.DIS,
-    frame_step: Annotated[
-        int,
-        typer.Option(min=1, max=1000, help="Distance between compared frames; 1 is consecutive."),
-    ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Worker processes. Default: all cores.")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Plot of the statistics to write. Default: OUTPUT.png.")
-    ] = None,
-    no_plot: Annotated[bool, typer.Option("--no-plot", help="Do not write the plot.")] = False,
+    folder: Annotated[Path | None, typer.Argument()] = None,
+    output: OptionalOutput = None,
+    count: Annotated[int, typer.Option("--count", "--per-class", "-n", min=1)] = 10,
+    size: OptionalSize = None,
+    video: Annotated[list[Path] | None, typer.Option(metavar="PATH")] = None,
+    flow: Literal["dis", "farneback"] = "dis",
+    frame_step: Annotated[int, between(1, 1000)] = 1,
+    seed: Annotated[int, between(0)] = 0,
+    workers: Annotated[int | None, between(1, 256)] = None,
+    plot: Path | None = None,
+    no_plot: bool = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Make irregular holes: 6 classes of area, with and without holes near the border.
 
     They are drawn, or with --video what moving things cover and uncover between two frames.
+
+    Options:
+        folder: Output folder.
+        output: Output folder, as an option.
+        count: Masks per hole class (12 classes).
+        size: Mask height x width. Default: 512.
+        video: Video file or folder of frames; moving regions become holes. Repeatable.
+        flow: Method of motion estimation.
+        frame_step: Distance between compared frames; 1 is consecutive.
+        seed: Random seed.
+        workers: Worker processes. Default: all cores.
+        plot: Plot of the statistics to write. Default: OUTPUT.png.
+        no_plot: Do not write the plot.
     """
     with needs("pconv-deploy[masks]"):
         from pconv_deploy.masks.mask_set import MaskSetOptions, make_mask_set
@@ -91,12 +76,12 @@ def make(
         from pconv_deploy.masks.reading import read_mask_set
         from pconv_deploy.masks.video import VideoSource
 
-    if not video and (flow is not Flow.DIS or frame_step > 1):
+    if not video and (flow != "dis" or frame_step > 1):
         raise UsageError("--flow and --frame-step go with --video")
     place = one_folder(folder, output)
     height, width = size or (512, 512)
     picture = None if no_plot else _plot_path(place, plot, overwrite=overwrite)
-    source = VideoSource(videos=tuple(video or ()), flow=flow.value, frame_step=frame_step)
+    source = VideoSource(videos=tuple(video or ()), flow=flow, frame_step=frame_step)
     options = MaskSetOptions(
         height=height,
         width=width,
@@ -113,10 +98,10 @@ def make(
             overwrite=overwrite,
             progress=lambda done, of: progress.update(task, completed=done, total=of),
         )
-    OUT.print(f"[bold]{escape(str(place))}[/bold]  {len(made.files)} hole masks")
+    print_result(place, f"{len(made.files)} hole masks")
     if picture:
         plot_mask_set(read_mask_set(place), picture)
-        OUT.print(f"[bold]{escape(str(picture))}[/bold]  their statistics")
+        print_result(picture, "their statistics")
 
 
 def _plot_path(output: Path, plot: Path | None, *, overwrite: bool) -> Path:
@@ -130,26 +115,32 @@ def _plot_path(output: Path, plot: Path | None, *, overwrite: bool) -> Path:
     return path
 
 
-@masks.command(cls=PlainCommand)
 def check(
-    folder: Annotated[Path, typer.Argument(help="Folder of masks (searched recursively).")],
-    mask_convention: MaskConvention = Convention.HOLE_WHITE,
-    mask_threshold: MaskThreshold = None,
+    folder: Path,
+    *,
+    mask_options: MaskOptions,
     json_output: JsonOutput = False,
 ) -> None:
     """Show what a folder of masks holds: sizes, classes, polarity, greys, broken files.
 
     The exit code is 3 if no mask can be used.
+
+    Options:
+        folder: Folder of masks (searched recursively).
     """
     from pconv_deploy.masks.checking import check_mask_set
 
-    report = check_mask_set(folder, mask_rule(mask_convention, mask_threshold))
+    report = check_mask_set(folder, mask_options.rule())
     if json_output:
         print_json(report)
     else:
         _print_report(report)
     if report.complaint:
         raise HoleMaskError(report.complaint)
+
+
+add_command(masks, make)
+add_command(masks, check)
 
 
 def _print_report(report: "MaskSetReport") -> None:

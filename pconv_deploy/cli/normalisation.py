@@ -1,39 +1,29 @@
 """How images become a network's numbers, as options say it."""
 
-from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from pconv_deploy.contract import Normalisation
 
-
-class Normalised(StrEnum):
-    """Names of the usual ones."""
-
-    unit = "unit"
-    half = "half"
-    imagenet = "imagenet"
-
-
-_USUAL = {  # mean, standard deviation
-    Normalised.unit: ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    Normalised.half: ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    Normalised.imagenet: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+NormalisationName = Literal["unit", "half", "imagenet"]
+_NAMED = {  # mean, standard deviation
+    "unit": ("0,0,0", "1,1,1"),
+    "half": ("0.5,0.5,0.5", "0.5,0.5,0.5"),
+    "imagenet": ("0.485,0.456,0.406", "0.229,0.224,0.225"),
 }
 
 
 def parse_normalisation(
-    name: Normalised | None, mean: str | None, std: str | None
+    name: NormalisationName | None, mean: str | None, std: str | None
 ) -> "Normalisation":
-    """A name, or mean and deviation as "r,g,b" each; "half" if there is neither."""
+    """Read a name, or mean and deviation as "r,g,b" each; neither is "half"."""
     from pconv_deploy.contract import Normalisation  # not before it is needed: --help is quick
 
     if mean is None and std is None:
-        usual_mean, usual_std = _USUAL[name or Normalised.half]
-        return Normalisation(mean=usual_mean, std=usual_std)
-    if name is not None or mean is None or std is None:
+        mean, std = _NAMED[name or "half"]
+    elif name is not None or mean is None or std is None:
         raise typer.BadParameter("needed either --normalisation, or both --mean and --std")
     colours = _colour(mean, "--mean"), _colour(std, "--std")
     try:

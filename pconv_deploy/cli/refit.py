@@ -1,28 +1,16 @@
 """`pconv-deploy refit`."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.markup import escape
 
-from pconv_deploy.cli.console import ERR, OUT, steps, typed_command
-from pconv_deploy.cli.options import Overwrite
+from pconv_deploy.cli.console import ERR, OUT, print_result, steps, typed_command
+from pconv_deploy.cli.options import OptionalOutput, Overwrite
 from pconv_deploy.errors import needs
 
 
 def refit(
-    engine: Annotated[
-        Path, typer.Argument(help="TensorRT engine built with --refit or --strip-weights.")
-    ],
-    checkpoint: Annotated[
-        Path, typer.Argument(help="Checkpoint of the same network, or its exported ONNX file.")
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Engine folder to create. Default: replace ENGINE."),
-    ] = None,
-    overwrite: Overwrite = False,
+    engine: Path, checkpoint: Path, output: OptionalOutput = None, overwrite: Overwrite = False
 ) -> None:
     """Swap the weights of a TensorRT engine, without building it anew.
 
@@ -30,6 +18,11 @@ def refit(
     is, and its weights take the place of those in the engine, which is then compared with the
     graph. That needs the GPU. The checkpoint must be of the same network, seeing its images
     the same way; from an exported graph the weights come without PyTorch.
+
+    Options:
+        engine: TensorRT engine built with --refit or --strip-weights.
+        checkpoint: Checkpoint of the same network, or its exported ONNX file.
+        output: Engine folder to create. Default: replace ENGINE.
     """
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.commands import refit as refitting
@@ -48,10 +41,8 @@ def refit(
     with steps() as progress:
         manifest = refitting.refit(request, progress)
     built, source = manifest.built_with, manifest.contract.source
-    OUT.print(
-        f"[bold]{escape(str(request.output))}[/bold]  {escape(built.runtime().describe())}, "
-        f"{manifest.precision}, weights of {escape(source.file)}"
-    )
+    runtime = built.runtime().describe()
+    print_result(request.output, f"{runtime}, {manifest.precision}, weights of {source.file}")
     OUT.print(f"verified: {escape(describe_parity(manifest))}")
     backend = backend_named(manifest.backend)
     if isinstance(backend, RefittableBackend) and backend.why_not_refit(manifest.engine):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -14,11 +14,9 @@ if TYPE_CHECKING:
 
     from pconv_deploy.engines.shapes import Shape
 
-_PANEL = "TensorRT"
-
 
 def _option(*names: str, **more: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=_PANEL, **more)
+    return typer.Option(*names, rich_help_panel="TensorRT", **more)
 
 
 def _from_to(low: int, high: int) -> Callable[[str], int]:
@@ -38,112 +36,70 @@ def _capabilities(text: str) -> str:
     return text
 
 
-MinShapes = Annotated[
-    list[str] | None,
-    _option(
-        "--min-shapes",
-        metavar="BxHxW",
-        help="Smallest shape of a profile, batch x height x width. Repeat all three "
-        "options for more profiles. Default: --opt-shapes; without any of the "
-        "three, a ladder of batches and sizes.",
-    ),
-]
-OptShapes = Annotated[
-    list[str] | None,
-    _option("--opt-shapes", metavar="BxHxW", help="Shape to optimise a profile for."),
-]
-MaxShapes = Annotated[
-    list[str] | None,
-    _option(
-        "--max-shapes", metavar="BxHxW", help="Largest shape of a profile. Default: --opt-shapes."
-    ),
-]
-Workspace = Annotated[
-    int | None,
-    _option(
-        "--workspace",
-        metavar="MIB",
-        parser=_from_to(1, 1 << 20),
-        help="Maximum workspace in MiB. Default: all GPU memory.",
-    ),
-]
-TimingCacheFile = Annotated[
-    Path | None,
-    _option(
-        "--timing-cache-file",
-        metavar="FILE",
-        help="Timing cache: read at start, updated at the end; safe to share between processes.",
-    ),
-]
-OptimizationLevel = Annotated[
-    int | None,
-    _option(
-        "--builder-optimization-level",
-        metavar="0-5",
-        parser=_from_to(0, 5),
-        help="Builder effort: 0 builds fastest, 5 searches longest. Default: TensorRT's.",
-    ),
-]
-HardwareCompatibility = Annotated[
-    Literal["none", "ampere+", "same-compute-capability"] | None,
-    _option(
-        "--hardware-compatibility-level",
-        metavar="LEVEL",
-        help="Other GPUs that may open the engine: none, ampere+ or same-compute-capability. "
-        "Default: none.",
-    ),
-]
-VersionCompatible = Annotated[
-    bool,
-    _option(
-        "--version-compatible",
-        help="Allow later releases of the same major version to open the engine.",
-    ),
-]
-Refit = Annotated[
-    bool, _option("--refit", help="Allow weights to be replaced by `pconv-deploy refit`.")
-]
-StripWeights = Annotated[
-    bool, _option("--strip-weights", help="Build without weights; `pconv-deploy refit` adds them.")
-]
-Tf32 = Annotated[
-    bool, _option("--tf32", help="Allow fp32 convolutions to use TF32 (10-bit mantissa).")
-]
-Sparsity = Annotated[
-    Literal["disable", "enable"] | None,
-    _option(
-        "--sparsity",
-        metavar="MODE",
-        help="Use 2:4 structured sparsity where weights have it: enable or disable (default).",
-    ),
-]
-ProfilingVerbosity = Annotated[
-    Literal["none", "layer-names", "detailed"] | None,
-    _option(
-        "--profiling-verbosity",
-        metavar="LEVEL",
-        help="Layer information in the engine: none, layer-names or detailed. Default: detailed.",
-    ),
-]
-MaxAuxStreams = Annotated[
-    int | None,
-    _option(
-        "--max-aux-streams",
-        metavar="0-64",
-        parser=_from_to(0, 64),
-        help="Maximum auxiliary streams. Default: TensorRT's choice.",
-    ),
-]
-ComputeCapabilities = Annotated[
-    list[str] | None,
-    _option(
-        "--compute-capabilities",
-        metavar="X.Y",
-        parser=_capabilities,
-        help="tensorrt-rtx only: compute capability to compile for, such as 8.9. "
-        "Repeatable. Default: 8.0, 8.6, 8.9, 12.0 and later.",
-    ),
-]
+Flag = Annotated[bool, _option()]
+Shapes = Annotated[list[str] | None, _option(metavar="BxHxW")]
+
+
+@dataclass(frozen=True)
+class TensorRtArguments:
+    """Options of `build-engine` for TensorRT; fields as in `TensorRtOptions`, but for the shapes.
+
+    Options:
+        min_shapes: Smallest shape of a profile, batch x height x width. Repeat all three options
+            for more profiles. Default: --opt-shapes; without any of the three, a ladder of batches
+            and sizes.
+        opt_shapes: Shape to optimise a profile for.
+        max_shapes: Largest shape of a profile. Default: --opt-shapes.
+        workspace: Maximum workspace in MiB. Default: all GPU memory.
+        timing_cache: Timing cache: read at start, updated at the end; safe to share between
+            processes.
+        optimization_level: Builder effort: 0 builds fastest, 5 searches longest. Default:
+            TensorRT's.
+        hardware_compatibility: Other GPUs that may open the engine: none, ampere+ or
+            same-compute-capability. Default: none.
+        version_compatible: Allow later releases of the same major version to open the engine.
+        refit: Allow weights to be replaced by `pconv-deploy refit`.
+        strip_weights: Build without weights; `pconv-deploy refit` adds them.
+        tf32: Allow fp32 convolutions to use TF32 (10-bit mantissa).
+        sparsity: Use 2:4 structured sparsity where weights have it: enable or disable (default).
+        profiling_verbosity: Layer information in the engine: none, layer-names or detailed.
+            Default: detailed.
+        max_aux_streams: Maximum auxiliary streams. Default: TensorRT's choice.
+        compute_capabilities: tensorrt-rtx only: compute capability to compile for, such as 8.9.
+            Repeatable. Default: 8.0, 8.6, 8.9, 12.0 and later.
+    """
+
+    min_shapes: Shapes = None
+    opt_shapes: Shapes = None
+    max_shapes: Shapes = None
+    workspace: Annotated[int | None, _option(metavar="MIB", parser=_from_to(1, 1 << 20))] = None
+    timing_cache: Annotated[str | None, _option("--timing-cache-file", metavar="FILE")] = None
+    optimization_level: Annotated[
+        int | None,
+        _option("--builder-optimization-level", metavar="0-5", parser=_from_to(0, 5)),
+    ] = None
+    hardware_compatibility: Annotated[
+        Literal["none", "ampere+", "same-compute-capability"] | None,
+        _option("--hardware-compatibility-level", metavar="LEVEL"),
+    ] = None
+    version_compatible: Flag = False
+    refit: Flag = False
+    strip_weights: Flag = False
+    tf32: Flag = False
+    sparsity: Annotated[Literal["disable", "enable"] | None, _option(metavar="MODE")] = None
+    profiling_verbosity: Annotated[
+        Literal["none", "layer-names", "detailed"] | None, _option(metavar="LEVEL")
+    ] = None
+    max_aux_streams: Annotated[int | None, _option(metavar="0-64", parser=_from_to(0, 64))] = None
+    compute_capabilities: Annotated[
+        list[str] | None, _option(metavar="X.Y", parser=_capabilities)
+    ] = None
+
+    def options(self, recorded: "msgspec.Struct | None") -> "msgspec.Struct | None":
+        """Return the builder's options; what is not given is as `recorded`."""
+        given = asdict(self)
+        shapes = [given.pop(name) for name in ("min_shapes", "opt_shapes", "max_shapes")]
+        return tensorrt_options(shapes, given, recorded)
 
 
 def tensorrt_options(
@@ -177,7 +133,9 @@ def tensorrt_options(
             "needed --opt-shapes for every profile, the others for every profile or none"
         )
     # 0 is a choice, and equal to False.
-    chosen = {n: value for n, value in given.items() if value is not None and value is not False}
+    chosen = {
+        n: value for n, value in given.items() if value not in ([], None) and value is not False
+    }
     if listed := chosen.get("compute_capabilities"):
         chosen["compute_capabilities"] = list(dict.fromkeys(",".join(listed).split(",")))
     if not best and not chosen:

@@ -19,7 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pconv_deploy.cli.console import ERR, OUT, one_folder
+from pconv_deploy.cli.console import ERR, OUT, one_folder, print_result
+from pconv_deploy.cli.options import OptionalOutput
 from pconv_deploy.errors import UsageError, needs
 
 if TYPE_CHECKING:
@@ -29,49 +30,32 @@ _SHOWN = ("loss", "hole", "pictures/s", "validation hole L1 (%)", "unreadable pi
 
 
 def train(
-    run: Annotated[Path | None, typer.Argument(help="Output folder of the run.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Output folder, as an option.")
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(
-            "--config",
-            "-c",
-            help="Preset (paper-512, naoto-256, compact, mini) or TOML file; docs/training.md.",
-        ),
-    ] = None,
-    photos: Annotated[
-        str | None,
-        typer.Option(
-            "--photos", "--images", help="Folder of images, or pattern of WebDataset shards."
-        ),
-    ] = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option("--masks", "--holes", help="Folder of hole masks. Default: random holes."),
-    ] = None,
-    vgg16: Annotated[
-        Path | None, typer.Option(help="torchvision's VGG-16 weights, vgg16-397923af.pth.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Override a setting: data.size=256, batch=4.", metavar="KEY=VALUE"
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue from the last checkpoint of the run.")
-    ] = False,
-    any_ranks: Annotated[
-        bool, typer.Option("--any-ranks", help="Allow resuming with another number of processes.")
-    ] = False,
+    run: Annotated[Path | None, typer.Argument()] = None,
+    output: OptionalOutput = None,
+    config: Annotated[str | None, typer.Option("--config", "-c")] = None,
+    photos: Annotated[str | None, typer.Option("--photos", "--images")] = None,
+    masks: Annotated[Path | None, typer.Option("--masks", "--holes")] = None,
+    vgg16: Path | None = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
+    resume: bool = False,
+    any_ranks: bool = False,
 ) -> None:
     """Train a network; its checkpoint goes through `pconv-deploy export` as it is.
 
     For several GPUs: torchrun --nproc-per-node 6 -m pconv_deploy train RUN --config ...
     Interrupt it when you like: --resume goes on where it stopped, with several processes from
     the last checkpoint.
+
+    Options:
+        run: Output folder of the run.
+        output: Output folder, as an option.
+        config: Preset (paper-512, naoto-256, compact, mini) or TOML file; docs/training.md.
+        photos: Folder of images, or pattern of WebDataset shards.
+        masks: Folder of hole masks. Default: random holes.
+        vgg16: torchvision's VGG-16 weights, vgg16-397923af.pth.
+        settings: Override a setting: data.size=256, batch=4.
+        resume: Continue from the last checkpoint of the run.
+        any_ranks: Allow resuming with another number of processes.
     """
     with needs("pconv-deploy[train]"):
         from pconv_deploy.training.loop import train as run_training
@@ -96,7 +80,7 @@ def train(
             ERR.print(f"stopped; go on with: pconv-deploy train {folder} --resume", markup=False)
         raise
     if _leads():
-        OUT.print(f"[bold]{escape(str(network))}[/bold]  {resolved.network.describe()}")
+        print_result(network, resolved.network.describe())
         OUT.print(f"export it: pconv-deploy export {escape(str(network))} -o model.onnx")
 
 

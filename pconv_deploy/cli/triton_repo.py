@@ -1,63 +1,43 @@
 """`pconv-deploy triton-repo`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from pconv_deploy.cli.console import ERR, OUT
-from pconv_deploy.cli.options import Overwrite
+from pconv_deploy.cli.console import ERR, print_result
+from pconv_deploy.cli.options import Count, Engine, Output, Overwrite, between
 from pconv_deploy.errors import needs
+
+Numbers = Annotated[str | None, typer.Option(metavar="N,N")]
 
 
 def triton_repo(
-    engine: Annotated[
-        Path, typer.Argument(help="Engine folder, made by `pconv-deploy build-engine`.")
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", help="Model repository folder; other models in it are kept."
-        ),
-    ],
-    name: Annotated[
-        str | None,
-        typer.Option(help="Model name. Default: the engine folder's name without its suffix."),
-    ] = None,
-    max_batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1024,
-            help="Maximum batch size. Default: what every profile takes, or 4 without profiles.",
-        ),
-    ] = None,
-    max_queue_delay: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=10_000_000, help="Microseconds a request may wait for others. Default: 0."
-        ),
-    ] = None,
-    instances: Annotated[
-        int, typer.Option(min=1, max=64, help="Model instances per GPU, or on the CPU.")
-    ] = 1,
-    gpus: Annotated[
-        str | None, typer.Option(metavar="N,N", help="GPUs to use. Default: all.")
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, max=1024, help="CPU threads per instance. Default: all cores."),
-    ] = None,
-    profiles: Annotated[
-        str | None, typer.Option(metavar="N,N", help="TensorRT profiles to serve. Default: all.")
-    ] = None,
+    engine: Engine,
+    output: Output,
+    name: str | None = None,
+    max_batch_size: Count = None,
+    max_queue_delay: Annotated[int | None, between(0, 10_000_000)] = None,
+    instances: Annotated[int, between(1, 64)] = 1,
+    gpus: Numbers = None,
+    threads: Count = None,
+    profiles: Numbers = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Put an engine into a model repository of NVIDIA's Triton Inference Server.
 
     Writes OUTPUT/NAME/1/ with the engine, and OUTPUT/NAME/config.pbtxt: shapes, dynamic batching,
     instances, warm-up, CUDA graphs. Engines for TensorRT and for ONNX Runtime can be served.
+
+    Options:
+        output: Model repository folder; other models in it are kept.
+        name: Model name. Default: the engine folder's name without its suffix.
+        max_batch_size: Maximum batch size. Default: what every profile takes, or 4 without
+            profiles.
+        max_queue_delay: Microseconds a request may wait for others. Default: 0.
+        instances: Model instances per GPU, or on the CPU.
+        gpus: GPUs to use. Default: all.
+        threads: CPU threads per instance. Default: all cores.
+        profiles: TensorRT profiles to serve. Default: all.
     """
     with needs("pconv-deploy[onnxruntime]"):
         from pconv_deploy.triton.configuration import ServeOptions
@@ -72,7 +52,7 @@ def triton_repo(
         profiles=_numbers(profiles, "--profiles"),
     )
     served = write_model(engine, output, options, name=name, overwrite=overwrite)
-    OUT.print(f"[bold]{escape(str(served.folder))}[/bold]  {served.platform}")
+    print_result(served.folder, served.platform)
     for note in served.notes:
         ERR.print(f"note: {note}", markup=False)
 

@@ -1,42 +1,29 @@
 """`pconv-deploy verify`."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from pconv_deploy.cli.console import (
-    ERR,
-    OUT,
-    print_json,
-    progress_bar,
-    silence_pillow,
-)
-from pconv_deploy.cli.mask_options import (
-    Convention,
-    MaskConvention,
-    MaskThreshold,
-    mask_rule,
-)
+from pconv_deploy.cli.console import ERR, OUT, counted, print_json, silence_pillow
 from pconv_deploy.cli.options import (
     JsonOutput,
+    MaskOptions,
     MaxMegapixels,
+    OptionalSize,
     Overwrite,
-    Size,
     WeightsKey,
-    size_option,
+    between,
 )
 from pconv_deploy.errors import ParityError, UsageError, needs
 
 if TYPE_CHECKING:
     from pconv_deploy.verification.candidates import CandidateFacts
     from pconv_deploy.verification.measures import ClassResult, Difference
-    from pconv_deploy.verification.results import Verification, VerifyRequest, VerifyResult
-
+    from pconv_deploy.verification.results import Verification, VerifyResult
 
 # Three lines, so that each stands alone and all fit into 80 columns; in and out of the hole.
 _TITLES = (
@@ -52,63 +39,20 @@ _TITLES = (
 _NOTHING = "-"
 
 
-class Dtype(StrEnum):
-    """Of a checkpoint's computation."""
-
-    FP64 = "fp64"
-    FP32 = "fp32"
-
-
 def verify(
-    a: Annotated[Path, typer.Argument(help="Checkpoint, exported ONNX file or engine folder.")],
-    b: Annotated[
-        Path,
-        typer.Argument(help="The one to compare with A: checkpoint, ONNX file or engine folder."),
-    ],
-    photos: Annotated[
-        Path | None,
-        typer.Option(
-            "--photos",
-            "--images",
-            help="Image file or folder (searched recursively) to fill. Default: synthetic "
-            "patterns.",
-        ),
-    ] = None,
-    holes: Annotated[
-        Path | None,
-        typer.Option("--holes", "--masks", help="Folder of hole masks. Default: random holes."),
-    ] = None,
-    mask_convention: MaskConvention = Convention.HOLE_WHITE,
-    mask_threshold: MaskThreshold = None,
-    size: Annotated[
-        Size | None,
-        size_option(
-            help="Height x width: photos are scaled and cropped, masks are stretched. "
-            "Default: the fixed size, or the smallest possible from 256."
-        ),
-    ] = None,
-    count: Annotated[
-        int, typer.Option(min=1, max=1000, help="Holes per class of hole area (6 classes).")
-    ] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
-    dtype: Annotated[Dtype, typer.Option(help="Precision in which a checkpoint is computed.")] = (
-        Dtype.FP64
-    ),
+    a: Path,
+    b: Path,
+    *,
+    photos: Annotated[Path | None, typer.Option("--photos", "--images")] = None,
+    holes: Annotated[Path | None, typer.Option("--holes", "--masks")] = None,
+    mask_options: MaskOptions,
+    size: OptionalSize = None,
+    count: Annotated[int, between(1, 1000)] = 3,
+    seed: Annotated[int, between(0)] = 0,
+    dtype: Literal["fp64", "fp32"] = "fp64",
     weights_key: WeightsKey = None,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Allowed relative error. Default: that of the lower precision of the two.",
-        ),
-    ] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(
-            help="Image file to write: the case with the largest difference, and a difference map."
-        ),
-    ] = None,
+    tolerance: Annotated[float | None, between(0, 1)] = None,
+    picture: Path | None = None,
     overwrite: Overwrite = False,
     json_output: JsonOutput = False,
     max_megapixels: MaxMegapixels = 8.4,
@@ -119,10 +63,26 @@ def verify(
     optimisation, an engine by its runtime. Both fill the same pictures through holes of the
     paper's six areas, none, all, one pixel and all but one. The exit code is 0 within the
     tolerance and 4 beyond it.
+
+    Options:
+        a: Checkpoint, exported ONNX file or engine folder.
+        b: The one to compare with A: checkpoint, ONNX file or engine folder.
+        photos: Image file or folder (searched recursively) to fill. Default: synthetic patterns.
+        holes: Folder of hole masks. Default: random holes.
+        size: Height x width: photos are scaled and cropped, masks are stretched. Default: the
+            fixed size, or the smallest possible from 256.
+        count: Holes per class of hole area (6 classes).
+        seed: Random seed.
+        dtype: Precision in which a checkpoint is computed.
+        tolerance: Allowed relative error. Default: that of the lower precision of the two.
+        picture: Image file to write: the case with the largest difference, and a difference map.
+        max_megapixels: Maximum image size in megapixels; larger images are refused before
+            decoding. 1 megapixel takes about 1.1 GiB.
     """
     with needs("pconv-deploy"):
         from pconv_deploy.verification.pictures import PictureOptions
         from pconv_deploy.verification.results import VerifyRequest
+        from pconv_deploy.verification.run import verify as run
 
     silence_pillow()
     if picture is not None:
@@ -130,12 +90,12 @@ def verify(
     request = VerifyRequest(
         a=a,
         b=b,
-        dtype="fp64" if dtype is Dtype.FP64 else "fp32",
+        dtype=dtype,
         weights_key=weights_key,
         pictures=PictureOptions(
             photos=photos,
             holes=holes,
-            mask_rule=mask_rule(mask_convention, mask_threshold),
+            mask_rule=mask_options.rule(),
             count=count,
             seed=seed,
             max_pixels=int(max_megapixels * 1e6),
@@ -143,8 +103,9 @@ def verify(
         size=size,
         tolerance=tolerance,
     )
-    outcome = _with_progress(request)
-    _tell(outcome, picture, json_output=json_output)
+    with counted("verifying") as progress:
+        result = run(request, progress)
+    _report(result, picture, json_output=json_output)
 
 
 def _require_free(picture: Path, overwrite: bool) -> None:
@@ -156,16 +117,7 @@ def _require_free(picture: Path, overwrite: bool) -> None:
         raise UsageError(f"{picture} already exists; pass --overwrite to replace it")
 
 
-def _with_progress(request: "VerifyRequest") -> "VerifyResult":
-    from pconv_deploy.verification.run import verify as run
-
-    with progress_bar("verifying") as progress:
-        task = progress.add_task("", total=None)
-        return run(request, lambda done, of: progress.update(task, completed=done, total=of))
-
-
-def _tell(outcome: "VerifyResult", picture: Path | None, *, json_output: bool) -> None:
-
+def _report(outcome: "VerifyResult", picture: Path | None, *, json_output: bool) -> None:
     verification = outcome.verification
     for warning in verification.warnings:
         ERR.print(f"[yellow]warning:[/yellow] {escape(warning)}")
@@ -179,8 +131,7 @@ def _tell(outcome: "VerifyResult", picture: Path | None, *, json_output: bool) -
 
         names = (verification.a.path, verification.b.path)
         save_image(picture, worst_picture(outcome.worst, names))
-        # Whoever reads JSON on stdout reads nothing else there.
-        console = ERR if json_output else OUT
+        console = ERR if json_output else OUT  # stdout holds JSON alone
         console.print(f"[bold]{escape(str(picture))}[/bold]  {escape(outcome.worst.result.name)}")
     try:
         verification.require_success()

@@ -1,7 +1,6 @@
 """Build an engine from a checkpoint, an exported graph or another engine."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,74 +66,56 @@ def build_engine(  # noqa: PLR0913  what people call, with one keyword for each 
         raise UsageError(
             f"found no name for the engine of {source}; needed -o, such as -o {source.stem}.engine"
         )
-    graph_file = Path(keep_graph) if keep_graph else None
-    files = _Files(source, Path(output), graph_file, overwrite, command)
+    output, kept = Path(output), Path(keep_graph) if keep_graph else None
     options = options or BuildOptions()
-    _check_before_work(files, options)
-    return _from_checkpoint(files, options, export, progress)
+    _check_before_work(source, [output, *([kept] if kept else [])], options, overwrite=overwrite)
+    with scratch_folder() as scratch:
+        graph = kept or scratch / "model.onnx"
+        _export_graph(source, graph, output, export, overwrite=overwrite, progress=progress)
+        return folder.build_engine(
+            graph, output, options, overwrite=overwrite, command=command, progress=progress
+        )
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Paths of input and outputs; `graph` is None if the ONNX file is not kept.
-
-    command  what was typed to ask for it
-    """
-
-    checkpoint: Path
-    engine: Path
-    graph: Path | None
-    overwrite: bool
-    command: str
-
-
-def _check_before_work(files: _Files, options: BuildOptions) -> None:
+def _check_before_work(
+    checkpoint: Path, outputs: Sequence[Path], options: BuildOptions, *, overwrite: bool
+) -> None:
     """Check everything possible before the export, which takes minutes."""
     backend = backend_named(options.backend, options.backend_options)
     backend.runtime()
     if options.calibration:
         require_folders(options.calibration)
     refuse_precision(backend, options.precision or "fp32", options, quantised=False)
-    with needs("pconv-deploy[export]", what=f"exporting {files.checkpoint}"):
+    with needs("pconv-deploy[export]", what=f"exporting {checkpoint}"):
         from pconv_deploy.export.checkpoint_to_onnx import refuse_existing
-    places = [place for place in (files.engine, files.graph) if place]
-    if len({place.resolve() for place in (files.checkpoint, *places)}) <= len(places):
+    if len({path.resolve() for path in (checkpoint, *outputs)}) <= len(outputs):
         raise UsageError("the checkpoint, the engine and the graph need names of their own")
-    for place in places:
-        refuse_existing(place, files.overwrite)
+    for path in outputs:
+        refuse_existing(path, overwrite)
 
 
-def _from_checkpoint(
-    files: _Files,
-    options: BuildOptions,
+def _export_graph(
+    checkpoint: Path,
+    graph: Path,
+    engine: Path,
     export: "ExportOptions | None",
+    *,
+    overwrite: bool,
     progress: Callable[[str], None],
-) -> Manifest:
-    from pconv_deploy.export.checkpoint_to_onnx import (
-        ExportOptions,
-        load_target,
-        verified_graph,
-        write_graph,
-    )
+) -> None:
+    """Write a checkpoint's graph; if it differs from the checkpoint, it is kept beside `engine`."""
+    from pconv_deploy.export import checkpoint_to_onnx as exporter
 
-    export = export or ExportOptions()
+    export = export or exporter.ExportOptions()
     if export.precision != "fp32":
         raise UsageError(
             f"found an export in {export.precision}; say the engine's precision instead, for which "
             "the graph is exported in fp32"
         )
-    target = load_target(files.checkpoint, export, progress)
-    model, result = verified_graph(target, files.engine, export, explain=False, progress=progress)
+    target = exporter.load_target(checkpoint, export, progress)
+    model, result = exporter.verified_graph(
+        target, engine, export, explain=False, progress=progress
+    )
     for note in result.notes:
         progress(f"note: {note}")
-    with scratch_folder() as scratch:
-        graph = files.graph or scratch / "model.onnx"
-        write_graph(model, graph, overwrite=files.overwrite)
-        return folder.build_engine(
-            graph,
-            files.engine,
-            options,
-            overwrite=files.overwrite,
-            command=files.command,
-            progress=progress,
-        )
+    exporter.write_graph(model, graph, overwrite=overwrite)

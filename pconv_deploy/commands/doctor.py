@@ -2,7 +2,6 @@
 
 import contextlib
 import platform
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
@@ -15,39 +14,20 @@ from pconv_deploy.parity import PRECISIONS
 
 # Of the runtimes; their packages may have the name of a release of CUDA behind their own.
 _RUNTIMES = ("cuda-bindings", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
-# What each capability needs, and the extra that brings it.
-CAPABILITIES: dict[str, tuple[Sequence[str], str]] = {
-    "masks": (("matplotlib", "opencv-python-headless"), "pconv-deploy[masks]"),
+# Commands, the extra that brings what each needs, and those packages.
+CAPABILITIES = {
+    "masks": ("masks", "matplotlib opencv-python-headless"),
     "train": (
-        (
-            "torch",
-            "safetensors",
-            "lightning-fabric",
-            "tensorboard",
-            "matplotlib",
-            "opencv-python-headless",
-        ),
-        "pconv-deploy[train]",
+        "train",
+        "torch safetensors lightning-fabric tensorboard matplotlib opencv-python-headless",
     ),
-    "build-engine": (("onnx", "onnxruntime"), "pconv-deploy[onnxruntime]"),
-    "int8 engines": (("onnx", "onnxruntime", "nncf"), "pconv-deploy[int8,onnxruntime]"),
-    "export": (
-        ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"),
-        "pconv-deploy[export]",
-    ),
-    "evaluate": (
-        ("scikit-image", "opencv-python-headless", "PyPatchMatch"),
-        "pconv-deploy[evaluate]",
-    ),
-    "serve": (
-        ("starlette", "uvicorn", "prometheus-client", "python-multipart"),
-        "pconv-deploy[serve]",
-    ),
-    "triton-repo": ((), "pconv-deploy"),
-    "demo": (
-        ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime", "jinja2"),
-        "pconv-deploy[demo]",
-    ),
+    "build-engine": ("onnxruntime", "onnx onnxruntime"),
+    "int8 engines": ("int8,onnxruntime", "onnx onnxruntime nncf"),
+    "export": ("export", "torch safetensors onnx onnxscript onnxruntime"),
+    "evaluate": ("evaluate", "scikit-image opencv-python-headless PyPatchMatch"),
+    "serve": ("serve", "starlette uvicorn prometheus-client python-multipart"),
+    "triton-repo": ("", ""),
+    "demo": ("demo", "torch safetensors onnx onnxscript onnxruntime jinja2"),
 }
 
 
@@ -79,7 +59,9 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 def diagnose() -> Diagnosis:
     """Look at what is installed; import only what a backend needs to say that it works."""
     backends = tuple(map(_backend, BACKENDS))
-    names = {name for needed, _ in CAPABILITIES.values() for name in needed}
+    working = {backend.name for backend in backends if backend.works}
+    refittable = {backend.name for backend in BACKENDS if isinstance(backend, RefittableBackend)}
+    names = {name for _, needed in CAPABILITIES.values() for name in needed.split()}
     return Diagnosis(
         pconv_deploy=version("pconv-deploy"),
         python=platform.python_version(),
@@ -88,8 +70,14 @@ def diagnose() -> Diagnosis:
         packages={name: _version(name) for name in sorted({*names, *_RUNTIMES, "numpy", "pillow"})},
         commands=(
             *(_command(name, *need) for name, need in CAPABILITIES.items()),
-            _infer(backends),
-            _refit(backends),
+            # One runtime is enough, for engines built for it.
+            _with_engines(
+                "infer", working, "lacks a runtime: pip install 'pconv-deploy[onnxruntime]'"
+            ),
+            # Weights are swapped on the GPU that runs the engine.
+            _with_engines(
+                "refit", working & refittable, "lacks TensorRT on a GPU, see the backends"
+            ),
         ),
         backends=backends,
     )
@@ -115,32 +103,19 @@ def _installed(package: str) -> bool:
     return any(_version(name) for name in (package, f"{package}-gpu"))
 
 
-def _command(name: str, packages: Sequence[str], extra: str) -> Finding:
-    missing = [package for package in packages if not _installed(package)]
-    if not missing:
-        return Finding(name=name, works=True, detail="all packages installed")
+def _command(name: str, extra: str, packages: str) -> Finding:
+    missing = [package for package in packages.split() if not _installed(package)]
+    detail = f"lacks {', '.join(missing)}: pip install 'pconv-deploy[{extra}]'"
     return Finding(
-        name=name, works=False, detail=f"lacks {', '.join(missing)}: pip install '{extra}'"
+        name=name, works=not missing, detail=detail if missing else "all packages installed"
     )
 
 
-def _infer(backends: Sequence[Finding]) -> Finding:
-    """One runtime is enough, for engines built for it."""
-    working = [backend.name for backend in backends if backend.works]
-    if working:
-        return Finding(name="infer", works=True, detail=f"engines of {', '.join(working)}")
-    return Finding(
-        name="infer", works=False, detail="lacks a runtime: pip install 'pconv-deploy[onnxruntime]'"
-    )
-
-
-def _refit(backends: Sequence[Finding]) -> Finding:
-    """Weights are swapped on the GPU that runs the engine."""
-    able = {backend.name for backend in BACKENDS if isinstance(backend, RefittableBackend)}
-    working = [b.name for b in backends if b.works and b.name in able]
-    if working:
-        return Finding(name="refit", works=True, detail=f"engines of {', '.join(working)}")
-    return Finding(name="refit", works=False, detail="lacks TensorRT on a GPU, see the backends")
+def _with_engines(name: str, backends: set[str], otherwise: str) -> Finding:
+    """Return whether a command works, which needs one of the backends."""
+    named = ", ".join(b.name for b in BACKENDS if b.name in backends)
+    detail = f"engines of {named}" if backends else otherwise
+    return Finding(name=name, works=bool(backends), detail=detail)
 
 
 def _backend(backend: Backend) -> Finding:

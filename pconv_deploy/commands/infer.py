@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 from PIL import Image
 
@@ -60,6 +59,9 @@ class _Loaded:
     notes: Sequence[Note]
 
 
+_Batch = list[tuple[FileResult, Future[None] | None]]  # results, and the writing of their files
+
+
 def fill_jobs(
     inpainter: Inpainter, jobs: Sequence[Job], options: FillOptions | None = None
 ) -> Generator[FileResult]:
@@ -91,7 +93,7 @@ def _outcomes(
 
     files = ThreadPoolExecutor(max_workers=2, thread_name_prefix="pconv-files")
     engines = ThreadPoolExecutor(max_workers=options.at_once, thread_name_prefix="pconv-engine")
-    batches: deque[Future[list[_Done]]] = deque()
+    batches: deque[Future[_Batch]] = deque()
     try:
         for start in range(0, len(jobs), options.batch):
             loading = {job: files.submit(load, job) for job in jobs[start : start + options.batch]}
@@ -106,61 +108,46 @@ def _outcomes(
         files.shutdown(wait=True, cancel_futures=True)
 
 
-class _Done(NamedTuple):
-    """What became of a job; its output is on disk when `written` is done."""
-
-    job: Job
-    error: PConvError | None = None
-    loaded: _Loaded | None = None
-    written: Future[None] | None = None
-
-
 def _run_batch(
     inpainter: Inpainter,
     loading: Mapping[Job, Future[_Loaded]],
     save: Callable[[Job, Image.Image], Future[None]],
-) -> list[_Done]:
+) -> _Batch:
     """Wait for a batch's files, fill them, and begin to write what was filled."""
     loaded: dict[Job, _Loaded] = {}
-    done: list[_Done] = []
+    done: _Batch = []
     for job, future in loading.items():
         try:
             loaded[job] = future.result()
         except PConvError as error:
-            done.append(_Done(job, error))
-    for job, pixels in _fill(inpainter, loaded):
+            done.append((FileResult(job, error), None))
+    for (job, item), pixels in zip(loaded.items(), _fill(inpainter, loaded), strict=True):
         if isinstance(pixels, EngineError):
-            done.append(_Done(job, pixels))
+            done.append((FileResult(job, pixels), None))
         else:
-            picture = like(loaded[job].image, pixels)
-            done.append(_Done(job, None, loaded[job], save(job, picture)))
+            result = FileResult(job, had_hole=bool(item.prepared.hole.any()), notes=item.notes)
+            done.append((result, save(job, like(item.image, pixels))))
     return done
 
 
-def _written(batch: Sequence[_Done]) -> Iterator[FileResult]:
+def _written(batch: _Batch) -> Iterator[FileResult]:
     """Wait until the files of a batch are on disk."""
-    for job, error, loaded, written in batch:
-        if loaded is None or written is None:
-            yield FileResult(job, error=error)
-            continue
+    for result, writing in batch:
         try:
-            written.result()
+            if writing:
+                writing.result()
         except InputError as refused:
-            yield FileResult(job, error=refused)
+            yield FileResult(result.job, refused)
         else:
-            had_hole = bool(loaded.prepared.hole.any())
-            yield FileResult(job, had_hole=had_hole, notes=loaded.notes)
+            yield result
 
 
-def _fill(
-    inpainter: Inpainter, loaded: dict[Job, _Loaded]
-) -> list[tuple[Job, Pixels | EngineError]]:
-    prepared = [item.prepared for item in loaded.values()]
+def _fill(inpainter: Inpainter, loaded: Mapping[Job, _Loaded]) -> list[Pixels | EngineError]:
     try:
-        return list(zip(loaded, inpainter.fill(prepared), strict=True))
+        return [*inpainter.fill([item.prepared for item in loaded.values()])]
     except EngineError:
         # One image too large for the memory must not take its neighbours along.
-        return [(job, _fill_alone(inpainter, job, item)) for job, item in loaded.items()]
+        return [_fill_alone(inpainter, job, item) for job, item in loaded.items()]
 
 
 def _fill_alone(inpainter: Inpainter, job: Job, item: _Loaded) -> Pixels | EngineError:

@@ -1,6 +1,7 @@
 """Collect the facts of a checkpoint, an exported graph or an engine."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from pconv_deploy.engines.proof import describe_proofs
 from pconv_deploy.engines.registry import BACKENDS
 from pconv_deploy.engines.tuning import Tuning
 from pconv_deploy.engines.windows.entry import describe_windows
-from pconv_deploy.errors import EngineError, InputError, MissingRuntimeError, Remedy, UsageError
+from pconv_deploy.errors import EngineError, InputError, Remedy, UsageError, needs
 from pconv_deploy.file_types import is_graph
 from pconv_deploy.graphs.file import read_graph
 
@@ -93,7 +94,7 @@ def _engine_facts(folder: Path) -> Facts:
 
 
 def _memory(memory: MemoryUse) -> str:
-    """What a run takes beside the engine, measured when it was built."""
+    """Return what a run takes beside the engine, measured when it was built."""
     fixed, per_megapixel = (count / 2**20 for count in (memory.fixed, memory.per_pixel * 1e6))
     return f"a run takes {fixed:.0f} MiB and {per_megapixel:.0f} MiB for each megapixel"
 
@@ -190,19 +191,10 @@ def _graph_facts(path: Path) -> Facts:
 
 
 def _checkpoint_facts(path: Path, weights_key: str | None) -> Facts:
-    try:
+    with needs("pconv-deploy[export]", what="reading checkpoints"):
         from pconv_deploy.checkpoints.native import read_header
-    except ModuleNotFoundError as error:
-        raise MissingRuntimeError(
-            f"reading checkpoints needs {error.name}: pip install 'pconv-deploy[export]'"
-        ) from error
     header = read_header(path, weights_key=weights_key)
-    parameters = 0
-    for shape in header.shapes.values():
-        count = 1
-        for side in shape:
-            count *= side
-        parameters += count
+    parameters = sum(map(math.prod, header.shapes.values()))
     return {
         "what": "checkpoint",
         "of": header.family.describe(),

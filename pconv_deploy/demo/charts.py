@@ -1,7 +1,7 @@
 """Bars of the demo's report: one chart for speed, memory, size and quality each."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pconv_deploy.benchmark.run import Timing
@@ -9,7 +9,6 @@ from pconv_deploy.demo.fills import TELEA
 from pconv_deploy.demo.results import WIDE, DemoResult, spread
 
 Role = Literal["main", "engine", "torch", "classical"]
-MIB = 2**20
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "PyTorch eager": "PyTorch"}
 
@@ -76,25 +75,38 @@ def _role(contender: str, result: DemoResult) -> Role:
     return "engine" if contender in result.manifests else "torch"
 
 
+def _bars(
+    result: DemoResult, values: Mapping[str, float | None], form: str, longest: float | None = None
+) -> Iterator[Bar]:
+    """Return a bar for each contender that has a value; `form` says how the value is written."""
+    known = {name: value for name, value in values.items() if value}
+    longest = longest or max(known.values(), default=1.0)
+    for name, value in known.items():
+        yield Bar(
+            name=display_name(name),
+            role=_role(name, result),
+            length=100 * value / longest,
+            value=form.format(value),
+        )
+
+
 def _speed(result: DemoResult) -> Chart:
     timings = result.bench.contenders
     longest = max(t.ratio_p90 or 1.0 for t in timings)
+    bars = _bars(result, {t.name: t.ratio or 1.0 for t in timings}, "{:.1f}×", longest)
     return Chart(
         "Speed",
         f"How many times faster than PyTorch, {result.bench.height}×{result.bench.width} pixels. "
         "Longer is better; the line spans the 10th to 90th percentile of the rounds.",
-        tuple(_speed_bar(t, longest, result) for t in timings),
+        tuple(_with_spread(*pair, longest, result) for pair in zip(bars, timings, strict=True)),
     )
 
 
-def _speed_bar(timing: Timing, longest: float, result: DemoResult) -> Bar:
-    ratio = timing.ratio or 1.0
+def _with_spread(bar: Bar, timing: Timing, longest: float, result: DemoResult) -> Bar:
     whisker = timing.name != result.reference.name
-    return Bar(
-        name=display_name(timing.name),
-        role=_role(timing.name, result),
-        length=100 * ratio / longest,
-        value=f"{ratio:.1f}×",
+    ratio = timing.ratio or 1.0
+    return replace(
+        bar,
         detail=f"{timing.p50:.0f} ms",
         low=100 * (timing.ratio_p10 or ratio) / longest if whisker else None,
         high=100 * (timing.ratio_p90 or ratio) / longest if whisker else None,
@@ -103,43 +115,29 @@ def _speed_bar(timing: Timing, longest: float, result: DemoResult) -> Bar:
 
 
 def _memory(result: DemoResult) -> Chart:
-    peaks = [(t.name, t.peak_mib) for t in result.bench.contenders if t.peak_mib]
-    longest = max((peak for _, peak in peaks), default=1.0)
+    peaks = {t.name: t.peak_mib for t in result.bench.contenders}
     return Chart(
         "Memory",
         "Peak of a process that fills one such photo and does nothing else, Python and libraries "
         "included. Shorter is better.",
-        tuple(
-            Bar(
-                name=display_name(name),
-                role=_role(name, result),
-                length=100 * peak / longest,
-                value=f"{peak:.0f} MiB",
-            )
-            for name, peak in peaks
-        ),
+        tuple(_bars(result, peaks, "{:.0f} MiB")),
     )
 
 
 def _size(result: DemoResult) -> Chart:
-    def bars() -> Iterator[Bar]:
-        sizes = {name: engine_mib(result, name) for name in result.manifests}
-        longest = max(needed + kept for needed, kept in sizes.values())
-        for name, (needed, kept) in sizes.items():
-            yield Bar(
-                name=display_name(name),
-                role=_role(name, result),
-                length=100 * needed / longest,
-                more=100 * kept / longest,
-                value=f"{needed:.1f} MiB",
-                detail=f"+ {kept:.1f}",
-            )
-
+    sizes = {name: engine_mib(result, name) for name in result.manifests}
+    longest = max(needed + kept for needed, kept in sizes.values())
+    bars = _bars(
+        result, {name: needed for name, (needed, _) in sizes.items()}, "{:.1f} MiB", longest
+    )
     return Chart(
         "Size on disk",
         "What running the engine takes. The paler part is kept to prove it on other machines and "
         "to build it again; it may be deleted. Shorter is better.",
-        tuple(bars()),
+        tuple(
+            replace(bar, more=100 * kept / longest, detail=f"+ {kept:.1f}")
+            for bar, (_, kept) in zip(bars, sizes.values(), strict=True)
+        ),
     )
 
 
@@ -147,25 +145,15 @@ def engine_mib(result: DemoResult, contender: str) -> tuple[float, float]:
     """MiB of an engine's files that running it needs, and of those that are kept beside them."""
     manifest = result.manifests[contender]
     needed, kept = (
-        sum(file.size for file in some.values()) / MIB for some in (manifest.files, manifest.kept)
+        sum(file.size for file in some.values()) / 2**20 for some in (manifest.files, manifest.kept)
     )
     return needed, kept
 
 
 def _quality(result: DemoResult) -> Chart:
-    found = [(name, score.psnr) for name, score in result.scores.items() if score.psnr]
-    longest = max((psnr for _, psnr in found), default=1.0)
     return Chart(
         "Quality",
         f"PSNR in the holes of the {len(result.photos)} photos above, against the original "
         "photos. Longer is better.",
-        tuple(
-            Bar(
-                name=display_name(name),
-                role=_role(name, result),
-                length=100 * psnr / longest,
-                value=f"{psnr:.2f} dB",
-            )
-            for name, psnr in found
-        ),
+        tuple(_bars(result, {n: score.psnr for n, score in result.scores.items()}, "{:.2f} dB")),
     )

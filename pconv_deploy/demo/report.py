@@ -3,9 +3,10 @@
 import base64
 import io
 import shlex
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -50,13 +51,13 @@ def write_report(path: Path, result: DemoResult) -> None:
         photos=[_shown(photo, result) for photo in result.photos],
         charts=charts(result),
         evidence=zip(_EVIDENCE, (result.exactness, *result.parities), strict=True),
-        commands=_commands(result.engine),
+        engine=shlex.quote(str(result.engine)),
         credits=CREDITS,
         style=_part("report.css"),
         script=_part("report.js"),
     )
-    with atomic_file(path) as partial:
-        partial.write_text(html, encoding="utf-8")
+    with atomic_file(path) as page:
+        page.write_text(html, encoding="utf-8")
 
 
 def _fastest(result: DemoResult) -> Timing | None:
@@ -77,52 +78,27 @@ def _part(name: str) -> Markup:
 
 def _shown(photo: DemoPhoto, result: DemoResult) -> dict[str, Any]:
     """The pictures of one photo as data URLs, with what is said of it."""
+    lossless = partial(_encoded, kind="webp", lossless=True)  # the page zooms in to single pixels
+    # White where the hole is, transparent elsewhere.
+    hole = _encoded(Image.fromarray(photo.hole), "png", transparency=0, optimize=True)
     return {
         "name": photo.name,
         "width": photo.photo.width,
         "height": photo.photo.height,
         "share": float(photo.hole.mean()),
         "original": _url("jpeg", photo_file(photo.name)),
-        "hole": _hole_url(photo),
-        "filled": _picture_url(photo.filled),
-        "telea": photo.by_telea and _picture_url(photo.by_telea),
+        "hole": hole,
+        "filled": lossless(photo.filled),
+        "telea": photo.by_telea and lossless(photo.by_telea),
         "psnr": {name: found.photo_psnr(photo.name) for name, found in result.scores.items()},
     }
 
 
-def _picture_url(picture: Image.Image) -> str:
-    """Without loss: the page zooms in as far as single pixels."""
+def _encoded(picture: Image.Image, kind: str, **options: Any) -> str:
     stream = io.BytesIO()
-    picture.save(stream, "WEBP", lossless=True)
-    return _url("webp", stream.getvalue())
+    picture.save(stream, kind, **options)
+    return _url(kind, stream.getvalue())
 
 
-def _hole_url(photo: DemoPhoto) -> str:
-    """White where the hole is, transparent elsewhere."""
-    stream = io.BytesIO()
-    Image.fromarray(photo.hole).save(stream, "PNG", transparency=0, optimize=True)
-    return _url("png", stream.getvalue())
-
-
-def _url(kind: Literal["jpeg", "webp", "png"], content: bytes) -> str:
+def _url(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _commands(engine: Path) -> list[tuple[str, str]]:
-    """What to do next, and the command."""
-    name = shlex.quote(str(engine))
-    return [
-        (
-            "Paint holes in a browser: start a server with this engine and open the page it names.",
-            f"pconv-deploy serve {name}",
-        ),
-        (
-            "Fill photos of your own. White pixels of a mask are filled; "
-            "a folder of photos takes a folder of masks.",
-            f"pconv-deploy infer {name} photo.jpg mask.png -o filled.jpg",
-        ),
-        (
-            "Build an engine from a checkpoint of your own.",
-            "pconv-deploy build-engine checkpoint.pth -o my.engine",
-        ),
-    ]

@@ -3,7 +3,6 @@
 import datetime
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,82 +11,68 @@ from PIL import Image
 
 from pconv_deploy.assets.network import CAVEAT, copy_network
 from pconv_deploy.contract import NETWORK_FILE
-from pconv_deploy.demo.engines import BESIDE, MAIN, Kind, build_beside, contender
-from pconv_deploy.demo.exactness import compare_with_float64
+from pconv_deploy.demo.engines import (
+    BESIDE,
+    MAIN,
+    Kind,
+    build_beside,
+    compare_with_float64,
+    contender,
+)
 from pconv_deploy.demo.fills import TELEA, fill_photos, score_fills
 from pconv_deploy.demo.measuring import MeasureRequest, measure
 from pconv_deploy.demo.report import write_report
 from pconv_deploy.demo.results import DemoPhoto, DemoResult
 from pconv_deploy.engines.folder import build_engine
-from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
+from pconv_deploy.engines.manifest import Manifest
+from pconv_deploy.export.checkpoint_to_onnx import ExportResult, export_checkpoint
 from pconv_deploy.files import atomic_file
 from pconv_deploy.images.contact_sheet import write_contact_sheet
 
 _PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "opencv-python-headless")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoOptions:
-    """How much is done.
-
-    own_checkpoint  None takes the network that comes with the package
-    rounds          of the speed comparison
-    beside          engines beside the demo's own
-    memory          measure the peak memory of each
-    """
-
-    own_checkpoint: Path | None = None
-    rounds: int = 11
-    beside: Sequence[Kind] = BESIDE
-    memory: bool = True
-
-
 def run_demo(
     folder: Path,
-    options: DemoOptions | None = None,
+    own_checkpoint: Path | None = None,
     *,
+    rounds: int = 11,
+    beside: Sequence[Kind] = BESIDE,
+    memory: bool = True,
     progress: Callable[[str], None] = lambda _step: None,
 ) -> DemoResult:
     """Go the whole way in `folder`, replacing what an earlier run left there.
 
     Args:
         folder: for everything.
-        options: how much is done.
+        own_checkpoint: None takes the network that comes with the package.
+        rounds: of the speed comparison.
+        beside: engines beside the demo's own.
+        memory: measure the peak memory of each.
         progress: is told each step.
 
     Raises:
         PConvError: any step's own error. Engines beside the demo's own may fail: the report says
             why.
     """
-    options = options or DemoOptions()
     load = os.getloadavg()[0]
     graph, engine, main = folder / "model.onnx", folder / "model.engine", contender(MAIN)
-    checkpoint, caveat = _network(folder, options.own_checkpoint)
-    exported = export_checkpoint(
-        checkpoint, graph, overwrite=True, progress=lambda step: progress(f"export: {step}")
-    )
-    built = build_engine(
-        graph, engine, overwrite=True, progress=lambda step: progress(f"build {main}: {step}")
-    )
-    accepted = built.engine_parity
-    assert accepted is not None  # a CPU runs what it builds
+    checkpoint, caveat = _network(folder, own_checkpoint)
+    exported, built = _export_and_build(checkpoint, graph, engine, progress)
     progress("comparing the engine with the literal network in float64")
     exactness = compare_with_float64(checkpoint, graph, built)
-    beside, left_out = build_beside(graph, folder / "engines", options.beside, progress)
+    others, left_out = build_beside(graph, folder / "engines", beside, progress)
     progress("filling holes")
     photos, no_yardstick = fill_photos(folder, engine)
     if no_yardstick:
         left_out[TELEA] = no_yardstick
-    engines = {main: engine} | {name: path for name, (path, _) in beside.items()}
+    engines = {main: engine} | {name: path for name, (path, _) in others.items()}
     progress("comparing the fills with the originals")
     scores = score_fills(photos, main, {n: p for n, p in engines.items() if n != main})
     progress("measuring speed")
+    paths, yardstick = tuple(map(str, engines.values())), not no_yardstick
     request = MeasureRequest(
-        engines=tuple(map(str, engines.values())),
-        checkpoint=str(checkpoint),
-        rounds=options.rounds,
-        yardstick=not no_yardstick,
-        memory=options.memory,
+        engines=paths, checkpoint=str(checkpoint), rounds=rounds, yardstick=yardstick, memory=memory
     )
     measured = measure(request, progress)
     progress("writing the report")
@@ -97,19 +82,33 @@ def run_demo(
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         main=main,
         engine=engine,
-        manifests={main: built} | {name: manifest for name, (_, manifest) in beside.items()},
+        manifests={main: built} | {name: manifest for name, (_, manifest) in others.items()},
         left_out=left_out,
         photos=photos,
         scores=scores,
         bench=measured,
         exactness=exactness,
-        parities=(exported.parity, accepted),
+        parities=tuple(p for p in (exported.parity, built.engine_parity) if p),
         load=load,
         environment=dict(measured.environment) | _versions(),
         outputs=_outputs(folder, engine, graph),
     )
     _write(folder, result)
     return result
+
+
+def _export_and_build(
+    checkpoint: Path, graph: Path, engine: Path, progress: Callable[[str], None]
+) -> tuple[ExportResult, Manifest]:
+    exported = export_checkpoint(
+        checkpoint, graph, overwrite=True, progress=lambda step: progress(f"export: {step}")
+    )
+    name = contender(MAIN)
+    built = build_engine(
+        graph, engine, overwrite=True, progress=lambda step: progress(f"build {name}: {step}")
+    )
+    assert built.engine_parity is not None  # a CPU runs what it builds
+    return exported, built
 
 
 def _network(folder: Path, own: Path | None) -> tuple[Path, str]:

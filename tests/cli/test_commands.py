@@ -45,14 +45,6 @@ def test_export_build_infer_inspect(
         assert facts["network"].startswith("U-Net of partial convolutions, 4 levels")
 
 
-def test_single_file(run: Run, engine: Path, files: Path) -> None:
-    output = files / "result.webp"
-    result = run("infer", engine, files / "in" / "a.png", files / "mask.png", "-o", output)
-    assert result.code == 0
-    assert output.is_file()
-    assert str(output) in result.out
-
-
 def test_formats(run: Run, engine: Path, files: Path) -> None:
     arguments = ("infer", engine, files / "in", files / "mask.png", "-o", files / "out")
     assert run(*arguments, "--format", "jpg", "--quality", "80").code == 0
@@ -63,14 +55,10 @@ def test_formats(run: Run, engine: Path, files: Path) -> None:
 
 
 def test_one_format_only(run: Run, engine: Path, files: Path) -> None:
-    arguments = ("infer", engine, files / "in" / "a.png", files / "mask.png", "-o")
-    result = run(*arguments, files / "o.png", "--format", "jpg")
+    arguments = ("infer", engine, files / "in" / "a.png", files / "mask.png", "--format", "jpg")
+    result = run(*arguments, "-o", files / "o.png")
     assert (result.code, "is not of --format jpg" in result.err) == (2, True)
-    result = run(*arguments, files / "o.heic")
-    assert (result.code, "cannot write" in result.err) == (2, True)
-    assert not (files / "o.heic").exists()
-    assert run(*arguments, files / "o.jpeg", "--format", "jpg").code == 0
-    assert run(*arguments, files / "o.JPG", "--format", "jpg").code == 0
+    assert run(*arguments, "-o", files / "o.JPEG").code == 0
 
 
 def test_inspect_tells_a_changed_engine(run: Run, engine: Path, files: Path) -> None:
@@ -78,16 +66,6 @@ def test_inspect_tells_a_changed_engine(run: Run, engine: Path, files: Path) -> 
     own = Path(shutil.copytree(engine, files / "own.engine"))
     (own / "model.onnx").write_bytes(b"")
     assert "NOT as they were built" in run("inspect", own).out
-
-
-def test_export_overwrites_only_when_told(run: Run, checkpoint: Path, files: Path) -> None:
-    graph = files / "m.onnx"
-    graph.write_text("precious")
-    arguments = ("export", checkpoint, "-o", graph, "--size", "16", "--batch", "1")
-    assert run(*arguments).code == 2
-    assert graph.read_text() == "precious"
-    assert run(*arguments, "--overwrite").code == 0
-    assert run("export", checkpoint, "-o", files).code == 2
 
 
 def test_resume_and_overwrite(run: Run, engine: Path, files: Path) -> None:
@@ -140,7 +118,7 @@ def test_bench(run: Run, engine: Path, checkpoint: Path, files: Path) -> None:
     assert (facts["height"], facts["width"], facts["rounds"]) == (32, 48, 3)
 
 
-def test_bench_of_two_engines(run: Run, engine: Path, checkpoint: Path, files: Path) -> None:
+def test_bench_of_two_engines_without_pytorch(run: Run, engine: Path, files: Path) -> None:
     """A copy stands for a second engine: what differs is only what the table says of it."""
     other = Path(shutil.copytree(engine, files / "other [b].engine"))
     arguments = ("bench", engine, other, "--size", "32", "--rounds", "3", "--threads", "1")
@@ -148,14 +126,9 @@ def test_bench_of_two_engines(run: Run, engine: Path, checkpoint: Path, files: P
     assert shown.code == 0, shown.err
     for words in ("peak MiB", f"onnxruntime, fp32, {other}", "onnxruntime 1."):
         assert words in shown.out
-    threads = torch.get_num_threads()
-    try:
-        facts = json.loads(run(*arguments, "--against", checkpoint, "--json").out)
-    finally:
-        torch.set_num_threads(threads)
+    facts = json.loads(run(*arguments, "--json").out)
     names = [f"onnxruntime, fp32, {path}" for path in (engine, other)]
-    assert [t["name"] for t in facts["contenders"][2:]] == names
-    assert all(t["ratio_p10"] <= t["ratio"] <= t["ratio_p90"] for t in facts["contenders"])
+    assert [(t["name"], t["ratio"]) for t in facts["contenders"]] == [(n, None) for n in names]
     assert [(e["contender"], e["precision"]) for e in facts["engines"]] == [
         (name, "fp32") for name in names
     ]
@@ -199,9 +172,3 @@ def test_names_with_brackets_are_shown_as_they_are(
     assert str(files / "o[ut]") in result.err
     assert (files / "o[ut]" / "a.png").is_file()
     assert "checkpoint" in run("inspect", checkpoint).out
-
-
-def test_bench_without_checkpoint(run: Run, engine: Path) -> None:
-    facts = json.loads(run("bench", engine, "--size", "32", "--rounds", "3", "--json").out)
-    assert [t["name"] for t in facts["contenders"]] == ["onnxruntime, fp32"]
-    assert facts["contenders"][0]["ratio"] is None

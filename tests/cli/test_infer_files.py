@@ -38,32 +38,6 @@ def test_pictures_that_are_not_read_fail_the_batch(
     assert "4 kept from before" in again.out
 
 
-def test_a_folder_of_unread_pictures_exits_3(run: Run, engine: Path, files: Path) -> None:
-    (files / "raw").mkdir()
-    (files / "raw/a.cr2").touch()
-    result = run("infer", engine, files / "raw", files / "mask.png", "-o", files / "out")
-    assert result.code == 3
-    assert "raw/a.cr2 is a picture of a kind that is not read" in result.err
-
-
-def test_several_masks_fail_one_photo_alone(
-    run: Run, engine: Path, files: Path, photo: Photo, box: Photo
-) -> None:
-    (files / "m").mkdir()
-    for name in ("a.png", "b.png", "c.jpg.png", "c.png", "z.png"):
-        Image.fromarray(box()).save(files / "m" / name)
-    Image.fromarray(photo()).save(files / "m/a.jpg")
-    (files / "in/c.png").rename(files / "in/c.jpg")
-    result = run("infer", engine, files / "in", files / "m", "-o", files / "out")
-    assert result.code == 8
-    assert "found 2 masks" in result.err
-    assert "m/a.jpg, " in result.err
-    assert "m/c.jpg.png" in result.err
-    assert "no photo for 1 mask" in result.err
-    assert "m/z.png" in result.err
-    assert done(files / "out") == ["b.png"]
-
-
 def test_parts_of_a_photo_are_noted(run: Run, engine: Path, files: Path, photo: Photo) -> None:
     large, hole_mask = photo(400, 600), np.zeros((400, 600), np.uint8)
     hole_mask[10:40, 20:50] = 255
@@ -77,7 +51,7 @@ def test_parts_of_a_photo_are_noted(run: Run, engine: Path, files: Path, photo: 
     np.testing.assert_array_equal(filled[hole_mask == 0], large[hole_mask == 0])
 
 
-@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (2, 2), (64, 3)])
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (64, 3)])
 def test_a_folder_runs_on_all_cores(
     run: Run, engine: Path, files: Path, monkeypatch: pytest.MonkeyPatch, cores: int, expected: int
 ) -> None:

@@ -58,8 +58,7 @@ def test_a_graph_without_functions_is_taken_by_every_command(
     assert not read_graph(graph).model.functions
     assert run("inspect", graph).code == 0
     assert run("build-engine", graph, "-o", engine).code == 0
-    assert run("verify", graph, engine).code == 0
-    assert run("verify", checkpoint, graph).code == 0
+    assert run("verify", checkpoint, graph, "--size", "32", "--count", "1").code == 0
 
 
 def test_the_example_of_another_call(
@@ -90,24 +89,9 @@ def test_the_example_of_another_call(
 
 
 def test_options_reach_the_graph(run: Run, tmp_path: Path) -> None:
-    arguments = (
-        "--mean",
-        "0.1,0.2,0.3",
-        "--std",
-        "1,1,2",
-        "--size-multiple",
-        "8",
-        "-O",
-        "1",
-        "--without",
-        "split-concat, fold-constants",
-        "--without",
-        "fold-batch-norm",
-        "--explain",
-        "--size",
-        "16",
-    )
-    result = run("export", "--module", UNET, *arguments, "-o", tmp_path / "x.onnx")
+    options = "--mean 0.1,0.2,0.3 --std 1,1,2 --size-multiple 8 -O 1 --explain --size 16"
+    without = ("--without", "split-concat, fold-constants", "--without", "fold-batch-norm")
+    result = run("export", "--module", UNET, *options.split(), *without, "-o", tmp_path / "x.onnx")
     assert result.code == 0, result.err
     assert "note: split-concat would run from a higher level than -O1 on; leaving it" in result.out
     assert "multiply-adds of the convolutions alone, at 16x16\n" in result.out
@@ -142,19 +126,15 @@ def test_a_module_without_partial_convolutions_is_told(run: Run, tmp_path: Path)
     ("factory", "message"),
     [
         ("their_net:make", "there is no Python module their_net, neither in the current folder"),
-        ("their_nets.sub:make", "there is no Python module their_nets.sub"),
         ("their_nets:mak", "their_nets has no mak; it has Thing, fails, gives, needs, stops"),
-        ("their_nets:fails", "fails() raised ValueError: no such depth (their_nets.py, line 4)"),
+        ("their_nets:fails", "fails() raised ValueError: no such depth (their_nets.py, line 3)"),
         ("their_nets:needs", "their_nets:needs takes (depth); needed a callable without arguments"),
         ("their_nets:stops", "stops() raised SystemExit: 0"),
         ("their_nets:gives", "their_nets:gives() returned dict; needed a torch.nn.Module"),
-        ("their_nets:number", "their_nets:number is int; needed a callable"),
-        ("their_nets:Thing", "their_nets:Thing() returned their_nets.Thing; needed"),
     ],
 )
 def test_bad_factories_exit_3(run: Run, code: Path, factory: str, message: str) -> None:
     code.write_text(
-        "number = 7\n"
         "class Thing: ...\n"
         "def fails():\n"
         "    raise ValueError('no such depth')\n"
@@ -175,7 +155,6 @@ def test_bad_factories_exit_3(run: Run, code: Path, factory: str, message: str) 
             "import nothing_there",
             "importing their_nets raised ModuleNotFoundError: No module named",
         ),
-        ("def make(:", "importing their_nets raised SyntaxError: "),
         ("import sys; sys.exit(0)", "importing their_nets raised SystemExit: 0 (their_nets.py, l"),
     ],
 )
@@ -190,8 +169,6 @@ def test_code_that_fails_exits_3(run: Run, code: Path, content: str, message: st
     ("arguments", "message"),
     [
         (("--module", "nets"), "found --module 'nets'; needed PACKAGE.MODULE:FACTORY"),
-        (("--module", "nets.py:make()"), "needed PACKAGE.MODULE:FACTORY"),
-        (("x.safetensors", "--module", UNET), "needed either a checkpoint alone, or --module"),
         (("x.safetensors", "--weights", "w.pth"), "go with --module"),
         ((), "needed either a checkpoint alone, or --module"),
         (("--module", UNET, "--mean", "1,1,1"), "either --normalisation, or both --mean and --std"),
@@ -200,13 +177,8 @@ def test_code_that_fails_exits_3(run: Run, code: Path, content: str, message: st
             "Invalid value for '--mean': found '1,1'; needed three numbers",
         ),
         (("--module", UNET, "--mean", "1,1,1", "--std", "0,1,1"), "needed finite, std > 0"),
-        (
-            ("--module", UNET, "--mean", "1,1,1", "--std", "a,b,c"),
-            "Invalid value for '--std': found",
-        ),
         (("--module", UNET, "--size-multiple", "0"), "Invalid value for '--size-multiple'"),
         (("--module", UNET, "--size", "-512"), "Invalid value for '--size': found '-512'"),
-        (("--module", UNET, "--size", "0"), "Invalid value for '--size': found a side of 0"),
     ],
 )
 def test_wrong_usage_exits_2_before_anything_heavy_is_imported(

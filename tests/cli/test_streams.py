@@ -15,7 +15,7 @@ from PIL import Image
 from tests.processes import WIDE
 
 Photo = Callable[..., NDArray[np.uint8]]
-LONG_COMMANDS = (("--help",), ("--version",), ("doctor",), ("doctor", "--json"))
+COMMANDS = (("--help",), ("--version",))
 
 
 def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -25,7 +25,7 @@ def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[st
     )
 
 
-@pytest.mark.parametrize("arguments", LONG_COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_a_full_standard_output_exits_7(arguments: tuple[str, ...]) -> None:
     with Path("/dev/full").open("w") as full:
         done = run(*arguments, stdout=full, stderr=subprocess.PIPE)
@@ -48,7 +48,7 @@ def test_a_full_standard_output_loses_no_result(engine: Path, files: Path) -> No
 def test_a_closed_pipe_exits_7_without_a_traceback() -> None:
     read, write = os.pipe()
     os.close(read)
-    done = run("doctor", stdout=write, stderr=subprocess.PIPE)
+    done = run("--help", stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert done.returncode == 7
     assert done.stderr.count("\n") == 1
@@ -85,7 +85,7 @@ def test_a_full_standard_error_changes_no_exit_code(engine: Path, files: Path) -
     assert (done.returncode, "3 filled" in done.stdout) == (0, True)
 
 
-@pytest.mark.parametrize("name", ["caf\u00e9", "\U0001f5bc", "broken\udce9"])
+@pytest.mark.parametrize("name", ["\U0001f5bc", "broken\udce9"])
 def test_names_that_standard_output_cannot_encode_are_escaped(
     name: str, engine: Path, tmp_path: Path, photo: Photo, box: Photo
 ) -> None:

@@ -44,23 +44,16 @@ def test_trains_and_says_what_to_do_next(run: Run, photos: Path, tmp_path: Path)
     [
         (["--photos", "{photos}"], 2, "name the settings with --config: a preset, such as mini"),
         (["-c", "minni"], 2, "no preset 'minni' (did you mean mini?)"),
-        (["-c", "none.toml"], 3, "cannot read none.toml: No such file"),
         (["-c", "mini"], 3, "no training images: pass their folder with --photos"),
-        (["-c", "mini", "--photos", "none"], 3, "none does not exist"),
-        (["-c", "mini", "--photos", "{empty}"], 3, "holds no pictures"),
         (["-c", "mini", "--photos", "{corrupt}"], 3, "50 images in a row cannot be read"),
         (["-c", "mini", "--photos", "{photos}", "--set", "data.sise=1"], 2, "did you mean size?"),
-        (["-c", "mini", "--photos", "{photos}", "--set", "holes.folder={empty}"], 3, "no pictures"),
         (["-c", "mini", "--photos", "{photos}", "--set", "holes.folder={black}"], 3, "is empty:"),
-        (["-c", "naoto-256", "--photos", "{photos}"], 2, "--vgg16, or omit these terms"),
         (["-c", "naoto-256", "--photos", "{photos}", "--vgg16", "{vgg}"], 3, "is not torch"),
         (["--resume"], 3, "is no training run"),
         (["--output", "other"], 2, "name one"),
         (["-c", "mini", "--images", "none", "--holes", "none"], 3, "none does not exist"),
         (["-c", "mini", "--set", "batch=-1"], 2, "--set batch: found -1. Expected `int` >= 1"),
         (["--resume", "-c", "mini"], 2, "a resumed run keeps its settings"),
-        (["-c", "mini", "--photos", "{photos}", "--set", "batch=3", "--set", "micro_batches=2"],
-         2, "found batch 3; needed a multiple of 2"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained(
