@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from pconv_deploy.engines.backends.tensorrt.cuda.arrays import check_fits, view
 from pconv_deploy.engines.cuda.calls import Cuda
-from pconv_deploy.engines.sessions import DeviceSession
 from pconv_deploy.errors import InputError
 from tests.engines.cuda.device_arrays import CudaArray, DlpackArray, Foreign, TorchTensor
 from tests.engines.cuda.fake_cuda import FakeCuda
@@ -139,8 +138,3 @@ def test_arrays_in_the_middle_of_things_are_refused(gpu: FakeCuda) -> None:
         check(gpu, array)
     array.more = {"shape": SHAPE, "data": (array.address + 256, False)}
     check(gpu, array)
-
-
-def test_sessions_of_the_gpu_are_told_from_others() -> None:
-    assert isinstance(SimpleNamespace(run=print, close=print, run_on_device=print), DeviceSession)
-    assert not isinstance(SimpleNamespace(run=print, close=print), DeviceSession)

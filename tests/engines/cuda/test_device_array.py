@@ -66,13 +66,6 @@ def test_readers_by_the_other_protocol_are_told_a_stream_that_is_never_gone(
     assert array.__cuda_array_interface__["stream"] is None
 
 
-def test_nobody_waits_for_an_array_that_is_written(gpu: FakeCuda, cuda: Cuda) -> None:
-    array = DeviceArray(cuda, SHAPE, UINT8, 0)
-    array.__dlpack__()
-    assert array.__cuda_array_interface__["stream"] is None
-    assert gpu.calls["cudaStreamWaitEvent"] == 0
-
-
 def test_arrays_are_handed_over_wherever_the_reading_thread_is(gpu: FakeCuda, cuda: Cuda) -> None:
     gpu.device = 1
     arrays = [late(gpu, cuda) for _ in range(3)]

@@ -28,12 +28,8 @@ def rtx(gpu: FakeCuda) -> FakeRtx:
 def test_runs_do_not_tell_profilers_every_layer(library: FakeTensorRt, opened: Open) -> None:
     session = opened(streams=2)
     run_right(session, (1, 32, 32))
+    assert library.alignment == 512  # which it gets: the fake GPU's blocks are aligned to 256
     assert [each.nvtx_verbosity for each in library.contexts] == [Verbosity.NONE] * 3
-
-
-def test_memory_is_aligned_as_tensorrt_needs_it(library: FakeTensorRt, opened: Open) -> None:
-    assert library.alignment == 512  # the fake GPU's blocks are aligned to 256
-    run_right(opened(), (1, 32, 32))
 
 
 def test_memory_that_tensorrt_refuses_is_not_worked_in(

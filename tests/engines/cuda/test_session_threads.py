@@ -51,16 +51,6 @@ def test_many_threads_share_few_workers_and_none_sees_anothers_result(
     assert len(library.contexts) == 0
 
 
-def test_workers_take_turns_so_that_warming_up_reaches_all(
-    gpu: FakeCuda, library: FakeTensorRt
-) -> None:
-    session = opened(library, streams=3)
-    for _ in range(3):
-        session.run(images((1, 32, 32)))
-    assert gpu.calls["cudaStreamBeginCapture"] == 3
-    assert gpu.left()["executables"] == 3
-
-
 def test_closing_waits_for_what_runs_and_refuses_what_waits(
     gpu: FakeCuda, library: FakeTensorRt
 ) -> None:
