@@ -6,10 +6,12 @@ itself runs, in ONNX Runtime. The same with a GPU is in tests/gpu.
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from pconv_deploy.cli.remedies import explain
@@ -22,9 +24,10 @@ from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.base import Gpu
 from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
+from pconv_deploy.engines.manifest import describe
 from pconv_deploy.engines.sessions import RunOptions, files_just_built
 from pconv_deploy.engines.shapes import Profile, choose
-from pconv_deploy.errors import EngineError, UsageError
+from pconv_deploy.errors import EngineError
 from pconv_deploy.graphs.file import read_graph, with_raw_output
 from pconv_deploy.graphs.run import model_run
 from pconv_deploy.parity import TOLERANCES, Arithmetic, Arrays, Precision
@@ -34,6 +37,7 @@ from tests.engines.backends.tensorrt.fake_inspector import FREE, FakeEngine
 HOPPER = Gpu(
     name="NVIDIA H200", compute_capability="9.0", memory=1 << 37, driver="580.1", cuda="13.0"
 )
+OTHER = Gpu(name="NVIDIA L4", compute_capability="8.9", memory=1, driver="1", cuda="13.0")
 OPTIONS = BuildOptions(
     backend="tensorrt", precision="fp16", backend_options=TensorRtOptions(profiles=(SMALL,))
 )
@@ -158,17 +162,6 @@ def test_one_plan_is_built_and_judged_by_what_it_shows(
     assert parity.worst_composite_difference == 0
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_tf32_is_refused_where_nothing_would_use_it(
-    machine: Machine, graph: Path, tmp_path: Path, precision: Precision
-) -> None:
-    machine()
-    options = TensorRtOptions(profiles=(SMALL,), tf32=True)
-    wanted = BuildOptions(backend="tensorrt", precision=precision, backend_options=options)
-    with pytest.raises(UsageError, match=f"cannot build {precision} engines here: --tf32 lets"):
-        build_engine(graph, tmp_path / "x.engine", wanted)
-
-
 def test_each_profile_is_asked_for_its_own_layers(
     machine: Machine, graph: Path, tmp_path: Path
 ) -> None:
@@ -201,8 +194,7 @@ def test_another_gpu_does_not_open_it(
 ) -> None:
     machine(layer("CaskConvolution", "Half"))
     build_engine(graph, tmp_path / "x.engine", OPTIONS)
-    other = Gpu(name="NVIDIA L4", compute_capability="8.9", memory=1, driver="1", cuda="13.0")
-    monkeypatch.setattr(devices, "current_gpu", lambda: other)
+    monkeypatch.setattr(devices, "current_gpu", lambda: OTHER)
     with pytest.raises(EngineError) as caught:
         open_engine(tmp_path / "x.engine")
     message = explain(caught.value)
@@ -229,3 +221,43 @@ def test_the_code_of_a_version_compatible_plan_may_run(machine: Machine, tmp_pat
         backend = module.TensorRtBackend(options=options)
         backend.open(files_just_built(tmp_path), "fp16", RunOptions())
         assert seen["host_code"] is compatible
+
+
+def test_the_plan_that_is_loaded_is_the_one_that_was_checked(
+    machine: Machine, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(layer("CaskConvolution", "Half"))
+    build_engine(graph, tmp_path / "x.engine", OPTIONS)
+    path, loaded = tmp_path / "x.engine" / "engine.plan", []
+    content, genuine = path.read_bytes(), session.TensorRtSession
+
+    def swapped_when_hashed(read: bytes) -> Any:
+        if read == content:
+            path.write_bytes(b"another plan")
+        return describe(read)
+
+    def open_session(library: ModuleType, plan: bytes, *options: Any, **more: Any) -> Any:
+        loaded.append(plan)
+        return genuine(library, plan, *options, **more)
+
+    monkeypatch.setattr("pconv_deploy.engines.integrity.describe", swapped_when_hashed)
+    monkeypatch.setattr(session, "TensorRtSession", open_session)
+    open_engine(tmp_path / "x.engine")[1].close()
+    assert loaded == [content]
+    assert path.read_bytes() == b"another plan"
+
+
+def test_a_plan_for_several_gpus_proves_itself_on_another(
+    machine: Machine, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(layer("CaskConvolution", "Half"))
+    assert OPTIONS.backend_options is not None
+    portable = msgspec.structs.replace(OPTIONS.backend_options, hardware_compatibility="ampere+")
+    options = replace(OPTIONS, backend_options=portable)
+    engine = tmp_path / "x.engine"
+    build_engine(graph, engine, options)
+    open_engine(engine)[1].close()
+    assert not (engine / "proofs.json").exists()
+    monkeypatch.setattr(devices, "current_gpu", lambda: OTHER)
+    open_engine(engine)[1].close()
+    assert "NVIDIA L4" in (engine / "proofs.json").read_text()
