@@ -134,7 +134,7 @@ class Plan:
 
     def words(self) -> str:
         """What TensorRT said of this thread's failures since the last time."""
-        return format_errors(self._errors.drain()) or "it does not say why"
+        return format_errors(self._errors.drain())
 
     def close(self) -> None:
         """Let TensorRT free it; every context must be gone."""
