@@ -1,12 +1,13 @@
 """Who takes part in a GPU report: PyTorch, literal and collapsed, and every backend for GPUs."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from pconv_deploy.benchmark.contenders import FORMULATIONS
-from pconv_deploy.benchmark.gpu.engines import EngineToBuild
+from pconv_deploy.benchmark.gpu.engines import engine_ready
 from pconv_deploy.benchmark.gpu.formulations import TorchReady
 from pconv_deploy.benchmark.gpu.steps import GpuContender
 from pconv_deploy.engines.shapes import Shape
@@ -56,7 +57,7 @@ def contenders(
     engines = [
         GpuContender(
             f"{backend}, {precision}",
-            EngineToBuild(graph, folder, shapes, backend, precision).prepare,
+            functools.partial(engine_ready, graph, folder, shapes, (backend, precision)),
         )
         for backend, precision in _ENGINES
     ]

@@ -10,8 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from pconv_deploy.engines.backends.tensorrt.library import new_log
-from pconv_deploy.engines.backends.tensorrt.lint import lint, refuse
-from pconv_deploy.engines.backends.tensorrt.network import parse
+from pconv_deploy.engines.backends.tensorrt.network import lint, parse, refuse
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.folder import BuildOptions, build_engine
 from pconv_deploy.errors import EngineError, GraphError
