@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE, OUTPUT, RAW_OUTPUT
 from pconv_deploy.engines.backends.tensorrt.backend import PLAN as PLAN_FILE
 from pconv_deploy.engines.backends.tensorrt.backend import TensorRtBackend
+from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.sessions import RunOptions, files_just_built
 from pconv_deploy.errors import EngineError, InputError
 from tests.engines.cuda.fake_cuda import FakeCuda
@@ -33,14 +35,22 @@ def test_runs_of_every_shape_are_right_whatever_came_before(gpu: FakeCuda, opene
     assert gpu.left() == {}
 
 
+@pytest.mark.parametrize("compatible", [False, True])
 def test_the_backend_opens_its_file(
-    gpu: FakeCuda, library: FakeTensorRt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    gpu: FakeCuda,
+    library: FakeTensorRt,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    compatible: bool,
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", library)
     (tmp_path / PLAN_FILE).write_bytes(PLAN)
-    session = TensorRtBackend().open(files_just_built(tmp_path), "fp16", RunOptions(streams=3))
+    backend = TensorRtBackend(options=TensorRtOptions(version_compatible=compatible))
+    session: Any = backend.open(files_just_built(tmp_path), "fp16", RunOptions(streams=3))
+    # Such a plan may bring code along, which no other may run.
+    assert session._plan._runtime.engine_host_code_allowed is compatible
     assert gpu.left()["streams"] == 3
-    run_right(session, (2, 48, 32))  # type: ignore[arg-type]
+    run_right(session, (2, 48, 32))
     session.close()
     assert gpu.left() == {}
 

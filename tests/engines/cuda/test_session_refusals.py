@@ -15,7 +15,6 @@ from tests.engines.cuda.fake_tensorrt import (
     LARGE,
     PLAN,
     SMALL,
-    FakeRuntime,
     FakeTensorRt,
     Type,
     images,
@@ -78,18 +77,3 @@ def test_without_a_gpu_tensorrt_is_not_touched(gpu: FakeCuda, opened: Open) -> N
     gpu.fail_in = {"cudaGetDeviceCount": Status.cudaErrorNoDevice}
     with pytest.raises(EngineError, match="no GPU can be used: CUDA sees no GPU"):
         opened()
-
-
-def test_a_version_compatible_plan_may_bring_code_only_if_told(
-    monkeypatch: pytest.MonkeyPatch, library: FakeTensorRt, opened: Open
-) -> None:
-    made: list[FakeRuntime] = []
-
-    def runtime(log: Any) -> FakeRuntime:
-        made.append(FakeRuntime(library, log))
-        return made[-1]
-
-    monkeypatch.setattr(library, "Runtime", runtime)
-    opened()
-    opened(host_code=True)
-    assert [each.engine_host_code_allowed for each in made] == [False, True]
