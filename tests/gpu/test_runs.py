@@ -1,7 +1,6 @@
 """A TensorRT engine on a GPU. These tests have never run: no GPU was at hand."""
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -55,29 +54,6 @@ def test_graphs_change_no_bit(
             np.testing.assert_array_equal(found, expected)
     assert caplog.text == ""  # no graph was refused
     assert (session.runs_by_graph, direct.runs_by_graph) == (2, 0)  # two workers captured first
-
-
-def test_threads_do_not_disturb_each_other(
-    session: TensorRtSession, direct: TensorRtSession
-) -> None:
-    cases = [images(SHAPES[seed % len(SHAPES)], seed) for seed in range(12)]
-    expected = [direct.run(inputs)[FILLED] for inputs in cases]
-    with ThreadPoolExecutor(6) as threads:
-        for _ in range(5):
-            for found, right in zip(threads.map(session.run, cases), expected, strict=True):
-                np.testing.assert_array_equal(found[FILLED], right)
-
-
-def test_a_thousand_runs_leak_nothing(session: TensorRtSession) -> None:
-    cuda = Cuda.load()
-    for shape in SHAPES:
-        for _ in range(4):  # both workers, graphs and all
-            session.run(images(shape))
-    cases = [images(shape) for shape in SHAPES[:3]]
-    free, _ = cuda.call("cudaMemGetInfo")
-    for index in range(1000):
-        session.run(cases[index % 3])
-    assert cuda.call("cudaMemGetInfo")[0] >= free - (1 << 20)
 
 
 def test_closing_gives_the_memory_back(folder: Path) -> None:

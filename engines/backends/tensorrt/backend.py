@@ -16,15 +16,7 @@ from pconv_deploy.engines.backends.tensorrt.options import (
     TensorRtOptions,
     changed_options,
 )
-from pconv_deploy.engines.base import (
-    Built,
-    Gpu,
-    Layer,
-    Progress,
-    Runtime,
-    Traits,
-    ignore_progress,
-)
+from pconv_deploy.engines.base import Built, Gpu, Layer, Progress, Runtime, Traits, ignore_progress
 from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.engines.sessions import EngineFiles, RunOptions, Session
 from pconv_deploy.errors import MissingRuntimeError

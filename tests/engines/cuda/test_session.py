@@ -14,15 +14,7 @@ from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.sessions import RunOptions, files_just_built
 from pconv_deploy.errors import EngineError, InputError
 from tests.engines.cuda.fake_cuda import FakeCuda
-from tests.engines.cuda.fake_tensorrt import (
-    ARENA,
-    PLAN,
-    FakeTensorRt,
-    Type,
-    filled,
-    images,
-    raw,
-)
+from tests.engines.cuda.fake_tensorrt import ARENA, PLAN, FakeTensorRt, Type, filled, images, raw
 from tests.engines.cuda.sessions import Open, run_right
 
 
@@ -137,16 +129,6 @@ def test_a_context_that_cannot_be_made(
         opened(streams=2)
     assert gpu.left() == {}
     assert len(library.contexts) == 0
-
-
-def test_a_run_that_fails_says_what_tensorrt_says(library: FakeTensorRt, opened: Open) -> None:
-    session = opened()
-    library.runs_left = 0
-    words = r"TensorRT failed at batch, height, width \(1, 32, 32\): a kernel was not found"
-    with pytest.raises(EngineError, match=words):
-        session.run(images((1, 32, 32)))
-    library.runs_left = None
-    run_right(session, (1, 32, 32))
 
 
 def test_a_shape_that_tensorrt_does_not_take_leaves_no_trace(

@@ -10,9 +10,7 @@ from pconv_deploy.engines.backends.tensorrt.graphs import MOST_ATTEMPTS, MOST_GR
 from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
 from tests.engines.cuda.fake_cuda import FakeCuda
 from tests.engines.cuda.fake_device import Status
-from tests.engines.cuda.fake_tensorrt import (
-    FakeTensorRt,
-)
+from tests.engines.cuda.fake_tensorrt import FakeTensorRt
 from tests.engines.cuda.sessions import Open, run_right
 
 

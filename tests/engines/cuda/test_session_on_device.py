@@ -24,11 +24,6 @@ from tests.engines.cuda.fake_tensorrt import LARGE, PLAN, SMALL, FakeTensorRt, i
 LEGACY = 1
 
 
-@pytest.fixture
-def session(gpu: FakeCuda) -> TensorRtSession:
-    return TensorRtSession(FakeTensorRt(gpu, SMALL, LARGE), PLAN)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("kind", [CudaArray, DlpackArray, TorchTensor])
 def test_arrays_are_read_and_written_where_they_are(
     gpu: FakeCuda, session: TensorRtSession, kind: type[Foreign]

@@ -11,14 +11,7 @@ from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.errors import EngineError, InputError
 from tests.engines.cuda.fake_cuda import FakeCuda
 from tests.engines.cuda.fake_device import Status
-from tests.engines.cuda.fake_tensorrt import (
-    LARGE,
-    PLAN,
-    SMALL,
-    FakeTensorRt,
-    Type,
-    images,
-)
+from tests.engines.cuda.fake_tensorrt import LARGE, PLAN, SMALL, FakeTensorRt, Type, images
 from tests.engines.cuda.sessions import Open, run_right
 
 

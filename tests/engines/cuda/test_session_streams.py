@@ -19,11 +19,6 @@ LEGACY = 1
 
 
 @pytest.fixture
-def session(gpu: FakeCuda) -> TensorRtSession:
-    return TensorRtSession(FakeTensorRt(gpu, SMALL, LARGE), PLAN)  # type: ignore[arg-type]
-
-
-@pytest.fixture
 def stream(gpu: FakeCuda) -> int:
     """The caller's."""
     _, handle = gpu.cudaStreamCreateWithFlags(1)

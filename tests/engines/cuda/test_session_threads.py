@@ -10,7 +10,6 @@ import pytest
 
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
 from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
-from pconv_deploy.engines.sessions import RunOptions
 from pconv_deploy.errors import EngineError
 from tests.engines.cuda.fake_cuda import FakeCuda
 from tests.engines.cuda.fake_rtx import Compiling, FakeRtx, FakeRtxContext
@@ -28,12 +27,8 @@ from tests.engines.cuda.sessions import Open, run_right
 SHAPES = [(1, 32, 32), (2, 48, 48), (1, 16, 16)]
 
 
-def opened(library: FakeTensorRt, streams: int) -> TensorRtSession:
-    return TensorRtSession(library, PLAN, RunOptions(streams=streams))  # type: ignore[arg-type]
-
-
 def test_many_threads_share_few_workers_and_none_sees_anothers_result(
-    gpu: FakeCuda, library: FakeTensorRt
+    gpu: FakeCuda, library: FakeTensorRt, opened: Open
 ) -> None:
     running, most, lock = 0, 0, threading.Lock()
 
@@ -47,7 +42,7 @@ def test_many_threads_share_few_workers_and_none_sees_anothers_result(
             running -= 1
 
     library.at_run = at_run
-    session = opened(library, streams=2)
+    session = opened(streams=2)
 
     def work(seed: int) -> None:
         inputs = images(SHAPES[seed % len(SHAPES)], seed)
@@ -65,9 +60,9 @@ def test_many_threads_share_few_workers_and_none_sees_anothers_result(
 
 
 def test_closing_waits_for_what_runs_and_refuses_what_waits(
-    gpu: FakeCuda, library: FakeTensorRt
+    gpu: FakeCuda, library: FakeTensorRt, opened: Open
 ) -> None:
-    session = opened(library, streams=1)
+    session = opened(streams=1)
     started, go_on = threading.Event(), threading.Event()
 
     def at_run() -> None:
@@ -95,18 +90,6 @@ def test_closing_waits_for_what_runs_and_refuses_what_waits(
     session.close()
 
 
-def test_a_failed_run_gives_its_worker_back(gpu: FakeCuda, library: FakeTensorRt) -> None:
-    session = opened(library, streams=1)
-    library.runs_left = 0
-    for _ in range(3):
-        with pytest.raises(EngineError, match="a kernel was not found"):
-            session.run(images((1, 32, 32)))
-    library.runs_left = None
-    session.run(images((1, 32, 32)))
-    session.close()
-    assert gpu.left() == {}
-
-
 @pytest.fixture
 def rtx(gpu: FakeCuda) -> FakeRtx:
     return FakeRtx(gpu, SMALL, LARGE)
@@ -125,6 +108,21 @@ def test_memory_that_tensorrt_refuses_is_not_worked_in(
     library.alignment = 1 << 40
     with pytest.raises(EngineError, match="does not take the memory: memory must be aligned"):
         opened()
+    assert gpu.left() == {}
+
+
+def test_a_failed_run_says_why_and_gives_its_worker_back(
+    gpu: FakeCuda, library: FakeTensorRt, opened: Open
+) -> None:
+    session = opened(streams=1)
+    library.runs_left = 0
+    words = r"TensorRT failed at batch, height, width \(1, 32, 32\): a kernel was not found"
+    for _ in range(3):
+        with pytest.raises(EngineError, match=words):
+            session.run(images((1, 32, 32)))
+    library.runs_left = None
+    run_right(session, (1, 32, 32))
+    session.close()
     assert gpu.left() == {}
 
 

@@ -5,10 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pconv_deploy.engines.backends.tensorrt.cuda.memory import (
-    DeviceMemory,
-    frees_postponed,
-)
+from pconv_deploy.engines.backends.tensorrt.cuda.memory import DeviceMemory, frees_postponed
 from pconv_deploy.engines.backends.tensorrt.cuda.streams import (
     Graph,
     Stream,
