@@ -276,27 +276,15 @@ def test_pytorch_on_the_cpu_tries_the_report_out(
     assert len(measured) == 4 * 4
     reasons = {m.why for m in report.measurements if m.why}
     assert reasons == {"CUDA graphs need a GPU"}
-    assert set(by_name) == {c.name for c in everyone(checkpoint)}
+    assert set(by_name) == {c.name for c in contenders(checkpoint, checkpoint, tmp_path, "cpu", [])}
     with pytest.raises(UsageError, match=r"cpu-only\.md already exists; pass --overwrite"):
         make_report(tmp_path / "out", SMALL, checkpoint=checkpoint, device="cpu")
 
 
-def everyone(checkpoint: Path) -> list[GpuContender]:
-    return contenders(checkpoint, checkpoint, checkpoint.parent, "cpu", [])
-
-
 def test_without_a_gpu_it_says_so_in_a_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pconv_deploy.benchmark.gpu.report", "--output"]
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pconv_deploy.benchmark.gpu.report",
-            "--output",
-            str(tmp_path / "x"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+        [*command, str(tmp_path / "x")], capture_output=True, text=True, check=False
     )
     assert done.returncode in (EngineError.exit_code, 6), done.stderr
     assert done.stderr.startswith("error: ")
