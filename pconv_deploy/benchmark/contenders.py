@@ -33,7 +33,7 @@ from pconv_deploy.timing import Contender
 # image (N, H, W, 3) uint8, hole_mask (N, H, W) uint8 -> the composites
 Fill = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Any]
 Formulation = Literal["literal", "collapsed"]
-_FORMULATIONS: tuple[Formulation, ...] = ("literal", "collapsed")
+FORMULATIONS: tuple[Formulation, ...] = ("literal", "collapsed")
 REFERENCE = "PyTorch eager, literal"
 _MEMORY_RUNS = 2
 
@@ -209,7 +209,7 @@ def torch_contenders(
             task,
             replace(task.alone(str(against), formulation, threads), weights_key=key),
         )
-        for formulation in _FORMULATIONS
+        for formulation in FORMULATIONS
     }
 
 

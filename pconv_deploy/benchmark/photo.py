@@ -21,10 +21,6 @@ def photo_with_hole(
     if hole_side is None:
         return picture, irregular_hole(np.random.default_rng(0), height, width, _HOLE_AREA)
     hole_mask = np.zeros((height, width), np.uint8)
-    rows, cols = (slice(start, start + hole_side) for start in _middle(height, width, hole_side))
-    hole_mask[rows, cols] = 255
+    top, left = (height - hole_side) // 2, (width - hole_side) // 2
+    hole_mask[top : top + hole_side, left : left + hole_side] = 255
     return picture, hole_mask
-
-
-def _middle(height: int, width: int, hole_side: int) -> tuple[int, int]:
-    return (height - hole_side) // 2, (width - hole_side) // 2

@@ -16,15 +16,7 @@ from pconv_deploy.engines.backends.tensorrt.options import (
     TensorRtOptions,
     changed_options,
 )
-from pconv_deploy.engines.base import (
-    Built,
-    Gpu,
-    Layer,
-    Progress,
-    Runtime,
-    Traits,
-    ignore_progress,
-)
+from pconv_deploy.engines.base import Built, Gpu, Layer, Progress, Runtime, Traits, ignore_progress
 from pconv_deploy.engines.lowering.forms import Arrangement
 from pconv_deploy.engines.sessions import EngineFiles, RunOptions, Session
 from pconv_deploy.errors import MissingRuntimeError
@@ -233,8 +225,8 @@ class TensorRtBackend:
         from pconv_deploy.engines.backends.tensorrt.refit_plan import refit_plan
 
         options = PlanDetails.of(built.details).options
-        plan = refit_plan(self.flavour, self._import(), files.read(PLAN), graph, options)
-        return {PLAN: plan.content}, _recorded_with_weights(built, refit=plan.refittable)
+        found = refit_plan(self.flavour, self._import(), files.read(PLAN), graph, options)
+        return {PLAN: found[0]}, _recorded_with_weights(built, refit=found[1])
 
     def _why_not_here(self) -> str | None:
         """Why nothing that is built with these options is loaded on this machine, if so."""

@@ -194,7 +194,7 @@ def _context_at(
 
 
 def _failure(flavour: Flavour, errors: list[str], no_gpu: str | None) -> EngineError:
-    said = format_errors(errors) or "it gives no reason"
+    said = format_errors(errors)
     hint = f"\n  It may need a GPU to build this: {no_gpu}" if no_gpu else ""
     if "memory" in said.lower():
         hint += "\n  Take smaller shapes (--max-shapes), or less --workspace"

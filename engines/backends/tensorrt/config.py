@@ -37,6 +37,9 @@ def configure(flavour: Flavour, library: ModuleType, config: Any, options: Tenso
     set_flag("STRIP_PLAN", options.strip_weights, "--strip-weights")
     set_flag("VERSION_COMPATIBLE", options.version_compatible, "--version-compatible")
     set_flag("SPARSE_WEIGHTS", options.sparsity == "enable", "--sparsity")
+    # TensorRT for RTX, which alone has this flag, asks for it where streams are captured.
+    captured = hasattr(library.BuilderFlag, "REQUIRE_USER_ALLOCATION")
+    set_flag("REQUIRE_USER_ALLOCATION", captured, "CUDA graphs")
     verbosity = needed(library, "ProfilingVerbosity", "--profiling-verbosity")
     config.profiling_verbosity = getattr(verbosity, _VERBOSITY[options.profiling_verbosity])
     if options.workspace is not None:
@@ -54,16 +57,6 @@ def configure(flavour: Flavour, library: ModuleType, config: Any, options: Tenso
         level = needed(levels, _HARDWARE[options.hardware_compatibility], option)
         config.hardware_compatibility_level = level
     _target(flavour, library, config, options.compute_capabilities)
-    _allow_capture(library, config)
-
-
-def _allow_capture(library: ModuleType, config: Any) -> None:
-    """Keep TensorRT for RTX from allocating memory while a CUDA graph is captured.
-
-    Its documentation asks for this flag where streams are captured. TensorRT has no such flag.
-    """
-    if hasattr(library.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
-        config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
 
 
 def refuse_foreign(flavour: Flavour, options: TensorRtOptions) -> None:
@@ -72,25 +65,22 @@ def refuse_foreign(flavour: Flavour, options: TensorRtOptions) -> None:
     Raises:
         UsageError: an option that this flavour does not have.
     """
-    if flavour == TENSORRT_RTX and options.hardware_compatibility != "none":
-        raise UsageError(
-            f"{flavour.title} has no --hardware-compatibility-level; say for which GPUs with "
-            "--compute-capabilities"
-        )
-    if flavour == TENSORRT_RTX and options.version_compatible:
-        raise UsageError(
-            f"{flavour.title} has no --version-compatible: its engines open in the release that "
-            "built them alone"
-        )
-    if flavour == TENSORRT_RTX and options.timing_cache:
-        raise UsageError(
-            f"{flavour.title} has no --timing-cache-file: it measures nothing when it builds"
-        )
-    if flavour != TENSORRT_RTX and options.compute_capabilities:
-        raise UsageError(
-            f"{flavour.title} compiles for the GPU it runs on; --compute-capabilities goes with "
-            f"--backend {TENSORRT_RTX.backend}"
-        )
+    if flavour != TENSORRT_RTX:
+        if options.compute_capabilities:
+            raise UsageError(
+                f"{flavour.title} compiles for the GPU it runs on; --compute-capabilities goes "
+                f"with --backend {TENSORRT_RTX.backend}"
+            )
+        return
+    lacks = None
+    if options.hardware_compatibility != "none":
+        lacks = "--hardware-compatibility-level; say for which GPUs with --compute-capabilities"
+    elif options.version_compatible:
+        lacks = "--version-compatible: its engines open in the release that built them alone"
+    elif options.timing_cache:
+        lacks = "--timing-cache-file: it measures nothing when it builds"
+    if lacks:
+        raise UsageError(f"{flavour.title} has no {lacks}")
 
 
 def _target(

@@ -123,4 +123,5 @@ def new_log(library: ModuleType) -> Any:
 def format_errors(errors: Sequence[str]) -> str:
     """TensorRT's messages in one line, without the places in its own source, none twice."""
     stripped = (" ".join(_PLACES.sub("", error).split()) for error in errors)
-    return "; ".join(dict.fromkeys(text.rstrip(".") for text in stripped))
+    said = "; ".join(dict.fromkeys(text.rstrip(".") for text in stripped))
+    return said or "it gives no reason"

@@ -11,13 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pconv_deploy.contract import (
-    HOLE_MASK,
-    RAW_OUTPUT,
-    TensorSpec,
-    deployment_specs,
-    tensor_specs,
-)
+from pconv_deploy.contract import HOLE_MASK, RAW_OUTPUT, TensorSpec, deployment_specs, tensor_specs
 from pconv_deploy.engines.backends.tensorrt.library import format_errors, new_log
 from pconv_deploy.engines.backends.tensorrt.profiles import tensor_shape
 from pconv_deploy.engines.cuda.calls import Cuda, in_mib
@@ -134,7 +128,7 @@ class Plan:
 
     def words(self) -> str:
         """What TensorRT said of this thread's failures since the last time."""
-        return format_errors(self._errors.drain()) or "it does not say why"
+        return format_errors(self._errors.drain())
 
     def close(self) -> None:
         """Let TensorRT free it; every context must be gone."""

@@ -30,20 +30,27 @@ class Phases:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # name -> (name of the phase it is part of, steps, steps done); the first is the whole
-        self._running: dict[str, tuple[str | None, int, int]] = {}
+        # name -> (share where it starts, share of each of its steps, steps, steps done)
+        self._running: dict[str, tuple[float, float, int, int]] = {}
         self._share = 0.0
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
+        """Begin a phase within the step that its parent is at; None: the whole."""
         with self._lock:
-            self._running[name] = (parent, max(steps, 1), 0)
+            begin, width = 0.0, 1.0 if parent is None else 0.0
+            if parent in self._running:
+                above, width, _, done = self._running[parent]
+                begin = above + done * width
+            self._running[name] = (begin, width / max(steps, 1), max(steps, 1), 0)
 
     def step(self, name: str, number: int) -> None:
         """Step `number`, counted from 0, is done."""
         with self._lock:
             if name in self._running:
-                parent, steps, _ = self._running[name]
-                self._running[name] = (parent, steps, min(number + 1, steps))
+                begin, width, steps, _ = self._running[name]
+                done = min(number + 1, steps)
+                self._running[name] = (begin, width, steps, done)
+                self._share = max(self._share, min(begin + done * width, 1.0))
 
     def finish(self, name: str) -> None:
         with self._lock:
@@ -51,21 +58,7 @@ class Phases:
 
     def share(self) -> float:
         """How much is done, from 0 to 1; it never falls."""
-        with self._lock:
-            for name in self._running:
-                self._share = max(self._share, self._of(name))
-            return self._share
-
-    def _of(self, name: str) -> float:
-        """The share of the whole that is done where `name` is, adding up its parents."""
-        parent, steps, done = self._running[name]
-        share = done / steps
-        while parent in self._running:
-            above, steps, done = self._running[parent]
-            # A parent's own step counts once it is through; its parts count within that step.
-            share = min(1.0, (done + min(share, 1.0)) / steps)
-            parent = above
-        return share if parent is None else 0.0
+        return self._share
 
 
 def new_monitor(library: ModuleType, title: str, progress: Progress) -> Any:

@@ -1,6 +1,5 @@
 """Other weights for a plan, put in by TensorRT itself: its kernels and their choice stay."""
 
-from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +14,13 @@ if TYPE_CHECKING:
 _SHOWN = 5  # names in a message
 
 
-@dataclass(frozen=True)
-class RefittedPlan:
-    """A plan with its weights inside, and whether they can be swapped once more."""
-
-    content: bytes
-    refittable: bool
-
-
 def refit_plan(
     flavour: Flavour,
     library: ModuleType,
     plan: bytes,
     graph: bytes,
     options: TensorRtOptions,
-) -> RefittedPlan:
+) -> tuple[bytes, bool]:
     """Put a graph's weights into a plan that was built from another graph of the same layers.
 
     Args:
@@ -39,6 +30,9 @@ def refit_plan(
         graph: an ONNX file's content, in the form and precision of the plan's own.
         options: with which the plan was built; a plan that was to be refittable stays so, where
             the installed release can write such.
+
+    Returns:
+        The plan with its weights inside, and whether they can be swapped once more.
 
     Raises:
         EngineError: TensorRT cannot read the plan, its weights cannot be swapped, or the graph
@@ -63,19 +57,21 @@ def refit_plan(
         refused = format_parser_errors(parser, log)
         raise EngineError(f"{flavour.title} does not take the weights: {refused}")
     if not refitter.refit_cuda_engine():
-        said = format_errors(log.errors) or "it gives no reason"
-        raise EngineError(f"{flavour.title} cannot swap the weights: {said}")
+        raise _refusal(flavour, "cannot swap the weights", log)
     content = _written(flavour, library, engine, log, keep_refittable=options.refit)
     del parser, refitter, engine  # its memory is free for the new one
-    return RefittedPlan(content, _engine(flavour, runtime, log, content).refittable)
+    return content, bool(_engine(flavour, runtime, log, content).refittable)
 
 
 def _engine(flavour: Flavour, runtime: Any, log: Any, plan: bytes) -> Any:
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        said = format_errors(log.errors) or "it gives no reason"
-        raise EngineError(f"{flavour.title} does not load the plan: {said}")
+        raise _refusal(flavour, "does not load the plan", log)
     return engine
+
+
+def _refusal(flavour: Flavour, what: str, log: Any) -> EngineError:
+    return EngineError(f"{flavour.title} {what}: {format_errors(log.errors)}")
 
 
 def _missing(refitter: Any, model: "onnx.ModelProto", *, done: bool) -> list[str]:
@@ -105,6 +101,5 @@ def _written(
         config.set_flag(flags.INCLUDE_REFIT)
     content = engine.serialize_with_config(config)
     if content is None:
-        said = format_errors(log.errors) or "it gives no reason"
-        raise EngineError(f"{flavour.title} cannot write the plan: {said}")
+        raise _refusal(flavour, "cannot write the plan", log)
     return bytes(content)

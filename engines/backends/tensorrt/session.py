@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from pconv_deploy.contract import HOLE_MASK
-from pconv_deploy.engines.backends.tensorrt.cuda.arrays import DeviceArray, View, check_fits, view
+from pconv_deploy.engines.backends.tensorrt.cuda.arrays import DeviceArray, check_fits, view
+from pconv_deploy.engines.backends.tensorrt.cuda.dlpack import View
 from pconv_deploy.engines.backends.tensorrt.cuda.streams import (
     LEGACY_STREAM,
     on_device,

@@ -1,17 +1,25 @@
 """Who takes part in a GPU report: PyTorch, literal and collapsed, and every backend for GPUs."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from pconv_deploy.benchmark.gpu.engines import EngineToBuild
-from pconv_deploy.benchmark.gpu.formulations import CompiledReady, TorchReady
+from pconv_deploy.benchmark.contenders import FORMULATIONS
+from pconv_deploy.benchmark.gpu.engines import engine_ready
+from pconv_deploy.benchmark.gpu.formulations import TorchReady
 from pconv_deploy.benchmark.gpu.steps import GpuContender
 from pconv_deploy.engines.shapes import Shape
 from pconv_deploy.errors import UsageError
 from pconv_deploy.parity import Precision
 
+# What it is called, the type it computes in, and whether it is compiled.
+_TORCH = (
+    ("PyTorch eager, fp32", torch.float32, False),
+    ("PyTorch eager, fp16 channels-last", torch.float16, False),
+    ("torch.compile max-autotune, fp16 channels-last", torch.float16, True),
+)
 # By backend: what its engines compute in. fp32 is beside PyTorch's, fp16 is what is deployed.
 _ENGINES: tuple[tuple[str, Precision], ...] = (
     ("onnxruntime-cuda", "fp32"),
@@ -36,31 +44,24 @@ def contenders(
         device: of PyTorch: "cuda", or "cpu" to try the report out.
         shapes: (batch, height, width) that will be measured.
     """
-    half = torch.float16
-
-    def in_torch(
-        name: str, kind: type[TorchReady], dtype: torch.dtype, *, literal: bool = False
-    ) -> GpuContender:
-        form = "literal" if literal else "collapsed"
-        return GpuContender(
-            f"{name}, {form}", lambda _progress: kind(checkpoint, device, dtype, literal=literal)
+    formulations = [
+        GpuContender(
+            f"{name}, {form}",
+            lambda _progress, form=form, more=(dtype, compiled): TorchReady(  # type: ignore[misc]
+                checkpoint, device, *more, formulation=form
+            ),
         )
-
-    def engine(backend: str, precision: Precision) -> GpuContender:
-        plan = EngineToBuild(graph, folder, shapes, backend, precision)
-        return GpuContender(f"{backend}, {precision}", plan.prepare)
-
-    return [
-        in_torch("PyTorch eager, fp32", TorchReady, torch.float32, literal=True),
-        in_torch("PyTorch eager, fp32", TorchReady, torch.float32),
-        in_torch("PyTorch eager, fp16 channels-last", TorchReady, half, literal=True),
-        in_torch("PyTorch eager, fp16 channels-last", TorchReady, half),
-        in_torch(
-            "torch.compile max-autotune, fp16 channels-last", CompiledReady, half, literal=True
-        ),
-        in_torch("torch.compile max-autotune, fp16 channels-last", CompiledReady, half),
-        *(engine(*wanted) for wanted in _ENGINES),
+        for name, dtype, compiled in _TORCH
+        for form in FORMULATIONS
     ]
+    engines = [
+        GpuContender(
+            f"{backend}, {precision}",
+            functools.partial(engine_ready, graph, folder, shapes, (backend, precision)),
+        )
+        for backend, precision in _ENGINES
+    ]
+    return [*formulations, *engines]
 
 
 def chosen(everyone: Sequence[GpuContender], only: Sequence[str]) -> list[GpuContender]:

@@ -1,7 +1,6 @@
 """Engines in a GPU report: built, accepted, and opened as they are measured."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,13 +12,16 @@ from pconv_deploy.benchmark.gpu.results import Setting
 from pconv_deploy.benchmark.gpu.steps import Progress, Step
 from pconv_deploy.contract import FILLED, IMAGE, GraphContract
 from pconv_deploy.engines.backends.onnxruntime.gpu import OnnxRuntimeGpuBackend
+from pconv_deploy.engines.backends.tensorrt.backend import PLAN, TensorRtBackend
+from pconv_deploy.engines.backends.tensorrt.library import load
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
+from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
 from pconv_deploy.engines.base import Backend
 from pconv_deploy.engines.folder import BuildOptions, build_engine
 from pconv_deploy.engines.integrity import unchanged_files
 from pconv_deploy.engines.manifest import Manifest, describe_parity
 from pconv_deploy.engines.registry import backend_named
-from pconv_deploy.engines.sessions import EngineFiles, RunOptions
+from pconv_deploy.engines.sessions import RunOptions
 from pconv_deploy.engines.shapes import Profile, Shape
 from pconv_deploy.errors import EngineError
 from pconv_deploy.graphs.file import read_graph
@@ -28,38 +30,32 @@ from pconv_deploy.parity import Arrays, Precision, parity_batches
 _UNTIL_CAPTURED = 8  # runs
 
 
-@dataclass(frozen=True)
-class EngineToBuild:
-    """What to build: a graph for a backend in a precision, into a folder of engines.
+def engine_ready(
+    graph: Path, folder: Path, shapes: Sequence[Shape], kind: tuple[str, Precision], tell: Progress
+) -> "EngineReady":
+    """Build an engine and accept it.
 
-    shapes  (batch, height, width) that will be measured
+    Args:
+        graph: what to build.
+        folder: of engines.
+        shapes: (batch, height, width) that will be measured.
+        kind: backend and precision.
+        tell: is told each step.
+
+    Raises:
+        PConvError: this machine cannot run it, or it is not accepted.
     """
-
-    graph: Path
-    folder: Path
-    shapes: Sequence[Shape]
-    backend: str
-    precision: Precision
-
-    def prepare(self, progress: Progress) -> "EngineReady":
-        """Build it, and accept it.
-
-        Raises:
-            PConvError: this machine cannot run it, or it is not accepted.
-        """
-        backend = backend_named(self.backend)
-        if why := backend.why_not_run() or backend.why_not(self.precision):
-            raise EngineError(why)
-        engine = self.folder / f"{self.backend}-{self.precision}.engine"
-        tensorrt = None
-        if self.backend.startswith("tensorrt"):
-            contract = read_graph(self.graph).contract
-            tensorrt = TensorRtOptions(profiles=profiles(self.shapes, contract))
-        options = BuildOptions(
-            backend=self.backend, precision=self.precision, backend_options=tensorrt
-        )
-        manifest = build_engine(self.graph, engine, options, overwrite=True, progress=progress)
-        return EngineReady(backend, engine, manifest)
+    name, precision = kind
+    backend = backend_named(name)
+    if why := backend.why_not_run() or backend.why_not(precision):
+        raise EngineError(why)
+    engine = folder / f"{name}-{precision}.engine"
+    tensorrt = None
+    if isinstance(backend, TensorRtBackend):
+        tensorrt = TensorRtOptions(profiles=profiles(shapes, read_graph(graph).contract))
+    options = BuildOptions(backend=name, precision=precision, backend_options=tensorrt)
+    manifest = build_engine(graph, engine, options, overwrite=True, progress=tell)
+    return EngineReady(backend, engine, manifest)
 
 
 def profiles(shapes: Sequence[Shape], contract: GraphContract) -> tuple[Profile, ...]:
@@ -80,7 +76,6 @@ class EngineReady:
         self.runs_on = backend.runtime().describe()
         self.accepted: str | None = describe_parity(manifest)
         self._backend, self._engine, self._manifest = backend, engine, manifest
-        self._precision = manifest.precision
         self._sessions: dict[bool, Any] = {}
 
     def step(self, setting: Setting, inputs: Arrays) -> Step:
@@ -110,21 +105,14 @@ class EngineReady:
         if session := self._sessions.pop(graphs, None):
             session.close()
 
-    def _files(self) -> EngineFiles:
-        return unchanged_files(self._engine, self._manifest)
-
     def _open(self, *, graphs: bool) -> Any:
         backend = self._backend
+        files = unchanged_files(self._engine, self._manifest)
         if isinstance(backend, OnnxRuntimeGpuBackend):
             chosen = backend.with_cuda_graphs() if graphs else backend
-            return chosen.open(self._files(), self._precision, RunOptions())
-        from pconv_deploy.engines.backends.tensorrt.backend import PLAN, TensorRtBackend
-        from pconv_deploy.engines.backends.tensorrt.library import load
-        from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
-
+            return chosen.open(files, self._manifest.precision, RunOptions())
         assert isinstance(backend, TensorRtBackend)
-        plan = self._files().read(PLAN)
-        return TensorRtSession(load(backend.flavour), plan, RunOptions(), graphs=graphs)
+        return TensorRtSession(load(backend.flavour), files.read(PLAN), RunOptions(), graphs=graphs)
 
 
 def _from_host_to_host(session: Any, inputs: Arrays) -> Step:

@@ -2,19 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pconv_deploy.benchmark.contenders import Formulation, torch_graph
 from pconv_deploy.benchmark.gpu.results import Setting
 from pconv_deploy.benchmark.gpu.steps import WARM_UP, Step
-from pconv_deploy.checkpoints.native import load_checkpoint
 from pconv_deploy.contract import HOLE_MASK, IMAGE
 from pconv_deploy.errors import EngineError
-from pconv_deploy.export.ends import DeploymentGraph
-from pconv_deploy.network.architectures import for_inference, literal_network
 from pconv_deploy.parity import Arrays
 
 
@@ -22,21 +21,30 @@ class TorchReady:
     """The network in PyTorch; fp16 lies channels-last.
 
     Literal as the paper's authors wrote it; otherwise collapsed, batch norm folded.
+
+    compiled  through torch.compile, which captures CUDA graphs by itself, once a shape
     """
 
     accepted: str | None = None
 
     def __init__(
-        self, checkpoint: Path, device: str, dtype: torch.dtype, *, literal: bool = False
+        self,
+        checkpoint: Path,
+        device: str,
+        dtype: torch.dtype,
+        compiled: bool = False,
+        *,
+        formulation: Formulation = "collapsed",
     ) -> None:
-        loaded = load_checkpoint(checkpoint)
-        form = literal_network if literal else for_inference
-        graph = DeploymentGraph(form(loaded.model), loaded.normalisation).eval()
-        graph = graph.to(device, dtype)
+        if compiled and device == "cpu":
+            raise EngineError("max-autotune is measured on GPUs only")
+        graph = torch_graph(checkpoint, formulation).to(device, dtype)
         if dtype == torch.float16:
-            graph = graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            graph = graph.to(memory_format=torch.channels_last)
         self._graph: nn.Module = graph
-        self._device = device
+        self._device, self._compiled = device, compiled
+        self._shape: tuple[int, int, bool] | None = None  # that `_run` was compiled for
+        self._run: Callable[..., Any] = graph
         where = torch.cuda.get_device_name() if device == "cuda" else "the CPU"
         self.runs_on = f"torch {torch.__version__} on {where}"
         # fp32 is fp32 here as well, and kernels are searched for, as everyone else does.
@@ -49,9 +57,7 @@ class TorchReady:
         arrays = [inputs[name] for name in (IMAGE, HOLE_MASK)]
         through = [pinned_like(array, self._device) for array in arrays]
         there = [tensor.to(self._device) for tensor in through]
-        compute = self._compute(setting)
-        if setting.cuda_graph:
-            compute = self._replayed(compute, there)
+        compute = self._compute(setting, there)
         back = pinned_like(inputs[IMAGE], self._device)
         result: Tensor | NDArray[np.uint8] = back
 
@@ -78,58 +84,43 @@ class TorchReady:
     def close(self) -> None:
         del self._graph
 
-    def _compute(self, setting: Setting) -> Callable[..., Tensor]:  # noqa: ARG002
-        graph = self._graph
-        return lambda image, hole_mask: graph(image, hole_mask)[0]
+    def _compute(self, setting: Setting, there: list[Tensor]) -> Callable[..., Tensor]:
+        graph = self._compiled_for(setting) if self._compiled else self._graph
 
-    def _replayed(
-        self, compute: Callable[..., Tensor], there: list[Tensor]
-    ) -> Callable[..., Tensor]:
-        """Capture one run; later ones read and write the same memory."""
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.inference_mode(), torch.cuda.stream(aside):
-            for _ in range(WARM_UP):
-                compute(*there)
-        torch.cuda.current_stream().wait_stream(aside)
-        captured = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.graph(captured):
-            filled = compute(*there)
-
-        def replay(*_there: Tensor) -> Tensor:
-            captured.replay()
+        def compute(image: Tensor, hole_mask: Tensor) -> Tensor:
+            filled: Tensor = graph(image, hole_mask)[0]
             return filled
 
-        return replay
+        return _replayed(compute, there) if setting.cuda_graph and not self._compiled else compute
 
-
-class CompiledReady(TorchReady):
-    """The same through torch.compile, which captures CUDA graphs by itself, once a shape."""
-
-    def __init__(
-        self, checkpoint: Path, device: str, dtype: torch.dtype, *, literal: bool = False
-    ) -> None:
-        super().__init__(checkpoint, device, dtype, literal=literal)
-        if device == "cpu":
-            raise EngineError("max-autotune is measured on GPUs only")
-        self._compiled: tuple[tuple[int, int, bool], Callable[..., Tensor]] | None = None
-
-    def _compute(self, setting: Setting) -> Callable[..., Tensor]:
+    def _compiled_for(self, setting: Setting) -> Callable[..., Any]:
         shape = (setting.batch, setting.side, setting.cuda_graph)
-        if self._compiled is None or self._compiled[0] != shape:
+        if shape != self._shape:
             # After a few shapes it would give up, and run the rest uncompiled.
             torch.compiler.reset()
             mode = "max-autotune" if setting.cuda_graph else "max-autotune-no-cudagraphs"
-            compiled = torch.compile(self._graph, mode=mode, dynamic=False, fullgraph=True)
-            self._compiled = (shape, lambda image, hole_mask: compiled(image, hole_mask)[0])
-        return self._compiled[1]
+            self._run = torch.compile(self._graph, mode=mode, dynamic=False, fullgraph=True)
+            self._shape = shape
+        return self._run
 
-    def _replayed(
-        self,
-        compute: Callable[..., Tensor],
-        there: list[Tensor],  # noqa: ARG002
-    ) -> Callable[..., Tensor]:
-        return compute
+
+def _replayed(compute: Callable[..., Tensor], there: list[Tensor]) -> Callable[..., Tensor]:
+    """Capture one run; later ones read and write the same memory."""
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.inference_mode(), torch.cuda.stream(aside):
+        for _ in range(WARM_UP):
+            compute(*there)
+    torch.cuda.current_stream().wait_stream(aside)
+    captured = torch.cuda.CUDAGraph()
+    with torch.inference_mode(), torch.cuda.graph(captured):
+        filled = compute(*there)
+
+    def replay(*_there: Tensor) -> Tensor:
+        captured.replay()
+        return filled
+
+    return replay
 
 
 def pinned_like(array: NDArray[np.uint8], device: str) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pconv_deploy.benchmark.gpu.engines import EngineReady, profiles
-from pconv_deploy.benchmark.gpu.formulations import CompiledReady, pinned_like
+from pconv_deploy.benchmark.gpu.formulations import TorchReady, pinned_like
 from pconv_deploy.benchmark.gpu.measuring import GpuReportOptions
 from pconv_deploy.benchmark.gpu.results import Setting
 from pconv_deploy.benchmark.gpu.steps import Step
@@ -167,13 +167,13 @@ def test_torch_compile_forgets_the_shapes_before(
 
     monkeypatch.setattr(torch, "compile", compiled)
     monkeypatch.setattr(torch.compiler, "reset", lambda: done.append("reset"))
-    ready: Any = object.__new__(CompiledReady)
-    ready._graph, ready._compiled = lambda image, _hole: (image, None), None
+    ready: Any = object.__new__(TorchReady)
+    ready._graph, ready._compiled, ready._shape = lambda image, _hole: (image, None), True, None
     for setting in GpuReportOptions(batches=(1,), sides=(256,)).settings():
-        assert ready._compute(setting)(7, 8) == 7
+        assert ready._compute(setting, [])(7, 8) == 7
     assert done == ["reset", "max-autotune", "reset", "max-autotune-no-cudagraphs"]
     with pytest.raises(EngineError, match="on GPUs only"):
-        CompiledReady(checkpoint, "cpu", torch.float16)
+        TorchReady(checkpoint, "cpu", torch.float16, compiled=True)
 
 
 def test_what_comes_back_to_pytorch_comes_to_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,3 +39,8 @@ def opened(library: FakeTensorRt) -> Open:
         return TensorRtSession(library, plan, RunOptions(streams=streams), **more)  # type: ignore[arg-type]
 
     return open_session
+
+
+@pytest.fixture
+def session(opened: Open) -> TensorRtSession:
+    return opened()

@@ -25,6 +25,16 @@ class Foreign:
         else:
             gpu.give(late_on, lambda: gpu.write(self.address, content))
 
+    def interface(self) -> dict[str, Any]:
+        data = (self.address, False)
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": data,
+            "strides": None,
+            "version": 2,
+        }
+
     def get(self) -> NDArray[Any]:
         """What is there now."""
         size = int(np.prod(self.shape)) * self.dtype.itemsize
@@ -38,15 +48,7 @@ class CudaArray(Foreign):
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {
-            "shape": self.shape,
-            "typestr": self.dtype.str,
-            "data": (self.address, False),
-            "strides": None,
-            "stream": None,
-            "version": 3,
-            **self.more,
-        }
+        return self.interface() | {"stream": None, "version": 3, **self.more}
 
 
 class DlpackArray(Foreign):
@@ -74,13 +76,7 @@ class TorchTensor(DlpackArray):
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        return {
-            "shape": self.shape,
-            "typestr": self.dtype.str,
-            "data": (self.address, False),
-            "strides": None,
-            "version": 2,
-        }
+        return self.interface()
 
 
 def on_gpu(

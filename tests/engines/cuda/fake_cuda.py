@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.engines.cuda.cuda_names import (
-    Attribute,
-    CaptureMode,
-    Capturing,
-    Copy,
-    MemoryType,
+from tests.engines.cuda.fake_device import (
+    Capture,
+    FakeDevice,
+    FakeEvent,
+    LazyStream,
+    RefusedError,
     Status,
+    runtime,
 )
-from tests.engines.cuda.fake_device import Capture, FakeDevice, FakeEvent, LazyStream, RefusedError
 
 _QUIET = ("cudaGetErrorName", "cudaGetErrorString")
 
@@ -50,13 +50,13 @@ def api(function: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
 
 class FakeCuda(FakeDevice):
     cudaError_t = Status
-    cudaDeviceAttr = Attribute
-    cudaMemcpyKind = Copy
-    cudaMemoryType = MemoryType
-    cudaStreamCaptureMode = CaptureMode
-    cudaStreamCaptureStatus = Capturing
-    cudaStreamNonBlocking = 1
-    cudaEventDisableTiming = 2
+    cudaDeviceAttr = runtime.cudaDeviceAttr
+    cudaMemcpyKind = runtime.cudaMemcpyKind
+    cudaMemoryType = runtime.cudaMemoryType
+    cudaStreamCaptureMode = runtime.cudaStreamCaptureMode
+    cudaStreamCaptureStatus = runtime.cudaStreamCaptureStatus
+    cudaStreamNonBlocking = runtime.cudaStreamNonBlocking
+    cudaEventDisableTiming = runtime.cudaEventDisableTiming
 
     @api
     def cudaDriverGetVersion(self) -> int:
@@ -87,8 +87,8 @@ class FakeCuda(FakeDevice):
         self.context = context
 
     @api
-    def cudaDeviceGetAttribute(self, attribute: Attribute, _device: int) -> int:
-        assert attribute == Attribute.cudaDevAttrTextureAlignment
+    def cudaDeviceGetAttribute(self, attribute: Any, _device: int) -> int:
+        assert attribute == self.cudaDeviceAttr.cudaDevAttrTextureAlignment
         return 512
 
     @api
@@ -103,11 +103,11 @@ class FakeCuda(FakeDevice):
         return SimpleNamespace(name=b"Fake GPU", major=9, minor=0, totalGlobalMem=self.memory)
 
     @api
-    def cudaGetErrorName(self, status: Status) -> bytes:
-        return status.name.encode()
+    def cudaGetErrorName(self, status: Any) -> bytes:
+        return str(status.name).encode()
 
     @api
-    def cudaGetErrorString(self, status: Status) -> bytes:
+    def cudaGetErrorString(self, status: Any) -> bytes:
         return f"words for {int(status)}".encode()
 
     @api
@@ -145,8 +145,8 @@ class FakeCuda(FakeDevice):
         ctypes.memset(address, 0xDD, len(block))  # whoever still reads it shall see it
 
     @api
-    def cudaMemcpyAsync(self, to: int, of: int, size: int, kind: Copy, stream: int) -> None:
-        if kind == Copy.cudaMemcpyHostToDevice:
+    def cudaMemcpyAsync(self, to: int, of: int, size: int, kind: Any, stream: int) -> None:
+        if kind == self.cudaMemcpyKind.cudaMemcpyHostToDevice:
             if self._is_pinned(of, size):
                 self.give(stream, lambda: self.write(to, _host(of, size)))
             else:  # CUDA reads pageable memory before it returns
@@ -172,9 +172,9 @@ class FakeCuda(FakeDevice):
     def cudaPointerGetAttributes(self, address: int) -> Any:
         for start, block in self.blocks.items():
             if start <= address < start + block.size:
-                kind = MemoryType.cudaMemoryTypeDevice
+                kind = self.cudaMemoryType.cudaMemoryTypeDevice
                 return SimpleNamespace(type=kind, device=self.devices.get(start, 0))
-        return SimpleNamespace(type=MemoryType.cudaMemoryTypeUnregistered, device=-2)
+        return SimpleNamespace(type=self.cudaMemoryType.cudaMemoryTypeUnregistered, device=-2)
 
     @api
     def cudaStreamCreateWithFlags(self, _flags: int) -> int:
@@ -222,12 +222,12 @@ class FakeCuda(FakeDevice):
             self.give(stream, lambda: before.finish(until))
 
     @api
-    def cudaStreamIsCapturing(self, stream: int) -> Capturing:
+    def cudaStreamIsCapturing(self, stream: int) -> Any:
         capture = self._stream(stream).capture
-        return Capturing(0 if capture is None else 1 + capture.broken)
+        return self.cudaStreamCaptureStatus(0 if capture is None else 1 + capture.broken)
 
     @api
-    def cudaStreamBeginCapture(self, stream: int, _mode: CaptureMode) -> None:
+    def cudaStreamBeginCapture(self, stream: int, _mode: Any) -> None:
         found = self._stream(stream)
         found.capture = Capture(found, threading.get_ident())
 

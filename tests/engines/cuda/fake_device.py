@@ -9,8 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.engines.cuda.cuda_names import FREEING, NOT_WHILE_CAPTURING, Status
+from pconv_deploy.engines.cuda.calls import Cuda
 
+runtime = Cuda.load().runtime
+Status: Any = runtime.cudaError_t
+# Freeing may not fail in these tests; what may not be called by a thread that captures.
+_FREEING = ("Free", "FreeHost", "StreamDestroy", "EventDestroy", "GraphDestroy", "GraphExecDestroy")
+FREEING = [f"cuda{name}" for name in _FREEING]
+_BLOCKING = ("Malloc", "HostAlloc", "Free", "FreeHost", "StreamSynchronize")
+NOT_WHILE_CAPTURING = [f"cuda{name}" for name in _BLOCKING]
 Work = Callable[[], None]
 _PRIMARY = 0x100  # handle of the primary context of GPU 0; the next GPU's follows
 
@@ -49,7 +56,7 @@ class FakeEvent:
 class RefusedError(Exception):
     """A call that ends with a status."""
 
-    def __init__(self, status: Status) -> None:
+    def __init__(self, status: Any) -> None:
         self.status = status
 
 
@@ -60,7 +67,7 @@ class FakeDevice:
         self.calls: Counter[str] = Counter()
         self.may_fail = 0  # calls so far that may be told to fail
         self.fail_at: int | None = None
-        self.fail_in: dict[str, Status] = {}  # by function, each time
+        self.fail_in: dict[str, Any] = {}  # by function, each time
         self.graphs_do_nothing = False
         self.memory = memory
         self._thread = threading.local()

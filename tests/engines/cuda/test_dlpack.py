@@ -21,10 +21,11 @@ def content(dtype: Any = np.uint8) -> NDArray[Any]:
 def test_capsules_are_read_and_left_to_their_producers() -> None:
     tensor = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4).transpose(0, 1)[:, :, 1:]
     seen = dlpack.describe(tensor.__dlpack__())
-    assert (seen.shape, seen.strides) == ((3, 2, 3), (4, 12, 1))
+    assert (seen.shape, seen.strides) == ((3, 2, 3), (16, 48, 4))
     assert seen.dtype == np.dtype(np.float32)
     assert seen.address == tensor.data_ptr()
-    assert dlpack.describe(torch.zeros(2, dtype=torch.bfloat16).__dlpack__()).dtype is None
+    brain_float = dlpack.describe(torch.zeros(2, dtype=torch.bfloat16).__dlpack__()).dtype
+    assert brain_float == "a type NumPy does not have"
 
 
 class Lent:

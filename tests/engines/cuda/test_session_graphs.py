@@ -8,11 +8,9 @@ import pytest
 from pconv_deploy.engines.backends.tensorrt import graphs
 from pconv_deploy.engines.backends.tensorrt.graphs import MOST_ATTEMPTS, MOST_GRAPHS
 from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
-from tests.engines.cuda.cuda_names import Status
 from tests.engines.cuda.fake_cuda import FakeCuda
-from tests.engines.cuda.fake_tensorrt import (
-    FakeTensorRt,
-)
+from tests.engines.cuda.fake_device import Status
+from tests.engines.cuda.fake_tensorrt import FakeTensorRt
 from tests.engines.cuda.sessions import Open, run_right
 
 
@@ -30,7 +28,7 @@ def test_a_graph_is_captured_once_a_shape(
     assert "graphs" not in gpu.left()
 
 
-def test_a_session_counts_the_runs_that_were_graphs(opened: Open) -> None:
+def test_a_session_counts_the_runs_that_were_graphs(gpu: FakeCuda, opened: Open) -> None:
     session, direct = opened(streams=2), opened(graphs=False)
     found = []
     for seed in range(5):
@@ -39,13 +37,7 @@ def test_a_session_counts_the_runs_that_were_graphs(opened: Open) -> None:
         found.append(session.runs_by_graph)
     assert found == [0, 0, 1, 2, 3]  # of each worker the first captures
     assert direct.runs_by_graph == 0
-
-
-def test_without_graphs_everything_is_executed_directly(gpu: FakeCuda, opened: Open) -> None:
-    session = opened(graphs=False)
-    for seed in range(3):
-        run_right(session, (1, 32, 32), seed)
-    assert gpu.calls["cudaStreamBeginCapture"] == gpu.calls["cudaGraphLaunch"] == 0
+    assert gpu.calls["cudaStreamBeginCapture"] == 2
 
 
 def test_graphs_are_kept_up_to_a_bound(gpu: FakeCuda, library: FakeTensorRt, opened: Open) -> None:
@@ -59,15 +51,21 @@ def test_graphs_are_kept_up_to_a_bound(gpu: FakeCuda, library: FakeTensorRt, ope
     assert session.runs_by_graph == 2 * MOST_GRAPHS
 
 
-def test_a_graph_that_was_idle_for_long_makes_room(
+def test_the_graph_that_was_idle_for_longest_makes_room(
     gpu: FakeCuda, library: FakeTensorRt, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graphs, "IDLE_RUNS", MOST_GRAPHS)
     session = opened()
-    for width in range(16, 16 + 2 * MOST_GRAPHS):
+    for width in range(16, 16 + MOST_GRAPHS):
         run_right(session, (1, 16, width))
-    assert gpu.calls["cudaStreamBeginCapture"] == 2 * MOST_GRAPHS
+    run_right(session, (1, 16, 16))  # in use again
+    for width in range(16, 15 + MOST_GRAPHS):
+        run_right(session, (1, 17, width))
+    assert gpu.calls["cudaStreamBeginCapture"] == 2 * MOST_GRAPHS - 1
     assert gpu.left()["executables"] == len(library.contexts) - 1 == MOST_GRAPHS
+    before = session.runs_by_graph
+    run_right(session, (1, 16, 16))
+    assert session.runs_by_graph == before + 1
 
 
 def check_fallback(

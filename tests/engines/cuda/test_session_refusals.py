@@ -9,17 +9,9 @@ from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
 from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
 from pconv_deploy.engines.shapes import Profile
 from pconv_deploy.errors import EngineError, InputError
-from tests.engines.cuda.cuda_names import Status
 from tests.engines.cuda.fake_cuda import FakeCuda
-from tests.engines.cuda.fake_tensorrt import (
-    LARGE,
-    PLAN,
-    SMALL,
-    FakeRuntime,
-    FakeTensorRt,
-    Type,
-    images,
-)
+from tests.engines.cuda.fake_device import Status
+from tests.engines.cuda.fake_tensorrt import LARGE, PLAN, SMALL, FakeTensorRt, Type, images
 from tests.engines.cuda.sessions import Open, run_right
 
 
@@ -78,27 +70,3 @@ def test_without_a_gpu_tensorrt_is_not_touched(gpu: FakeCuda, opened: Open) -> N
     gpu.fail_in = {"cudaGetDeviceCount": Status.cudaErrorNoDevice}
     with pytest.raises(EngineError, match="no GPU can be used: CUDA sees no GPU"):
         opened()
-
-
-def test_a_session_stays_on_its_gpu(gpu: FakeCuda, opened: Open) -> None:
-    gpu.device = 1
-    session = opened()
-    gpu.device = 0
-    run_right(session, (1, 32, 32))
-    assert gpu.calls["cudaSetDevice"] == 1
-    assert gpu.device == 0
-
-
-def test_a_version_compatible_plan_may_bring_code_only_if_told(
-    monkeypatch: pytest.MonkeyPatch, library: FakeTensorRt, opened: Open
-) -> None:
-    made: list[FakeRuntime] = []
-
-    def runtime(log: Any) -> FakeRuntime:
-        made.append(FakeRuntime(library, log))
-        return made[-1]
-
-    monkeypatch.setattr(library, "Runtime", runtime)
-    opened()
-    opened(host_code=True)
-    assert [each.engine_host_code_allowed for each in made] == [False, True]

@@ -10,17 +10,12 @@ import pytest
 from pconv_deploy.contract import FILLED, HOLE_MASK, IMAGE
 from pconv_deploy.engines.backends.tensorrt.session import TensorRtSession
 from pconv_deploy.errors import EngineError, UsageError
-from tests.engines.cuda.cuda_names import Status
 from tests.engines.cuda.device_arrays import SHAPE, CudaArray, DlpackArray, on_gpu, target
 from tests.engines.cuda.fake_cuda import FakeCuda
+from tests.engines.cuda.fake_device import Status
 from tests.engines.cuda.fake_tensorrt import LARGE, PLAN, SMALL, FakeTensorRt, filled, images
 
 LEGACY = 1
-
-
-@pytest.fixture
-def session(gpu: FakeCuda) -> TensorRtSession:
-    return TensorRtSession(FakeTensorRt(gpu, SMALL, LARGE), PLAN)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -133,15 +128,6 @@ def test_results_do_not_need_the_stream_they_were_made_on(
     np.testing.assert_array_equal(again.to_host(), images(SHAPE)[IMAGE])  # inverted twice
     assert found.__cuda_array_interface__["stream"] == LEGACY
     found.__dlpack__(stream=2)
-
-
-def test_a_result_that_is_written_again_by_a_call_that_waits_is_written(
-    gpu: FakeCuda, session: TensorRtSession, stream: int
-) -> None:
-    inputs, _ = on_gpu(gpu)
-    found = session.run_on_device(inputs, stream=stream)
-    session.run_on_device(inputs, outputs=found)
-    assert found[FILLED].__cuda_array_interface__["stream"] is None
 
 
 def test_an_engine_on_another_gpu_serves_a_thread_of_this_one(gpu: FakeCuda) -> None:

@@ -1,15 +1,16 @@
 """Arrays on the GPU: other people's, looked at without a copy, and our own."""
 
+import contextlib
 import math
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pconv_deploy.engines.backends.tensorrt.cuda import dlpack
+from pconv_deploy.engines.backends.tensorrt.cuda.dlpack import View
 from pconv_deploy.engines.backends.tensorrt.cuda.memory import ALLOCATION_ALIGNMENT, DeviceMemory
 from pconv_deploy.engines.backends.tensorrt.cuda.streams import (
     LEGACY_STREAM,
@@ -22,23 +23,6 @@ from pconv_deploy.errors import InputError
 
 _STREAMS_SINCE = 3  # the version of __cuda_array_interface__ that tells of the producer's stream
 _NO_WAITING = -1  # DLPack's word of a consumer who sees to it himself
-
-
-@dataclass(frozen=True)
-class View:
-    """Somebody's array on the GPU.
-
-    strides  in bytes; None: C order
-    stream   on which it is being written; None: it is written, or the reader need not care
-    dtype    or its name where NumPy has no such type
-    """
-
-    address: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any] | str
-    strides: tuple[int, ...] | None
-    readonly: bool
-    stream: int | None
 
 
 class DeviceArray:
@@ -75,10 +59,10 @@ class DeviceArray:
             self._written.record(stream)
         self._in_flight = stream is not None
 
-    def seen_by(self, reader: int) -> "View":
+    def seen_by(self, reader: int) -> View:
         """What `view` says of it; the stream that will read or write it waits."""
         self._make_wait(reader)
-        return View(self.address, self.shape, self.dtype, None, readonly=False, stream=None)
+        return View(self.address, self.shape, self.dtype, strides=None)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -159,7 +143,8 @@ def view(array: Any, name: str, reader: int) -> View:
     """
     if isinstance(array, DeviceArray):
         return array.seen_by(reader)
-    interface = _offered(array, "__cuda_array_interface__", name)
+    with _handing_over(name):
+        interface = getattr(array, "__cuda_array_interface__", None)
     # PyTorch tells its stream by DLPack alone.
     if interface is not None and ("stream" in interface or not hasattr(array, "__dlpack__")):
         return _from_interface(interface, name)
@@ -174,27 +159,15 @@ def view(array: Any, name: str, reader: int) -> View:
             f"found {name} ({type(array).__name__}) in the memory of another device (DLPack's "
             f"device type {int(kind)}); needed an array on the GPU"
         )
-    try:
-        described = dlpack.describe(array.__dlpack__(stream=reader))
-    # Each library refuses in its own way: BufferError, RuntimeError, TypeError, ValueError.
-    except Exception as error:
-        raise InputError(f"{name} cannot be handed over: {error}") from error
-    dtype = described.dtype
-    width = dtype.itemsize if dtype else 1
-    return View(
-        described.address,
-        described.shape,
-        dtype or "a type NumPy does not have",
-        tuple(n * width for n in described.strides) if described.strides else None,
-        readonly=False,
-        stream=None,
-    )
+    with _handing_over(name):
+        return dlpack.describe(array.__dlpack__(stream=reader))
 
 
-def _offered(array: Any, attribute: str, name: str) -> Any:
+@contextlib.contextmanager
+def _handing_over(name: str) -> Iterator[None]:
+    """Each library refuses in its own way, such as a tensor that needs its gradient."""
     try:
-        return getattr(array, attribute, None)
-    # A tensor that needs its gradient, for instance.
+        yield
     except Exception as error:
         raise InputError(f"{name} cannot be handed over: {error}") from error
 

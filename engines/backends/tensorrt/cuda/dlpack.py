@@ -36,29 +36,33 @@ _get_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_cha
 
 
 @dataclass(frozen=True)
-class Described:
-    """What a capsule says of its memory.
+class View:
+    """Somebody's array on the GPU.
 
-    dtype    None: a type that NumPy does not have
-    strides  in elements; None: C order
+    strides  in bytes; None: C order
+    dtype    or words for a type that NumPy does not have
+    stream   on which it is being written; None: it is written, or the reader need not care
     """
 
     address: int
     shape: tuple[int, ...]
-    dtype: np.dtype[Any] | None
+    dtype: np.dtype[Any] | str
     strides: tuple[int, ...] | None
+    readonly: bool = False
+    stream: int | None = None
 
 
-def describe(capsule: Any) -> Described:
+def describe(capsule: Any) -> View:
     """Read a capsule without consuming it: its memory stays its producer's."""
     tensor = _tensor(capsule)
     kind = _KINDS.get(tensor.code)
     plain = kind is not None and tensor.lanes == 1 and tensor.bits in (8, 16, 32, 64)
-    return Described(
+    strides = tensor.strides[: tensor.ndim] if tensor.strides else None
+    return View(
         address=(tensor.data or 0) + tensor.byte_offset,
         shape=tuple(tensor.shape[: tensor.ndim]),
-        dtype=np.dtype(f"{kind}{tensor.bits // 8}") if plain else None,
-        strides=tuple(tensor.strides[: tensor.ndim]) if tensor.strides else None,
+        dtype=np.dtype(f"{kind}{tensor.bits // 8}") if plain else "a type NumPy does not have",
+        strides=tuple(n * tensor.bits // 8 for n in strides) if strides else None,
     )
 
 

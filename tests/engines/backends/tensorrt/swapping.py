@@ -53,17 +53,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session", params=["fp32", "fp16"])
-def built(
-    request: pytest.FixtureRequest, folder: Path, tensorrt_module: ModuleType
-) -> tuple[Path, Manifest]:
+@pytest.fixture(scope="session")
+def built(folder: Path, tensorrt_module: ModuleType) -> tuple[Path, Manifest]:
     """An engine of TensorRT's own builder, and its manifest."""
-    path = folder / f"{request.param}.engine"
+    path = folder / "fp16.engine"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(__import__("sys").modules, "tensorrt", tensorrt_module)
         # With --refit the builder wants a GPU: what it is given then is tested in test_config.
         options = msgspec.structs.replace(REFIT, refit=False)
-        wanted = BuildOptions(backend="tensorrt", precision=request.param, backend_options=options)
+        wanted = BuildOptions(backend="tensorrt", precision="fp16", backend_options=options)
         return path, build_engine(folder / "old.onnx", path, wanted)
 
 

@@ -6,25 +6,26 @@ itself runs, in ONNX Runtime. The same with a GPU is in tests/gpu.
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from pconv_deploy.cli.remedies import explain
 from pconv_deploy.commands.inspect import inspect_file
 from pconv_deploy.contract import RAW_OUTPUT
-from pconv_deploy.engines.backends.tensorrt import backend as module
 from pconv_deploy.engines.backends.tensorrt import builder, session
 from pconv_deploy.engines.backends.tensorrt.builder import build_plan
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.base import Gpu
 from pconv_deploy.engines.cuda import devices
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
-from pconv_deploy.engines.sessions import RunOptions, files_just_built
+from pconv_deploy.engines.manifest import describe
 from pconv_deploy.engines.shapes import Profile, choose
-from pconv_deploy.errors import EngineError, UsageError
+from pconv_deploy.errors import EngineError
 from pconv_deploy.graphs.file import read_graph, with_raw_output
 from pconv_deploy.graphs.run import model_run
 from pconv_deploy.parity import TOLERANCES, Arithmetic, Arrays, Precision
@@ -34,6 +35,7 @@ from tests.engines.backends.tensorrt.fake_inspector import FREE, FakeEngine
 HOPPER = Gpu(
     name="NVIDIA H200", compute_capability="9.0", memory=1 << 37, driver="580.1", cuda="13.0"
 )
+OTHER = Gpu(name="NVIDIA L4", compute_capability="8.9", memory=1, driver="1", cuda="13.0")
 OPTIONS = BuildOptions(
     backend="tensorrt", precision="fp16", backend_options=TensorRtOptions(profiles=(SMALL,))
 )
@@ -68,7 +70,7 @@ class FakeSession:
         pass
 
 
-Machine = Callable[..., dict[str, Any]]
+Machine = Callable[..., None]
 
 
 @pytest.fixture
@@ -80,22 +82,17 @@ def machine(tensorrt: ModuleType, graph: Path, monkeypatch: pytest.MonkeyPatch) 
         loads: bool = True,
         profiles: Sequence[Profile] = (SMALL,),
         contexts: bool = True,
-    ) -> dict[str, Any]:
-        seen: dict[str, Any] = {}
+    ) -> None:
         engine = FakeEngine(tensorrt, layers, profiles, contexts=contexts)
         runtime = SimpleNamespace(deserialize_cuda_engine=lambda _plan: engine if loads else None)
 
-        def open_session(
-            _library: ModuleType, plan: bytes, _options: RunOptions, *, host_code: bool
-        ) -> FakeSession:
-            seen["host_code"] = host_code
+        def open_session(_library: ModuleType, plan: bytes, *_: Any, **_more: Any) -> FakeSession:
             return FakeSession(graph, plan, profiles)
 
         monkeypatch.setattr(devices, "why_no_gpu", lambda: None)
         monkeypatch.setattr(devices, "current_gpu", lambda: HOPPER)
         monkeypatch.setattr(tensorrt, "Runtime", lambda _log: runtime)
         monkeypatch.setattr(session, "TensorRtSession", open_session)
-        return seen
 
     return make
 
@@ -103,7 +100,7 @@ def machine(tensorrt: ModuleType, graph: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_an_engine_is_compared_and_its_layers_are_kept(
     machine: Machine, graph: Path, tmp_path: Path
 ) -> None:
-    seen = machine(layer("CaskConvolution", "Half"), layer("CaskConvolution", "Half"))
+    machine(layer("CaskConvolution", "Half"), layer("CaskConvolution", "Half"))
     steps: list[str] = []
     manifest = build_engine(graph, tmp_path / "x.engine", OPTIONS, progress=steps.append)
     assert manifest.built_with.gpu == HOPPER
@@ -120,7 +117,6 @@ def test_an_engine_is_compared_and_its_layers_are_kept(
     kept = json.loads((tmp_path / "x.engine" / "layers.json").read_text())
     assert kept["engine"][0]["Layers"][0]["Weights"]["Count"] == 72
     assert open_engine(tmp_path / "x.engine")[0] == manifest
-    assert seen == {"host_code": False}
 
 
 @pytest.mark.parametrize(
@@ -158,17 +154,6 @@ def test_one_plan_is_built_and_judged_by_what_it_shows(
     assert parity.worst_composite_difference == 0
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_tf32_is_refused_where_nothing_would_use_it(
-    machine: Machine, graph: Path, tmp_path: Path, precision: Precision
-) -> None:
-    machine()
-    options = TensorRtOptions(profiles=(SMALL,), tf32=True)
-    wanted = BuildOptions(backend="tensorrt", precision=precision, backend_options=options)
-    with pytest.raises(UsageError, match=f"cannot build {precision} engines here: --tf32 lets"):
-        build_engine(graph, tmp_path / "x.engine", wanted)
-
-
 def test_each_profile_is_asked_for_its_own_layers(
     machine: Machine, graph: Path, tmp_path: Path
 ) -> None:
@@ -201,8 +186,7 @@ def test_another_gpu_does_not_open_it(
 ) -> None:
     machine(layer("CaskConvolution", "Half"))
     build_engine(graph, tmp_path / "x.engine", OPTIONS)
-    other = Gpu(name="NVIDIA L4", compute_capability="8.9", memory=1, driver="1", cuda="13.0")
-    monkeypatch.setattr(devices, "current_gpu", lambda: other)
+    monkeypatch.setattr(devices, "current_gpu", lambda: OTHER)
     with pytest.raises(EngineError) as caught:
         open_engine(tmp_path / "x.engine")
     message = explain(caught.value)
@@ -221,11 +205,41 @@ def test_a_plan_that_does_not_load_is_an_error(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_code_of_a_version_compatible_plan_may_run(machine: Machine, tmp_path: Path) -> None:
-    seen = machine()
-    (tmp_path / module.PLAN).write_bytes(b"plan")
-    for compatible in (False, True):
-        options = TensorRtOptions(version_compatible=compatible)
-        backend = module.TensorRtBackend(options=options)
-        backend.open(files_just_built(tmp_path), "fp16", RunOptions())
-        assert seen["host_code"] is compatible
+def test_the_plan_that_is_loaded_is_the_one_that_was_checked(
+    machine: Machine, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(layer("CaskConvolution", "Half"))
+    build_engine(graph, tmp_path / "x.engine", OPTIONS)
+    path, loaded = tmp_path / "x.engine" / "engine.plan", []
+    content, genuine = path.read_bytes(), session.TensorRtSession
+
+    def swapped_when_hashed(read: bytes) -> Any:
+        if read == content:
+            path.write_bytes(b"another plan")
+        return describe(read)
+
+    def open_session(library: ModuleType, plan: bytes, *options: Any, **more: Any) -> Any:
+        loaded.append(plan)
+        return genuine(library, plan, *options, **more)
+
+    monkeypatch.setattr("pconv_deploy.engines.integrity.describe", swapped_when_hashed)
+    monkeypatch.setattr(session, "TensorRtSession", open_session)
+    open_engine(tmp_path / "x.engine")[1].close()
+    assert loaded == [content]
+    assert path.read_bytes() == b"another plan"
+
+
+def test_a_plan_for_several_gpus_proves_itself_on_another(
+    machine: Machine, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(layer("CaskConvolution", "Half"))
+    assert OPTIONS.backend_options is not None
+    portable = msgspec.structs.replace(OPTIONS.backend_options, hardware_compatibility="ampere+")
+    options = replace(OPTIONS, backend_options=portable)
+    engine = tmp_path / "x.engine"
+    build_engine(graph, engine, options)
+    open_engine(engine)[1].close()
+    assert not (engine / "proofs.json").exists()
+    monkeypatch.setattr(devices, "current_gpu", lambda: OTHER)
+    open_engine(engine)[1].close()
+    assert "NVIDIA L4" in (engine / "proofs.json").read_text()

