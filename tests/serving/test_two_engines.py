@@ -27,7 +27,10 @@ def test_two_engines_are_never_mixed_up(
     inverted = np.where(box()[:, :, None] > 0, np.uint8(255) - filled, filled)
     expected = {"a": filled, "b": inverted}
     names = ["a", "b"] * 50
-    engines = {"a": engine, "b": Inverted.load(engine, threads=1)}
+    engines: dict[str, str | Path | Inpainter] = {
+        "a": engine,
+        "b": Inverted.load(engine, threads=1),
+    }
     with serving(engines, max_queue=200) as address, ThreadPoolExecutor(8) as clients:
         answers = list(clients.map(lambda name: fill(address, *content, name), names))
     for name, answer in zip(names, answers, strict=True):
