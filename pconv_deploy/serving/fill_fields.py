@@ -1,6 +1,6 @@
 """The options of a request that fills a photo: those of `pconv-deploy infer`, as text."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
@@ -92,7 +92,8 @@ def read_fields(given: Mapping[str, str], max_pixels: int) -> tuple[PhotoOptions
     for name in given:
         if name not in FIELDS:
             raise RequestError(
-                400, f"found a field {name[:80]!r}; needed image, mask, or one of {_names()}"
+                400,
+                f"found a field {name[:80]!r}; needed image, mask, or one of {', '.join(FIELDS)}",
             )
     values: dict[str, Any] = {
         name: _value(name, given[name]) if name in given else field.schema.get("default")
@@ -118,34 +119,19 @@ def read_fields(given: Mapping[str, str], max_pixels: int) -> tuple[PhotoOptions
 
 
 def _value(name: str, text: str) -> Any:
-    schema = FIELDS[name].schema
-    read: dict[str, Callable[[str, Mapping[str, Any]], Any]] = {
-        "boolean": _boolean,
-        "integer": _integer,
-        "string": _one_of,
-    }
-    value, needed = read[schema["type"]](text.strip(), schema)
-    if value is None:
-        raise RequestError(400, f"found {name}={text[:80]!r}; needed {needed}")
-    return value
-
-
-def _boolean(text: str, _schema: Mapping[str, Any]) -> tuple[bool | None, str]:
-    known = text.lower() in _TRUE or text.lower() in _FALSE
-    return (text.lower() in _TRUE if known else None), "true or false"
-
-
-def _integer(text: str, schema: Mapping[str, Any]) -> tuple[int | None, str]:
-    least, most = schema["minimum"], schema["maximum"]
-    whole = text.isascii() and text.isdigit() and len(text) <= len(str(most))
-    value = int(text) if whole else None
-    fits = value is not None and least <= value <= most
-    return (value if fits else None), f"{least} to {most}"
-
-
-def _one_of(text: str, schema: Mapping[str, Any]) -> tuple[str | None, str]:
-    return (text if text in schema["enum"] else None), f"one of {', '.join(schema['enum'])}"
-
-
-def _names() -> str:
-    return ", ".join(FIELDS)
+    schema, text = FIELDS[name].schema, text.strip()
+    if schema["type"] == "boolean":
+        needed = "true or false"
+        if text.lower() in _TRUE + _FALSE:
+            return text.lower() in _TRUE
+    elif schema["type"] == "integer":
+        least, most = schema["minimum"], schema["maximum"]
+        needed = f"{least} to {most}"
+        whole = text.isascii() and text.isdigit() and len(text) <= len(str(most))
+        if whole and least <= int(text) <= most:
+            return int(text)
+    else:
+        needed = f"one of {', '.join(schema['enum'])}"
+        if text in schema["enum"]:
+            return text
+    raise RequestError(400, f"found {name}={text[:80]!r}; needed {needed}")

@@ -89,18 +89,22 @@ def read_request(body: bytes, head_length: str | None) -> InferRequest:
     binary = _wants_binary(head)
     image, hole_mask = (_elements(*contents[name]) for name in (IMAGE, HOLE_MASK))
     if isinstance(image, list) and isinstance(hole_mask, list):
-        files = _pairs(image, hole_mask)
+        if len(image) != len(hole_mask):
+            raise _wrong(f"files of {HOLE_MASK}", len(hole_mask), f"{len(image)}, as of {IMAGE}")
+        files = list(zip(image, hole_mask, strict=True))
         return InferRequest(head.id, head.parameters, binary, files=files)
     if isinstance(image, list) or isinstance(hole_mask, list):
         raise RequestError(400, f"found one of {IMAGE} and {HOLE_MASK} as files; needed both")
-    tensors = _same_images(image, hole_mask)
+    if image.shape[3] != 3 or image.shape[:3] != hole_mask.shape:
+        found = f"{IMAGE} {list(image.shape)} and {HOLE_MASK} {list(hole_mask.shape)}"
+        raise _wrong("shapes", found, "(N, H, W, 3) and (N, H, W) of the same N, H and W")
     if not binary and image.size > _MAX_JSON_VALUES:
         raise RequestError(
             400,
             f"found {image.size} numbers to be answered in JSON, needed at most "
             f"{_MAX_JSON_VALUES}: ask for binary_data",
         )
-    return InferRequest(head.id, head.parameters, binary, tensors=tensors)
+    return InferRequest(head.id, head.parameters, binary, tensors=(image, hole_mask))
 
 
 def write_answer(
@@ -205,15 +209,13 @@ def _elements(one: _Input, content: memoryview | None) -> Bytes | list[bytes]:
     if len(one.shape) != ranks["UINT8"]:
         needed = "(N, H, W, 3)" if one.name == IMAGE else "(N, H, W)"
         raise _wrong(f"shape of {one.name}", one.shape, needed)
-    values = _numbers(one) if content is None else np.frombuffer(content, np.uint8)
+    if content is None:
+        values = np.array(_flat(one, list[_Byte], "whole numbers from 0 to 255"), np.uint8)
+    else:
+        values = np.frombuffer(content, np.uint8)
     if values.size != math.prod(one.shape):
         raise _wrong(f"elements of {one.name}", values.size, f"{math.prod(one.shape)} by its shape")
     return values.reshape(one.shape)
-
-
-def _numbers(one: _Input) -> Bytes:
-    values = _flat(one, list[_Byte], "whole numbers from 0 to 255")
-    return np.array(values, np.uint8)
 
 
 def _flat(one: _Input, kind: Any, needed: str) -> Any:
@@ -250,22 +252,6 @@ def _lengths_read(one: _Input, content: memoryview) -> list[bytes]:
         if len(files) > MAX_IMAGES:
             break
     return files
-
-
-def _pairs(images: Sequence[bytes], masks: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-    if len(images) != len(masks):
-        raise _wrong(f"files of {HOLE_MASK}", len(masks), f"{len(images)}, as of {IMAGE}")
-    return list(zip(images, masks, strict=True))
-
-
-def _same_images(image: Bytes, hole_mask: Bytes) -> tuple[Bytes, Bytes]:
-    if image.shape[3] != 3 or image.shape[:3] != hole_mask.shape:
-        raise _wrong(
-            "shapes",
-            f"{IMAGE} {list(image.shape)} and {HOLE_MASK} {list(hole_mask.shape)}",
-            "(N, H, W, 3) and (N, H, W) of the same N, H and W",
-        )
-    return image, hole_mask
 
 
 def _wrong(what: str, found: object, needed: str) -> RequestError:

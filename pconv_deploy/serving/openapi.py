@@ -54,7 +54,7 @@ def document() -> dict[str, Any]:
             "it, white = to be filled; every known pixel comes back unchanged in formats without "
             "loss.",
         },
-        "paths": _own() | _kserve() | _others(),
+        "paths": _fill() | _infer() | _plain(),
         "components": {
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -93,7 +93,7 @@ def openapi_routes() -> Sequence[BaseRoute]:
     return [Route("/openapi.json", openapi), Route("/docs", docs)]
 
 
-def _own() -> dict[str, Any]:
+def _fill() -> dict[str, Any]:
     files = {
         "image": ("The photo: PNG, JPEG, WebP, TIFF and others that `infer` takes.", "image"),
         "mask": ("The hole mask, a picture of the photo's size.", "mask"),
@@ -119,15 +119,14 @@ def _own() -> dict[str, Any]:
         parameters=[_MODEL],
         requestBody={"required": True, "content": {"multipart/form-data": {"schema": form}}},
     )
-    return {
-        "/v1/models": {"get": _operation("Which engines there are, and the server's limits")},
-        "/v1/models/{model}/fill": {"post": fill},
-        "/v1/examples": {"get": _operation("Photos to try")},
-    }
+    return {"/v1/models/{model}/fill": {"post": fill}}
 
 
-def _kserve() -> dict[str, Any]:
+def _plain() -> dict[str, Any]:
+    """Addresses that take nothing but the name of an engine."""
     told = {
+        "/v1/models": "Which engines there are, and the server's limits",
+        "/v1/examples": "Photos to try",
         "/v2": "The server's name, version and extensions",
         "/v2/health/live": "Whether the server runs",
         "/v2/health/ready": "Whether every engine is warm",
@@ -135,11 +134,17 @@ def _kserve() -> dict[str, Any]:
         "/v2/models/{model}/ready": "Whether an engine is warm",
         "/v2/models/{model}/config": "Tensors of an engine, as Triton describes them",
         "/v2/models/{model}/stats": "Counts and durations",
+        "/metrics": "Counts and durations, for Prometheus",
+        "/openapi.json": "This document",
+        "/docs": "This document, for people",
     }
-    paths = {
+    return {
         path: {"get": _operation(what, parameters=[_MODEL] if "{model}" in path else [])}
         for path, what in told.items()
     }
+
+
+def _infer() -> dict[str, Any]:
     body = {
         "application/json": {"schema": {"type": "object"}},
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
@@ -151,15 +156,7 @@ def _kserve() -> dict[str, Any]:
         parameters=[_MODEL],
         requestBody={"required": True, "content": body},
     )
-    return paths | {"/v2/models/{model}/infer": {"post": infer}}
-
-
-def _others() -> dict[str, Any]:
-    return {
-        "/metrics": {"get": _operation("Counts and durations, for Prometheus")},
-        "/openapi.json": {"get": _operation("This document")},
-        "/docs": {"get": _operation("This document, for people")},
-    }
+    return {"/v2/models/{model}/infer": {"post": infer}}
 
 
 _MODEL: Final = {

@@ -1,6 +1,5 @@
 """What a server counts: for Prometheus, and for clients of KServe's protocol."""
 
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -83,62 +82,55 @@ class Statistics:
 
 
 class _Counts:
-    """Requests of one model, and nanoseconds, as Triton counts them."""
+    """Requests of one model, and nanoseconds, as Triton counts them; used on the event loop."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inferences = self._executions = self._failures = self._successes = 0
+        self._inferences = self._successes = self._failures = 0
         self._failed = 0.0
         self._last = 0  # milliseconds since 1970
         self._seconds: dict[str, float] = defaultdict(float)
-        self._batches: dict[int, list[float]] = {}
+        self._batches: dict[int, tuple[int, float]] = {}  # runs and seconds of them
 
     def add(self, images: int, stages: dict[str, float], batch_size: int) -> None:
-        with self._lock:
-            self._successes += 1
-            self._inferences += images
-            self._executions += 1
-            self._last = time.time_ns() // 1_000_000
-            for stage, seconds in stages.items():
-                self._seconds[stage] += seconds
-            count = self._batches.setdefault(batch_size, [0, 0.0])
-            count[0] += 1
-            count[1] += stages["infer"]
+        self._successes += 1
+        self._inferences += images
+        self._last = time.time_ns() // 1_000_000
+        for stage, seconds in stages.items():
+            self._seconds[stage] += seconds
+        if batch_size:
+            count, seconds = self._batches.get(batch_size, (0, 0.0))
+            self._batches[batch_size] = count + 1, seconds + stages["infer"]
 
     def fail(self, seconds: float) -> None:
-        with self._lock:
-            self._failures += 1
-            self._failed += seconds
+        self._failures += 1
+        self._failed += seconds
 
     def told(self) -> dict[str, Any]:
-        with self._lock:
-            durations = {
-                name: _duration(self._successes, sum(self._seconds[stage] for stage in stages))
-                for name, stages in _TRITON.items()
-            }
-            total = _duration(self._successes, sum(self._seconds.values()))
-            none = dict.fromkeys(("cache_hit", "cache_miss"), _duration(0, 0))
-            return {
-                "last_inference": self._last,
-                "inference_count": self._inferences,
-                "execution_count": self._executions,
-                "inference_stats": {
-                    "success": total,
-                    "fail": _duration(self._failures, self._failed),
-                    **durations,
-                    **none,
-                },
-                "batch_stats": [
-                    {
-                        "batch_size": size,
-                        "compute_input": _duration(0, 0),
-                        "compute_infer": _duration(int(count), seconds),
-                        "compute_output": _duration(0, 0),
-                    }
-                    for size, (count, seconds) in sorted(self._batches.items())
-                    if size
-                ],
-            }
+        none = _duration(0, 0)
+        durations = {
+            name: _duration(self._successes, sum(self._seconds[stage] for stage in stages))
+            for name, stages in _TRITON.items()
+        }
+        return {
+            "last_inference": self._last,
+            "inference_count": self._inferences,
+            "execution_count": self._successes,
+            "inference_stats": {
+                "success": _duration(self._successes, sum(self._seconds.values())),
+                "fail": _duration(self._failures, self._failed),
+                **durations,
+                **dict.fromkeys(("cache_hit", "cache_miss"), none),
+            },
+            "batch_stats": [
+                {
+                    "batch_size": size,
+                    "compute_input": none,
+                    "compute_infer": _duration(count, seconds),
+                    "compute_output": none,
+                }
+                for size, (count, seconds) in sorted(self._batches.items())
+            ],
+        }
 
 
 def _duration(count: int, seconds: float) -> dict[str, int]:

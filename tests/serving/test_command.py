@@ -5,7 +5,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,44 +15,36 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.serving.live import SECONDS, ask, encoded, fill, until
+from tests.cli.conftest import Run
+from tests.processes import start
+from tests.serving.live import SECONDS, encoded, fill, until, waiting_requests
 
 Photo = Callable[..., NDArray[np.uint8]]
 
 
 @contextlib.contextmanager
 def served(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], tuple[str, int]]]:
-    command = [sys.executable, "-m", "pconv_deploy", "serve", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start("serve", "--port", 0, *arguments)
     try:
         assert process.stdout is not None
         for line in process.stdout:
             if found := re.search(r"http://([\d.]+):(\d+)/", line):
                 yield process, (found[1], int(found[2]))
                 return
-        _, complaint = process.communicate(timeout=SECONDS)
-        raise AssertionError(complaint)
+        raise AssertionError(process.communicate(timeout=SECONDS)[1])
     finally:
         process.kill()
         process.communicate(timeout=SECONDS)
 
 
-def accepted(address: tuple[str, int]) -> int:
-    return int(ask(address, "/v1/models").json["models"][0]["accepted"])
-
-
 def test_sigterm_answers_what_was_accepted(engine: Path, photo: Photo, box: Photo) -> None:
     """Photos large enough that several wait when it comes."""
     image, hole_mask = encoded(photo(900, 1200)), encoded(box(900, 1200))
-    with served(engine, "--threads", "1") as (process, address), ThreadPoolExecutor(6) as clients:
+    options = engine, "--threads", "1", "--host", "0.0.0.0"
+    with served(*options) as (process, address), ThreadPoolExecutor(6) as clients:
         waiting = [clients.submit(fill, address, image, hole_mask) for _ in range(6)]
-        until(lambda: accepted(address) >= 5)
-        in_hand = accepted(address)
+        until(lambda: waiting_requests(address) >= 5)
+        in_hand = waiting_requests(address)
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 143
         answered = [future for future in waiting if future.exception() is None]
@@ -61,40 +52,37 @@ def test_sigterm_answers_what_was_accepted(engine: Path, photo: Photo, box: Phot
         assert {future.result().status for future in answered} == {200}
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(address)
+        assert process.stderr is not None
+        assert "--api-key-file asks for a key" in process.stderr.read()
 
 
-def test_a_second_signal_ends_it_at_once(engine: Path, photo: Photo, box: Photo) -> None:
+def test_a_second_signal_ends_it_at_once_and_leaves_nothing_behind(
+    engine: Path, photo: Photo, box: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TMPDIR", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
     image, hole_mask = encoded(photo(2400, 3000)), encoded(box(2400, 3000))
     with served(engine, "--threads", "1") as (process, address), ThreadPoolExecutor(6) as clients:
         waiting = [clients.submit(fill, address, image, hole_mask) for _ in range(6)]
-        until(lambda: accepted(address) == 6)
+        until(lambda: waiting_requests(address) == 6)
         process.send_signal(signal.SIGINT)
         time.sleep(1.2)  # a second one within a second is taken for the same request
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) == 130
-        assert sum(future.exception() is not None for future in waiting) >= 1
+        failures = [error for future in waiting if (error := future.exception())]
+        assert failures
+        assert all(isinstance(error, OSError | HTTPException) for error in failures)
+    assert list(tmp_path.rglob("*")) == []
 
 
-def refused(*arguments: object) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pconv_deploy", "serve", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr
-    return done.returncode, " ".join(done.stderr.split())
-
-
-def test_a_port_that_is_taken(engine: Path) -> None:
+def test_a_port_that_is_taken(run: Run, engine: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        code, message = refused(engine, "--port", port)
-    assert code == 2
-    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in message
-    assert "--port" in message
+        result = run("serve", engine, "--port", port)
+    assert result.code == 2
+    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in result.err
+    assert "--port" in result.err
 
 
 @pytest.mark.parametrize(
@@ -112,34 +100,11 @@ def test_refusals(
     arguments: list[str],
     code: int,
     message: str,
+    run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "keys").write_text("\n \n")
-    found, told = refused(*arguments, "--port", 0)
-    assert (found, message in told) == (code, True), told
-
-
-def test_a_host_that_others_reach_is_noted(engine: Path) -> None:
-    with served(engine, "--host", "0.0.0.0") as (process, address):
-        assert ask(address, "/v1/models").status == 200
-        process.terminate()
-        assert process.wait(SECONDS) == 143
-        assert process.stderr is not None
-        assert "--api-key-file asks for a key" in " ".join(process.stderr.read().split())
-
-
-def test_a_killed_server_leaves_nothing_behind(
-    engine: Path, photo: Photo, box: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("TMPDIR", "HOME", "XDG_CACHE_HOME"):
-        monkeypatch.setenv(name, str(tmp_path))
-    image, hole_mask = encoded(photo(900, 1200)), encoded(box(900, 1200))
-    with served(engine) as (process, address), ThreadPoolExecutor(2) as clients:
-        waiting = [clients.submit(fill, address, image, hole_mask) for _ in range(2)]
-        until(lambda: accepted(address) == 2)
-        process.kill()
-        process.wait(SECONDS)
-        assert all(isinstance(future.exception(), OSError | HTTPException) for future in waiting)
-    assert list(tmp_path.rglob("*")) == []
+    result = run("serve", *arguments, "--port", 0)
+    assert (result.code, message in result.err) == (code, True), result.err

@@ -53,8 +53,7 @@ def tensors(binary: Any = True, **arrays: NDArray[Any]) -> list[Any]:
     return inputs
 
 
-@pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(("count", "binary"), [(1, False), (3, True)])
 def test_tensors_bit_for_bit(
     count: int, binary: bool, client: Any, inpainter: Inpainter, photo: Photo, box: Photo
 ) -> None:
@@ -72,13 +71,10 @@ def test_tensors_bit_for_bit(
     assert result.get_response()["id"] == "mine"
 
 
-@pytest.mark.parametrize("compression", ["gzip", "deflate"])
-def test_compressed_requests_are_refused_in_words(
-    compression: str, client: Any, photo: Photo, box: Photo
-) -> None:
+def test_compressed_requests_are_refused_in_words(client: Any, photo: Photo, box: Photo) -> None:
     inputs = tensors(image=photo()[None], hole_mask=box()[None])
     with pytest.raises(triton.InferenceServerException, match="needed none"):
-        client.infer("tiny", inputs, request_compression_algorithm=compression)
+        client.infer("tiny", inputs, request_compression_algorithm="gzip")
 
 
 def test_files(client: Any, address: Address, photo: Photo, box: Photo) -> None:
@@ -96,7 +92,7 @@ def test_files(client: Any, address: Address, photo: Photo, box: Photo) -> None:
 def test_counts(client: Any, photo: Photo, box: Photo) -> None:
     before = client.get_inference_statistics("tiny")["model_stats"][0]
     client.infer("tiny", tensors(image=photo()[None], hole_mask=box()[None]))
-    with pytest.raises(triton.InferenceServerException):
+    with pytest.raises(triton.InferenceServerException, match="nothing is known"):
         client.infer("tiny", tensors(image=photo()[None], hole_mask=np.ones((1, 40, 56), np.uint8)))
     after = client.get_inference_statistics("tiny")["model_stats"][0]
     assert after["inference_count"] == before["inference_count"] + 1
@@ -105,12 +101,6 @@ def test_counts(client: Any, photo: Photo, box: Photo) -> None:
     assert stats["success"]["count"] == earlier["success"]["count"] + 1
     assert stats["fail"]["count"] == earlier["fail"]["count"] + 1
     assert stats["compute_infer"]["ns"] > earlier["compute_infer"]["ns"]
-
-
-def test_everything_is_hole(client: Any, photo: Photo) -> None:
-    holes = np.ones((1, 40, 56), np.uint8)
-    with pytest.raises(triton.InferenceServerException, match="nothing is known"):
-        client.infer("tiny", tensors(image=photo()[None], hole_mask=holes))
 
 
 def test_hints_for_a_scheduler_change_nothing(client: Any, photo: Photo, box: Photo) -> None:
