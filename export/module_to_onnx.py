@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pconv_deploy.checkpoints.foreign.weights import list_names
+from pconv_deploy.checkpoints.foreign.weights import list_names, text_of_name
 from pconv_deploy.contract import MAX_LEVELS, Family, Normalisation, Source, UserModule
 from pconv_deploy.errors import ModuleError, PConvError, UsageError
 from pconv_deploy.export.checkpoint_to_onnx import (
@@ -150,7 +150,7 @@ def _target(
     shown_size = size or (multiple * math.ceil(_SHOWN / multiple),) * 2
     made = with_operators(network, lambda layers: run_on_holes(layers, mask_channels, shown_size))
     reference = CalledModule(network, mask_channels)
-    name = weights.name.encode(errors="replace").decode() if weights else request.factory
+    name = text_of_name(weights) if weights else request.factory
     return ExportTarget(
         traced=CalledModule(made.network, mask_channels),
         reference=reference,

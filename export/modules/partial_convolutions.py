@@ -81,7 +81,8 @@ def with_operators(network: nn.Module, run: Callable[[nn.Module], None]) -> With
                 forward = _operator_forward(calls, layer.forward)
                 layer.forward = MethodType(forward, layer)  # type: ignore[method-assign]
             count += any(calls)  # with a mask, that is
-            if difference and _resembles(layer):
+            named = "PartialConv" in type(layer).__name__
+            if difference and (named or any(hasattr(layer, name) for name in _ATTRIBUTES)):
                 lookalikes[f"{path or 'the module itself'} ({type(layer).__name__})"] = difference
     return WithOperators(network, count, lookalikes)
 
@@ -109,11 +110,6 @@ def _layers_with_soft_masks(network: nn.Module, run: Callable[[nn.Module], None]
     except ModuleError:  # another size may do; nothing is known of its masks
         return {path for path, layer in network.named_modules() if _has_own_forward(layer)}
     return soft
-
-
-def _resembles(layer: nn.Conv2d) -> bool:
-    named = "PartialConv" in type(layer).__name__
-    return named or any(hasattr(layer, attribute) for attribute in _ATTRIBUTES)
 
 
 def _operator_forward(calls: _OperatorCalls, own: Callable[..., Any]) -> Callable[..., Any]:
@@ -184,15 +180,9 @@ def _compare_all_calls(layer: nn.Conv2d, *, soft: bool) -> tuple[_OperatorCalls,
 
 @torch.no_grad()
 def _compare_call(layer: nn.Conv2d, channels: int, *, soft: bool) -> _Returned | str | None:
-    """Compare a layer with random weights with the operator.
+    """Compare a layer with random weights, called with a mask of `channels`, with the operator.
 
-    Args:
-        layer: is not changed.
-        channels: of the mask it is called with; 0: without a mask.
-        soft: whether the mask is to have values between 0 and 1.
-
-    Returns:
-        What it returns, if both compute the same; what differs; None if it cannot be called so.
+    Return what it returns, if both compute the same; what differs; None if it cannot be called so.
     """
     drawn = torch.Generator().manual_seed(0)
     windows = zip(layer.dilation, layer.kernel_size, layer.stride, strict=True)
@@ -219,7 +209,9 @@ def _compare_call(layer: nn.Conv2d, channels: int, *, soft: bool) -> _Returned |
 
 def _difference(layer: nn.Conv2d, given: list[Tensor], result: Any) -> _Returned | str:
     found = list(result) if isinstance(result, tuple | list) else [result]
-    if not 1 <= len(found) <= 2 or not all(_is_image(part) for part in found):
+    if not 1 <= len(found) <= 2 or not all(
+        isinstance(part, Tensor) and part.dim() == 4 and part.is_floating_point() for part in found
+    ):
         return "it returns something else than features, or features and their mask"
     returned = _Returned()
     if len(found) == 2:
@@ -235,10 +227,6 @@ def _difference(layer: nn.Conv2d, given: list[Tensor], result: Any) -> _Returned
         if not apart <= _TOLERANCE:  # written so that NaN counts
             return f"its {name} differs by {apart:.1e} of the largest value"
     return returned
-
-
-def _is_image(part: object) -> bool:
-    return isinstance(part, Tensor) and part.dim() == 4 and part.is_floating_point()
 
 
 def _fix_computed_weights(network: nn.Module) -> None:

@@ -42,7 +42,7 @@ def split_concat(model: ir.Model) -> Sequence[Site]:
         refused = _refusal(conv, concat)
         sites.append(Site(node_label(conv), refused))
         if refused is None:
-            _split(conv, concat)
+            replace_node(conv, add_up(conv, _parts(conv, concat)))
     return sites
 
 
@@ -56,10 +56,6 @@ def _refusal(conv: ir.Node, concat: ir.Node) -> str | None:
     if not read_once(concat.outputs[0]):
         return "the concatenation is read by others too"
     return None
-
-
-def _split(conv: ir.Node, concat: ir.Node) -> None:
-    replace_node(conv, add_up(conv, _parts(conv, concat)))
 
 
 def _parts(conv: ir.Node, concat: ir.Node) -> Iterator[ir.Value]:

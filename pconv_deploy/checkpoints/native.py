@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pconv_deploy.checkpoints.foreign.contents import opened_safetensors
 from pconv_deploy.checkpoints.foreign.projects import read_foreign
+from pconv_deploy.checkpoints.foreign.weights import text_of_name
 from pconv_deploy.contract import (
     NETWORK_FILE,
     Family,
@@ -55,15 +56,16 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointHeader:
-    """The facts in a checkpoint: `shapes` by tensor name, the rest as in `Source`."""
+    """The facts in a checkpoint; `shapes` by tensor name."""
 
-    network: UNetConfig
+    source: Source
     normalisation: Normalisation
-    family: Family
-    training: Mapping[str, JsonScalar]
     shapes: Mapping[str, tuple[int, ...]]
-    sha256: str
-    weights_key: str | None = None
+
+    @property
+    def network(self) -> UNetConfig:
+        assert self.source.network is not None
+        return self.source.network
 
 
 def save_checkpoint(
@@ -146,15 +148,7 @@ def load_checkpoint(path: Path | str, *, weights_key: str | None = None) -> Chec
                 for name, target in model.state_dict().items()
             }
         )
-    source = Source(
-        file=path.name.encode(errors="replace").decode(),  # names need not be Unicode
-        sha256=header.sha256,
-        network=header.network,
-        family=header.family,
-        training=dict(header.training),
-        weights_key=header.weights_key,
-    )
-    return Checkpoint(model.eval(), header.normalisation, source)
+    return Checkpoint(model.eval(), header.normalisation, header.source)
 
 
 def convert_checkpoint(
@@ -215,31 +209,17 @@ def _is_own(file: HeldFile, weights_key: str | None = None) -> bool:
 
 
 def _read_foreign(file: HeldFile, key: str | None) -> tuple[CheckpointHeader, Mapping[str, Tensor]]:
-    foreign = read_foreign(file, key)
-    shapes = {name: tuple(tensor.shape) for name, tensor in foreign.state.items()}
-    _compare_shapes(file.path, shapes, _needed_shapes(foreign.network))
-    header = CheckpointHeader(
-        network=foreign.network,
-        normalisation=foreign.normalisation,
-        family=foreign.family,
-        training=foreign.training,
-        shapes=shapes,
-        sha256=file.sha256(),
-        weights_key=foreign.key,
-    )
-    return header, foreign.state
+    source, normalisation, state = read_foreign(file, key)
+    header = CheckpointHeader(source, normalisation, {n: tuple(t.shape) for n, t in state.items()})
+    _compare_shapes(file.path, header)
+    return header, state
 
 
 def _read_own(file: HeldFile) -> tuple[CheckpointHeader, Mapping[str, Tensor]]:
     header = _read_own_header(file)
-    _compare_shapes(file.path, header.shapes, _needed_shapes(header.network))
+    _compare_shapes(file.path, header)
     with opened_safetensors(file) as stored:
         return header, {name: stored.get_tensor(name) for name in header.shapes}
-
-
-def _needed_shapes(network: UNetConfig) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
-        return {name: tuple(t.shape) for name, t in build_network(network).state_dict().items()}
 
 
 def _read_own_header(file: HeldFile) -> CheckpointHeader:
@@ -252,15 +232,16 @@ def _read_own_header(file: HeldFile) -> CheckpointHeader:
             f"{path} has checkpoint format {found}; this pconv-deploy reads format "
             f"{CHECKPOINT_FORMAT}. Upgrade pconv-deploy"
         )
-    return CheckpointHeader(
+    source = Source(
+        file=text_of_name(path),
+        sha256=file.sha256(),
         network=_decode_metadata(path, metadata, "network", UNetConfig),
-        normalisation=_decode_metadata(path, metadata, "normalisation", Normalisation),
         # Older files do not say.
         family=_decode_metadata(path, {_PREFIX + "family": "{}"} | metadata, "family", Family),
         training=_decode_metadata(path, metadata, "training", dict[str, JsonScalar]),
-        shapes=shapes,
-        sha256=file.sha256(),
     )
+    normalisation = _decode_metadata(path, metadata, "normalisation", Normalisation)
+    return CheckpointHeader(source, normalisation, shapes)
 
 
 def _checked_tensor(path: Path, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -283,9 +264,11 @@ def _decode_metadata(path: Path, metadata: Mapping[str, str], key: str, kind: An
         raise CheckpointError(f"{path}: {_PREFIX}{key}: {error}") from error
 
 
-def _compare_shapes(
-    path: Path, found: Mapping[str, tuple[int, ...]], needed: Mapping[str, tuple[int, ...]]
-) -> None:
+def _compare_shapes(path: Path, header: CheckpointHeader) -> None:
+    with torch.device("meta"):
+        network = build_network(header.network)
+    needed = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = header.shapes
     complaints = [f"{name} is missing" for name in needed.keys() - found.keys()]
     complaints += [f"{name} is unexpected" for name in found.keys() - needed.keys()]
     complaints += [

@@ -197,14 +197,14 @@ def _checkpoint_facts(path: Path, weights_key: str | None) -> Facts:
     parameters = sum(map(math.prod, header.shapes.values()))
     return {
         "what": "checkpoint",
-        "of": header.family.describe(),
-        "sha256": header.sha256,
-        **({"weights": header.weights_key} if header.weights_key else {}),
+        "of": header.source.family.describe(),
+        "sha256": header.source.sha256,
+        **({"weights": header.source.weights_key} if header.source.weights_key else {}),
         "network": header.network.describe(),
         "size multiple": str(header.network.size_multiple),
         "stored values": f"{parameters:,} in {len(header.shapes)} tensors",
         "normalisation": f"mean {header.normalisation.mean}, std {header.normalisation.std}",
-        "training": {key: str(value) for key, value in header.training.items()},
+        "training": {key: str(value) for key, value in header.source.training.items()},
     }
 
 

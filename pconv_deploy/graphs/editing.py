@@ -93,20 +93,17 @@ def channels_of(value: ir.Value | None) -> int | None:
 
 def ints(node: ir.Node, name: str, default: Sequence[int] = ()) -> tuple[int, ...]:
     """Return an attribute of integers."""
-    attribute = node.attributes.get(name)
-    return tuple(default) if attribute is None else tuple(attribute.as_ints())
+    return tuple(node.attributes.get_ints(name, default))
 
 
 def integer(node: ir.Node, name: str, default: int) -> int:
     """Return an integer attribute."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_int()
+    return node.attributes.get_int(name, default)
 
 
 def text(node: ir.Node, name: str, default: str) -> str:
     """Return a string attribute."""
-    attribute = node.attributes.get(name)
-    return default if attribute is None else attribute.as_string()
+    return node.attributes.get_string(name, default)
 
 
 def over_channels(node: ir.Node) -> bool:

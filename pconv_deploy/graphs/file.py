@@ -125,9 +125,15 @@ def read_graph(path: Path) -> ExportedGraph:
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in _tensors(model.graph, nodes)):
         raise GraphError(f"{path} keeps weights in other files; needed all in one. Export again")
     contract, parity = _checked_facts(path, model, facts)
-    changed = HASH_KEY in facts and facts[HASH_KEY] != graph_sha256(model)
-    unproved = _why_unproved(facts, changed=changed)
-    return ExportedGraph(content, model, contract, None if changed else parity, unproved)
+    unproved = None
+    if PARITY_KEY not in facts:
+        unproved = "was not compared with anything when it was exported"
+    elif HASH_KEY not in facts:
+        unproved = "was exported by an older pconv-deploy, whose evidence does not name its graph"
+    elif facts[HASH_KEY] != graph_sha256(model):
+        parity = None
+        unproved = "was changed after its export, and nothing is known of what it computes now"
+    return ExportedGraph(content, model, contract, parity, unproved)
 
 
 def _export(purpose: str, checkpoint: str | Path) -> Remedy:
@@ -175,17 +181,6 @@ def _checked_facts(
         raise GraphError(f"{path} is damaged: {error}") from error
     _compare_tensors(path, model.graph, contract)
     return contract, parity
-
-
-def _why_unproved(facts: Mapping[str, str], *, changed: bool) -> str | None:
-    """Return why a graph's parity report is missing or of another graph."""
-    if PARITY_KEY not in facts:
-        return "was not compared with anything when it was exported"
-    if HASH_KEY not in facts:
-        return "was exported by an older pconv-deploy, whose evidence does not name its graph"
-    if changed:
-        return "was changed after its export, and nothing is known of what it computes now"
-    return None
 
 
 def _compare_tensors(path: Path, graph: "onnx.GraphProto", contract: GraphContract) -> None:

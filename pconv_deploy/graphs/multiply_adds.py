@@ -4,7 +4,7 @@ A convolution applies each of its taps once at every pixel that it makes, a tran
 pixel that it reads: taps x pixels.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from math import prod
 
 import numpy as np
@@ -37,8 +37,12 @@ def work_of_convolutions(
     """Count the multiply-adds of each convolution, as `multiply_adds`."""
     plain = _of_size(model, height, width)
     shapes = _inferred(plain)
-    nodes = [node for node in plain.graph.node if _convolves(node)]
-    counted = [_taps_and_pixels(node) for node in nodes]
+    nodes = [node for node in plain.graph.node if node.op_type in ("Conv", "ConvTranspose")]
+    # The names of the tensors whose sizes are multiplied: taps and pixels.
+    counted = [
+        (node.input[1], node.output[0] if node.op_type == "Conv" else node.input[0])
+        for node in nodes
+    ]
     if unknown := {name for names in counted for name in names} - shapes.keys():
         try:
             shapes |= _measured(plain, sorted(unknown))
@@ -47,7 +51,10 @@ def work_of_convolutions(
                 f"the work at {height}x{width} is not known: {error}. Leave out --explain, or pass "
                 "--size with sides that the network takes"
             ) from error
-    work = (_product(shapes[taps], shapes[pixels]) for taps, pixels in counted)
+    work = []
+    for taps, pixels in counted:
+        batch, _, *sides = shapes[pixels]
+        work.append(prod(shapes[taps]) * batch * prod(sides))
     return list(zip(nodes, work, strict=True))
 
 
@@ -60,19 +67,6 @@ def _of_size(model: onnx.ModelProto, height: int, width: int) -> onnx.ModelProto
             if dim.dim_param in free:
                 dim.dim_value = free[dim.dim_param]
     return plain
-
-
-def _convolves(node: onnx.NodeProto) -> bool:
-    return node.op_type in ("Conv", "ConvTranspose")
-
-
-def _taps_and_pixels(node: onnx.NodeProto) -> tuple[str, str]:
-    """Return the names of the tensors whose sizes are multiplied."""
-    return node.input[1], node.output[0] if node.op_type == "Conv" else node.input[0]
-
-
-def _product(taps: Sequence[int], pixels: Sequence[int]) -> int:
-    return prod(taps) * pixels[0] * prod(pixels[2:])
 
 
 def _inferred(model: onnx.ModelProto) -> _Shapes:

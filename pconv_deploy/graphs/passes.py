@@ -67,7 +67,9 @@ def run_passes(graph: ir.Model, passes: Sequence[GraphPass]) -> Iterator[Step]:
     Raises:
         PassError: a pass left the graph invalid or its promise unkept, or the order is wrong.
     """
-    require_order(passes)
+    for number, one in enumerate(passes):
+        if late := {other.name for other in passes[number + 1 :]}.intersection(one.after):
+            raise PassError(f"pass {one.name} has to run after {', '.join(sorted(late))}")
     ShapeInferencePass()(graph)
     done: list[str] = []
     signature = _signature(graph)
@@ -84,18 +86,6 @@ def run_passes(graph: ir.Model, passes: Sequence[GraphPass]) -> Iterator[Step]:
             raise PassError(f"pass {one.name}: {complaint}; passes before it: {earlier}")
         done.append(one.name)
         yield step
-
-
-def require_order(passes: Sequence[GraphPass]) -> None:
-    """Check that each pass runs after those it requires.
-
-    Raises:
-        PassError: one does.
-    """
-    names = [one.name for one in passes]
-    for number, one in enumerate(passes):
-        if late := set(one.after).intersection(names[number + 1 :]):
-            raise PassError(f"pass {one.name} has to run after {', '.join(sorted(late))}")
 
 
 def _signature(graph: ir.Model) -> list[str | None]:

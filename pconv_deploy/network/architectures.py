@@ -1,8 +1,7 @@
 """The table of architectures, and the forms of a network that it makes."""
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,35 +15,24 @@ from pconv_deploy.network.unet import PConvUNet
 Network = PConvUNet | ConvUNet
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """How the networks of one architecture are made from their configuration.
-
-    network  with fresh weights (He et al. 2015); batch norms are the `norm` behind a `conv`
-    literal  the literal formulation, which takes the network's state dict and shares no code
-             with it
-    """
-
-    network: Callable[[UNetConfig], Network]
-    literal: Callable[[UNetConfig], nn.Module]
-
-
 # By `UNetConfig.convolution`. Files store the configuration, so its class with description and size
 # multiple is in `contract`, which needs no torch.
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "partial": Architecture(PConvUNet, LiteralPConvUNet),
-    "ordinary": Architecture(ConvUNet, LiteralConvUNet),
+# Each is a network, whose batch norms are the `norm` behind a `conv`, and the literal formulation,
+# which takes its state dict and shares no code with it.
+ARCHITECTURES: Mapping[str, tuple[type[Network], type[nn.Module]]] = {
+    "partial": (PConvUNet, LiteralPConvUNet),
+    "ordinary": (ConvUNet, LiteralConvUNet),
 }
 
 
 def build_network(config: UNetConfig) -> Network:
-    """Make the network of a configuration with fresh weights."""
-    return ARCHITECTURES[config.convolution].network(config)
+    """Make the network of a configuration with fresh weights (He et al. 2015)."""
+    return ARCHITECTURES[config.convolution][0](config)
 
 
 def literal_network(network: Network) -> nn.Module:
     """Make the literal formulation with the same weights and statistics."""
-    literal = ARCHITECTURES[network.config.convolution].literal(network.config)
+    literal = ARCHITECTURES[network.config.convolution][1](network.config)
     literal.load_state_dict(network.state_dict())
     return literal
 

@@ -72,16 +72,18 @@ def compare_runs(
     judged = judged or Judged(contract.precision, parity_batches(contract))
     tolerance = TOLERANCES[judged.arithmetic]
     exact = _Answers(reference, contract)
-    run_rounded = reference_in_precision if callable(reference_in_precision) else None
-    rounded = _Answers(run_rounded, contract) if run_rounded else None
-    found_before = None if callable(reference_in_precision) else reference_in_precision
+    rounded = (
+        _Answers(reference_in_precision, contract)
+        if callable(reference_in_precision)
+        else reference_in_precision
+    )
     cases: list[ParityCase] = []
     for batch in judged.batches:
         expected = exact.of(batch)
         errors = (
             [_error(*pair) for pair in zip(rounded.of(batch), expected, strict=True)]
-            if rounded
-            else [found_before] * len(batch)
+            if isinstance(rounded, _Answers)
+            else [rounded] * len(batch)
         )
         inputs = graph_inputs(batch, contract)
         found = candidate(inputs)

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Iterator
+from typing import TypeVar
 
 import msgspec
 
 from pconv_deploy.errors import ParityError
 from pconv_deploy.masks.irregular import AREA_BUCKETS
 from pconv_deploy.parity.tolerances import allowed_error
+
+_Number = TypeVar("_Number", int, float)
 
 
 class ParityCase(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,22 +59,17 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def worst_error(self) -> float | None:
         """Largest relative error of any case, where it is judged; None if none was compared."""
-        errors = [c.error_inside for c in self.cases]
-        if self.outside_judged:
-            errors += [c.error_outside for c in self.cases]
-        return max((error for error in errors if error is not None), default=None)
+        outside = [c.error_outside for c in self.cases] if self.outside_judged else []
+        return _largest(*(c.error_inside for c in self.cases), *outside)
 
     @property
     def worst_level_difference(self) -> int | None:
-        levels = [c.level_difference for c in self.cases if c.level_difference is not None]
-        return max(levels, default=None)
+        return _largest(*(c.level_difference for c in self.cases))
 
     @property
     def worst_composite_difference(self) -> int | None:
         """Largest distance of the two composites in a hole, of any case."""
-        return max(
-            (d for c in self.cases if (d := c.composite_difference) is not None), default=None
-        )
+        return _largest(*(c.composite_difference for c in self.cases))
 
     @property
     def hole_psnr(self) -> float | None:
@@ -90,8 +88,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def reference_error(self) -> float | None:
         """Largest error of the reference itself in the candidate's precision, of any case."""
-        errors = [c.reference_error for c in self.cases if c.reference_error is not None]
-        return max(errors, default=None)
+        return _largest(*(c.reference_error for c in self.cases))
 
     def failures(self) -> list[str]:
         """One line for each complaint, saying by how much; none means that it passed."""
@@ -157,3 +154,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
             )
         if case.known_identical is False:
             yield "known pixels changed"
+
+
+def _largest(*values: _Number | None) -> _Number | None:
+    return max((value for value in values if value is not None), default=None)

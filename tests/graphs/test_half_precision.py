@@ -23,7 +23,7 @@ from pconv_deploy.parity import Run, graph_inputs, parity_inputs
 from tests.conftest import random_network
 
 SMALL = UNetConfig(channels=(8, 12), kernels=(5, 3))
-FIXED = ExportOptions(precision="fp16", batch=1, size=(32, 48))  # quicker than any size
+FIXED = ExportOptions(precision="fp16", batch=1, size=(32, 48))  # all share one trace
 TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 
@@ -40,7 +40,7 @@ def half(
 ) -> tuple[GraphPrecision, Path]:
     precision: GraphPrecision = request.param
     path = tmp_path_factory.mktemp(precision) / "half.onnx"
-    options = ExportOptions(precision=precision)
+    options = replace(FIXED, precision=precision)
     assert not export_checkpoint(small, path, options).parity.failures()
     return precision, path
 
@@ -70,7 +70,7 @@ def test_the_types_say_what_is_half(half: tuple[GraphPrecision, Path]) -> None:
 def test_every_form_keeps_the_types(half: tuple[GraphPrecision, Path]) -> None:
     _precision, path = half
     exported = read_graph(path)
-    inputs = graph_inputs(parity_inputs(8, 12)[1:4], exported.contract)
+    inputs = graph_inputs(parity_inputs(32, 48)[1:2], exported.contract)
     plain = graph_run(exported.model, exported.contract, optimised=True)(inputs)["raw_output"]
     every = Arrangement(
         upsampling=("interleaved", "enlarged"),
@@ -89,7 +89,7 @@ def test_it_is_run_as_the_types_say(half: tuple[GraphPrecision, Path]) -> None:
     """Against ONNX's own reference implementation, which computes in NumPy's halves."""
     _precision, path = half
     exported = read_graph(path)
-    inputs = graph_inputs(parity_inputs(8, 8)[1:3], exported.contract)
+    inputs = graph_inputs(parity_inputs(32, 48)[1:2], exported.contract)
     raw = graph_run(exported.model, exported.contract, optimised=True)(inputs)["raw_output"]
     evaluator = ReferenceEvaluator(exported.model)
     (expected,) = evaluator.run(["raw_output"], dict(inputs))
@@ -153,10 +153,9 @@ def test_features_that_overflow_are_told_with_what_to_do(tmp_path: Path) -> None
         export_checkpoint(tmp_path / "c.safetensors", tmp_path / "x.onnx", FIXED)
 
 
-@pytest.mark.parametrize("level", [1, 2])
-def test_every_level_can_be_half(small: Path, tmp_path: Path, level: int) -> None:
+def test_the_first_level_can_be_half(small: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
-    result = export_checkpoint(small, path, replace(FIXED, level=level))
+    result = export_checkpoint(small, path, replace(FIXED, level=1))
     assert not result.parity.failures()
     assert result.parity.worst_error is not None
     assert 0 < result.parity.worst_error < 2e-2

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from onnx import version_converter
 
 from pconv_deploy.engines.backends.openvino.library import shared_core
-from pconv_deploy.engines.folder import BuildOptions, build_engine
 from pconv_deploy.export.checkpoint_to_onnx import ExportOptions, export_checkpoint
 from pconv_deploy.graphs.file import read_graph
 from pconv_deploy.parity import graph_inputs, parity_inputs
@@ -49,13 +48,6 @@ def test_contract_and_evidence_hold(inlined: Path, graph: Path) -> None:
     np.testing.assert_array_equal(filled(inlined), filled(graph))
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_engines_are_built_from_it(inlined: Path, tmp_path: Path, backend: str) -> None:
-    manifest = build_engine(inlined, tmp_path / "x.engine", BuildOptions(backend=backend))
-    assert manifest.engine_parity is not None
-    assert not manifest.engine_parity.failures()
-
-
 def test_openvino_itself_reads_it(inlined: Path) -> None:
     # Left alone, it would compute in bf16 where the processor can.
     precise = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -71,7 +63,7 @@ def test_opencv_reads_it(inlined: Path) -> None:
     assert np.abs(network.forward().astype(int) - filled(inlined)).max() <= 1
 
 
-@pytest.mark.parametrize("opset", [17, 21, 23])
+@pytest.mark.parametrize("opset", [17, 23])
 def test_other_operator_sets(inlined: Path, opset: int) -> None:
     converted = version_converter.convert_version(onnx.load(inlined), opset)
     onnx.checker.check_model(converted, full_check=True)

@@ -22,22 +22,19 @@ def as_tensors(case: ParityInput) -> tuple[torch.Tensor, torch.Tensor]:
     return image, known
 
 
-@pytest.mark.parametrize("case", parity_inputs(48, 64), ids=lambda case: case.name)
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-def test_equals_the_literal_network_in_double_precision(
-    config: UNetConfig, case: ParityInput
-) -> None:
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_equals_the_literal_network_in_double_precision(config: UNetConfig) -> None:
     network = random_network(config).double()
     literal = literal_network(network).double().eval()
-    image, known = as_tensors(case)
-    with torch.no_grad():
-        expected = literal(image, known)
-        scale = float(expected.abs().max()) or 1.0
-        for candidate in (network, for_inference(network)):
-            error = (candidate(image, known) - expected).abs()
-            for region in (known > 0, known == 0):
-                inside = error[region.expand_as(error)]
-                assert inside.numel() == 0 or float(inside.max()) <= 1e-12 * scale
+    folded = for_inference(network)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+    for case in parity_inputs(48, 64):
+        image, known = as_tensors(case)
+        with torch.no_grad():
+            expected = literal(image, known)
+            for candidate in (folded, network):  # which folding leaves alone
+                error = (candidate(image, known) - expected).abs().max()
+                assert error <= 1e-12 * expected.abs().max(), case.name
 
 
 @pytest.mark.parametrize("size", [(1, 1), (17, 31), (48, 50), (33, 16)])
@@ -48,17 +45,14 @@ def test_any_size_is_padded_with_hole_and_cropped_back(size: tuple[int, int]) ->
     image = torch.randn(2, 3, height, width, dtype=torch.float64)
     known = (torch.rand(2, 1, height, width) > 0.3).double()
     # Values beyond the image must not matter: they are hole.
-    larger = torch.randn(2, 3, 48, 64, dtype=torch.float64)
+    rows, columns = -(-height // 16) * 16, -(-width // 16) * 16
+    larger = torch.randn(2, 3, rows, columns, dtype=torch.float64)
     larger[..., :height, :width] = image
-    larger_known = torch.zeros(2, 1, 48, 64, dtype=torch.float64)
+    larger_known = torch.zeros(2, 1, rows, columns, dtype=torch.float64)
     larger_known[..., :height, :width] = known
-    multiples = (-(-height // 16) * 16, -(-width // 16) * 16)
     with torch.no_grad():
         filled = network(image, known)
-        expected = literal(
-            larger[..., : multiples[0], : multiples[1]],
-            larger_known[..., : multiples[0], : multiples[1]],
-        )[..., :height, :width]
+        expected = literal(larger, larger_known)[..., :height, :width]
     assert filled.shape == image.shape
     torch.testing.assert_close(filled, expected, rtol=1e-9, atol=1e-9)
 
@@ -92,15 +86,6 @@ def test_training_gradients_and_statistics_equal_the_literal_networks(config: UN
     for name, buffer in network.named_buffers():
         if "running" in name:
             torch.testing.assert_close(buffer, statistics[name], rtol=1e-12, atol=1e-12)
-
-
-def test_inference_copy_leaves_the_original_alone() -> None:
-    network = random_network(TINY)
-    before = {name: t.clone() for name, t in network.state_dict().items()}
-    folded = for_inference(network)
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
-    for name, tensor in network.state_dict().items():
-        assert bool((tensor == before[name]).all()), name
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def canonical_state(path: Path, unet: ForeignUNet) -> tuple[UNetConfig, dict[str
         # Ours counts decoder layers in the order they run.
         biased = level == 0 and not unet.head
         state |= _named(f"decoder.{config.levels - 1 - level}", up, biased=biased)
-    return config, {name: _rounded(tensor) for name, tensor in state.items()}
+    return config, {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
 
 
 def _config(path: Path, unet: ForeignUNet) -> UNetConfig:
@@ -105,7 +105,6 @@ def _require_shape(path: Path, stage: Stage, needed: tuple[int, ...]) -> None:
                 f"{path}: {stage.name}: bias or batch norm has shape {list(vector.shape)}, "
                 f"needed {list(needed[:1])}"
             )
-
     if norm and bool((norm.var < 0).any()):
         raise CheckpointError(f"{path}: {stage.name}: a variance of its batch norm is negative")
 
@@ -123,7 +122,3 @@ def _named(place: str, stage: Stage, *, biased: bool) -> Iterator[tuple[str, Ten
         yield f"{place}.norm.running_mean", norm.mean - bias
         yield f"{place}.norm.running_var", norm.var + (norm.eps - _NORM_EPS)
         yield f"{place}.norm.num_batches_tracked", torch.zeros((), dtype=torch.int64)
-
-
-def _rounded(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor

@@ -55,7 +55,11 @@ def read_hdf5(path: Path, source: Path | BinaryIO, size: int) -> dict[str, Tenso
         with h5py.File(source, "r") as file:
             datasets = list(_datasets(path, file))
             _require_bounded(path, datasets, size)
-            return _named_as_keras2({name: _tensor(dataset) for name, dataset in datasets})
+            tensors = {
+                name: torch.from_numpy(np.asarray(item[()], dtype=item.dtype.newbyteorder("=")))
+                for name, item in datasets
+            }
+            return _named_as_keras2(tensors)
     except CheckpointError:
         raise
     except Exception as error:  # of any kind: the file decides
@@ -95,11 +99,6 @@ def _weight_name(place: str) -> str:
         return place
     parts = place.removeprefix(f"{_WHOLE_MODEL}/").split("/")
     return f"{parts[0]}/{parts[-1].partition(':')[0]}"
-
-
-def _tensor(dataset: Any) -> Tensor:
-    native = dataset.dtype.newbyteorder("=")
-    return torch.from_numpy(np.asarray(dataset[()], dtype=native))
 
 
 def _require_bounded(path: Path, datasets: Sequence[tuple[str, Any]], size: int) -> None:

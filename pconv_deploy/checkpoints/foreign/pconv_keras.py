@@ -14,7 +14,6 @@ import re
 from collections.abc import Collection
 
 import torch
-from torch import Tensor
 
 from pconv_deploy.checkpoints.foreign.canonical import ForeignUNet, Norm, Stage
 from pconv_deploy.checkpoints.foreign.weights import Weights, list_names
@@ -72,7 +71,11 @@ def read(weights: Weights) -> ForeignUNet:
         normalisation=_NORMALISATION,
         encoder=encoder,
         decoder=decoder,
-        head=_head(weights, last=convs[-1], head=heads[0]),
+        head={
+            "offset": weights[f"{convs[-1]}/bias"],
+            "conv.weight": weights[f"{heads[0]}/kernel"].permute(3, 2, 0, 1),
+            "conv.bias": weights[f"{heads[0]}/bias"],
+        },
     )
 
 
@@ -119,23 +122,9 @@ def _stage(weights: Weights, conv: str, norm: str | None, skipped: int = 0) -> S
             f"{weights.path}: {conv} has weights {list(weight.shape)} (out, in, height, width); "
             f"needed a square window and more than {skipped} channels in"
         )
+    normed = None
+    if norm is not None:
+        scale, offset, mean, var = (weights[f"{norm}/{part}"] for part in _NORM_PARTS)
+        normed = Norm(scale=scale, offset=offset, mean=mean, var=var, eps=_NORM_EPS)
     ours = torch.cat([weight[:, skipped:], weight[:, :skipped]], dim=1) / weight.shape[1]
-    return Stage(
-        name=conv,
-        weight=ours,
-        bias=weights[f"{conv}/bias"],
-        norm=_norm(weights, norm) if norm else None,
-    )
-
-
-def _norm(weights: Weights, layer: str) -> Norm:
-    scale, offset, mean, var = (weights[f"{layer}/{part}"] for part in _NORM_PARTS)
-    return Norm(scale=scale, offset=offset, mean=mean, var=var, eps=_NORM_EPS)
-
-
-def _head(weights: Weights, last: str, head: str) -> dict[str, Tensor]:
-    return {
-        "offset": weights[f"{last}/bias"],
-        "conv.weight": weights[f"{head}/kernel"].permute(3, 2, 0, 1),
-        "conv.bias": weights[f"{head}/bias"],
-    }
+    return Stage(name=conv, weight=ours, bias=weights[f"{conv}/bias"], norm=normed)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +13,8 @@ from pconv_deploy.checkpoints.foreign.contents import read_content
 from pconv_deploy.checkpoints.foreign.keras_file import KERAS3_VARIABLES
 from pconv_deploy.checkpoints.foreign.numbered import MMAGIC, NAOTO0804
 from pconv_deploy.checkpoints.foreign.tensor_tree import ROOT, Tensors, TensorTree, is_within
-from pconv_deploy.checkpoints.foreign.weights import Weights, list_names
-from pconv_deploy.contract import Family, JsonScalar, Normalisation, UNetConfig
+from pconv_deploy.checkpoints.foreign.weights import Weights, list_names, text_of_name
+from pconv_deploy.contract import JsonScalar, Normalisation, Source
 from pconv_deploy.errors import CheckpointError, Remedy
 from pconv_deploy.file_types import CHECKPOINTS
 from pconv_deploy.held_file import HeldFile
@@ -65,22 +64,6 @@ class Reader(Protocol):
 _READERS: tuple[Reader, ...] = (NAOTO0804, MMAGIC, pconv_keras)
 
 
-@dataclass(frozen=True)
-class ForeignCheckpoint:
-    """Another project's network as ours.
-
-    state  the state dict of `PConvUNet`
-    key    branch of the file with its weights; None: the whole file
-    """
-
-    network: UNetConfig
-    state: Mapping[str, Tensor]
-    normalisation: Normalisation
-    family: Family
-    training: Mapping[str, JsonScalar]
-    key: str | None
-
-
 class _AnyProject:
     """Matches the network of any project that has a reader."""
 
@@ -91,12 +74,17 @@ class _AnyProject:
         return True  # or its reader says what it lacks
 
 
-def read_foreign(file: HeldFile, key: str | None = None) -> ForeignCheckpoint:
+def read_foreign(
+    file: HeldFile, key: str | None = None
+) -> tuple[Source, Normalisation, dict[str, Tensor]]:
     """Read another project's checkpoint; the project follows from the tensors' names.
 
     Args:
         file: of torch.save, of Keras or safetensors.
         key: which weights are meant, where a file has several.
+
+    Returns:
+        Where they come from, how images are normalised, and the state dict of a `PConvUNet`.
 
     Raises:
         CheckpointError: damaged, of no known project, incomplete, with weights not finite, or with
@@ -120,14 +108,15 @@ def read_foreign(file: HeldFile, key: str | None = None) -> ForeignCheckpoint:
     assert reader is not None, "it fits"
     unet = reader.read(Weights(path, tensors))
     network, state = canonical_state(path, unet)
-    return ForeignCheckpoint(
+    source = Source(
+        file=text_of_name(path),
+        sha256=file.sha256(),
         network=network,
-        state=state,
-        normalisation=unet.normalisation,
         family=unet.family,
         training=_training_progress(content),
-        key=None if branch == ROOT else branch,
+        weights_key=None if branch == ROOT else branch,
     )
+    return source, unet.normalisation, state
 
 
 def _reader(names: Collection[str]) -> Reader | None:

@@ -87,9 +87,7 @@ class TensorTree:
     def fitting(self, wanted: Matcher) -> dict[str, Tensors]:
         """Return the branches with weights of a network, outermost first."""
         found: dict[str, Tensors] = {}
-        taken: set[int] = (
-            set()
-        )  # by an inner branch: averaged weights at "ema", beside the raw ones
+        taken: set[int] = set()  # by an inner branch: averages at "ema", beside the raw weights
         for branch in self.keys:
             tensors = self.relevant(branch, wanted, without=taken)
             if tensors and wanted.fits(tensors):
@@ -185,14 +183,15 @@ def _entries(path: Path, content: object) -> list[_Entry]:
 
 def _items(container: Any) -> Iterable[tuple[str, object]]:
     if isinstance(container, Mapping):
-        return [(str(key), item) for key, item in container.items() if _names(key)]
+        # A number of many digits would take long to write.
+        return [
+            (str(key), item)
+            for key, item in container.items()
+            if isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
+        ]
     if isinstance(container, list | tuple):
         return [(str(number), item) for number, item in enumerate(container)]
     return []
-
-
-def _names(key: object) -> bool:
-    return isinstance(key, str) or (isinstance(key, int) and key.bit_length() < 64)
 
 
 def _branches(name: str) -> list[str]:
@@ -213,13 +212,12 @@ def _distinct(branches: Mapping[str, Tensors]) -> dict[str, Tensors]:
     """Drop branches whose tensors equal those of an earlier one."""
     distinct: dict[str, Tensors] = {}
     for branch, tensors in branches.items():
-        if not any(_same(tensors, other) for other in distinct.values()):
+        if not any(
+            tensors.keys() == other.keys() and all(_equal(t, other[n]) for n, t in tensors.items())
+            for other in distinct.values()
+        ):
             distinct[branch] = tensors
     return distinct
-
-
-def _same(one: Tensors, other: Tensors) -> bool:
-    return one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

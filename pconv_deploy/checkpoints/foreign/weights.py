@@ -106,3 +106,8 @@ def list_names(names: Collection[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     shortened = (name[:_LONGEST] for name in sorted(names)[:_SHOWN])
     return ", ".join(name if name.isprintable() else ascii(name) for name in shortened) + more
+
+
+def text_of_name(path: Path) -> str:
+    """Return a file's name as text that can be stored; names need not be Unicode."""
+    return path.name.encode(errors="replace").decode()

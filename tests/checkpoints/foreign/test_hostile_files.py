@@ -12,7 +12,6 @@ import subprocess
 import sys
 import types
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -26,15 +25,13 @@ import torch
 
 from pconv_deploy.checkpoints.native import load_checkpoint
 from pconv_deploy.errors import CheckpointError, MissingRuntimeError
-from tests.checkpoints.foreign.projects import keras_layers, mmagic_state, naoto_state, write_keras
-
-
-class _Bomb:
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.witness),)
+from tests.checkpoints.foreign.projects import (
+    keras_layers,
+    mmagic_state,
+    naoto_state,
+    write_keras,
+)
+from tests.checkpoints.foreign.wrappings import Bomb
 
 
 @pytest.fixture
@@ -46,7 +43,7 @@ def keras_file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_file_never_runs_and_is_named(tmp_path: Path, zipped: bool) -> None:
     path, witness = tmp_path / "evil.pth", tmp_path / "pwned"
-    content = {"model": naoto_state(), "note": _Bomb(witness)}
+    content = {"model": naoto_state(), "note": Bomb(witness)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match=r"objects of posix\.mkdir, and making one would run"):
         load_checkpoint(path)
@@ -60,8 +57,7 @@ def test_a_whole_module_is_refused_with_the_way_out(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("protocol", [2, 5])
-def test_the_advised_command_keeps_the_weights(tmp_path: Path, protocol: int) -> None:
+def test_the_advised_command_keeps_the_weights(tmp_path: Path) -> None:
     path = tmp_path / "training.pth"
     content = {
         "generator": naoto_state(),
@@ -69,8 +65,9 @@ def test_the_advised_command_keeps_the_weights(tmp_path: Path, protocol: int) ->
         "critic": torch.nn.Conv2d(1, 1, 1),
         "nested": [{"more": (1, Fraction(1, 3))}],
     }
-    torch.save(content, path, pickle_protocol=protocol)
-    with pytest.raises(CheckpointError, match="you trust its author") as caught:
+    torch.save(content, path, pickle_protocol=5)
+    message = r"written as torch\.load\(weights_only=True\) does not.*you trust its author"
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(path)
     run_advised(caught.value, path)
     loaded = load_checkpoint(tmp_path / "weights.pth")
@@ -132,20 +129,10 @@ def test_mmengines_log_is_passed_over(tmp_path: Path, monkeypatch: pytest.Monkey
     log = {"log_scalars": {"loss": HistoryBuffer()}}
     content = {"meta": {"epoch": 1}, "state_dict": mmagic_state(), "message_hub": log}
     torch.save(content, path)
-    called: list[object] = []
-    monkeypatch.setattr(HistoryBuffer, "__init__", lambda *a: called.append(a))
+    monkeypatch.setattr(HistoryBuffer, "__init__", None)  # none is made
     loaded = load_checkpoint(path)
     assert loaded.source.family.name == "mmagic"
     assert loaded.source.training == {"epoch": 1}
-    assert not called
-
-
-def test_a_pickle_protocol_that_is_not_read(tmp_path: Path) -> None:
-    torch.save(naoto_state(), tmp_path / "a.pth", pickle_protocol=5)
-    with pytest.raises(
-        CheckpointError, match=r"written as torch\.load\(weights_only=True\) does not"
-    ):
-        load_checkpoint(tmp_path / "a.pth")
 
 
 class _Pickler(pickle.Pickler):
@@ -163,7 +150,7 @@ class _Claim:
 
 class _TensorOf:
     def __init__(self, claim: _Claim, shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
-        self.args: tuple[Any, ...] = (claim, 0, shape, stride, False, OrderedDict())
+        self.args: tuple[Any, ...] = (claim, 0, shape, stride, False, collections.OrderedDict())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return torch._utils._rebuild_tensor_v2, self.args
@@ -250,19 +237,10 @@ def test_truncated_and_garbled_files_are_refused(tmp_path: Path, kind: str) -> N
 
 
 def test_a_file_too_large_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "large.pth"
-    torch.save({}, path)
+    (path := tmp_path / "large.pth").touch()
     os.truncate(path, (8 << 30) + 1)  # sparse
     with pytest.raises(CheckpointError, match="at most 8,589,934,592 are read"):
         load_checkpoint(path)
-
-
-def _soft(file: Any) -> None:
-    file["p_conv2d/p_conv2d/soft:0"] = h5py.SoftLink("/EncBN1")
-
-
-def _external(file: Any) -> None:
-    file["p_conv2d/p_conv2d/external:0"] = h5py.ExternalLink("/etc/passwd", "/x")
 
 
 def _virtual(file: Any) -> None:
@@ -279,40 +257,28 @@ def _bomb(file: Any) -> None:
     file.create_dataset("layer/zeros:0", (1 << 40,), "f4", chunks=(1 << 20,), compression="gzip")
 
 
-def _twice(file: Any) -> None:
-    file["p_conv2d/again/bias:0"] = np.zeros(5, np.float32)
-
-
-def _text(file: Any) -> None:
-    file["layer/note:0"] = "text"
-
-
-def _escape(file: Any) -> None:
-    file["p_conv2d/\x1b[2J"] = np.zeros(5, np.float32)
-
-
-def _cycle(file: Any) -> None:
-    file["p_conv2d/self"] = file["p_conv2d"]
-
-
-def _many_cycles(file: Any) -> None:
-    for number in range(100):
+def _cycles(file: Any, count: int) -> None:
+    for number in range(count):
         file[f"p_conv2d/{number}"] = file["p_conv2d"]
+
+
+def put(name: str, item: object) -> Callable[[Any], None]:
+    return lambda file: file.__setitem__(name, item)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_soft, r"p_conv2d/p_conv2d/soft:0 is a link; links are not followed"),
-        (_external, r"external:0 is a link; links are not followed"),
+        (put("p_conv2d/soft:0", h5py.SoftLink("/EncBN1")), r"soft:0 is a link; links are not"),
+        (put("p_conv2d/x:0", h5py.ExternalLink("/etc/passwd", "/x")), r"x:0 is a link; links are"),
         (_virtual, r"virtual lies in another file"),
         (_external_storage, r"layer/raw lies in another file"),
         (_bomb, r"claim 4,398,\d+,\d+,\d+ bytes, the file has"),
-        (_twice, r"holds p_conv2d/bias 2 times"),
-        (_text, r"layer/note is object \(\); needed floating point"),
-        (_escape, r"damaged: it holds 'p_conv2d/\\x1b\[2J'"),
-        (_cycle, r"deeper than 6 groups"),
-        (_many_cycles, r"has more than 20,000 groups and datasets|deeper than 6 groups"),
+        (put("p_conv2d/again/bias:0", np.zeros(5, np.float32)), r"holds p_conv2d/bias 2 times"),
+        (put("layer/note:0", "text"), r"layer/note is object \(\); needed floating point"),
+        (put("p_conv2d/\x1b[2J", np.zeros(5)), r"damaged: it holds 'p_conv2d/\\x1b\[2J'"),
+        (lambda file: _cycles(file, 1), r"deeper than 6 groups"),
+        (lambda file: _cycles(file, 100), r"has more than 20,000 groups|deeper than 6 groups"),
     ],
 )
 def test_hdf5_that_points_elsewhere_or_claims_too_much(

@@ -23,13 +23,9 @@ from tests.checkpoints.foreign.projects import (
     write_keras,
     write_keras3,
 )
+from tests.checkpoints.foreign.wrappings import saved
 
 State = dict[str, Tensor]
-
-
-def saved(path: Path, content: object, **options: Any) -> Path:
-    torch.save(content, path / "a.pth", **options)
-    return path / "a.pth"
 
 
 def same_weights(path: Path, other: Path) -> bool:
@@ -89,9 +85,9 @@ def test_contracts_from_before_families_are_read() -> None:
 
 def test_the_name_of_a_file_does_not_matter(tmp_path: Path) -> None:
     torch.save(naoto_state(), tmp_path / "weights.safetensors")
-    assert read_header(tmp_path / "weights.safetensors").family.name == "naoto0804"
+    assert read_header(tmp_path / "weights.safetensors").source.family.name == "naoto0804"
     write_keras(tmp_path / "weights.pth", keras_layers())
-    assert read_header(tmp_path / "weights.pth").family.name == "pconv-keras"
+    assert read_header(tmp_path / "weights.pth").source.family.name == "pconv-keras"
 
 
 def test_every_way_to_save_the_same_weights(tmp_path: Path) -> None:

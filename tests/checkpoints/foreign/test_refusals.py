@@ -19,15 +19,11 @@ from tests.checkpoints.foreign.projects import (
     naoto_state,
     write_keras,
 )
+from tests.checkpoints.foreign.wrappings import saved
 from tests.conftest import TINY, random_network
 from tests.explained import explained
 
 State = dict[str, Tensor]
-
-
-def saved(path: Path, content: object, **options: Any) -> Path:
-    torch.save(content, path / "a.pth", **options)
-    return path / "a.pth"
 
 
 def without(name: str) -> Callable[[State], object]:
@@ -110,18 +106,19 @@ def test_files_that_do_not_fit_are_refused_by_name(
         load_checkpoint(saved(tmp_path, change(dict(naoto_state()))))
 
 
-def test_layers_that_do_not_follow_on_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed(f"dec_2.{WEIGHT}", lambda t: t[:, :9]), r"\[5, 9, 3, 3\].*\[5, 11, 3, 3\]"),
+        (changed(f"enc_2.{WEIGHT}", lambda t: t[..., :4, :4]), r"of naoto0804, but .*odd sizes"),
+    ],
+)
+def test_layers_that_do_not_fit_ours(
+    tmp_path: Path, change: Callable[[State], object], message: str
+) -> None:
     state = {k: t for k, t in naoto_state().items() if "mask_conv" not in k}
-    state[f"dec_2.{WEIGHT}"] = state[f"dec_2.{WEIGHT}"][:, :9]
-    with pytest.raises(CheckpointError, match=r"dec_2 has weights \[5, 9, 3, 3\].*\[5, 11, 3, 3\]"):
-        load_checkpoint(saved(tmp_path, state))
-
-
-def test_even_windows_are_not_ours(tmp_path: Path) -> None:
-    state = {k: t for k, t in naoto_state().items() if "mask_conv" not in k}
-    state[f"enc_2.{WEIGHT}"] = state[f"enc_2.{WEIGHT}"][..., :4, :4]
-    with pytest.raises(CheckpointError, match=r"is of naoto0804, but .*odd sizes"):
-        load_checkpoint(saved(tmp_path, state))
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(saved(tmp_path, change(state)))
 
 
 @pytest.mark.parametrize(
@@ -148,31 +145,28 @@ def test_mmagic_files_that_do_not_fit(
 Layers = list[tuple[str, dict[str, Array]]]
 
 
-def drop(index: int) -> Callable[[Layers], None]:
-    return lambda layers: layers.__delitem__(index)
-
-
-def drop_part(index: int, part: str) -> Callable[[Layers], None]:
-    return lambda layers: layers[index][1].__delitem__(part)
-
-
-def poison(index: int, part: str) -> Callable[[Layers], None]:
-    return lambda layers: layers[index][1][part].fill(np.inf)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop(0), r"has 5 partial convolutions \(p_conv2d, .*needed 2 n, n - 1, n - 1 and 1"),
-        (drop(2), r"1 batch norms of the encoder \(EncBN2\)"),
-        (drop(-1), r"0 ordinary convolutions"),
-        (drop_part(2, "beta"), r"network of pconv-keras, but .*missing: EncBN1/beta$"),
-        (drop_part(0, "bias"), r"missing: p_conv2d/bias$"),
-        (poison(2, "gamma"), r"holds NaN or infinity in EncBN1/gamma$"),
+        (
+            lambda layers: layers.pop(0),
+            r"has 5 partial convolutions \(p_conv2d, .*needed 2 n, n - 1, n - 1 and 1",
+        ),
+        (lambda layers: layers.pop(2), r"1 batch norms of the encoder \(EncBN2\)"),
+        (lambda layers: layers.pop(), r"0 ordinary convolutions"),
+        (
+            lambda layers: layers[2][1].pop("beta"),
+            r"network of pconv-keras, but .*missing: EncBN1/beta$",
+        ),
+        (lambda layers: layers[0][1].pop("bias"), r"missing: p_conv2d/bias$"),
+        (
+            lambda layers: layers[2][1]["gamma"].fill(np.inf),
+            r"holds NaN or infinity in EncBN1/gamma$",
+        ),
     ],
 )
 def test_keras_files_that_do_not_fit(
-    tmp_path: Path, change: Callable[[Layers], None], message: str
+    tmp_path: Path, change: Callable[[Layers], object], message: str
 ) -> None:
     layers = keras_layers()
     change(layers)
@@ -186,6 +180,7 @@ def test_keras_files_that_do_not_fit(
     [
         (["features.0.weight", "classifier.0.weight"], "a classifier of torchvision"),
         (["conv1.weight", "layer1.0.conv1.weight"], "a ResNet"),
+        (["block1_conv1/kernel"], "VGG, as in Keras"),
         (["Mixed_5b.branch1x1.conv.weight"], "an Inception network"),
         (["generator.stage1.encoder.enc1.conv.weight"], "DeepFill, as in MMagic"),
         (["generator.model.1.ffc.convl2l.weight"], "LaMa"),
@@ -210,12 +205,6 @@ def test_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:
         load_checkpoint(saved(tmp_path, {"\x1b[2J" + "x" * 100_000: torch.ones(1)}))
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
-
-
-def test_another_network_of_keras_is_named(tmp_path: Path) -> None:
-    write_keras(tmp_path / "vgg.h5", [("block1_conv1", {"kernel": np.ones((3, 3, 3, 2))})])
-    with pytest.raises(CheckpointError, match="seems to be VGG, as in Keras"):
-        load_checkpoint(tmp_path / "vgg.h5")
 
 
 def test_another_network_of_keras_3_is_told_how_to_keep_its_names(tmp_path: Path) -> None:

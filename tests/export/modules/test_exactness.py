@@ -107,24 +107,21 @@ def test_whole_factors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("multi_channel", "return_mask", "options"),
-    [(False, False, SMALL), (False, True, SMALL), (True, False, FREE), (True, True, SMALL)],
+    ("module", "layers", "options"),
+    [
+        (Sequential(return_mask=True), 3, SMALL),
+        (Sequential(multi_channel=True), 3, FREE),
+        (Padding(), 2, SMALL),
+    ],
+    ids=["one mask", "a mask of each channel", "padding"],
 )
 def test_layers_in_a_row(
-    offer: Offer, tmp_path: Path, multi_channel: bool, return_mask: bool, options: ExportOptions
+    offer: Offer, tmp_path: Path, module: nn.Module, layers: int, options: ExportOptions
 ) -> None:
-    module = randomised(Sequential(multi_channel=multi_channel, return_mask=return_mask))
-    contract = exported(offer(module), tmp_path / "row.onnx", options).contract
+    contract = exported(offer(randomised(module)), tmp_path / "row.onnx", options).contract
     assert contract.size_multiple == 1
     nodes = nodes_of(tmp_path / "row.onnx")
-    assert nodes["Renormalise"] == 3
-    assert nodes["PartialConv2d"] == 0
-
-
-def test_the_layer_as_padding(offer: Offer, tmp_path: Path) -> None:
-    exported(offer(Padding()), tmp_path / "padding.onnx", FREE)
-    nodes = nodes_of(tmp_path / "padding.onnx")
-    assert nodes["Renormalise"] == 2
+    assert nodes["Renormalise"] == layers
     assert nodes["PartialConv2d"] == 0
 
 
@@ -142,7 +139,7 @@ def test_a_fixed_size(offer: Offer, tmp_path: Path) -> None:
     assert contract.size_multiple == 1
 
 
-def test_one_layer_alone_and_one_input_channel(offer: Offer, tmp_path: Path) -> None:
+def test_one_input_channel(offer: Offer, tmp_path: Path) -> None:
     class Grey(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -157,8 +154,6 @@ def test_one_layer_alone_and_one_input_channel(offer: Offer, tmp_path: Path) -> 
     contract = exported(offer(Grey()), tmp_path / "grey.onnx", SMALL).contract
     assert contract.source.module is not None
     assert contract.source.module.mask_channels == 1
-    alone = PartialConv2d(3, 3, 3, padding=1, multi_channel=True)
-    exported(offer(alone), tmp_path / "alone.onnx", SMALL)
 
 
 def test_our_layer_inside_of_a_users_module(offer: Offer, tmp_path: Path) -> None:
@@ -178,7 +173,9 @@ def test_our_layer_inside_of_a_users_module(offer: Offer, tmp_path: Path) -> Non
     assert nodes_of(tmp_path / "ours.onnx")["Renormalise"] == 2
 
 
-def test_parametrised_weights_and_hooks_stay(offer: Offer, tmp_path: Path) -> None:
+def test_parametrised_weights_and_hooks_of_one_layer_alone_stay(
+    offer: Offer, tmp_path: Path
+) -> None:
     layer = PartialConv2d(3, 3, 3, padding=1)
     nn.utils.parametrizations.weight_norm(layer)
     layer.register_forward_hook(lambda _layer, _inputs, output: output * 2 + 1)

@@ -19,7 +19,6 @@ from tests.graphs.small_graphs import (
     literal,
     partial,
     photos,
-    refuses,
     repeated,
     run,
     same,
@@ -178,128 +177,6 @@ def test_masks_of_masks_are_followed_from_layer_to_layer() -> None:
     )
     nodes = fires("collapse-masks", model, photos(2, 7, 5), ["first", "second", "third"])
     assert nodes["PartialConv2d"] == 0
-
-
-ONES = {
-    "a constant": ("", {"mask": np.ones((1, 3, 6, 6))}),
-    "filled": (
-        "size = Shape (x) mask = ConstantOfShape <value = float[1] {1.0}> (size)",
-        {},
-    ),
-    "flags expanded": (
-        "size = Shape (x) flags = Expand (yes, size) mask = Cast <to = 1> (flags)",
-        {"yes": np.array(True)},
-    ),
-    "beside what has holes": (
-        "one1 = Expand (one, six) two = Expand (known, three)"
-        "known2 = Slice (two, c0, c2, c1) mask = Concat <axis = 1> (known2, one1)",
-        {
-            "one": np.array(1.0),
-            "six": np.array([1, 1, 6, 6]),
-            "three": np.array([1, 3, 1, 1]),
-            "c0": np.array([0]),
-            "c1": np.array([1]),
-            "c2": np.array([2]),
-        },
-    ),
-}
-
-
-@pytest.mark.parametrize(("nodes", "more"), ONES.values(), ids=ONES)
-def test_masks_of_ones(nodes: str, more: dict[str, np.ndarray]) -> None:
-    feeds = [f for f in photos(1, 6, 6) if len(f["x"]) == 1]
-    model = one_layer(nodes, **more)
-    assert fires("collapse-masks", model, feeds, ["layer"])["Renormalise"] == 1
-
-
-def test_not_quite_ones() -> None:
-    mask = np.ones((1, 3, 6, 6))
-    mask[0, 1, 2, 3] = 0
-    reason = "its mask is not made from hole_mask"
-    model = one_layer("", mask=mask)
-    refuses("collapse-masks", model, photos(1, 6, 6), reason, "layer")
-
-
-def one_layer(mask_nodes: str, **more: np.ndarray) -> onnx.ModelProto:
-    weight = weights(RNG, 4, 3, 3, 3)
-    return graph(
-        IMAGE,
-        "float[N,4,P,Q] y, float[N,4,P,Q] seen",
-        KNOWN + mask_nodes + partial("y, seen", "x, mask, w, b", weight, mask_channels=3),
-        w=weight,
-        b=weights(RNG, 4),
-        **more,
-    )
-
-
-def unproved(by: str) -> str:
-    return f"its mask passes {by}, which is not proved to keep it 0 or 1 and equal over channels"
-
-
-SCALES = np.array([1, 1, 1, 1], np.float32)
-REFUSALS = {
-    "enlarged linearly": (
-        'soft = Resize <mode = "linear"> (known, , scales)' + repeated("mask", "soft", 3),
-        {"scales": SCALES},
-        unproved("Resize of mode linear (Resize soft)"),
-    ),
-    "nearest, but half a pixel off": (
-        'other = Resize <mode = "nearest"> (known, , scales)' + repeated("mask", "other", 3),
-        {"scales": SCALES},
-        unproved("Resize of mode nearest (Resize other)"),
-    ),
-    "by sizes": (
-        "two = Shape <start = 0, end = 2> (known) sizes = Concat <axis = 0> (two, six)"
-        f"other = Resize <{NEAREST}> (known, , , sizes)" + repeated("mask", "other", 3),
-        {"six": np.array([6, 6])},
-        unproved("Resize of mode nearest from [N, 1, H, W] to [?, 1, 6, 6] (Resize other)"),
-    ),
-    "halved in value": (
-        "soft = Mul (known, half)" + repeated("mask", "soft", 3),
-        {"half": np.array(0.5)},
-        unproved("Mul (Mul soft)"),
-    ),
-    "not from a comparison": (
-        repeated("mask", "hole_mask", 3),
-        {},
-        "its mask is not made from hole_mask",
-    ),
-    "a mask of each channel": (
-        "each = Greater (x, zero) mask = Cast <to = 1> (each)",
-        {},
-        "the mask may differ from channel to channel",
-    ),
-    "the pixels of one repeated": (
-        """rows = Constant <value_ints = [2]> ()
-        top = ReduceMax <keepdims = 1> (hole_mask, rows_and_columns)
-        flag = Equal (top, zero) one = Cast <to = 1> (flag)
-        size = Shape (x) mask = Expand (one, size)""",
-        {"rows_and_columns": np.array([2, 3])},
-        unproved("Expand (Expand mask)"),
-    ),
-    "channels of several masks picked": (
-        """two = Concat <axis = 1> (known, known, known, other)
-        mask = Slice (two, from, to, axis)""",
-        {"from": np.array([1]), "to": np.array([4]), "axis": np.array([1])},
-        unproved("Slice (Slice mask)"),
-    ),
-    "joined along another axis": (
-        "wide = Concat <axis = 3> (known, known) mask3 = Slice (wide, from, to, axis)"
-        + repeated("mask", "mask3", 3),
-        {"from": np.array([0]), "to": np.array([6]), "axis": np.array([3])},
-        unproved("Concat (Concat wide)"),
-    ),
-}
-
-
-@pytest.mark.parametrize(("nodes", "more", "reason"), REFUSALS.values(), ids=REFUSALS)
-def test_masks_that_are_not_proved_stay(
-    nodes: str, more: dict[str, np.ndarray], reason: str
-) -> None:
-    if "other" in nodes and "Slice (two" in nodes:
-        nodes = "b2 = Greater (hole_mask, zero) other = Cast <to = 1> (b2)" + nodes
-    feeds = photos(2, 6, 6)
-    refuses("collapse-masks", one_layer(nodes, **more), feeds, reason, "layer")
 
 
 def test_of_a_soft_mask_a_layer_makes_another() -> None:

@@ -15,7 +15,7 @@ from pconv_deploy.export.rewrites.pipeline import (
     Level,
     select_rewrites,
 )
-from pconv_deploy.graphs.passes import GraphPass, PassError, Site, require_order
+from pconv_deploy.graphs.passes import GraphPass, PassError, Site
 from tests.graphs.random_networks import RandomNetwork
 from tests.graphs.small_graphs import (
     IMAGE,
@@ -91,10 +91,9 @@ def test_each_one_can_be_left_out(seed: int, left_out: str) -> None:
     agrees(all_of(network(seed)[0], rewrites), seed)
 
 
-@pytest.mark.parametrize("alone", [rewrite.name for rewrite in REWRITES])
-def test_each_one_can_be_alone(alone: str) -> None:
-    rewrites = tuple(rewrite for rewrite in REWRITES if rewrite.name == alone)
-    agrees(all_of(network(3)[0], rewrites), 3)
+@pytest.mark.parametrize("alone", REWRITES, ids=lambda rewrite: rewrite.name)
+def test_each_one_can_be_alone(alone: GraphPass) -> None:
+    agrees(all_of(network(3)[0], (alone,)), 3)
 
 
 def test_levels_and_names() -> None:
@@ -150,32 +149,35 @@ def test_new_names_meet_no_old_ones(left_out: list[str]) -> None:
     same(model, all_of(model, select_rewrites(Level.WORK, left_out)), feeds)
 
 
-def test_a_pass_that_breaks_its_promise_is_named() -> None:
-    def does_nothing(_model: ir.Model) -> list[Site]:
-        return []
+def reads_a_later_value(model: ir.Model) -> list[Site]:
+    nodes = list(model.graph)
+    next(node for node in nodes if node.inputs).replace_input_with(0, nodes[-1].outputs[0])
+    return []
 
-    def reads_a_later_value(model: ir.Model) -> list[Site]:
-        nodes = list(model.graph)
-        first = next(node for node in nodes if node.inputs)
-        first.replace_input_with(0, nodes[-1].outputs[0])
-        return []
 
-    def renames_the_output(model: ir.Model) -> list[Site]:
-        model.graph.outputs[0].name = "other"
-        return []
+def renames_the_output(model: ir.Model) -> list[Site]:
+    model.graph.outputs[0].name = "other"
+    return []
 
-    collapse = REWRITES[0]
-    wrong = [
-        (does_nothing, ("PartialConv2d",), "pass wrong: it left PartialConv2d; .* before it: none"),
-        (reads_a_later_value, (), "pass wrong: node .* reads .* not defined before it"),
-        (renames_the_output, (), "pass wrong: it changed the graph's inputs or outputs"),
-    ]
-    for apply, removes, message in wrong:
-        with pytest.raises(PassError, match=message):
-            list(rewritten(network(0)[0], [GraphPass("wrong", apply, removes=removes)]))
-    with pytest.raises(PassError, match=r"pass late: .*; passes before it: collapse-masks"):
-        list(rewritten(network(0)[0], [collapse, GraphPass("late", renames_the_output)]))
-    with pytest.raises(PassError, match="fold-batch-norm has to run after collapse-masks"):
-        require_order([REWRITES[1], collapse])
-    with pytest.raises(PassError, match="fold-batch-norm has to run after collapse-masks"):
-        list(rewritten(network(0)[0], [REWRITES[1], collapse]))
+
+@pytest.mark.parametrize(
+    ("passes", "message"),
+    [
+        (
+            [GraphPass("wrong", lambda _model: [], removes=("PartialConv2d",))],
+            "pass wrong: it left PartialConv2d; passes before it: none",
+        ),
+        (
+            [GraphPass("wrong", reads_a_later_value)],
+            "pass wrong: node .* reads .* not defined before it",
+        ),
+        (
+            [REWRITES[0], GraphPass("late", renames_the_output)],
+            "pass late: it changed the graph's inputs or outputs; passes before it: collapse-masks",
+        ),
+        ([REWRITES[1], REWRITES[0]], "fold-batch-norm has to run after collapse-masks"),
+    ],
+)
+def test_a_pass_that_breaks_its_promise_is_named(passes: list[GraphPass], message: str) -> None:
+    with pytest.raises(PassError, match=message):
+        list(rewritten(network(0)[0], passes))
