@@ -22,6 +22,7 @@ AnyImage = TypeVar("AnyImage", Image.Image, NDArray[Any])
 
 EXIF_ORIENTATION = 0x0112
 PAGES = "is animated or has pages ({}); needed one. Pass the one that is meant, as image.copy()"
+DEEP_COLOUR_KEY = "is 16-bit grey with a transparent colour, which would be lost; convert it"
 MODES = ("L", "LA", "RGB", "RGBA", "P", "I;16", "I;16B", "1")
 
 
@@ -79,10 +80,8 @@ def _require_kind(image: Image.Image) -> None:
             "the image has 16 bits a colour channel, of which Pillow reads 8. Pass a uint16 "
             "array, or image.convert(image.mode) for 8 bits"
         )
-    if image.mode.startswith("I;16") and "transparency" in image.info:
-        raise ImageError(
-            "the image is 16-bit grey with a transparent colour, which would be lost; convert it"
-        )
+    if has_deep_colour_key(image):
+        raise ImageError(f"the image {DEEP_COLOUR_KEY}")
 
 
 def _how_to_convert(mode: str) -> str:
@@ -112,6 +111,11 @@ def stored_in_16_bits(image: Image.Image) -> bool:
     # The first tile names the layout in the file; Pillow's types do not know it.
     tiles = getattr(image, "tile", None) or []
     return bool(tiles) and ";16" in str(tiles[0].args) and not image.mode.startswith("I;16")
+
+
+def has_deep_colour_key(image: Image.Image) -> bool:
+    """Whether a 16-bit grey image has a transparent value, for which Pillow has no mode."""
+    return image.mode.startswith("I;16") and "transparency" in image.info
 
 
 def exif_orientation(image: Any) -> int:

@@ -16,6 +16,7 @@ from pconv_deploy.images.file_types import (
     RAW_SUFFIXES,
     READ_KINDS,
     UNREAD_SUFFIXES,
+    UNSUPPORTED,
     picture_kind,
 )
 from pconv_deploy.images.png_metadata import lean_png
@@ -54,12 +55,12 @@ def decoded(
             with Image.open(source, formats=_FORMATS) as opened:
                 return use(opened)
         except (ValueError, SyntaxError, UnidentifiedImageError):
-            lean = lean_png(source)
-            if lean is None:
+            if not (lean := lean_png(source)):
                 raise
-        with Image.open(io.BytesIO(lean.content), formats=_FORMATS) as opened:
-            if lean.profile:
-                opened.info["icc_profile"] = lean.profile
+        lean_content, profile = lean
+        with Image.open(io.BytesIO(lean_content), formats=_FORMATS) as opened:
+            if profile:
+                opened.info["icc_profile"] = profile
             return use(opened)
 
 
@@ -114,16 +115,11 @@ def _translated(path: Path, failure: type[InputError], content: bytes | None) ->
 
 def _unidentified(path: Path, content: bytes | None) -> str:
     """Describe a file that no decoder reads."""
-    if content is None:
-        with path.open("rb") as stream:
-            start = stream.read(FIRST_BYTES)
-    else:
-        start = content[:FIRST_BYTES]
+    with path.open("rb") if content is None else io.BytesIO(content) as stream:
+        start = stream.read(FIRST_BYTES)
     if not start:
         return "empty"
     kind = picture_kind(start)
     if kind in READ_KINDS or (kind is None and path.suffix.lower() not in UNREAD_SUFFIXES):
         return "no image that can be read"
-    return (
-        f"a picture of a kind that is not read ({kind or path.suffix}): convert it to PNG or JPEG"
-    )
+    return UNSUPPORTED.format(kind or path.suffix)

@@ -10,10 +10,12 @@ from PIL import Image, ImageOps
 
 from pconv_deploy.errors import HoleMaskError, ImageError, PictureSizeError
 from pconv_deploy.images.arrays import (
+    DEEP_COLOUR_KEY,
     EXIF_ORIENTATION,
     MODES,
     Hole,
     exif_orientation,
+    has_deep_colour_key,
     stored_in_16_bits,
     to_pixels,
     to_rgb8,
@@ -179,10 +181,8 @@ def _check_kind(path: Path, image: Image.Image, allow: Collection[Convertible]) 
             f"{path} is of mode {image.mode}; needed grey, RGB or palette, with or without "
             f"alpha. Convert it first, so that its colours change where you can see it{remedy}"
         )
-    if image.mode.startswith("I;16") and "transparency" in image.info:
-        raise ImageError(
-            f"{path} is 16-bit grey with a transparent colour, which would be lost; convert it"
-        )
+    if has_deep_colour_key(image):
+        raise ImageError(f"{path} {DEEP_COLOUR_KEY}")
     if stored_in_16_bits(image) and "16-bit" not in allow:
         raise ImageError(
             f"{path} has 16 bits a colour channel, of which Pillow reads 8. Convert it to 8 bits "

@@ -13,7 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from pconv_deploy.errors import HoleMaskError, UsageError
-from pconv_deploy.images.arrays import PAGES, Bytes, Hole, page_count, stored_in_16_bits
+from pconv_deploy.images.arrays import (
+    PAGES,
+    Bytes,
+    Hole,
+    has_deep_colour_key,
+    page_count,
+    stored_in_16_bits,
+)
 
 MaskConvention = Literal["hole-white", "hole-black", "alpha"]
 
@@ -227,11 +234,10 @@ def _in_channels(image: Image.Image) -> Image.Image:
 
 def _with_transparent_value(image: Image.Image) -> Image.Image | NDArray[Any]:
     """Give 16-bit grey with a transparent value an alpha channel, for which Pillow has no mode."""
-    transparent = image.info.get("transparency")
-    if transparent is None or not image.mode.startswith("I;16"):
+    if not has_deep_colour_key(image):
         return image
     grey = np.asarray(image)
-    return np.stack([grey, np.where(grey == transparent, 0, 65535)], axis=2)
+    return np.stack([grey, np.where(grey == image.info["transparency"], 0, 65535)], axis=2)
 
 
 def _in_bytes(values: NDArray[Any], *, labels: bool = True) -> Bytes:

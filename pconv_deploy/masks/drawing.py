@@ -143,17 +143,10 @@ def _thrown(
     *,
     to_edge: bool,
 ) -> Hole:
-    """Add shapes until there are enough pixels; at most the last of `counts`.
+    """Add shapes to `canvas`; `counts` are the least, wanted and most pixels covered in the end.
 
-    Args:
-        rng: source of all randomness.
-        canvas: what there is before.
-        counts: of pixels: the least allowed, the wanted, the most allowed.
-        pieces: their style and thickness.
-        to_edge: throw at an edge until one is met.
-
-    Returns:
-        (H, W), true where there was something before or a piece is.
+    `pieces` are the style and thickness of the shapes; `to_edge` throws at an edge until one is
+    met.
     """
     (least, target, most), (style, thickness) = counts, pieces
     covered: Hole = np.asarray(canvas) != 0

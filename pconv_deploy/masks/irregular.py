@@ -34,19 +34,14 @@ def touches_border(hole: Hole) -> bool:
     The distance is scaled with the mask's sides, and at least one pixel.
     """
     rows, columns = border_band((hole.shape[0], hole.shape[1]))
-    return bool(hole.any() and not _inside(hole, rows, columns))
+    inner = hole[rows : hole.shape[0] - rows, columns : hole.shape[1] - columns]
+    return int(np.count_nonzero(inner)) < int(np.count_nonzero(hole))
 
 
 def border_band(size: tuple[int, int]) -> tuple[int, int]:
     """How many rows and columns at the edges of (height, width) a borderless hole leaves free."""
     rows, columns = (max(1, round(BORDER_PIXELS * side / 512)) for side in size)
     return rows, columns
-
-
-def _inside(hole: Hole, rows: int, columns: int) -> bool:
-    height, width = hole.shape
-    inner = hole[rows : height - rows, columns : width - columns]
-    return int(np.count_nonzero(inner)) == int(np.count_nonzero(hole))
 
 
 def irregular_hole(

@@ -60,8 +60,3 @@ def read_manifest(folder: Path) -> MaskSetManifest:
     if not manifest.files:
         raise InputError(f"{path} lists no masks")
     return manifest
-
-
-def is_mask_set(path: Path) -> bool:
-    """Whether a path is a set made by `masks make`, which may be replaced."""
-    return (path / MANIFEST_NAME).is_file()

@@ -19,7 +19,6 @@ from pconv_deploy.masks.manifest import (
     MANIFEST_NAME,
     MaskEntry,
     MaskSetManifest,
-    is_mask_set,
     manifest_bytes,
 )
 from pconv_deploy.masks.occlusion import fitted_hole
@@ -67,7 +66,7 @@ def make_mask_set(
         options: see MaskSetOptions.
         workers: processes.
         overwrite: replace an earlier set.
-        progress: told how many masks and pairs of frames are done, of how many.
+        progress: called with the number of masks and pairs of frames done, and the total.
 
     Raises:
         UsageError: sizes or numbers out of range, or something is there already.
@@ -77,7 +76,9 @@ def make_mask_set(
     options = options or MaskSetOptions()
     _require_sensible(options)
     with (
-        atomic_folder(output, overwrite=overwrite, replaceable=is_mask_set) as folder,
+        atomic_folder(
+            output, overwrite=overwrite, replaceable=lambda old: (old / MANIFEST_NAME).is_file()
+        ) as folder,
         scratch_folder() if options.video else nullcontext() as aside,
     ):
         raw = aside / "raw.npz" if aside else None

@@ -150,7 +150,9 @@ def _grown(seeds: Hole, brush: int, border: bool) -> Hole:
 
     radius = brush / 2 * min(seeds.shape) / 512
     if not border:  # cut before growing, so that the rim is round and not straight
-        rows, columns = (band + int(radius) + 1 for band in border_band(_size(seeds)))
+        rows, columns = (
+            band + int(radius) + 1 for band in border_band((seeds.shape[0], seeds.shape[1]))
+        )
         inner = np.zeros_like(seeds)
         inside = slice(rows, -rows), slice(columns, -columns)
         inner[inside] = seeds[inside]
@@ -160,7 +162,3 @@ def _grown(seeds: Hole, brush: int, border: bool) -> Hole:
     known = (~seeds).astype(np.uint8)
     grown: Hole = np.asarray(cv2.distanceTransform(known, cv2.DIST_L2, 5)) <= radius
     return grown
-
-
-def _size(hole: Hole) -> tuple[int, int]:
-    return hole.shape[0], hole.shape[1]

@@ -61,7 +61,7 @@ def read_mask_set(
         HoleMaskError: masks cannot be read, all are empty, all are full, or they look inverted.
     """
     if rule.convention == "hole-white" and (folder / MANIFEST_NAME).is_file():
-        return _listed(folder)
+        return _of_manifest(folder)
     paths = picture_paths(folder)
     if not classify:
         return tuple(map(HoleMaskFile, paths))
@@ -143,7 +143,7 @@ def _classified(path: Path, rule: MaskRule) -> HoleMaskFile | InputError:
         return error
 
 
-def _listed(folder: Path) -> tuple[HoleMaskFile, ...]:
+def _of_manifest(folder: Path) -> tuple[HoleMaskFile, ...]:
     masks = tuple(
         HoleMaskFile(folder / entry.name, entry.bucket, entry.border, entry.share)
         for entry in read_manifest(folder).files

@@ -1,11 +1,11 @@
-"""Raw occlusions of videos: computed once, stored in a file, read by every worker."""
+"""Compute the occlusions of videos once and store them in a file for all workers."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,10 +70,10 @@ def store_raw_holes(
         pairs: of frames.
         side: of the masks; frames are reduced to about that.
         workers: processes.
-        progress: told how many pairs are done.
+        progress: called with the number of pairs done.
 
     Returns:
-        How many there are.
+        The number of occlusions written.
 
     Raises:
         InputError: a frame cannot be read, or nothing moves.
@@ -106,13 +106,7 @@ class RawHoles(Sequence[Hole]):
     def __len__(self) -> int:
         return len(self._packed)
 
-    @overload
-    def __getitem__(self, at: int) -> Hole: ...
-    @overload
-    def __getitem__(self, at: slice) -> "RawHoles": ...
-    def __getitem__(self, at: int | slice) -> "Hole | RawHoles":
-        if isinstance(at, slice):
-            return RawHoles(self._packed[at])
+    def __getitem__(self, at: Any) -> Any:  # one hole: slices are not needed
         bits, width = self._packed[at]
         return np.unpackbits(bits, axis=1, count=width).astype(np.bool_)
 

@@ -1,4 +1,4 @@
-"""Both candidates fill every case; what differs, by class of holes, and the worst of it."""
+"""Fill every case with both candidates and compare the results, by class of holes."""
 
 import contextlib
 import math
@@ -51,8 +51,8 @@ def verify(
     """Open both candidates, fill every case with both, and compare.
 
     Args:
-        request: who and what.
-        progress: is told how many cases are done, of how many.
+        request: candidates, pictures and tolerance.
+        progress: called with the number of cases done and the total.
 
     Raises:
         UsageError: candidates or sizes that cannot be compared.
@@ -126,7 +126,7 @@ def _require_key_used(request: VerifyRequest, a: Candidate, b: Candidate) -> Non
 
 
 def _strictness(a: Candidate, b: Candidate, request: VerifyRequest) -> ParityReport:
-    """What is allowed, as a report without cases that judges each."""
+    """Return the tolerances, as a report without cases that judges each."""
     allowed = tolerance_of(a, b)
     return ParityReport(
         reference=a.facts.path,

@@ -65,11 +65,11 @@ def test_pictures_that_are_not_read_are_named(folder: Path, suffix: str) -> None
 @pytest.mark.parametrize(
     ("start", "said"),
     [
-        (png_bytes(), "is a PNG picture by another name: give it the usual extension"),
-        (b"\xff\xd8\xff\xe0", "is a JPEG picture by another name"),
+        (png_bytes(), "is a PNG picture with another extension: rename it"),
+        (b"\xff\xd8\xff\xe0", "is a JPEG picture with another extension"),
         (b"RIFF\0\0\0\0WEBPVP8 ", "is a WebP picture"),
         (b"BM\0\0\0\0\0\0\0\0", "is a BMP picture"),
-        (HEIC, "is a HEIC picture by another name: convert it"),
+        (HEIC, "is a HEIC picture with another extension: convert it"),
         (b"8BPS", "is a Photoshop picture"),
     ],
 )
