@@ -16,8 +16,7 @@ from pconv_deploy.engines.memory import MemoryUse, free_memory
 from pconv_deploy.engines.shapes import Shapes, Size
 from pconv_deploy.errors import PictureSizeError, UsageError
 from pconv_deploy.images.arrays import Bytes, Hole
-from pconv_deploy.images.boxes import Box, hole_boxes
-from pconv_deploy.images.crops import crop_of, crops_around
+from pconv_deploy.images.boxes import Box, crop_of, crops_around, hole_boxes
 from pconv_deploy.images.prepared import Prepared
 
 Region = Literal["auto", "exact", "crop"]

@@ -15,16 +15,16 @@ from pconv_deploy.files import atomic_folder, scratch_folder, writing
 from pconv_deploy.images.arrays import Hole
 from pconv_deploy.masks.drawing import drawn_hole
 from pconv_deploy.masks.irregular import AREA_BUCKETS
-from pconv_deploy.masks.manifest import (
+from pconv_deploy.masks.occlusion import fitted_hole
+from pconv_deploy.masks.reading import (
     MANIFEST_NAME,
     MaskEntry,
     MaskSetManifest,
     manifest_bytes,
 )
-from pconv_deploy.masks.occlusion import fitted_hole
-from pconv_deploy.masks.parallel import in_processes
 from pconv_deploy.masks.video import (
     VideoSource,
+    in_processes,
     planned_pairs,
     store_raw_holes,
     stored_raw_holes,

@@ -12,20 +12,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from pconv_deploy.errors import HoleMaskError, InputError
+from pconv_deploy.files import read_json_bytes
 from pconv_deploy.images.arrays import Hole
 from pconv_deploy.images.files import read_hole_mask
 from pconv_deploy.images.hole_rule import DEFAULT_RULE, MaskConvention, MaskRule
 from pconv_deploy.images.listing import list_pictures
 from pconv_deploy.masks.irregular import area_bucket, touches_border
-from pconv_deploy.masks.manifest import MANIFEST_NAME, read_manifest
 
 Result = TypeVar("Result")
 
+MANIFEST_NAME = "holes.json"
+_FORMAT = 1
 # Above this share of holes a set is taken for inverted, if it has no mask of a class at all.
 _MOSTLY_HOLE = 0.5
 
@@ -43,6 +46,56 @@ class HoleMaskFile:
     bucket: tuple[float, float] | None = None
     border: bool | None = None
     share: float | None = None
+
+
+class MaskEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One mask file of a manifest; see HoleMaskFile."""
+
+    name: str
+    bucket: tuple[float, float]
+    border: bool
+    share: float
+
+    def __post_init__(self) -> None:
+        if Path(self.name).name != self.name or self.name in ("", ".", ".."):
+            raise ValueError(f"{self.name!r} is no file name")
+
+
+class MaskSetManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Manifest of a whole set: white is hole; `source` says how to make it again."""
+
+    format: int = _FORMAT
+    height: int
+    width: int
+    per_class: int
+    seed: int
+    source: dict[str, Any]
+    files: tuple[MaskEntry, ...]
+
+
+def manifest_bytes(manifest: MaskSetManifest) -> bytes:
+    """Encode a manifest as JSON, one line per mask."""
+    return msgspec.json.encode(manifest).replace(b'{"name"', b'\n{"name"') + b"\n"
+
+
+def read_manifest(folder: Path) -> MaskSetManifest:
+    """Read the manifest of a set made by `masks make`.
+
+    Raises:
+        InputError: missing, not ours or damaged.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        manifest = msgspec.json.decode(read_json_bytes(path), type=MaskSetManifest)
+    except msgspec.DecodeError as error:  # ValidationError is one
+        raise InputError(f"{path} is not ours or damaged: {error}") from error
+    if manifest.format != _FORMAT:
+        raise InputError(
+            f"{path} has format {manifest.format}; this pconv-deploy reads format {_FORMAT}"
+        )
+    if not manifest.files:
+        raise InputError(f"{path} lists no masks")
+    return manifest
 
 
 def read_mask_set(

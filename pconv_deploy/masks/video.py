@@ -1,21 +1,22 @@
 """Compute the occlusions of videos once and store them in a file for all workers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pconv_deploy.errors import InputError
+from pconv_deploy.errors import InputError, OutputError
 from pconv_deploy.files import writing
 from pconv_deploy.images.arrays import Hole
 from pconv_deploy.masks.frames import FramePair, frame_pairs, read_pair
 from pconv_deploy.masks.occlusion import FlowMethod, occlusions
-from pconv_deploy.masks.parallel import in_processes
+from pconv_deploy.processes import spawning, worker_pool
 
 _MOST_PAIRS = 240
 _MOST_SIDE = 512  # of a frame in which occlusions are looked for
@@ -23,6 +24,8 @@ _MOST_SIDE = 512  # of a frame in which occlusions are looked for
 _SHARES = (1e-4, 0.5)
 
 _Packed = tuple[NDArray[np.uint8], int]  # bits (H, W / 8), W
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +131,32 @@ def _raw_holes(pair: FramePair, flow: FlowMethod, side: int) -> list[_Packed]:
         for hole in occlusions(*frames, flow)
         if least <= hole.mean() <= most
     ]
+
+
+def in_processes(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int, *, chunk: int
+) -> Generator[Result]:
+    """Yield results in the order of the items; closing the generator cancels the rest.
+
+    Args:
+        work: sent to the processes with every few items, so it should be small.
+        items: what to work on.
+        workers: processes; 1 is this one.
+        chunk: items given to a process at a time.
+
+    Raises:
+        OutputError: a process was killed.
+    """
+    workers = min(workers, -(-len(items) // chunk))
+    if workers <= 1:
+        yield from map(work, items)
+        return
+    try:
+        with worker_pool(workers) as pool:
+            with spawning():
+                results = pool.map(work, items, chunksize=chunk)
+            yield from results
+    except BrokenProcessPool as error:
+        raise OutputError(
+            "a worker process ended, perhaps for lack of memory: try fewer --workers"
+        ) from error

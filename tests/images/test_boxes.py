@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from pconv_deploy.engines.windows.plan import WindowCosts, WindowRule
-from pconv_deploy.images.boxes import Box, hole_boxes, merged
-from pconv_deploy.images.crops import crop_of, crops_around
+from pconv_deploy.images.boxes import Box, crop_of, crops_around, hole_boxes, merged
 from pconv_deploy.masks.irregular import irregular_hole
 
 RULE = WindowRule(margins=(1, 1, 1), most=4)
