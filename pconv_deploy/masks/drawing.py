@@ -32,11 +32,7 @@ def drawn_hole(
         height: pixels.
         width: pixels.
         area: share of the image, more than the first number and at most the second.
-        border: whether some pixel of the hole comes near an edge, as `holes.touches_border`
-            says; None leaves it open.
-
-    Returns:
-        (height, width), true in the hole.
+        border: whether the hole comes near an edge (`touches_border`); None: either.
 
     Raises:
         ValueError: the image is too small for such a hole.

@@ -81,28 +81,19 @@ def make_mask_set(
         ) as folder,
         scratch_folder() if options.video else nullcontext() as aside,
     ):
-        raw = aside / "raw.npz" if aside else None
         numbers = range(options.per_class * len(CLASSES))
-        pairs = planned_pairs(options.video, len(numbers)) if options.video else []
-        total = len(pairs) + len(numbers)
         facts: dict[str, Any] = {"kind": "strokes"}
-        if options.video and raw:
-            count = store_raw_holes(
-                raw,
-                options.video,
-                pairs,
-                min(options.height, options.width),
-                workers=workers,
-                progress=lambda done: progress(done, total),
-            )
-            facts = _video_facts(options.video, len(pairs), count)
+        raw, pairs = None, 0
+        if options.video and aside:
+            raw = aside / "raw.npz"
+            facts = _store_occlusions(raw, options, workers, progress)
+            pairs = facts["frame_pairs"]
         entries: list[MaskEntry] = []
-        with closing(
-            in_processes(partial(_write_mask, folder, options, raw), numbers, workers, chunk=8)
-        ) as made:
+        work = partial(_write_mask, folder, options, raw)
+        with closing(in_processes(work, numbers, workers, chunk=8)) as made:
             for entry in made:
                 entries.append(entry)
-                progress(len(pairs) + len(entries), total)
+                progress(pairs + len(entries), pairs + len(numbers))
         manifest = MaskSetManifest(
             height=options.height,
             width=options.width,
@@ -128,14 +119,28 @@ def _require_sensible(options: MaskSetOptions) -> None:
         raise UsageError(f"found a seed of {options.seed}; needed 0 or more")
 
 
-def _video_facts(source: VideoSource, pairs: int, raw: int) -> dict[str, Any]:
+def _store_occlusions(
+    path: Path, options: MaskSetOptions, workers: int, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Store the occlusions of the videos; return what the manifest says of them."""
+    source, masks = options.video, options.per_class * len(CLASSES)
+    assert source is not None
+    pairs = planned_pairs(source, masks)
+    count = store_raw_holes(
+        path,
+        source,
+        pairs,
+        min(options.height, options.width),
+        workers=workers,
+        progress=lambda done: progress(done, len(pairs) + masks),
+    )
     return {
         "kind": "occlusions",
         "videos": [video.name for video in source.videos],
         "flow": source.flow,
         "frame_step": source.frame_step,
-        "frame_pairs": pairs,
-        "raw_holes": raw,
+        "frame_pairs": len(pairs),
+        "raw_holes": count,
     }
 
 

@@ -65,18 +65,15 @@ def store_raw_holes(
     workers: int,
     progress: Callable[[int], None],
 ) -> int:
-    """Compute the occlusions of all pairs and write the usable ones to a file.
+    """Compute the occlusions of all pairs, write the usable ones to a file and count them.
 
     Args:
         path: of the new file.
         source: the videos, for the flow and the messages.
         pairs: of frames.
-        side: of the masks; frames are reduced to about that.
+        side: of the masks, pixels; frames are reduced to about that.
         workers: processes.
         progress: called with the number of pairs done.
-
-    Returns:
-        The number of occlusions written.
 
     Raises:
         InputError: a frame cannot be read, or nothing moves.
