@@ -21,7 +21,7 @@ from pconv_deploy.images.file_types import (
 )
 from pconv_deploy.images.png_metadata import lean_png
 
-# What Pillow may take a file for, whatever its name: no format that starts other programs.
+# Formats that Pillow may detect, whatever the name: none that starts other programs.
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
 _SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF: this page is a smaller copy of another
 Result = TypeVar("Result")
@@ -38,12 +38,12 @@ def decoded(
 
     Args:
         path: of the file.
-        use: takes the opened picture; called again if its metadata had to be taken out.
-        failure: raised for everything that is wrong with the file.
-        content: what to decode instead, with `path` as its name.
+        use: takes the opened picture; called again if its metadata had to be removed.
+        failure: class of the error raised for anything wrong with the file.
+        content: decoded instead, with `path` as its name.
 
     Raises:
-        InputError: `failure`, saying what is wrong.
+        InputError: `failure`.
     """
     source = path if content is None else io.BytesIO(content)
     if path.suffix.lower() in RAW_SUFFIXES:
@@ -108,7 +108,7 @@ def _translated(path: Path, failure: type[InputError], content: bytes | None) ->
         if error.errno is not None:
             raise failure(f"cannot read {path}: {error.strerror}") from error
         raise failure(f"{path} is damaged: {error}") from error
-    # Decoders raise whatever comes up: SyntaxError, struct.error, RuntimeError, TypeError...
+    # Decoders may raise any exception: SyntaxError, struct.error, RuntimeError, TypeError...
     except Exception as error:
         raise failure(f"{path} is damaged: {error}") from error
 

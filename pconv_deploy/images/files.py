@@ -37,9 +37,8 @@ FURTHER_PICTURES = "further_pictures"
 DEFAULT_MAX_PIXELS = 25_000_000
 # Measured with ONNX Runtime in fp32, see docs/measurements.md.
 _GIB_PER_MEGAPIXEL = 1.1
-# EXIF tags that speak of the picture: description, make, model, orientation, software, date,
-# artist, copyright, and the directories of the camera and of the place. The others speak of the
-# layout of the file they were in, and would be believed of the next one.
+# EXIF tags about the picture: description, make, model, orientation, software, date, artist,
+# copyright, and the directories of camera and place. Others describe the layout of their file.
 _LASTING_TAGS = {0x010E, 0x010F, 0x0110, EXIF_ORIENTATION, 0x0131, 0x0132, 0x013B, 0x8298}
 _LASTING_DIRECTORIES = (0x8769, 0x8825)
 # From the displayed order back to the stored one, by EXIF orientation.
@@ -219,7 +218,7 @@ def _exif(image: Image.Image) -> bytes:
             if value:
                 kept[tag] = value
                 kept.tobytes()
-        except Exception:  # noqa: BLE001  damaged tags raise whatever comes up
+        except Exception:  # noqa: BLE001  damaged tags raise any exception
             if tag in kept:
                 del kept[tag]
     return kept.tobytes() if kept else b""

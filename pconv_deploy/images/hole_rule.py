@@ -185,7 +185,7 @@ def _require_meaning(reading: MaskReading) -> None:
     sure = rule.threshold is not None or rule.convention != "hole-white" or reading.lossy
     if not sure and 0 < largest < DEFAULT_THRESHOLD:
         raise HoleMaskError(
-            f"the hole mask holds no value above {largest} of 255, too dark to be told from "
+            f"the hole mask holds no value above {largest} of 255, hardly different from "
             f"black. Are these labels? --mask-threshold 1 takes every pixel that is not 0 as "
             f"hole, --mask-threshold {DEFAULT_THRESHOLD} none of them"
         )
@@ -226,7 +226,7 @@ def _in_channels(image: Image.Image) -> Image.Image:
             image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         elif "transparency" in image.info and image.mode in ("1", "L", "RGB"):
             image = image.convert("RGBA")
-    # Pillow's decoders raise whatever comes up on damaged files.
+    # Pillow's decoders may raise any exception on damaged files.
     except Exception as error:
         raise HoleMaskError(f"the hole mask cannot be decoded: {error}") from error
     return image

@@ -57,13 +57,10 @@ class Pictures:
         return [self.root / name for name in self.names]
 
     def require_some(self, found: Collection[object] | None = None) -> None:
-        """Check that at least one image was found.
-
-        Args:
-            found: what is left of `names`, if the caller took some away.
+        """Check that at least one image was found, or is left of `names` in `found`.
 
         Raises:
-            InputError: there is not; it says what was left out.
+            InputError: no image; the message lists what was left out.
         """
         if self.names if found is None else found:
             return

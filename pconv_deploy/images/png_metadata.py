@@ -81,7 +81,7 @@ def _accepted(judge: PngImagePlugin.PngStream, kind: bytes, whole: bytes) -> boo
 
 
 def _unpacked(packed: bytes) -> bytes | None:
-    """A profile's bytes; None if they are damaged, as Pillow has it."""
+    """Unpack a profile; None if it is damaged."""
     unpacker = zlib.decompressobj()
     try:
         profile = unpacker.decompress(packed, _MOST_PROFILE)

@@ -75,10 +75,6 @@ class _Checked:
 def check_mask_set(folder: Path, rule: MaskRule = DEFAULT_RULE) -> MaskSetReport:
     """Read every mask of a folder and its subfolders; a manifest is ignored.
 
-    Args:
-        folder: of pictures.
-        rule: which pixels of a file are hole.
-
     Raises:
         InputError: the folder does not exist or holds no pictures.
     """

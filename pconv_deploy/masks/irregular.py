@@ -47,13 +47,7 @@ def border_band(size: tuple[int, int]) -> tuple[int, int]:
 def irregular_hole(
     rng: np.random.Generator, height: int, width: int, area: tuple[float, float]
 ) -> NDArray[np.uint8]:
-    """Draw random strokes until the hole has the wanted area.
-
-    Args:
-        rng: source of all randomness.
-        height: pixels.
-        width: pixels.
-        area: share of the image, more than the first number and at most the second.
+    """Draw random strokes until the hole's share is in `area`, its lower bound excluded.
 
     Returns:
         (height, width), 255 in the hole and 0 elsewhere.

@@ -1,8 +1,8 @@
 """Sets of hole masks as folders: ours, NVIDIA's released test set, or any folder of pictures.
 
 NVIDIA's set (https://nv-adlr.github.io/publication/partialconv-inpainting) is 12,000 pictures,
-00000.png to 11999.png, 512x512, white = hole, in whatever folder its archive unpacks to. Which
-thousand is of which class is nowhere in it, so the class of each mask is found from its pixels.
+00000.png to 11999.png, 512x512, white = hole, in the folder its archive unpacks to. It does not
+state the class of a mask, so that is found from the pixels.
 """
 
 import os
@@ -133,11 +133,7 @@ def read_mask_set(
 def picture_paths(folder: Path, aside: Collection[Path] = ()) -> list[Path]:
     """Pictures of a folder and the folders in it, numbers in their names in numeric order.
 
-    What is left out, such as pictures of kinds that are not read, is logged as a warning.
-
-    Args:
-        folder: where to look.
-        aside: folders to leave out where they lie below `folder`.
+    Skipped files are logged as a warning; folders in `aside` are left out.
 
     Raises:
         InputError: the folder is none, or there are no pictures.

@@ -43,11 +43,7 @@ class VideoSource:
 
 
 def planned_pairs(source: VideoSource, masks: int) -> list[FramePair]:
-    """Choose the frame pairs, equally many per video.
-
-    Args:
-        source: the videos.
-        masks: to be made; no more pairs than these are of use.
+    """Choose the frame pairs, equally many per video; at most as many as masks are to be made.
 
     Raises:
         InputError: a video cannot be read or is too short.
@@ -67,13 +63,7 @@ def store_raw_holes(
 ) -> int:
     """Compute the occlusions of all pairs, write the usable ones to a file and count them.
 
-    Args:
-        path: of the new file.
-        source: the videos, for the flow and the messages.
-        pairs: of frames.
-        side: of the masks, pixels; frames are reduced to about that.
-        workers: processes.
-        progress: called with the number of pairs done.
+    Frames are reduced to about `side` pixels; `progress` is called with the number of pairs done.
 
     Raises:
         InputError: a frame cannot be read, or nothing moves.
@@ -135,11 +125,7 @@ def in_processes(
 ) -> Generator[Result]:
     """Yield results in the order of the items; closing the generator cancels the rest.
 
-    Args:
-        work: sent to the processes with every few items, so it should be small.
-        items: what to work on.
-        workers: processes; 1 is this one.
-        chunk: items given to a process at a time.
+    `work` is sent with every `chunk` of items, so it should be small. One worker is this process.
 
     Raises:
         OutputError: a process was killed.

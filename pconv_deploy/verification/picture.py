@@ -55,7 +55,7 @@ def worst_picture(worst: Compared, names: tuple[str, str]) -> Image.Image:
 
 
 def _shown(worst: Compared) -> tuple[str, Floats, Floats]:
-    """What is drawn: name, and both candidates (H, W, 3) of about 0..1."""
+    """Return the name of the output to draw, and both candidates' (H, W, 3) of about 0..1."""
     a, b = worst.a.raw, worst.b.raw
     raw_fails = not worst.judged.finite or (worst.error or 0.0) > worst.result.allowed
     if a is not None and b is not None and (raw_fails or not worst.result.failures):

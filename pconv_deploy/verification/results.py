@@ -33,7 +33,7 @@ class VerifyRequest:
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole outcome, as --json prints it.
+    """Result of a verification, as --json prints it.
 
     warnings          why the two may differ without a fault
     tolerance         relative error of the raw output
