@@ -13,6 +13,7 @@ from pconv_deploy.images.arrays import (
     DEEP_COLOUR_KEY,
     EXIF_ORIENTATION,
     MODES,
+    Bytes,
     Hole,
     exif_orientation,
     has_deep_colour_key,
@@ -41,16 +42,7 @@ _GIB_PER_MEGAPIXEL = 1.1
 # copyright, and the directories of camera and place. Others describe the layout of their file.
 _LASTING_TAGS = {0x010E, 0x010F, 0x0110, EXIF_ORIENTATION, 0x0131, 0x0132, 0x013B, 0x8298}
 _LASTING_DIRECTORIES = (0x8769, 0x8825)
-# From the displayed order back to the stored one, by EXIF orientation.
-_UNTURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
+_INVERSE_ORIENTATIONS = {6: 8, 8: 6}  # the others are their own inverse
 
 
 def read_image(
@@ -140,9 +132,7 @@ def read_mask_file(
             raise HoleMaskError(f"{path}: {error}") from error
         if as_stored:
             return reading
-        turned = Image.fromarray(reading.levels)
-        turned.getexif()[EXIF_ORIENTATION] = exif_orientation(opened)
-        return replace(reading, levels=np.asarray(ImageOps.exif_transpose(turned)))
+        return replace(reading, levels=_turned(reading.levels, exif_orientation(opened)))
 
     return decoded(path, upright, failure=HoleMaskError, content=content)
 
@@ -155,11 +145,16 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
 
 def hole_as_stored(hole: Hole, image: Image.Image) -> Hole:
     """Turn a hole drawn over the displayed image into the order its pixels are stored in."""
-    turn = _UNTURN.get(exif_orientation(image))
-    if turn is None:
-        return hole
-    stored: Hole = np.asarray(Image.fromarray(hole.astype(np.uint8)).transpose(turn)) != 0
+    orientation = exif_orientation(image)
+    orientation = _INVERSE_ORIENTATIONS.get(orientation, orientation)
+    stored: Hole = _turned(hole.astype(np.uint8), orientation) != 0
     return stored
+
+
+def _turned(levels: Bytes, orientation: int) -> Bytes:
+    image = Image.fromarray(levels)
+    image.getexif()[EXIF_ORIENTATION] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:

@@ -111,9 +111,7 @@ def _carved(
     pixels = size[0] * size[1]
     canvas = Image.new("L", (size[1], size[0]), 255)
     at = np.linspace(0, 2 * math.pi, 120, endpoint=False)
-    depth = np.zeros_like(
-        at
-    )  # of the half side; all waves together take about half of what is known
+    depth = np.zeros_like(at)  # of the half side; all waves together: half of the known pixels
     for waves in (2, 3, 5, 8, 13):
         depth += rng.uniform(0, 1) * (1 + np.cos(waves * at + rng.uniform(0, 2 * math.pi))) / 2
     depth *= 0.45 * (1 - target / pixels) / 2 / depth.mean()

@@ -121,7 +121,7 @@ def test_the_limit_can_be_set(tmp_path: Path, photo: Photo) -> None:
         read_image(path, max_pixels=599)
 
 
-@pytest.mark.parametrize("orientation", [1, 2, 5, 6, 8])
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_hole_drawn_on_the_displayed_image_finds_its_pixels(
     tmp_path: Path, photo: Photo, orientation: int
 ) -> None:

@@ -172,10 +172,9 @@ def test_bad_videos_exit_3(run: Run, tmp_path: Path, kind: str, message: str) ->
     assert not (tmp_path / "set").exists()
 
 
-@pytest.mark.parametrize("flow", ["dis", "farneback"])
-def test_from_a_video(run: Run, film: Path, tmp_path: Path, flow: str) -> None:
+def test_from_a_video(run: Run, film: Path, tmp_path: Path) -> None:
     output = tmp_path / "set"
-    result = run("masks", "make", output, *MAKE, "--video", film, "--flow", flow)
+    result = run("masks", "make", output, *MAKE, "--video", film, "--flow", "farneback")
     assert result.code == 0
     assert result.err == ""
-    assert json.loads((output / "holes.json").read_text())["source"]["flow"] == flow
+    assert json.loads((output / "holes.json").read_text())["source"]["flow"] == "farneback"
