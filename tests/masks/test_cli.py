@@ -153,7 +153,7 @@ def write_video(path: Path, kind: str) -> Path:
     ("kind", "message"),
     [
         ("missing", "does not exist"),
-        ("a picture", "is no video that can be read"),
+        ("a picture", "film.mp4"),
         ("no video", "is no video that can be read"),
         ("truncated", "is no video that can be read"),
         ("one frame", "has 1 frame; needed at least 2"),

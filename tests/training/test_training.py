@@ -22,7 +22,7 @@ from pconv_deploy.training.run_folder import RunFolder
 from pconv_deploy.training.samples import Samples, collate
 from pconv_deploy.training.trainer import Trainer, phase_at
 from tests.processes import wait_until
-from tests.training.runs import begin, finish
+from tests.training.runs import ENDLESS, begin, finish
 
 Make = Callable[..., TrainingConfig]
 FIXED_SIZE = ExportOptions(batch=1, size=(32, 48))
@@ -261,7 +261,7 @@ def has_reached(run: RunFolder, step: int) -> bool:
 
 
 def test_kill_9_never_loses_the_last_checkpoint(photos: Path, tmp_path: Path) -> None:
-    endless = ("phases=[{steps=100000, learning_rate=1e-3}]", "save_every=1", "log_every=1000")
+    endless = (ENDLESS, "save_every=1", "log_every=1000")
     run = RunFolder(tmp_path / "run")
     reached = [0]
     for attempt in range(2):
