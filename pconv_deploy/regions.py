@@ -18,8 +18,7 @@ from pconv_deploy.engines.sessions import Session, WindowedSession
 from pconv_deploy.engines.shapes import Shapes, Size
 from pconv_deploy.errors import EngineError, PictureSizeError, UsageError
 from pconv_deploy.images.arrays import Bytes, Hole, Pixels
-from pconv_deploy.images.boxes import Box, hole_boxes
-from pconv_deploy.images.crops import crop_of, crops_around
+from pconv_deploy.images.boxes import Box, crop_of, crops_around, hole_boxes
 from pconv_deploy.images.prepared import Prepared, filled_images, finish
 
 Region = Literal["auto", "exact", "crop"]

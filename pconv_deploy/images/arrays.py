@@ -1,8 +1,7 @@
-"""Photos and hole masks as arrays: what a network takes, and back to what came in.
+"""Convert photos and hole masks to arrays for a network, and results back.
 
-Pixels are filled as 8-bit RGB. Everything else an image carries (16 bits, grey, alpha, colour
-profile, EXIF, resolution) stays with it: only the pixels in the hole are replaced, all others
-are the very ones that came in.
+Pixels are filled as 8-bit RGB. Only pixels in the hole are replaced: all others, and depth, alpha,
+colour profile, EXIF and resolution, are kept.
 """
 
 import contextlib
@@ -22,6 +21,7 @@ AnyImage = TypeVar("AnyImage", Image.Image, NDArray[Any])
 
 EXIF_ORIENTATION = 0x0112
 PAGES = "is animated or has pages ({}); needed one. Pass the one that is meant, as image.copy()"
+DEEP_COLOUR_KEY = "is 16-bit grey with a transparent colour, which would be lost; convert it"
 MODES = ("L", "LA", "RGB", "RGBA", "P", "I;16", "I;16B", "1")
 
 
@@ -79,10 +79,8 @@ def _require_kind(image: Image.Image) -> None:
             "the image has 16 bits a colour channel, of which Pillow reads 8. Pass a uint16 "
             "array, or image.convert(image.mode) for 8 bits"
         )
-    if image.mode.startswith("I;16") and "transparency" in image.info:
-        raise ImageError(
-            "the image is 16-bit grey with a transparent colour, which would be lost; convert it"
-        )
+    if has_deep_colour_key(image):
+        raise ImageError(f"the image {DEEP_COLOUR_KEY}")
 
 
 def _how_to_convert(mode: str) -> str:
@@ -100,7 +98,7 @@ def page_count(image: Image.Image) -> int:
     """Number of pages or frames of an opened file; previews of a photo (MPO) do not count."""
     try:
         return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
-    except Exception:  # noqa: BLE001  decoders raise whatever comes up; decoding will say it
+    except Exception:  # noqa: BLE001  any decoder error: decoding reports it
         return 1
 
 
@@ -114,17 +112,22 @@ def stored_in_16_bits(image: Image.Image) -> bool:
     return bool(tiles) and ";16" in str(tiles[0].args) and not image.mode.startswith("I;16")
 
 
+def has_deep_colour_key(image: Image.Image) -> bool:
+    """Whether a 16-bit grey image has a transparent value, for which Pillow has no mode."""
+    return image.mode.startswith("I;16") and "transparency" in image.info
+
+
 def exif_orientation(image: Any) -> int:
     """The EXIF orientation of a Pillow image, 1 to 8; 1, as it is stored, for anything else."""
     try:
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001  arrays have none; damaged EXIF raises whatever comes up
+    except Exception:  # noqa: BLE001  arrays have none; damaged EXIF raises anything
         return 1
     return orientation if orientation in range(1, 9) else 1
 
 
 def cmyk_to_srgb(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Convert a CMYK image to RGB, as its colour profile says where it has one of use.
+    """Convert a CMYK image to RGB, by its colour profile if that is usable.
 
     Returns:
         the image without the profile, which means sRGB; and whether a profile was used.
@@ -153,7 +156,7 @@ def _plain(image: Image.Image) -> Image.Image:
         if "transparency" in image.info and image.mode in ("1", "L", "RGB"):
             return image.convert("RGBA").convert("RGBA" if image.mode == "RGB" else "LA")
         return image.convert("L") if image.mode == "1" else image
-    # Pillow's decoders raise whatever comes up on damaged files.
+    # Pillow's decoders may raise any exception on damaged files.
     except Exception as error:
         raise ImageError(f"the image cannot be decoded: {error}") from error
 

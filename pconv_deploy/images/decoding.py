@@ -16,11 +16,12 @@ from pconv_deploy.images.file_types import (
     RAW_SUFFIXES,
     READ_KINDS,
     UNREAD_SUFFIXES,
+    UNSUPPORTED,
     picture_kind,
 )
 from pconv_deploy.images.png_metadata import lean_png
 
-# What Pillow may take a file for, whatever its name: no format that starts other programs.
+# Formats that Pillow may detect, whatever the name: none that starts other programs.
 _FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "JPEG2000", "AVIF")
 _SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF: this page is a smaller copy of another
 Result = TypeVar("Result")
@@ -37,12 +38,12 @@ def decoded(
 
     Args:
         path: of the file.
-        use: takes the opened picture; called again if its metadata had to be taken out.
-        failure: raised for everything that is wrong with the file.
-        content: what to decode instead, with `path` as its name.
+        use: takes the opened picture; called again if its metadata had to be removed.
+        failure: class of the error raised for anything wrong with the file.
+        content: decoded instead, with `path` as its name.
 
     Raises:
-        InputError: `failure`, saying what is wrong.
+        InputError: `failure`.
     """
     source = path if content is None else io.BytesIO(content)
     if path.suffix.lower() in RAW_SUFFIXES:
@@ -54,12 +55,12 @@ def decoded(
             with Image.open(source, formats=_FORMATS) as opened:
                 return use(opened)
         except (ValueError, SyntaxError, UnidentifiedImageError):
-            lean = lean_png(source)
-            if lean is None:
+            if not (lean := lean_png(source)):
                 raise
-        with Image.open(io.BytesIO(lean.content), formats=_FORMATS) as opened:
-            if lean.profile:
-                opened.info["icc_profile"] = lean.profile
+        lean_content, profile = lean
+        with Image.open(io.BytesIO(lean_content), formats=_FORMATS) as opened:
+            if profile:
+                opened.info["icc_profile"] = profile
             return use(opened)
 
 
@@ -107,23 +108,18 @@ def _translated(path: Path, failure: type[InputError], content: bytes | None) ->
         if error.errno is not None:
             raise failure(f"cannot read {path}: {error.strerror}") from error
         raise failure(f"{path} is damaged: {error}") from error
-    # Decoders raise whatever comes up: SyntaxError, struct.error, RuntimeError, TypeError...
+    # Decoders may raise any exception: SyntaxError, struct.error, RuntimeError, TypeError...
     except Exception as error:
         raise failure(f"{path} is damaged: {error}") from error
 
 
 def _unidentified(path: Path, content: bytes | None) -> str:
     """Describe a file that no decoder reads."""
-    if content is None:
-        with path.open("rb") as stream:
-            start = stream.read(FIRST_BYTES)
-    else:
-        start = content[:FIRST_BYTES]
+    with path.open("rb") if content is None else io.BytesIO(content) as stream:
+        start = stream.read(FIRST_BYTES)
     if not start:
         return "empty"
     kind = picture_kind(start)
     if kind in READ_KINDS or (kind is None and path.suffix.lower() not in UNREAD_SUFFIXES):
         return "no image that can be read"
-    return (
-        f"a picture of a kind that is not read ({kind or path.suffix}): convert it to PNG or JPEG"
-    )
+    return UNSUPPORTED.format(kind or path.suffix)

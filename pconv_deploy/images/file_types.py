@@ -25,6 +25,7 @@ UNREAD_SUFFIXES: Final = RAW_SUFFIXES | frozenset((
     ".svg", ".svgz", ".eps", ".ai", ".wmf", ".emf", ".dcm", ".flif", ".bpg", ".jng", ".mng",
 ))
 # fmt: on
+UNSUPPORTED: Final = "a picture of a kind that is not read ({}): convert it to PNG or JPEG"
 FIRST_BYTES: Final = 16  # that tell all kinds apart
 _STARTS: Final = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -65,8 +66,7 @@ def suffix_of(name: str) -> str:
 
 def may_hide_a_picture(suffix: str) -> bool:
     """Whether a suffix is of no known kind, so that the first bytes have to be read."""
-    known = _KNOWN_TYPES.get(suffix, "application/octet-stream")
-    return known == "application/octet-stream"
+    return _KNOWN_TYPES.get(suffix) in (None, "application/octet-stream")
 
 
 def picture_kind(start: bytes) -> str | None:

@@ -10,10 +10,13 @@ from PIL import Image, ImageOps
 
 from pconv_deploy.errors import HoleMaskError, ImageError, PictureSizeError
 from pconv_deploy.images.arrays import (
+    DEEP_COLOUR_KEY,
     EXIF_ORIENTATION,
     MODES,
+    Bytes,
     Hole,
     exif_orientation,
+    has_deep_colour_key,
     stored_in_16_bits,
     to_pixels,
     to_rgb8,
@@ -35,21 +38,11 @@ FURTHER_PICTURES = "further_pictures"
 DEFAULT_MAX_PIXELS = 25_000_000
 # Measured with ONNX Runtime in fp32, see docs/measurements.md.
 _GIB_PER_MEGAPIXEL = 1.1
-# EXIF tags that speak of the picture: description, make, model, orientation, software, date,
-# artist, copyright, and the directories of the camera and of the place. The others speak of the
-# layout of the file they were in, and would be believed of the next one.
+# EXIF tags about the picture: description, make, model, orientation, software, date, artist,
+# copyright, and the directories of camera and place. Others describe the layout of their file.
 _LASTING_TAGS = {0x010E, 0x010F, 0x0110, EXIF_ORIENTATION, 0x0131, 0x0132, 0x013B, 0x8298}
 _LASTING_DIRECTORIES = (0x8769, 0x8825)
-# From the displayed order back to the stored one, by EXIF orientation.
-_UNTURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
+_INVERSE_ORIENTATIONS = {6: 8, 8: 6}  # the others are their own inverse
 
 
 def read_image(
@@ -139,9 +132,7 @@ def read_mask_file(
             raise HoleMaskError(f"{path}: {error}") from error
         if as_stored:
             return reading
-        turned = Image.fromarray(reading.levels)
-        turned.getexif()[EXIF_ORIENTATION] = exif_orientation(opened)
-        return replace(reading, levels=np.asarray(ImageOps.exif_transpose(turned)))
+        return replace(reading, levels=_turned(reading.levels, exif_orientation(opened)))
 
     return decoded(path, upright, failure=HoleMaskError, content=content)
 
@@ -154,11 +145,16 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
 
 def hole_as_stored(hole: Hole, image: Image.Image) -> Hole:
     """Turn a hole drawn over the displayed image into the order its pixels are stored in."""
-    turn = _UNTURN.get(exif_orientation(image))
-    if turn is None:
-        return hole
-    stored: Hole = np.asarray(Image.fromarray(hole.astype(np.uint8)).transpose(turn)) != 0
+    orientation = exif_orientation(image)
+    orientation = _INVERSE_ORIENTATIONS.get(orientation, orientation)
+    stored: Hole = _turned(hole.astype(np.uint8), orientation) != 0
     return stored
+
+
+def _turned(levels: Bytes, orientation: int) -> Bytes:
+    image = Image.fromarray(levels)
+    image.getexif()[EXIF_ORIENTATION] = orientation
+    return np.asarray(ImageOps.exif_transpose(image))
 
 
 def _check_size(path: Path, size: tuple[int, int], max_pixels: int) -> None:
@@ -179,10 +175,8 @@ def _check_kind(path: Path, image: Image.Image, allow: Collection[Convertible]) 
             f"{path} is of mode {image.mode}; needed grey, RGB or palette, with or without "
             f"alpha. Convert it first, so that its colours change where you can see it{remedy}"
         )
-    if image.mode.startswith("I;16") and "transparency" in image.info:
-        raise ImageError(
-            f"{path} is 16-bit grey with a transparent colour, which would be lost; convert it"
-        )
+    if has_deep_colour_key(image):
+        raise ImageError(f"{path} {DEEP_COLOUR_KEY}")
     if stored_in_16_bits(image) and "16-bit" not in allow:
         raise ImageError(
             f"{path} has 16 bits a colour channel, of which Pillow reads 8. Convert it to 8 bits "
@@ -219,7 +213,7 @@ def _exif(image: Image.Image) -> bytes:
             if value:
                 kept[tag] = value
                 kept.tobytes()
-        except Exception:  # noqa: BLE001  damaged tags raise whatever comes up
+        except Exception:  # noqa: BLE001  damaged tags raise any exception
             if tag in kept:
                 del kept[tag]
     return kept.tobytes() if kept else b""

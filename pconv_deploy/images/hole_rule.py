@@ -13,7 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from pconv_deploy.errors import HoleMaskError, UsageError
-from pconv_deploy.images.arrays import PAGES, Bytes, Hole, page_count, stored_in_16_bits
+from pconv_deploy.images.arrays import (
+    PAGES,
+    Bytes,
+    Hole,
+    has_deep_colour_key,
+    page_count,
+    stored_in_16_bits,
+)
 
 MaskConvention = Literal["hole-white", "hole-black", "alpha"]
 
@@ -178,7 +185,7 @@ def _require_meaning(reading: MaskReading) -> None:
     sure = rule.threshold is not None or rule.convention != "hole-white" or reading.lossy
     if not sure and 0 < largest < DEFAULT_THRESHOLD:
         raise HoleMaskError(
-            f"the hole mask holds no value above {largest} of 255, too dark to be told from "
+            f"the hole mask holds no value above {largest} of 255, hardly different from "
             f"black. Are these labels? --mask-threshold 1 takes every pixel that is not 0 as "
             f"hole, --mask-threshold {DEFAULT_THRESHOLD} none of them"
         )
@@ -219,7 +226,7 @@ def _in_channels(image: Image.Image) -> Image.Image:
             image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         elif "transparency" in image.info and image.mode in ("1", "L", "RGB"):
             image = image.convert("RGBA")
-    # Pillow's decoders raise whatever comes up on damaged files.
+    # Pillow's decoders may raise any exception on damaged files.
     except Exception as error:
         raise HoleMaskError(f"the hole mask cannot be decoded: {error}") from error
     return image
@@ -227,11 +234,10 @@ def _in_channels(image: Image.Image) -> Image.Image:
 
 def _with_transparent_value(image: Image.Image) -> Image.Image | NDArray[Any]:
     """Give 16-bit grey with a transparent value an alpha channel, for which Pillow has no mode."""
-    transparent = image.info.get("transparency")
-    if transparent is None or not image.mode.startswith("I;16"):
+    if not has_deep_colour_key(image):
         return image
     grey = np.asarray(image)
-    return np.stack([grey, np.where(grey == transparent, 0, 65535)], axis=2)
+    return np.stack([grey, np.where(grey == image.info["transparency"], 0, 65535)], axis=2)
 
 
 def _in_bytes(values: NDArray[Any], *, labels: bool = True) -> Bytes:

@@ -1,4 +1,4 @@
-"""List the image files of a folder and report the skipped ones. The rule: docs/files.md."""
+"""List the image files of a folder and report the skipped ones. Rules: docs/files.md."""
 
 import logging
 import os
@@ -15,13 +15,13 @@ from pconv_deploy.images.file_types import (
     READ_KINDS,
     READ_SUFFIXES,
     UNREAD_SUFFIXES,
+    UNSUPPORTED,
     may_hide_a_picture,
     picture_kind,
     suffix_of,
 )
 
 _LOG = logging.getLogger(__name__)
-_CONVERT = "convert it to PNG or JPEG"
 _NAMED = READ_SUFFIXES | UNREAD_SUFFIXES
 Identity = tuple[int, int]  # of a folder, whatever it is called: device, inode
 
@@ -57,13 +57,10 @@ class Pictures:
         return [self.root / name for name in self.names]
 
     def require_some(self, found: Collection[object] | None = None) -> None:
-        """Check that at least one image was found.
-
-        Args:
-            found: what is left of `names`, if the caller took some away.
+        """Check that at least one image was found, or is left of `names` in `found`.
 
         Raises:
-            InputError: there is not; it says what was left out.
+            InputError: no image; the message lists what was left out.
         """
         if self.names if found is None else found:
             return
@@ -179,12 +176,10 @@ class _Walk:
         elif suffix in _NAMED and not is_file:
             self._unread(name, f"{path} is no regular file")
         elif suffix in UNREAD_SUFFIXES:
-            self._unread(
-                name, f"{path} is a picture of a kind that is not read ({suffix}): {_CONVERT}"
-            )
+            self._unread(name, f"{path} is {UNSUPPORTED.format(suffix)}")
         elif may_hide_a_picture(suffix) and (kind := _kind_of_file(path)):
-            todo = "give it the usual extension" if kind in READ_KINDS else _CONVERT
-            self._unread(name, f"{path} is a {kind} picture by another name: {todo}")
+            todo = "rename it" if kind in READ_KINDS else "convert it to PNG or JPEG"
+            self._unread(name, f"{path} is a {kind} picture with another extension: {todo}")
 
     def _unread(self, name: str, why: str) -> None:
         self.found.unread.append(Unread(self.found.root / name, why))

@@ -40,35 +40,25 @@ def notes_on_mask(hole: Hole, mask: MaskReading, image: Bytes) -> list[Note]:
     notes = []
     if mask.looks_like_photo:
         swapped = _two_valued(image)
+        kind = "swapped" if swapped else "mask like a photo"
         looks = ", the image like a mask: are they swapped" if swapped else ": is it one"
-        notes.append(
-            Note(
-                "swapped" if swapped else "mask like a photo",
-                f"{covered}, and the mask looks like a photo{looks}? See also {other}",
-            )
-        )
+        text = f"{covered}, and the mask looks like a photo{looks}? See also {other}"
+        notes.append(Note(kind, text))
     elif share > _MOST:
         grown = np.count_nonzero(mask.hole) <= _MOST * mask.hole.size
         why = "Is --dilate too large?" if grown else f"Is the mask inverted? Then use {other}"
         notes.append(Note("mostly hole", f"{covered}. {why}"))
     elif share < _LEAST:
         count = int(np.count_nonzero(hole))
-        notes.append(
-            Note(
-                "hardly any hole",
-                f"{covered}, {count} pixel{'s' * (count > 1)}. Is that all? See {other} and "
-                "--mask-threshold",
-            )
-        )
+        pixels = f"{count} pixel{'s' * (count > 1)}"
+        text = f"{covered}, {pixels}. Is that all? See {other} and --mask-threshold"
+        notes.append(Note("hardly any hole", text))
     if mask.low_labels:
-        notes.append(
-            Note(
-                "low labels",
-                f"{mask.low_labels} pixels of the mask have values from 1 to "
-                f"{mask.rule.least - 1} of 255 and count as known. Are these labels? "
-                "--mask-threshold 1 fills them",
-            )
+        text = (
+            f"{mask.low_labels} pixels of the mask have values from 1 to {mask.rule.least - 1} of "
+            "255 and count as known. Are these labels? --mask-threshold 1 fills them"
         )
+        notes.append(Note("low labels", text))
     return notes
 
 
@@ -80,13 +70,11 @@ def notes_on_alpha(hole: Hole, pixels: Pixels) -> list[Note]:
     hidden = float((alpha < _VISIBLE * (257 if alpha.dtype == np.uint16 else 1)).mean())
     if not hidden:
         return []
-    return [
-        Note(
-            "invisible",
-            f"{_percent(hidden)} of the filled pixels stay transparent (alpha 0), so that the fill "
-            "cannot be seen there; --opaque makes them opaque",
-        )
-    ]
+    text = (
+        f"{_percent(hidden)} of the filled pixels stay transparent (alpha 0), so that the fill "
+        "cannot be seen there; --opaque makes them opaque"
+    )
+    return [Note("invisible", text)]
 
 
 def looks_swapped(mask: MaskReading, image: Bytes) -> bool:

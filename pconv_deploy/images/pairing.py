@@ -69,7 +69,7 @@ class MaskFolder:
             photo, mask = self._other_letters[0]
             more = f", and {len(self._other_letters) - 1} more" * (len(self._other_letters) > 1)
             _LOG.warning(
-                "%s", f"{mask} is taken for {photo}, though capital and small letters differ{more}"
+                "%s", f"{mask} is taken for {photo}, although upper and lower case differ{more}"
             )
 
     def warn_of_others(self) -> None:

@@ -8,7 +8,7 @@ import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from PIL import PngImagePlugin
 from PIL.Image import DecompressionBombError
@@ -22,21 +22,12 @@ _MOST_PROFILE = 32 << 20  # bytes unpacked; printers' profiles have up to a few 
 _MOST_FILE = 1 << 30  # bytes of a file that is taken apart in memory
 
 
-class LeanPng(NamedTuple):
-    """A PNG without the metadata that Pillow refuses.
-
-    profile  its colour profile, if that was removed; None if it was not, or is damaged
-    """
-
-    content: bytes
-    profile: bytes | None
-
-
-def lean_png(source: Path | io.BytesIO) -> LeanPng | None:
+def lean_png(source: Path | io.BytesIO) -> tuple[bytes, bytes | None] | None:
     """Remove from a PNG the metadata that Pillow refuses.
 
     Returns:
-        None if it is no PNG, or there is no such metadata in it.
+        The PNG, and its colour profile if that was removed and is not damaged; None if the file is
+        no PNG or has no such metadata.
 
     Raises:
         DecompressionBombError: its profile unpacks to more than any profile has.
@@ -51,7 +42,7 @@ def lean_png(source: Path | io.BytesIO) -> LeanPng | None:
         return _lean(stream)
 
 
-def _lean(stream: IO[bytes]) -> LeanPng | None:
+def _lean(stream: IO[bytes]) -> tuple[bytes, bytes | None] | None:
     if stream.read(len(_SIGNATURE)) != _SIGNATURE:
         return None
     judge = PngImagePlugin.PngStream(io.BytesIO())
@@ -64,14 +55,11 @@ def _lean(stream: IO[bytes]) -> LeanPng | None:
         all_kept = False
         if kind == _PROFILE:
             profile = _unpacked(whole[8:-4].partition(b"\0")[2][1:])
-    return None if all_kept else LeanPng(b"".join(kept), profile)
+    return None if all_kept else (b"".join(kept), profile)
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Each chunk's kind and all its bytes; length and kind are the first eight, a checksum ends it.
-
-    What is cut off at the end is given as it is: the decoder says what is wrong.
-    """
+    """Yield each chunk's kind and all its bytes, from length to checksum; the last may be cut."""
     while len(start := stream.read(8)) == 8:
         yield start[4:], start + stream.read(int.from_bytes(start[:4]) + 4)
 
@@ -93,7 +81,7 @@ def _accepted(judge: PngImagePlugin.PngStream, kind: bytes, whole: bytes) -> boo
 
 
 def _unpacked(packed: bytes) -> bytes | None:
-    """A profile's bytes; None if they are damaged, as Pillow has it."""
+    """Unpack a profile; None if it is damaged."""
     unpacker = zlib.decompressobj()
     try:
         profile = unpacker.decompress(packed, _MOST_PROFILE)

@@ -68,11 +68,6 @@ DEFAULT_ENCODING: Final = Encoding()
 def save_image(path: Path, image: Image.Image, encoding: Encoding = DEFAULT_ENCODING) -> None:
     """Encode by the suffix of `path`, with profile, EXIF and resolution, atomically.
 
-    Args:
-        path: of the new file.
-        image: of a mode that `require_writable` accepts.
-        encoding: quality of JPEG, compression of PNG and WebP.
-
     Raises:
         ImageError: the format cannot hold the image or its EXIF.
         OutputError: the disk is full, the folder not writable, and the like.
@@ -91,7 +86,7 @@ def encode_image(
 
     Raises:
         ImageError: the format cannot hold the image or its EXIF.
-        OSError: what the system says of `target`.
+        OSError: `target` cannot be written.
     """
     require_writable(path, image.mode)
     suffix = path.suffix.lower()
@@ -107,7 +102,7 @@ def encode_image(
         kept |= {"lossless": True, "exact": True, "method": method}  # colours under alpha 0 stay
     try:
         image.save(target, format=_ENCODERS[suffix], **kept)
-    # Pillow's encoders raise whatever comes up; what the system says has a number.
+    # Pillow's encoders may raise any exception; errors of the system have a number.
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

@@ -24,7 +24,7 @@ from pconv_deploy.masks.reading import (
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCount:
-    """How many masks there are of one of the paper's classes."""
+    """Number of masks of one of the paper's classes."""
 
     area: tuple[float, float]
     border: int
@@ -33,11 +33,11 @@ class ClassCount:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskSetReport:
-    """What a folder of masks holds.
+    """Statistics of a folder of masks.
 
-    pictures        files found
-    unreadable      what is wrong with those that cannot be used, each with its path
-    sizes           "512x512" (height x width) to how many masks
+    pictures        number of files
+    unreadable      an error for each file that cannot be used
+    sizes           "512x512" (height x width) to the number of masks
     grey            share of all pixels that are hole, though neither black nor white
     grey_masks      masks with any such pixel
     low_labels      masks with areas of low values that are known: labels, perhaps
@@ -74,10 +74,6 @@ class _Checked:
 
 def check_mask_set(folder: Path, rule: MaskRule = DEFAULT_RULE) -> MaskSetReport:
     """Read every mask of a folder and its subfolders; a manifest is ignored.
-
-    Args:
-        folder: of pictures.
-        rule: which pixels of a file are hole.
 
     Raises:
         InputError: the folder does not exist or holds no pictures.

@@ -32,11 +32,7 @@ def drawn_hole(
         height: pixels.
         width: pixels.
         area: share of the image, more than the first number and at most the second.
-        border: whether some pixel of the hole comes near an edge, as `holes.touches_border`
-            says; None leaves it open.
-
-    Returns:
-        (height, width), true in the hole.
+        border: whether the hole comes near an edge (`touches_border`); None: either.
 
     Raises:
         ValueError: the image is too small for such a hole.
@@ -115,9 +111,7 @@ def _carved(
     pixels = size[0] * size[1]
     canvas = Image.new("L", (size[1], size[0]), 255)
     at = np.linspace(0, 2 * math.pi, 120, endpoint=False)
-    depth = np.zeros_like(
-        at
-    )  # of the half side; all waves together take about half of what is known
+    depth = np.zeros_like(at)  # of the half side; all waves together: half of the known pixels
     for waves in (2, 3, 5, 8, 13):
         depth += rng.uniform(0, 1) * (1 + np.cos(waves * at + rng.uniform(0, 2 * math.pi))) / 2
     depth *= 0.45 * (1 - target / pixels) / 2 / depth.mean()
@@ -143,17 +137,10 @@ def _thrown(
     *,
     to_edge: bool,
 ) -> Hole:
-    """Add shapes until there are enough pixels; at most the last of `counts`.
+    """Add shapes to `canvas`; `counts` are the least, wanted and most pixels covered in the end.
 
-    Args:
-        rng: source of all randomness.
-        canvas: what there is before.
-        counts: of pixels: the least allowed, the wanted, the most allowed.
-        pieces: their style and thickness.
-        to_edge: throw at an edge until one is met.
-
-    Returns:
-        (H, W), true where there was something before or a piece is.
+    `pieces` are the style and thickness of the shapes; `to_edge` throws at an edge until one is
+    met.
     """
     (least, target, most), (style, thickness) = counts, pieces
     covered: Hole = np.asarray(canvas) != 0

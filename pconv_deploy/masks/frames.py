@@ -21,7 +21,7 @@ _LEAST_SIDE = 32  # of a frame; less is no picture to find motion in
 # What FFmpeg may open, as "key;value": a playlist cannot make it fetch from elsewhere.
 _FFMPEG = {
     "OPENCV_FFMPEG_CAPTURE_OPTIONS": "protocol_whitelist;file",
-    "OPENCV_FFMPEG_LOGLEVEL": "-8",  # what it complains of, we say in one line
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",  # silent: our error is one line
 }
 
 
@@ -44,10 +44,8 @@ class FramePair:
 def frame_pairs(source: Path, most: int, step: int = 1) -> list[FramePair]:
     """Choose pairs of frames evenly spaced over a video; none of them overlap if there are enough.
 
-    Args:
-        source: video file, or folder of pictures, numbers in their names in numeric order.
-        most: so many pairs at most.
-        step: how far apart the frames of a pair are; 1 is consecutive.
+    `source` is a video file, or a folder of pictures whose names sort by their numbers; `most` is
+    the number of pairs, `step` the distance of the frames of a pair (1 is consecutive).
 
     Raises:
         InputError: it does not exist, is no video, or has too few frames.

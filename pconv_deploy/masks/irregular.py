@@ -34,7 +34,8 @@ def touches_border(hole: Hole) -> bool:
     The distance is scaled with the mask's sides, and at least one pixel.
     """
     rows, columns = border_band((hole.shape[0], hole.shape[1]))
-    return bool(hole.any() and not _inside(hole, rows, columns))
+    inner = hole[rows : hole.shape[0] - rows, columns : hole.shape[1] - columns]
+    return int(np.count_nonzero(inner)) < int(np.count_nonzero(hole))
 
 
 def border_band(size: tuple[int, int]) -> tuple[int, int]:
@@ -43,22 +44,10 @@ def border_band(size: tuple[int, int]) -> tuple[int, int]:
     return rows, columns
 
 
-def _inside(hole: Hole, rows: int, columns: int) -> bool:
-    height, width = hole.shape
-    inner = hole[rows : height - rows, columns : width - columns]
-    return int(np.count_nonzero(inner)) == int(np.count_nonzero(hole))
-
-
 def irregular_hole(
     rng: np.random.Generator, height: int, width: int, area: tuple[float, float]
 ) -> NDArray[np.uint8]:
-    """Draw random strokes until the hole has the wanted area.
-
-    Args:
-        rng: source of all randomness.
-        height: pixels.
-        width: pixels.
-        area: share of the image, more than the first number and at most the second.
+    """Draw random strokes until the hole's share is in `area`, its lower bound excluded.
 
     Returns:
         (height, width), 255 in the hole and 0 elsewhere.

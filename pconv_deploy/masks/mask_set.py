@@ -15,17 +15,16 @@ from pconv_deploy.files import atomic_folder, scratch_folder, writing
 from pconv_deploy.images.arrays import Hole
 from pconv_deploy.masks.drawing import drawn_hole
 from pconv_deploy.masks.irregular import AREA_BUCKETS
-from pconv_deploy.masks.manifest import (
+from pconv_deploy.masks.occlusion import fitted_hole
+from pconv_deploy.masks.reading import (
     MANIFEST_NAME,
     MaskEntry,
     MaskSetManifest,
-    is_mask_set,
     manifest_bytes,
 )
-from pconv_deploy.masks.occlusion import fitted_hole
-from pconv_deploy.masks.parallel import in_processes
 from pconv_deploy.masks.video import (
     VideoSource,
+    in_processes,
     planned_pairs,
     store_raw_holes,
     stored_raw_holes,
@@ -67,7 +66,7 @@ def make_mask_set(
         options: see MaskSetOptions.
         workers: processes.
         overwrite: replace an earlier set.
-        progress: told how many masks and pairs of frames are done, of how many.
+        progress: called with the number of masks and pairs of frames done, and the total.
 
     Raises:
         UsageError: sizes or numbers out of range, or something is there already.
@@ -77,31 +76,24 @@ def make_mask_set(
     options = options or MaskSetOptions()
     _require_sensible(options)
     with (
-        atomic_folder(output, overwrite=overwrite, replaceable=is_mask_set) as folder,
+        atomic_folder(
+            output, overwrite=overwrite, replaceable=lambda old: (old / MANIFEST_NAME).is_file()
+        ) as folder,
         scratch_folder() if options.video else nullcontext() as aside,
     ):
-        raw = aside / "raw.npz" if aside else None
         numbers = range(options.per_class * len(CLASSES))
-        pairs = planned_pairs(options.video, len(numbers)) if options.video else []
-        total = len(pairs) + len(numbers)
         facts: dict[str, Any] = {"kind": "strokes"}
-        if options.video and raw:
-            count = store_raw_holes(
-                raw,
-                options.video,
-                pairs,
-                min(options.height, options.width),
-                workers=workers,
-                progress=lambda done: progress(done, total),
-            )
-            facts = _video_facts(options.video, len(pairs), count)
+        raw, pairs = None, 0
+        if options.video and aside:
+            raw = aside / "raw.npz"
+            facts = _store_occlusions(raw, options, workers, progress)
+            pairs = facts["frame_pairs"]
         entries: list[MaskEntry] = []
-        with closing(
-            in_processes(partial(_write_mask, folder, options, raw), numbers, workers, chunk=8)
-        ) as made:
+        work = partial(_write_mask, folder, options, raw)
+        with closing(in_processes(work, numbers, workers, chunk=8)) as made:
             for entry in made:
                 entries.append(entry)
-                progress(len(pairs) + len(entries), total)
+                progress(pairs + len(entries), pairs + len(numbers))
         manifest = MaskSetManifest(
             height=options.height,
             width=options.width,
@@ -127,14 +119,28 @@ def _require_sensible(options: MaskSetOptions) -> None:
         raise UsageError(f"found a seed of {options.seed}; needed 0 or more")
 
 
-def _video_facts(source: VideoSource, pairs: int, raw: int) -> dict[str, Any]:
+def _store_occlusions(
+    path: Path, options: MaskSetOptions, workers: int, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Store the occlusions of the videos; return what the manifest says of them."""
+    source, masks = options.video, options.per_class * len(CLASSES)
+    assert source is not None
+    pairs = planned_pairs(source, masks)
+    count = store_raw_holes(
+        path,
+        source,
+        pairs,
+        min(options.height, options.width),
+        workers=workers,
+        progress=lambda done: progress(done, len(pairs) + masks),
+    )
     return {
         "kind": "occlusions",
         "videos": [video.name for video in source.videos],
         "flow": source.flow,
         "frame_step": source.frame_step,
-        "frame_pairs": pairs,
-        "raw_holes": raw,
+        "frame_pairs": len(pairs),
+        "raw_holes": count,
     }
 
 

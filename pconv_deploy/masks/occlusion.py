@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pconv_deploy.images.arrays import Bytes, Hole
 from pconv_deploy.masks.irregular import area_bucket, border_band, touches_border
 
-FlowMethod = Literal["dis", "farneback"]
+FlowMethod = Literal["dis", "farneback"]  # OpenCV's; DIS is faster and finer
 _OCCLUDED_ABOVE = 0.6
 # Widths of the round brush that grows a hole, pixels at 512: the paper's 9 to 49.
 _GROWTH = tuple(range(9, 50, 2))
@@ -29,13 +29,7 @@ _MAX_TRIES = 80
 
 
 def occlusions(first: Bytes, second: Bytes, method: FlowMethod = "dis") -> tuple[Hole, Hole]:
-    """Pixels of each frame that the other does not show.
-
-    Args:
-        first: (H, W) grey levels.
-        second: (H, W), the next frame.
-        method: OpenCV's optical flow; DIS is faster and finer.
-    """
+    """Return the pixels of two frames (H, W) of grey levels that the other does not show."""
     import cv2
 
     threads = cv2.getNumThreads()
@@ -85,16 +79,8 @@ def fitted_hole(
     """Rotate, scale, crop and dilate raw occlusions until the hole belongs to the wanted class.
 
     Where one occlusion is too small even if grown by 49 pixels, further ones are laid over it.
-
-    Args:
-        rng: source of all randomness.
-        raw: occlusions to choose from; none of them empty.
-        size: height and width of the hole.
-        area: a class of holes.AREA_BUCKETS.
-        border: whether it comes near an edge, as holes.touches_border says.
-
-    Returns:
-        The hole; None if none was found in a bounded number of tries.
+    `raw` are not empty, `size` is height and width, `area` one of AREA_BUCKETS, and `border` as
+    `touches_border`. Returns None if no hole was found in a bounded number of tries.
     """
     seeds: Hole = np.zeros(size, np.bool_)
     for attempt in range(_MAX_TRIES):
@@ -150,7 +136,9 @@ def _grown(seeds: Hole, brush: int, border: bool) -> Hole:
 
     radius = brush / 2 * min(seeds.shape) / 512
     if not border:  # cut before growing, so that the rim is round and not straight
-        rows, columns = (band + int(radius) + 1 for band in border_band(_size(seeds)))
+        rows, columns = (
+            band + int(radius) + 1 for band in border_band((seeds.shape[0], seeds.shape[1]))
+        )
         inner = np.zeros_like(seeds)
         inside = slice(rows, -rows), slice(columns, -columns)
         inner[inside] = seeds[inside]
@@ -160,7 +148,3 @@ def _grown(seeds: Hole, brush: int, border: bool) -> Hole:
     known = (~seeds).astype(np.uint8)
     grown: Hole = np.asarray(cv2.distanceTransform(known, cv2.DIST_L2, 5)) <= radius
     return grown
-
-
-def _size(hole: Hole) -> tuple[int, int]:
-    return hole.shape[0], hole.shape[1]

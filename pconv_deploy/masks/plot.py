@@ -28,9 +28,7 @@ _NAMES = {True: "near the border", False: "far from the border"}
 def plot_mask_set(masks: Sequence[HoleMaskFile], path: Path) -> None:
     """Write areas by class, maps of where holes lie, and an example of each class.
 
-    Args:
-        masks: classified, as reading.read_mask_set gives them; those of no class are left out.
-        path: of the new PNG.
+    Masks of no class are left out.
 
     Raises:
         InputError: a mask cannot be read.

@@ -1,8 +1,8 @@
 """Sets of hole masks as folders: ours, NVIDIA's released test set, or any folder of pictures.
 
 NVIDIA's set (https://nv-adlr.github.io/publication/partialconv-inpainting) is 12,000 pictures,
-00000.png to 11999.png, 512x512, white = hole, in whatever folder its archive unpacks to. Which
-thousand is of which class is nowhere in it, so the class of each mask is found from its pixels.
+00000.png to 11999.png, 512x512, white = hole, in the folder its archive unpacks to. It does not
+state the class of a mask, so that is found from the pixels.
 """
 
 import os
@@ -12,20 +12,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 
 from pconv_deploy.errors import HoleMaskError, InputError
+from pconv_deploy.files import read_json_bytes
 from pconv_deploy.images.arrays import Hole
 from pconv_deploy.images.files import read_hole_mask
 from pconv_deploy.images.hole_rule import DEFAULT_RULE, MaskConvention, MaskRule
 from pconv_deploy.images.listing import list_pictures
 from pconv_deploy.masks.irregular import area_bucket, touches_border
-from pconv_deploy.masks.manifest import MANIFEST_NAME, read_manifest
 
 Result = TypeVar("Result")
 
+MANIFEST_NAME = "holes.json"
+_FORMAT = 1
 # Above this share of holes a set is taken for inverted, if it has no mask of a class at all.
 _MOSTLY_HOLE = 0.5
 
@@ -45,6 +48,56 @@ class HoleMaskFile:
     share: float | None = None
 
 
+class MaskEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One mask file of a manifest; see HoleMaskFile."""
+
+    name: str
+    bucket: tuple[float, float]
+    border: bool
+    share: float
+
+    def __post_init__(self) -> None:
+        if Path(self.name).name != self.name or self.name in ("", ".", ".."):
+            raise ValueError(f"{self.name!r} is no file name")
+
+
+class MaskSetManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Manifest of a whole set: white is hole; `source` says how to make it again."""
+
+    format: int = _FORMAT
+    height: int
+    width: int
+    per_class: int
+    seed: int
+    source: dict[str, Any]
+    files: tuple[MaskEntry, ...]
+
+
+def manifest_bytes(manifest: MaskSetManifest) -> bytes:
+    """Encode a manifest as JSON, one line per mask."""
+    return msgspec.json.encode(manifest).replace(b'{"name"', b'\n{"name"') + b"\n"
+
+
+def read_manifest(folder: Path) -> MaskSetManifest:
+    """Read the manifest of a set made by `masks make`.
+
+    Raises:
+        InputError: missing, not ours or damaged.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        manifest = msgspec.json.decode(read_json_bytes(path), type=MaskSetManifest)
+    except msgspec.DecodeError as error:  # ValidationError is one
+        raise InputError(f"{path} is not ours or damaged: {error}") from error
+    if manifest.format != _FORMAT:
+        raise InputError(
+            f"{path} has format {manifest.format}; this pconv-deploy reads format {_FORMAT}"
+        )
+    if not manifest.files:
+        raise InputError(f"{path} lists no masks")
+    return manifest
+
+
 def read_mask_set(
     folder: Path, rule: MaskRule = DEFAULT_RULE, *, classify: bool = True
 ) -> tuple[HoleMaskFile, ...]:
@@ -61,7 +114,7 @@ def read_mask_set(
         HoleMaskError: masks cannot be read, all are empty, all are full, or they look inverted.
     """
     if rule.convention == "hole-white" and (folder / MANIFEST_NAME).is_file():
-        return _listed(folder)
+        return _of_manifest(folder)
     paths = picture_paths(folder)
     if not classify:
         return tuple(map(HoleMaskFile, paths))
@@ -80,11 +133,7 @@ def read_mask_set(
 def picture_paths(folder: Path, aside: Collection[Path] = ()) -> list[Path]:
     """Pictures of a folder and the folders in it, numbers in their names in numeric order.
 
-    What is left out, such as pictures of kinds that are not read, is logged as a warning.
-
-    Args:
-        folder: where to look.
-        aside: folders to leave out where they lie below `folder`.
+    Skipped files are logged as a warning; folders in `aside` are left out.
 
     Raises:
         InputError: the folder is none, or there are no pictures.
@@ -143,7 +192,7 @@ def _classified(path: Path, rule: MaskRule) -> HoleMaskFile | InputError:
         return error
 
 
-def _listed(folder: Path) -> tuple[HoleMaskFile, ...]:
+def _of_manifest(folder: Path) -> tuple[HoleMaskFile, ...]:
     masks = tuple(
         HoleMaskFile(folder / entry.name, entry.bucket, entry.border, entry.share)
         for entry in read_manifest(folder).files

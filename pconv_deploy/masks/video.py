@@ -1,21 +1,22 @@
-"""Raw occlusions of videos: computed once, stored in a file, read by every worker."""
+"""Compute the occlusions of videos once and store them in a file for all workers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import overload
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pconv_deploy.errors import InputError
+from pconv_deploy.errors import InputError, OutputError
 from pconv_deploy.files import writing
 from pconv_deploy.images.arrays import Hole
 from pconv_deploy.masks.frames import FramePair, frame_pairs, read_pair
 from pconv_deploy.masks.occlusion import FlowMethod, occlusions
-from pconv_deploy.masks.parallel import in_processes
+from pconv_deploy.processes import spawning, worker_pool
 
 _MOST_PAIRS = 240
 _MOST_SIDE = 512  # of a frame in which occlusions are looked for
@@ -23,6 +24,8 @@ _MOST_SIDE = 512  # of a frame in which occlusions are looked for
 _SHARES = (1e-4, 0.5)
 
 _Packed = tuple[NDArray[np.uint8], int]  # bits (H, W / 8), W
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +43,7 @@ class VideoSource:
 
 
 def planned_pairs(source: VideoSource, masks: int) -> list[FramePair]:
-    """Choose the frame pairs, equally many per video.
-
-    Args:
-        source: the videos.
-        masks: to be made; no more pairs than these are of use.
+    """Choose the frame pairs, equally many per video; at most as many as masks are to be made.
 
     Raises:
         InputError: a video cannot be read or is too short.
@@ -62,18 +61,9 @@ def store_raw_holes(
     workers: int,
     progress: Callable[[int], None],
 ) -> int:
-    """Compute the occlusions of all pairs and write the usable ones to a file.
+    """Compute the occlusions of all pairs, write the usable ones to a file and count them.
 
-    Args:
-        path: of the new file.
-        source: the videos, for the flow and the messages.
-        pairs: of frames.
-        side: of the masks; frames are reduced to about that.
-        workers: processes.
-        progress: told how many pairs are done.
-
-    Returns:
-        How many there are.
+    Frames are reduced to about `side` pixels; `progress` is called with the number of pairs done.
 
     Raises:
         InputError: a frame cannot be read, or nothing moves.
@@ -106,13 +96,7 @@ class RawHoles(Sequence[Hole]):
     def __len__(self) -> int:
         return len(self._packed)
 
-    @overload
-    def __getitem__(self, at: int) -> Hole: ...
-    @overload
-    def __getitem__(self, at: slice) -> "RawHoles": ...
-    def __getitem__(self, at: int | slice) -> "Hole | RawHoles":
-        if isinstance(at, slice):
-            return RawHoles(self._packed[at])
+    def __getitem__(self, at: Any) -> Any:  # one hole: slices are not needed
         bits, width = self._packed[at]
         return np.unpackbits(bits, axis=1, count=width).astype(np.bool_)
 
@@ -134,3 +118,28 @@ def _raw_holes(pair: FramePair, flow: FlowMethod, side: int) -> list[_Packed]:
         for hole in occlusions(*frames, flow)
         if least <= hole.mean() <= most
     ]
+
+
+def in_processes(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int, *, chunk: int
+) -> Generator[Result]:
+    """Yield results in the order of the items; closing the generator cancels the rest.
+
+    `work` is sent with every `chunk` of items, so it should be small. One worker is this process.
+
+    Raises:
+        OutputError: a process was killed.
+    """
+    workers = min(workers, -(-len(items) // chunk))
+    if workers <= 1:
+        yield from map(work, items)
+        return
+    try:
+        with worker_pool(workers) as pool:
+            with spawning():
+                results = pool.map(work, items, chunksize=chunk)
+            yield from results
+    except BrokenProcessPool as error:
+        raise OutputError(
+            "a worker process ended, perhaps for lack of memory: try fewer --workers"
+        ) from error

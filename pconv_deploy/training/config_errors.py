@@ -14,12 +14,7 @@ def explain(
 ) -> str:
     """Rewrite msgspec's message: `$.data.size` becomes `data.size`, with the value found.
 
-    Args:
-        error: message of msgspec.ValidationError.
-        settings: the mapping that was converted.
-        kind: the Struct class it was converted to.
-        source: name of the preset or file.
-        overridden: keys given as `--set key=value`.
+    `kind` is the Struct class, `source` the preset or file, `overridden` the keys given by `--set`.
     """
     reason, _, place = error.partition(" - at `$")
     place = place.removeprefix(".").rstrip("`")

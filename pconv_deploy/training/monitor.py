@@ -1,4 +1,4 @@
-"""TensorBoard scalars and images of a run, and a plot of its history."""
+"""Score and example images of a run, and a plot of its history."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,37 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
-from pconv_deploy.files import atomic_file, writing
+from pconv_deploy.files import atomic_file
 
 _SHOWN = 8  # pictures in a grid
 # Order of the subplots; each has its own scale.
 _PLOTTED = ("hole", "valid", "variation", "perceptual", "style", "validation hole L1 (%)")
-
-
-class Monitor:
-    """Write for TensorBoard from step `start` on. All methods may raise OutputError."""
-
-    def __init__(self, folder: Path, start: int) -> None:
-        self._folder = folder
-        with writing(folder):
-            # Steps after the last checkpoint of an interrupted run are computed again.
-            self._writer = SummaryWriter(str(folder), purge_step=start)
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        with writing(self._folder):
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-
-    def pictures(self, step: int, grid: Tensor) -> None:
-        """Write an image grid (3, H, W) in 0..1."""
-        with writing(self._folder):
-            self._writer.add_image("with hole, output, composite, truth", grid, step)
-
-    def close(self) -> None:
-        with writing(self._folder):
-            self._writer.close()
 
 
 def picture_grid(image: Tensor, known: Tensor, output: Tensor) -> Tensor:

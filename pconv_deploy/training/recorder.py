@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from pconv_deploy.contract import JsonScalar
 from pconv_deploy.errors import OutputError, TrainingError
-from pconv_deploy.files import atomic_folder
-from pconv_deploy.training.monitor import Monitor, picture_grid, plot_history, validation_score
+from pconv_deploy.files import atomic_folder, writing
+from pconv_deploy.training.monitor import picture_grid, plot_history, validation_score
 from pconv_deploy.training.run_folder import NETWORK, STATE, RunFolder
 from pconv_deploy.training.samples import Batch
 from pconv_deploy.training.trainer import Trainer
@@ -29,7 +30,7 @@ class Recorder:
     steps: int = 0
     skipped: int = 0
     since: float = 0.0
-    monitor: Monitor | None = None
+    tensorboard: SummaryWriter | None = None
 
     @property
     def leads(self) -> bool:
@@ -38,14 +39,19 @@ class Recorder:
     def __enter__(self) -> None:
         if self.leads:
             self.run.forget_history_after(self.trainer.step)
-            self.monitor = Monitor(self.run.tensorboard, self.trainer.step)
+            with writing(self.run.tensorboard):
+                # Steps after the last checkpoint of an interrupted run are computed again.
+                self.tensorboard = SummaryWriter(
+                    str(self.run.tensorboard), purge_step=self.trainer.step
+                )
         self.since = time.perf_counter()
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         # Do not hide the original error behind an error of closing.
         with suppress(OutputError) if error else nullcontext():
-            if self.monitor:
-                self.monitor.close()
+            if self.tensorboard:
+                with writing(self.run.tensorboard):
+                    self.tensorboard.close()
 
     def count(self, terms: Mapping[str, Tensor], skipped: int) -> None:
         for name, term in terms.items():
@@ -72,21 +78,25 @@ class Recorder:
         if skipped := round(float(averages[-1]) * fabric.world_size):
             figures["unreadable pictures"] = skipped
         self.sums, self.steps, self.skipped = {}, 0, 0
-        if self.monitor:
+        if self.tensorboard:
             if shown:
-                figures |= self._show(self.monitor, shown)
+                figures |= self._show(self.tensorboard, shown)
             self.run.require_claimed()
-            self.monitor.scalars(trainer.step, figures)
+            with writing(self.run.tensorboard):
+                for name, value in figures.items():
+                    self.tensorboard.add_scalar(name, value, trainer.step)
             self.run.append_history({"step": trainer.step, **figures})
         self.since = time.perf_counter()
         return figures
 
-    def _show(self, monitor: Monitor, batch: Batch) -> dict[str, float]:
+    def _show(self, tensorboard: SummaryWriter, batch: Batch) -> dict[str, float]:
         """Run the network once, for the example images and the score."""
         shown = self.validation or batch
         image, known = shown["image"] / 255, shown["known"].float()
         painted = self.trainer.paint(shown)
-        monitor.pictures(self.trainer.step, picture_grid(image, known, painted))
+        grid = picture_grid(image, known, painted)
+        with writing(self.run.tensorboard):
+            tensorboard.add_image("with hole, output, composite, truth", grid, self.trainer.step)
         return validation_score(image, known, painted) if self.validation else {}
 
     def save(self) -> None:

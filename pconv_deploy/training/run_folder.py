@@ -116,10 +116,8 @@ class RunFolder:
             # Not flock: worker processes would inherit the lock and keep it if we are killed.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            return error.errno not in (
-                errno.EACCES,
-                errno.EAGAIN,
-            )  # others: no locks here
+            # Other errors: this file system has no locks.
+            return error.errno not in (errno.EACCES, errno.EAGAIN)
         return True
 
     def _is_claimed(self) -> bool:

@@ -33,6 +33,7 @@ _MAX_UNUSABLE = 50
 _HOW_TO_SET = ". For training, set --set holes.convention= and holes.threshold="
 # Seeded with the sample number too; keeps random numbers of training and validation apart.
 _SAMPLE_STREAM, _VALIDATION_STREAM = 1, 2
+_MOST_VALIDATION = 64  # images
 
 
 class Sample(TypedDict):
@@ -220,8 +221,8 @@ def as_sample(image: Image.Image, hole: Hole, skipped: int = 0) -> Sample:
     return Sample(image=pixels, known=torch.from_numpy(~hole)[None], skipped=skipped, failure="")
 
 
-def validation_batch(data: DataConfig, seed: int, most: int = 64) -> Batch | None:
-    """Return up to `most` validation images, cropped to their centre square, with drawn holes.
+def validation_batch(data: DataConfig, seed: int) -> Batch | None:
+    """Return up to 64 validation images, cropped to their centre square, with drawn holes.
 
     Raises:
         InputError: no image of the folder can be read, or the folder lies in the training set.
@@ -233,7 +234,7 @@ def validation_batch(data: DataConfig, seed: int, most: int = 64) -> Batch | Non
     pictures = open_pictures(data.validation)
     holes = HoleSource(HolesConfig(), data.size)
     samples = []
-    for number in range(min(most, len(pictures))):
+    for number in range(min(_MOST_VALIDATION, len(pictures))):
         rng = np.random.default_rng([seed, _VALIDATION_STREAM, number])
         try:
             picture = pictures.read(number)

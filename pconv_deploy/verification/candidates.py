@@ -1,4 +1,4 @@
-"""One of the two that are compared: whatever a path names, made to fill parity cases."""
+"""Open what is compared (checkpoint, graph or engine) as a function that fills parity cases."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ _NEEDED = "needed a checkpoint, an exported ONNX file or an engine folder"
 
 
 class Filled(NamedTuple):
-    """What a candidate makes of one case; None is what it does not give.
+    """The outputs of a candidate for one case; None for an output that it does not compute.
 
     raw        (H, W, 3) float, about 0..1, of every pixel
     composite  (H, W, 3) uint8, the candidate's own
@@ -58,10 +58,10 @@ Fill = Callable[[Sequence[ParityInput]], list[Filled]]
 
 
 class CandidateFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """Who was compared.
+    """What was compared.
 
-    computed_by  what ran it
-    gives        of "raw_output" and "composite", what it computes itself
+    computed_by  runtime and device
+    gives        the outputs that it computes itself
     source       the checkpoint it is or was made from
     """
 
@@ -118,42 +118,51 @@ def open_candidate(path: Path, dtype: Dtype = "fp64", weights_key: str | None = 
 def _engine_side(folder: Path) -> Candidate:
     manifest, session = open_engine(folder)
     contract, built = manifest.contract, manifest.built_with
-    return Candidate(
-        facts=CandidateFacts(
-            path=shown(folder),
-            kind="engine",
-            computed_by=f"{built.package} {built.version} on {built.device}",
-            precision=manifest.engine.arithmetic or manifest.precision,
-            gives=("raw_output",) if contract.kind == "tensor" else ("composite",),
-            source=contract.source,
-        ),
-        normalisation=contract.normalisation,
-        size_multiple=contract.size_multiple,
-        size=contract.size,
-        fill=_fill_by(session.run, contract, shapes_of(contract, manifest.engine.profiles)),
-        recorded_rounding=_recorded_rounding(manifest.export_parity),
-        close=session.close,
+    facts = CandidateFacts(
+        path=shown(folder),
+        kind="engine",
+        computed_by=f"{built.package} {built.version} on {built.device}",
+        precision=manifest.engine.arithmetic or manifest.precision,
+        gives=("raw_output",) if contract.kind == "tensor" else ("composite",),
+        source=contract.source,
     )
+    shapes = shapes_of(contract, manifest.engine.profiles)
+    fill = _fill_by(session.run, contract, shapes)
+    return _exported(facts, contract, fill, manifest.export_parity, session.close)
 
 
 def _graph_side(path: Path) -> Candidate:
     exported = read_graph(path)
     contract = exported.contract
     run = graph_run(exported.model, contract, optimised=False)
+    facts = CandidateFacts(
+        path=shown(path),
+        kind="graph",
+        computed_by="ONNX Runtime, unoptimised",
+        precision=contract.precision,
+        gives=("raw_output",) if contract.kind == "tensor" else ("raw_output", "composite"),
+        source=contract.source,
+    )
+    return _exported(
+        facts, contract, _fill_by(run, contract, shapes_of(contract, ())), exported.parity
+    )
+
+
+def _exported(
+    facts: CandidateFacts,
+    contract: GraphContract,
+    fill: Fill,
+    parity: ParityReport | None,
+    close: Callable[[], None] = lambda: None,
+) -> Candidate:
     return Candidate(
-        facts=CandidateFacts(
-            path=shown(path),
-            kind="graph",
-            computed_by="ONNX Runtime, unoptimised",
-            precision=contract.precision,
-            gives=("raw_output",) if contract.kind == "tensor" else ("raw_output", "composite"),
-            source=contract.source,
-        ),
+        facts=facts,
         normalisation=contract.normalisation,
         size_multiple=contract.size_multiple,
         size=contract.size,
-        fill=_fill_by(run, contract, shapes_of(contract, ())),
-        recorded_rounding=_recorded_rounding(exported.parity),
+        fill=fill,
+        recorded_rounding=parity.reference_error if parity else None,
+        close=close,
     )
 
 
@@ -198,10 +207,6 @@ def _checkpoint_side(path: Path, dtype: Dtype, weights_key: str | None) -> Candi
         fill=exact if dtype == "fp64" else rounded,
         rounded=rounded if dtype == "fp64" else exact,
     )
-
-
-def _recorded_rounding(export: ParityReport | None) -> float | None:
-    return export.reference_error if export else None
 
 
 def _fill_by(run: Run, contract: GraphContract, shapes: Shapes) -> Fill:

@@ -1,4 +1,4 @@
-"""What two candidates have in common: a size both take, a tolerance, and reasons to differ."""
+"""Size and tolerance for two candidates, and warnings about their sources."""
 
 import math
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def settled_size(a: Candidate, b: Candidate, wanted: Size | None, max_pixels: in
     fixed = {candidate.size: candidate.facts.path for candidate in (a, b) if candidate.size}
     if len(fixed) > 1:
         what = ", ".join(f"{path} takes {_by(size)}" for size, path in fixed.items())
-        raise UsageError(f"no picture fits both: {what}. Export one of them without --size")
+        raise UsageError(f"no size fits both: {what}. Export one of them without --size")
     usual = -(-_USUAL_SIDE // multiple) * multiple
     size = wanted or next(iter(fixed), (usual, usual))
     if fixed and size not in fixed:
@@ -50,7 +50,7 @@ def tolerance_of(a: Candidate, b: Candidate) -> Tolerance:
 
 
 def reasons_to_differ(a: Candidate, b: Candidate) -> Iterator[str]:
-    """Those that are no fault of an export or a build."""
+    """Yield the differences that are no fault of an export or a build."""
     one, other = a.facts.source, b.facts.source
     if (one.network, one.module) != (other.network, other.module):
         yield (

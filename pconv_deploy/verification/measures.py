@@ -1,4 +1,4 @@
-"""How far B is from A: of one case, of one class of holes, and what is complained of."""
+"""Differences between A and B: of one case and of one class of holes."""
 
 import math
 from collections.abc import Iterable
@@ -75,19 +75,22 @@ def composite_of(filled: Filled, case: ParityInput) -> Bytes:
     if filled.composite is not None:
         return filled.composite
     assert filled.raw is not None
-    levels = np.rint(np.nan_to_num(filled.raw).clip(0, 1) * 255).astype(np.uint8)
-    hole = case.hole_mask != 0
-    return np.where(hole[..., None], levels, case.image)
+    return np.where((case.hole_mask != 0)[..., None], to_bytes(filled.raw), case.image)
+
+
+def to_bytes(colours: Floats) -> Bytes:
+    """Round colours of about 0..1 to 0..255."""
+    levels: Bytes = np.rint(np.nan_to_num(colours).clip(0, 1) * 255).astype(np.uint8)
+    return levels
 
 
 def judge(
     case: ParityInput, a: Filled, b: Filled, tolerance: float, reference_error: float | None
 ) -> ParityCase:
-    """Measure as export and build do: raw outputs by each other, every composite by every raw one.
+    """Compare the raw outputs with each other, and every composite with every raw output.
 
-    Where one candidate rounds up and the other down within the tolerance, their composites do not
-    differ.
-    Where neither gives a raw output, the composites are compared.
+    So composites pass where one candidate rounds up and the other down within the tolerance.
+    Two composites are compared only where neither candidate gives a raw output.
     """
     judged: list[ParityCase] = []
     for expected in (a, b):
@@ -131,7 +134,7 @@ def measure(
     allowed: float,
     failures: tuple[str, ...],
 ) -> CaseResult:
-    """Everything there is to say of one case, with the verdict given."""
+    """Measure one case; allowed error and failures are those of `judge`."""
     a, b = fills
     hole = case.hole_mask != 0
     finite_a, finite_b = _finite(a), _finite(b)

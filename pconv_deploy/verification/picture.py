@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pconv_deploy.images.arrays import Bytes
 from pconv_deploy.verification.candidates import Floats
-from pconv_deploy.verification.measures import composite_of
+from pconv_deploy.verification.measures import composite_of, to_bytes
 from pconv_deploy.verification.results import Compared
 
 _SMALLEST, _LARGEST = 256, 512  # widths of a panel, pixels
@@ -35,8 +35,8 @@ def worst_picture(worst: Compared, names: tuple[str, str]) -> Image.Image:
     holed = np.where((case.hole_mask != 0)[..., None], np.array(_HOLE, np.uint8), case.image)
     panels = (
         ("image, hole in white", _fitted(holed)),
-        (f"A: {names[0]}", _fitted(_to_bytes(a))),
-        (f"B: {names[1]}", _fitted(_to_bytes(b))),
+        (f"A: {names[0]}", _fitted(to_bytes(a))),
+        (f"B: {names[1]}", _fitted(to_bytes(b))),
         (f"|A - B| of the {what}", Image.fromarray(_heat(_peaks(gap), largest))),
     )
     notes = [f"{result.name}, {result.hole_share * 100:.5g}% of the image is hole"]
@@ -55,18 +55,13 @@ def worst_picture(worst: Compared, names: tuple[str, str]) -> Image.Image:
 
 
 def _shown(worst: Compared) -> tuple[str, Floats, Floats]:
-    """What is drawn: name, and both candidates (H, W, 3) of about 0..1."""
+    """Return the name of the output to draw, and both candidates' (H, W, 3) of about 0..1."""
     a, b = worst.a.raw, worst.b.raw
     raw_fails = not worst.judged.finite or (worst.error or 0.0) > worst.result.allowed
     if a is not None and b is not None and (raw_fails or not worst.result.failures):
         return "raw output", a.astype(np.float64), b.astype(np.float64)
     of_a, of_b = (composite_of(candidate, worst.case) / 255.0 for candidate in (worst.a, worst.b))
     return "composite", of_a, of_b
-
-
-def _to_bytes(colours: Floats) -> Bytes:
-    levels: Bytes = np.rint(np.nan_to_num(colours).clip(0, 1) * 255).astype(np.uint8)
-    return levels
 
 
 def _scale(width: int) -> tuple[int, int]:

@@ -24,7 +24,7 @@ HOLE_CLASSES = (*BUCKETS, _OTHER, *_EXTREMES)
 
 @dataclass(frozen=True, kw_only=True)
 class PictureOptions:
-    """What is filled.
+    """Pictures and holes of a verification.
 
     photos           file or folder; None draws patterns
     holes            folder of mask files; None draws the holes
@@ -52,7 +52,7 @@ class PlannedCase(NamedTuple):
 
 
 def plan_cases(options: PictureOptions) -> list[PlannedCase]:
-    """List what is to be filled; equal folders and seeds give equal lists.
+    """Choose the cases; equal folders and seeds give equal lists.
 
     Raises:
         InputError: a folder that does not exist or holds no pictures.

@@ -1,4 +1,4 @@
-"""What is compared with what, and what came of it."""
+"""Request and result of a verification."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from pconv_deploy.verification.pictures import PictureOptions
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyRequest:
-    """What is compared with what.
+    """Candidates, pictures and tolerance of a verification.
 
     dtype        of checkpoints
     weights_key  of checkpoints of other projects: which weights, where a file holds several sets
@@ -33,7 +33,7 @@ class VerifyRequest:
 
 
 class Verification(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole outcome, as --json prints it.
+    """Result of a verification, as --json prints it.
 
     warnings          why the two may differ without a fault
     tolerance         relative error of the raw output
@@ -77,7 +77,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Compared(NamedTuple):
-    """One case, what both candidates made of it, the figures and the verdict.
+    """One case with both candidates' outputs, the figures and the verdict.
 
     error  the largest relative error of the raw output where it is judged
     """

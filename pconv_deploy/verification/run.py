@@ -1,4 +1,4 @@
-"""Both candidates fill every case; what differs, by class of holes, and the worst of it."""
+"""Fill every case with both candidates and compare the results, by class of holes."""
 
 import contextlib
 import math
@@ -50,9 +50,7 @@ def verify(
 ) -> VerifyResult:
     """Open both candidates, fill every case with both, and compare.
 
-    Args:
-        request: who and what.
-        progress: is told how many cases are done, of how many.
+    `progress` is called with the number of cases done and the total.
 
     Raises:
         UsageError: candidates or sizes that cannot be compared.
@@ -126,7 +124,7 @@ def _require_key_used(request: VerifyRequest, a: Candidate, b: Candidate) -> Non
 
 
 def _strictness(a: Candidate, b: Candidate, request: VerifyRequest) -> ParityReport:
-    """What is allowed, as a report without cases that judges each."""
+    """Return the tolerances, as a report without cases that judges each."""
     allowed = tolerance_of(a, b)
     return ParityReport(
         reference=a.facts.path,
@@ -171,10 +169,10 @@ def _compared(
 def _rounding(
     cases: Sequence[ParityInput], candidates: Sequence[tuple[Candidate, Sequence[Filled]]]
 ) -> list[float | None]:
-    """Of each case, how much rounding does to the network: export and build allow for it too.
+    """Return the relative error that rounding alone makes in each case; it is allowed for.
 
-    Measured where there is a checkpoint; otherwise the largest that was measured at the export.
-    Of a reduced precision only its export knows, so there the larger of both counts.
+    Measured if there is a checkpoint; otherwise the largest error recorded by the export. With a
+    reduced precision, which only the export could measure, the larger of both.
     """
     recorded = max((s.recorded_rounding or 0.0 for s, _ in candidates), default=0.0) or None
     for candidate, filled in candidates:
@@ -195,7 +193,7 @@ def _rounding_of(one: Filled, other: Filled) -> float | None:
 
 
 def _severity(compared: Compared, strictness: ParityReport) -> float:
-    """How far a case is beyond what is allowed, 1 being the limit."""
+    """Return error over allowed error of a case; above 1 it fails."""
     judged = compared.judged
     if not judged.finite or judged.known_identical is False:
         return math.inf
@@ -250,7 +248,7 @@ def _verification(
 
 
 def _psnr_complaint(in_holes: Difference | None, needed: float | None) -> list[str]:
-    """Eight bits are judged by what is seen, of all pictures together."""
+    """Judge 8-bit engines by the PSNR of all pictures together."""
     if needed is None or in_holes is None or in_holes.psnr is None or in_holes.psnr >= needed:
         return []
     return [f"all holes: PSNR {in_holes.psnr:.1f} dB, needed {needed:.1f} dB"]

@@ -17,10 +17,10 @@ from pconv_deploy.engines.backends.tensorrt.cuda.streams import on_device
 from pconv_deploy.engines.backends.tensorrt.options import TensorRtOptions
 from pconv_deploy.engines.cuda.calls import Cuda
 from pconv_deploy.engines.folder import BuildOptions, build_engine, open_engine
-from pconv_deploy.engines.manifest import Manifest, read_manifest
+from pconv_deploy.engines.manifest import Manifest, read_manifest, write_manifest
 from pconv_deploy.engines.refit import RefitRequest
 from pconv_deploy.engines.shapes import Profile
-from pconv_deploy.errors import PConvError
+from pconv_deploy.errors import EngineError, PConvError
 from pconv_deploy.export.checkpoint_to_onnx import export_checkpoint
 from pconv_deploy.inpainter import Inpainter
 from tests.conftest import random_network
@@ -102,6 +102,30 @@ def test_a_second_build_takes_its_kernels_from_the_timing_cache(
     took = [m.engine.details["build_seconds"] for m in (first, second)]
     assert took[1] < took[0]
     np.testing.assert_array_equal(filled(tmp_path / "1.engine"), filled(tmp_path / "2.engine"))
+
+
+def test_a_damaged_timing_cache_is_put_aside(
+    graph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = tmp_path / "cache"
+    cache.write_bytes(b"neither TensorRT's nor anyone's")
+    with caplog.at_level(logging.WARNING):
+        built(graph, tmp_path / "x.engine", timing_cache=str(cache))
+    assert "is damaged, or no timing cache of this release" in caplog.text
+    assert cache.read_bytes().startswith(b"ptrt")
+    assert (tmp_path / "cache.damaged").read_bytes() == b"neither TensorRT's nor anyone's"
+
+
+def test_an_engine_of_another_model_of_gpu_does_not_open(graph: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.engine"
+    manifest = built(graph, path)
+    gpu = manifest.built_with.gpu
+    assert gpu is not None
+    other = msgspec.structs.replace(gpu, name="NVIDIA Imagined")
+    told = msgspec.structs.replace(manifest.built_with, gpu=other)
+    write_manifest(path, msgspec.structs.replace(manifest, built_with=told))
+    with pytest.raises(EngineError, match="a plan is for one model of GPU"):
+        open_engine(path)
 
 
 def test_an_engine_runs_on_the_gpu_that_is_current_where_it_is_loaded(

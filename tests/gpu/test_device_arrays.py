@@ -10,7 +10,7 @@ import pytest
 from pconv_deploy.contract import HOLE_MASK, IMAGE
 from pconv_deploy.engines.backends.tensorrt.cuda.streams import Stream, on_device
 from pconv_deploy.engines.cuda.calls import Cuda
-from pconv_deploy.errors import EngineError
+from pconv_deploy.errors import EngineError, InputError
 from pconv_deploy.inpainter import Inpainter
 from tests.gpu.conftest import images, wanted
 
@@ -51,6 +51,19 @@ def test_tensors_of_pytorch(inpaint: Inpainter, expected: Any, torch: Any) -> No
         np.testing.assert_array_equal(own.cpu().numpy(), expected)
 
 
+def test_a_stream_of_pytorch(inpaint: Inpainter, expected: Any, torch: Any) -> None:
+    inputs = images(SHAPE)
+    pinned = {name: torch.from_numpy(array).pin_memory() for name, array in inputs.items()}
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(4):
+            late = {name: array.to("cuda", non_blocking=True) for name, array in pinned.items()}
+            found = inpaint.fill_on_device(**late, stream=stream)
+            brighter = torch.from_dlpack(found).to(torch.int16) + 1
+        stream.synchronize()
+    np.testing.assert_array_equal(brighter.cpu().numpy(), expected.astype(np.int16) + 1)
+
+
 def test_a_call_with_a_stream_waits_for_nothing(
     inpaint: Inpainter, expected: Any, torch: Any
 ) -> None:
@@ -65,6 +78,32 @@ def test_a_call_with_a_stream_waits_for_nothing(
     assert not stream.query()
     stream.synchronize()
     np.testing.assert_array_equal(own.cpu().numpy(), expected)
+
+
+def test_tensors_that_do_not_fit(inpaint: Inpainter, torch: Any) -> None:
+    inputs = {name: torch.from_numpy(array).cuda() for name, array in images(SHAPE).items()}
+    channels_first = inputs[IMAGE].permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    with pytest.raises(InputError, match="needed it contiguous"):
+        inpaint.fill_on_device(channels_first, inputs[HOLE_MASK])
+    with pytest.raises(InputError, match="found image of float32"):
+        inpaint.fill_on_device(inputs[IMAGE].float(), inputs[HOLE_MASK])
+    with pytest.raises(InputError, match="needed an array on the GPU"):
+        inpaint.fill_on_device(inputs[IMAGE].cpu(), inputs[HOLE_MASK])
+    if torch.cuda.device_count() > 1:
+        with pytest.raises(InputError, match="the engine is on GPU 0"):
+            inpaint.fill_on_device(inputs[IMAGE].to("cuda:1"), inputs[HOLE_MASK])
+
+
+def test_arrays_and_streams_of_cupy(inpaint: Inpainter, expected: Any) -> None:
+    cupy = wanted("cupy")
+    stream = cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        for _ in range(3):
+            inputs = {name: cupy.asarray(array) for name, array in images(SHAPE).items()}
+            found = cupy.asarray(inpaint.fill_on_device(**inputs, stream=stream))
+            brighter = found.astype(cupy.int16) + 1
+        stream.synchronize()
+    np.testing.assert_array_equal(brighter.get(), expected.astype(np.int16) + 1)
 
 
 def _with_pycuda(inpaint: Inpainter, driver: Any) -> Any:
@@ -101,6 +140,13 @@ def test_pycuda_in_a_context_of_its_own(folder: Path, expected: Any) -> None:
     finally:
         context.pop()
         context.detach()
+
+
+def test_results_outlive_the_engine(folder: Path, expected: Any) -> None:
+    inputs = images(SHAPE)
+    with Inpainter.load(folder) as inpaint:
+        found = inpaint.fill_on_device(inputs[IMAGE], inputs[HOLE_MASK])
+    np.testing.assert_array_equal(found.to_host(), expected)
 
 
 def test_results_outlive_the_stream_they_were_made_on(inpaint: Inpainter, expected: Any) -> None:

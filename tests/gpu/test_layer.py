@@ -84,6 +84,18 @@ def test_arrays_of_pytorch(session: TensorRtSession) -> None:
     np.testing.assert_array_equal(copy.cpu().numpy(), expected(inputs))
 
 
+def test_new_arrays_are_taken_without_a_copy(session: TensorRtSession) -> None:
+    inputs = images(SHAPE)
+    stream = torch.cuda.Stream()
+    there = on_gpu(inputs)
+    torch.cuda.synchronize()
+    made = session.run_on_device(there, stream=stream)[FILLED]
+    tensor = torch.from_dlpack(made)
+    assert tensor.data_ptr() == made.address
+    del made
+    np.testing.assert_array_equal(tensor.cpu().numpy(), expected(inputs))
+
+
 def test_arrays_of_cupy(session: TensorRtSession) -> None:
     cupy = wanted("cupy")
     inputs = images(SHAPE)

@@ -9,31 +9,33 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pconv_deploy.errors import ImageError
+from pconv_deploy.errors import HoleMaskError, ImageError
 from pconv_deploy.images.arrays import dilated, resized_hole, to_pixels, to_rgb8, with_hole_filled
+from pconv_deploy.images.hole_rule import read_mask
 
 Photo = Callable[..., NDArray[np.uint8]]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.bool_, np.int8])
-def test_dtypes_that_mean_nothing_sure_are_refused(dtype: type) -> None:
-    with pytest.raises(ImageError, match=rf"{np.dtype(dtype)}; needed uint8"):
-        to_pixels(np.zeros((4, 4, 3), dtype))
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((4, 4, 3), np.float32, "float32; needed uint8"),
+        ((4, 4, 3), np.bool_, "bool; needed uint8"),
+        ((4,), np.uint8, "needed"),
+        ((4, 4, 5), np.uint8, "needed"),
+        ((1, 4, 4, 3), np.uint8, "needed"),
+        ((0, 4, 3), np.uint8, "no pixels"),
+        ((4, 0), np.uint8, "no pixels"),
+    ],
+)
+def test_arrays_of_another_type_or_shape_are_refused(
+    shape: tuple[int, ...], dtype: type, message: str
+) -> None:
+    with pytest.raises(ImageError, match=message):
+        to_pixels(np.zeros(shape, dtype))
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 4, 5), (1, 4, 4, 3)])
-def test_shapes(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match="needed"):
-        to_pixels(np.zeros(shape, np.uint8))
-
-
-@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0), (0, 0, 3)])
-def test_no_pixels(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError, match="no pixels"):
-        to_pixels(np.zeros(shape, np.uint8))
-
-
-@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV", "RGBX", "RGBa", "La", "PA"])
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "RGBX", "RGBa", "La", "PA"])
 def test_modes_whose_colours_would_change_are_refused(mode: str) -> None:
     image = Image.new(mode, (4, 4))
     with pytest.raises(ImageError, match=rf"mode {mode}; needed one of .*convert") as refused:
@@ -57,14 +59,7 @@ def test_sixteen_bits_in_either_byte_order() -> None:
     assert to_rgb8(to_pixels(values))[0, :, 1].tolist() == [0, 0, 1, 255]
 
 
-def test_a_transparent_colour_of_16_bits_is_not_lost() -> None:
-    image = Image.fromarray(np.array([[0, 40_000]], np.uint16))
-    image.info["transparency"] = 40_000
-    with pytest.raises(ImageError, match="with a transparent colour, which would be lost"):
-        to_pixels(image)
-
-
-def test_palette_with_transparency_becomes_rgba() -> None:
+def test_a_palette_with_transparency_becomes_rgba() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((1, 0), 1)
@@ -75,8 +70,9 @@ def test_palette_with_transparency_becomes_rgba() -> None:
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_only_the_holes_colours_are_replaced(photo: Photo, channels: int, dtype: Any) -> None:
-    pixels = photo(6, 5, channels).astype(dtype) * dtype(257 if dtype is np.uint16 else 1)
+def test_only_the_colours_of_the_hole_are_replaced(photo: Photo, channels: int, dtype: Any) -> None:
+    factor = 257 if dtype is np.uint16 else 1
+    pixels = photo(6, 5, channels).astype(dtype) * dtype(factor)
     hole = np.zeros((6, 5), bool)
     hole[2, 1:3] = True
     filled = np.full((6, 5, 3), (200, 100, 50), np.uint8)
@@ -86,7 +82,6 @@ def test_only_the_holes_colours_are_replaced(photo: Photo, channels: int, dtype:
     colours = 3 if channels >= 3 else 1
     assert (result[..., colours:] == pixels[..., colours:]).all()
     expected = [200, 100, 50] if colours == 3 else [124]  # 0.299 200 + 0.587 100 + 0.114 50
-    factor = 257 if dtype is np.uint16 else 1
     assert (result[hole][:, :colours] == np.array(expected) * factor).all()
 
 
@@ -100,25 +95,27 @@ def test_dilation_grows_in_every_direction() -> None:
     assert dilated(hole, 200).all()
 
 
-@pytest.mark.parametrize("size", [(4, 4), (1, 1), (16, 16), (5, 7), (30, 9), (257, 3)])
-@pytest.mark.parametrize("before", [(8, 8), (64, 100), (3, 5)])
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (5, 7), (257, 3)])
+@pytest.mark.parametrize("before", [(8, 8), (64, 100)])
 def test_a_scaled_hole_covers_all_it_touches_and_no_more(
     before: tuple[int, int], size: tuple[int, int]
 ) -> None:
     rng = np.random.default_rng(0)
     hole = rng.random(before) < 0.05
-    hole[rng.integers(before[0]), rng.integers(before[1])] = True
     expected = np.zeros(size, bool)
     for row, column in np.argwhere(hole):
         top, bottom = (Fraction(int(row) + i) * size[0] / before[0] for i in (0, 1))
         left, right = (Fraction(int(column) + i) * size[1] / before[1] for i in (0, 1))
         expected[floor(top) : ceil(bottom), floor(left) : ceil(right)] = True
+    assert expected.any()
     assert (resized_hole(hole, size) == expected).all()
 
 
-def test_a_truncated_lazy_image_is_told_as_such(tmp_path: Path) -> None:
+def test_a_truncated_lazy_image_is_named_as_such(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.effect_noise((64, 64), 90).save(path)
     path.write_bytes(path.read_bytes()[:1500])
     with Image.open(path) as image, pytest.raises(ImageError, match="cannot be decoded"):
         to_pixels(image)
+    with Image.open(path) as mask, pytest.raises(HoleMaskError, match="cannot be decoded"):
+        read_mask(mask)

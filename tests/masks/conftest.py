@@ -49,3 +49,7 @@ def write_frames(folder: Path, count: int = 8, step: int = 6) -> Path:
 @pytest.fixture
 def film(tmp_path: Path) -> Path:
     return write_film(tmp_path / "film.avi")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

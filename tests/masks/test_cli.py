@@ -19,8 +19,6 @@ def write_masks(folder: Path, kind: str) -> Path:
         hole = drawn_hole(np.random.default_rng(number), 64, 64, (0.1, 0.2))
         if kind == "inverted":
             hole = ~hole
-        elif kind in ("empty", "full"):
-            hole[:] = kind == "full"
         elif kind == "tiny":
             hole[:] = False
             hole[5, 5] = True
@@ -36,8 +34,6 @@ def write_masks(folder: Path, kind: str) -> Path:
     [
         ("no pictures", "holds no pictures"),
         ("corrupt", "none of the 3 masks in"),
-        ("empty", "all 3 masks are empty"),
-        ("full", "all 3 masks are full"),
         ("inverted", "look inverted"),
         ("tiny", "covers more than 1% and at most 60%"),
     ],
@@ -53,37 +49,18 @@ def test_check_exits_3_where_no_mask_can_be_used(
 
 def test_check_names_broken_masks_and_counts_the_others(run: Run, tmp_path: Path) -> None:
     folder = write_masks(tmp_path / "masks", "some corrupt")
+    for number in range(3, 11):
+        (folder / f"{number}.png").write_bytes(b"")
     result = run("masks", "check", folder)
     assert result.code == 0
     assert result.err == ""
-    assert "2 of 3 files" in result.out
+    assert "2 of 11 files" in result.out
+    assert "and 4 more" in result.out
     assert f"unreadable  {folder / '1.png'}" in result.out
     assert "64x64 (2)" in result.out
     facts = json.loads(run("masks", "check", folder, "--json").out)
-    assert facts["pictures"] == 3
+    assert facts["pictures"] == 11
     assert facts["classes"][1]["area"] == [0.1, 0.2]
-
-
-def test_check_of_many_broken_masks_stays_short(run: Run, tmp_path: Path) -> None:
-    folder = write_masks(tmp_path / "masks", "good")
-    for number in range(9):
-        (folder / f"broken{number}.png").write_bytes(b"")
-    result = run("masks", "check", folder)
-    assert result.code == 0
-    assert "and 4 more" in result.out
-
-
-def test_inverted_masks_are_fine_read_the_other_way(run: Run, tmp_path: Path) -> None:
-    folder = write_masks(tmp_path / "masks", "inverted")
-    result = run("masks", "check", folder, "--mask-convention", "hole-black")
-    assert result.code == 0
-    assert "as expected" in result.out
-
-
-def test_check_of_no_folder_exits_3(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    assert run("masks", "check", tmp_path / "nowhere").code == 3
-    assert "is no folder" in run("masks", "check", tmp_path / "file").err
 
 
 def test_make_and_check_agree(run: Run, tmp_path: Path) -> None:
@@ -92,24 +69,13 @@ def test_make_and_check_agree(run: Run, tmp_path: Path) -> None:
     assert made.err == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "set.png"]
     assert "12 hole masks" in made.out
+    plot = tmp_path / "plots" / "a.png"
+    options = ("--size", "64", "--per-class", "1", "--workers", "1", "--plot", plot)
+    assert run("masks", "make", "-o", tmp_path / "other", *options).code == 0
+    assert plot.is_file()
     facts = json.loads(run("masks", "check", tmp_path / "set", "--json").out)
     assert facts["pictures"] == 12
     assert {(c["border"], c["no_border"]) for c in facts["classes"]} == {(1, 1)}
-
-
-def test_the_folder_and_the_count_as_they_are_named_elsewhere(run: Run, tmp_path: Path) -> None:
-    options = ("--size", "64", "--per-class", "1", "--workers", "1", "--no-plot")
-    made = run("masks", "make", "-o", tmp_path / "set", *options)
-    assert made.code == 0
-    assert "12 hole masks" in made.out
-
-
-def test_the_plot_can_go_elsewhere_or_nowhere(run: Run, tmp_path: Path) -> None:
-    plot = tmp_path / "plots" / "a.png"
-    assert run("masks", "make", tmp_path / "a", *MAKE, "--plot", plot).code == 0
-    assert plot.is_file()
-    assert run("masks", "make", tmp_path / "b", *MAKE, "--no-plot").code == 0
-    assert not (tmp_path / "b.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -143,6 +109,7 @@ def test_wrong_options_exit_2(
 def test_what_exists_is_kept(run: Run, tmp_path: Path) -> None:
     command = ("masks", "make", tmp_path / "set", *MAKE, "--no-plot")
     assert run(*command).code == 0
+    assert not (tmp_path / "set.png").exists()
     again = run(*command)
     assert again.code == 2
     assert "pass --overwrite" in again.err
@@ -157,6 +124,7 @@ def test_an_unwritable_place_exits_7(run: Run, tmp_path: Path) -> None:
     result = run("masks", "make", tmp_path / "file" / "set", *MAKE)
     assert result.code == 7
     assert "cannot write" in result.err
+    assert "is no folder" in run("masks", "check", tmp_path / "file").err
 
 
 def write_video(path: Path, kind: str) -> Path:
@@ -167,9 +135,10 @@ def write_video(path: Path, kind: str) -> Path:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     elif kind == "a picture":
         Image.new("RGB", (64, 64)).save(path, "PNG")
-    elif kind in ("one frame", "still", "short"):
-        count = {"one frame": 1, "still": 8, "short": 3}[kind]
-        write_film(path, count=count, step=0 if kind == "still" else 6, code="mp4v")
+    elif kind in ("one frame", "still"):
+        write_film(
+            path, count=8 if kind == "still" else 1, step=0 if kind == "still" else 6, code="mp4v"
+        )
     elif kind == "empty folder":
         path.mkdir()
     elif kind == "one picture":
@@ -184,6 +153,7 @@ def write_video(path: Path, kind: str) -> Path:
     ("kind", "message"),
     [
         ("missing", "does not exist"),
+        ("a picture", "film.mp4"),
         ("no video", "is no video that can be read"),
         ("truncated", "is no video that can be read"),
         ("one frame", "has 1 frame; needed at least 2"),
@@ -202,23 +172,9 @@ def test_bad_videos_exit_3(run: Run, tmp_path: Path, kind: str, message: str) ->
     assert not (tmp_path / "set").exists()
 
 
-def test_a_picture_named_as_a_video_exits_3(run: Run, tmp_path: Path) -> None:
-    video = write_video(tmp_path / "film.mp4", "a picture")
-    result = run("masks", "make", tmp_path / "set", *MAKE, "--video", video)
-    assert result.code == 3
-
-
-def test_too_few_frames_for_the_step(run: Run, tmp_path: Path) -> None:
-    video = write_video(tmp_path / "film.mp4", "short")
-    result = run("masks", "make", tmp_path / "set", *MAKE, "--video", video, "--frame-step", "5")
-    assert result.code == 3
-    assert "has 3 frames; needed at least 6" in result.err
-
-
-@pytest.mark.parametrize("flow", ["dis", "farneback"])
-def test_from_a_video(run: Run, film: Path, tmp_path: Path, flow: str) -> None:
+def test_from_a_video(run: Run, film: Path, tmp_path: Path) -> None:
     output = tmp_path / "set"
-    result = run("masks", "make", output, *MAKE, "--video", film, "--flow", flow)
+    result = run("masks", "make", output, *MAKE, "--video", film, "--flow", "farneback")
     assert result.code == 0
     assert result.err == ""
-    assert json.loads((output / "holes.json").read_text())["source"]["flow"] == flow
+    assert json.loads((output / "holes.json").read_text())["source"]["flow"] == "farneback"

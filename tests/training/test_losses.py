@@ -6,15 +6,11 @@ import torch
 from torch import Tensor
 
 from pconv_deploy.training.config import LossWeights
-from pconv_deploy.training.losses import (
-    gram_matrix,
-    hole_variation,
-    inpainting_loss,
-)
+from pconv_deploy.training.losses import hole_variation, inpainting_loss
 
 
-def pictures(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
+def pictures() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
     output, target = (
         torch.rand(2, 3, 9, 11, generator=generator, dtype=torch.float64) for _ in range(2)
     )
@@ -65,9 +61,8 @@ def brute_force(output: Tensor, target: Tensor, known: Tensor) -> dict[str, floa
     return terms
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_every_term_equals_its_formula(seed: int) -> None:
-    output, target, known = pictures(seed)
+def test_every_term_equals_its_formula() -> None:
+    output, target, known = pictures()
     total, terms = inpainting_loss(output, target, known, features=fake_features)
     expected = brute_force(output, target, known)
     assert terms.keys() == expected.keys()
@@ -83,19 +78,6 @@ def test_without_features_two_terms_are_left_out() -> None:
     assert float(total) == pytest.approx(float(terms["valid"] + 6 * terms["hole"]))
 
 
-def test_the_perfect_output_costs_only_its_own_variation() -> None:
-    _, target, known = pictures()
-    _, terms = inpainting_loss(target, target, known, features=fake_features)
-    assert {name for name, term in terms.items() if float(term) > 1e-15} == {"variation"}
-
-
-def test_no_hole_no_hole_loss() -> None:
-    output, target, _ = pictures()
-    _, terms = inpainting_loss(output, target, torch.ones(2, 1, 9, 11).double())
-    assert float(terms["hole"]) == float(terms["variation"]) == 0
-    assert float(terms["valid"]) > 0
-
-
 def test_the_seam_counts_and_the_rest_does_not() -> None:
     known = torch.ones(1, 1, 7, 7)
     known[0, 0, 3, 3] = 0
@@ -105,11 +87,6 @@ def test_the_seam_counts_and_the_rest_does_not() -> None:
     composite = torch.zeros(1, 3, 7, 7)
     composite[0, :, 0, 0] = 1  # far from the hole
     assert float(hole_variation(composite, known)) == 0
-
-
-def test_gram_matrix_is_symmetric_and_scaled() -> None:
-    maps = torch.ones(1, 2, 3, 5)
-    assert gram_matrix(maps).tolist() == [[[0.5, 0.5], [0.5, 0.5]]]  # 15 / (2 * 15)
 
 
 def test_gradients_match_numeric_ones_where_it_is_smooth() -> None:

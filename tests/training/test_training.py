@@ -22,7 +22,7 @@ from pconv_deploy.training.run_folder import RunFolder
 from pconv_deploy.training.samples import Samples, collate
 from pconv_deploy.training.trainer import Trainer, phase_at
 from tests.processes import wait_until
-from tests.training.runs import begin, finish
+from tests.training.runs import ENDLESS, begin, finish
 
 Make = Callable[..., TrainingConfig]
 FIXED_SIZE = ExportOptions(batch=1, size=(32, 48))
@@ -83,18 +83,8 @@ def test_a_run_leaves_a_network_that_exports(small: Make, photos: Path, tmp_path
     assert not result.parity.failures()
 
 
-def test_the_hole_loss_falls(small: Make, tmp_path: Path) -> None:
-    config = small("phases=[{steps=120, learning_rate=1e-2}]", "log_every=20", "save_every=120")
-    train(config, tmp_path / "run")
-    holes = [line["hole"] for line in RunFolder(tmp_path / "run").history()]
-    assert holes[-1] < 0.7 * holes[0]
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_an_interrupted_run_ends_with_the_same_bits(
-    small: Make, tmp_path: Path, workers: int
-) -> None:
-    config = small(f"data.workers={workers}", "micro_batches=2")
+def test_an_interrupted_run_ends_with_the_same_bits(small: Make, tmp_path: Path) -> None:
+    config = small("data.workers=2", "micro_batches=2")
     train(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "parts", progress=interrupt_at(4))
@@ -210,12 +200,13 @@ def test_half_precision_keeps_masks_and_weights_exact(small: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["precision=bf16", "channels_last=true", "network.convolution=ordinary"]
+    "overrides", [("precision=bf16", "channels_last=true"), ("network.convolution=ordinary",)]
 )
-def test_other_ways_to_train(small: Make, tmp_path: Path, override: str) -> None:
-    network = train(small(override), tmp_path / "run")
-    lines = RunFolder(tmp_path / "run").history()
-    assert all(0 < line["loss"] < 10 for line in lines)
+def test_other_ways_to_train(small: Make, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    longer = "phases=[{steps=80, learning_rate=1e-2}]"
+    network = train(small(longer, "save_every=80", "log_every=20", *overrides), tmp_path / "run")
+    holes = [line["hole"] for line in RunFolder(tmp_path / "run").history()]
+    assert holes[-1] < 0.8 * holes[0]
     assert not export_checkpoint(network, tmp_path / "model.onnx", FIXED_SIZE).parity.failures()
 
 
@@ -270,10 +261,10 @@ def has_reached(run: RunFolder, step: int) -> bool:
 
 
 def test_kill_9_never_loses_the_last_checkpoint(photos: Path, tmp_path: Path) -> None:
-    endless = ("phases=[{steps=100000, learning_rate=1e-3}]", "save_every=1", "log_every=1000")
+    endless = (ENDLESS, "save_every=1", "log_every=1000")
     run = RunFolder(tmp_path / "run")
     reached = [0]
-    for attempt in range(3):
+    for attempt in range(2):
         process = begin(run.path, photos, *endless, resume=attempt > 0)
         wait_until(partial(has_reached, run, reached[-1] + 4), process, seconds=100)
         process.kill()
@@ -283,41 +274,22 @@ def test_kill_9_never_loses_the_last_checkpoint(photos: Path, tmp_path: Path) ->
         state_of(run.path, reached[-1])
         load_checkpoint(run.checkpoint(reached[-1]) / "network.safetensors")
         load_checkpoint(run.path / "network.safetensors")
-    assert reached[0] < reached[1] < reached[2] < reached[3]
+    assert reached[0] < reached[1] < reached[2]
 
 
-def test_two_ranks_learn_what_one_learns(photos: Path, tmp_path: Path) -> None:
+def test_two_ranks_learn_what_one_learns(small: Make, photos: Path, tmp_path: Path) -> None:
     # One level has no batch norm, whose statistics are those of each rank's part.
     one_level = ("network={channels=[4], kernels=[3]}", "phases=[{steps=3, learning_rate=1e-3}]")
-    for ranks in (1, 2):
-        several = ("-m", "torch.distributed.run", f"--nproc-per-node={ranks}")
-        launcher = several if ranks > 1 else ()
-        process = begin(tmp_path / str(ranks), photos, *one_level, launcher=launcher)
-        code, complaint = finish(process)
-        assert code == 0, complaint
-        assert complaint.count("step 3/3") == 1  # one rank reports
+    train(small(*one_level), tmp_path / "1")
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node=2")
+    code, complaint = finish(begin(tmp_path / "2", photos, *one_level, launcher=launcher))
+    assert code == 0, complaint
+    assert complaint.count("step 3/3") == 1  # one rank reports
     alone, together = (state_of(tmp_path / r, 3)["network"] for r in ("1", "2"))
     for name, tensor in alone.items():
         torch.testing.assert_close(tensor, together[name], rtol=1e-4, atol=1e-6)
     first, second = (RunFolder(tmp_path / r).history()[-1]["loss"] for r in ("1", "2"))
     assert first == pytest.approx(second, rel=1e-4)
 
-    longer = "phases=[{steps=4, learning_rate=1e-3}]"
-    code, complaint = finish(begin(tmp_path / "2", photos, longer, resume=True))
-    assert code == 2
-    assert "was trained by 2 ranks, now there are 1." in complaint
-
-
-@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_to_all_processes_save_and_end(
-    photos: Path, tmp_path: Path, number: signal.Signals, expected: int
-) -> None:
-    endless = "phases=[{steps=100000, learning_rate=1e-3}]"
-    process = begin(tmp_path / "run", photos, endless, "save_every=100000", "data.workers=2")
-    history = RunFolder(tmp_path / "run").history_file
-    wait_until(history.is_file, process, seconds=100)
-    os.killpg(process.pid, number)
-    code, complaint = finish(process)
-    assert code == expected, complaint
-    assert "Traceback" not in complaint
-    assert len(RunFolder(tmp_path / "run").checkpoints()) == 1
+    with pytest.raises(UsageError, match=r"was trained by 2 ranks, now there are 1\."):
+        train(small(*one_level), tmp_path / "2", resume=True)

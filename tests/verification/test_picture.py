@@ -83,11 +83,6 @@ def test_where_only_the_composite_fails_it_is_shown(level: int) -> None:
     assert bool((shown == BRIGHTEST).all(axis=2)[:16, :16].all()) is (level == 90)
 
 
-def test_equal_sides_give_a_dark_map() -> None:
-    worst = compared(Filled(grey(), None), Filled(grey(), None), (32, 64))
-    assert (heat_map(worst_picture(worst, ("a", "b")), 256, 128) == DARKEST).all()
-
-
 def test_long_names_stay_in_their_panels() -> None:
     side = Filled(grey(), None)
     names = ("folder/" * 60 + "model.onnx", "b")
