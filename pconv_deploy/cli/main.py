@@ -16,6 +16,7 @@ from pconv_deploy.cli.export import export
 from pconv_deploy.cli.infer import infer
 from pconv_deploy.cli.inspect import inspect
 from pconv_deploy.cli.masks import masks
+from pconv_deploy.cli.package import package
 from pconv_deploy.cli.plain_help import Commands, add_command, kebab_case
 from pconv_deploy.cli.refit import refit
 from pconv_deploy.cli.remedies import explain
@@ -40,6 +41,7 @@ _COMMANDS = (
     build_engine,
     refit,
     triton_repo,
+    package,
     verify,
     infer,
     serve,

@@ -19,6 +19,7 @@ COMMANDS = (
     "build-engine",
     "refit",
     "triton-repo",
+    "package",
     "verify",
     "infer",
     "bench",
