@@ -14,6 +14,7 @@ from pconv_deploy.cli.options import (
     Count,
     Engine,
     MaskOptions,
+    OptionalShard,
     Output,
     Overwrite,
     PhotoLimits,
@@ -57,6 +58,7 @@ def infer(
     convert_cmyk: bool = False,
     convert_16_bit: bool = False,
     resume: bool = False,
+    shard: OptionalShard = None,
     overwrite: Overwrite = False,
     threads: Count = None,
     limits: PhotoLimits,
@@ -89,12 +91,14 @@ def infer(
         convert_cmyk: Convert CMYK images to sRGB by their colour profile instead of refusing them.
         convert_16_bit: Reduce 16-bit colour images to 8 bits instead of refusing them.
         resume: Keep existing outputs and process the rest.
+        shard: Process one of N parts of the images, I from 0 to N-1, for N machines that share the
+            folders. A file is always in the same part.
         threads: CPU threads per inference. Default: all cores, divided by --at-once.
     """
     refuse_both(resume, overwrite)
     with needs("pconv-deploy"):
         from pconv_deploy.commands.infer import FillOptions
-        from pconv_deploy.commands.jobs import plan_jobs, settle_existing
+        from pconv_deploy.commands.jobs import in_shard, plan_jobs, settle_existing
         from pconv_deploy.images.writing import Encoding
         from pconv_deploy.inpainter import Inpainter
 
@@ -103,6 +107,8 @@ def infer(
     jobs = plan_jobs(images, masks, output, suffix, exclude=exclude or ())
     if image_format and suffix and any(_short(job.output.suffix) != suffix for job in jobs):
         raise UsageError(f"{output} is not of --format {image_format}: give one of them")
+    if shard:
+        jobs = [job for job in jobs if in_shard(job, output, *shard)]
     done_before = settle_existing(jobs, resume=resume, overwrite=overwrite)
     waiting = [job for job, done in zip(jobs, done_before, strict=True) if not done]
     convertible: tuple[tuple[Convertible, bool], ...] = (

@@ -37,6 +37,21 @@ def _parse_size(text: str | Size) -> Size:
     return Size(height, width)
 
 
+class Shard(NamedTuple):
+    """One of several equal parts of the work, from 0."""
+
+    number: int
+    of: int
+
+
+def _parse_shard(text: str) -> Shard:
+    """'0/8' -> the first of eight."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+    if not match or not int(match[1]) < int(match[2]):
+        raise typer.BadParameter(f"found {text!r}; needed I/N with I from 0 to N-1, such as 0/8")
+    return Shard(int(match[1]), int(match[2]))
+
+
 def between(low: float, high: float | None = None, **more: Any) -> Any:
     """Make an option whose value is a number in a range."""
     return typer.Option(min=low, max=high, **more)
@@ -44,6 +59,7 @@ def between(low: float, high: float | None = None, **more: Any) -> Any:
 
 # Each command that takes one of these without a help describes it in its docstring.
 OptionalSize = Annotated[Size | None, typer.Option(metavar="HxW", parser=_parse_size)]
+OptionalShard = Annotated[Shard | None, typer.Option(metavar="I/N", parser=_parse_shard)]
 Output = Annotated[Path, typer.Option("--output", "-o")]
 OptionalOutput = Annotated[Path | None, typer.Option("--output", "-o")]
 Count = Annotated[int | None, between(1, 1024)]

@@ -1,6 +1,8 @@
 """Pair images with masks and assign output names, without collisions."""
 
 import logging
+import os
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -204,6 +206,16 @@ def _warn_of_other_pictures(places: _Places, jobs: Sequence[Job]) -> None:
         _LOG.warning(
             "left out: %s and %d more in the folder of the outputs", others[0], len(others) - 1
         )
+
+
+def in_shard(job: Job, output: Path, index: int, count: int) -> bool:
+    """Say whether a job is in part `index` (0 to `count` - 1) of the work.
+
+    By the name of its output below the folder `output`, so that every machine decides alike,
+    whatever files are added meanwhile and wherever the folders are mounted.
+    """
+    name = job.output.relative_to(output).as_posix()
+    return zlib.crc32(os.fsencode(name)) % count == index
 
 
 def settle_existing(jobs: Sequence[Job], *, resume: bool, overwrite: bool) -> list[bool]:

@@ -5,6 +5,7 @@ DIR/requirements.txt              every package of the image, pinned
 DIR/app/                          our own code, as it is installed here
 DIR/engines/NAME.engine/          the engine
 DIR/kubernetes.yaml               Deployment, Service, HorizontalPodAutoscaler, PodDisruptionBudget
+DIR/kubernetes-batch.yaml         a Job that fills a folder of photos in shards
 DIR/sbom.cdx.json, licences/      what is in the image, and under which licences
 DIR/README.md                     commands
 """
@@ -22,12 +23,12 @@ from string import Template
 from pconv_deploy.containers.dependencies import OURS, licence_files, needed_distributions
 from pconv_deploy.containers.sbom import bill_of_materials
 from pconv_deploy.engines.integrity import check_unchanged
-from pconv_deploy.engines.manifest import MANIFEST, Manifest, read_manifest, rebuild
+from pconv_deploy.engines.manifest import MANIFEST, Manifest, put_weights_in, read_manifest, rebuild
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.files import atomic_folder, writing
 
-_TEMPLATES = ("Dockerfile", "kubernetes.yaml", "README.md")
+_TEMPLATES = ("Dockerfile", "kubernetes.yaml", "kubernetes-batch.yaml", "README.md")
 _ROOTS = frozenset(
     {*_TEMPLATES, ".dockerignore", "requirements.txt", "app", "engines", "sbom.cdx.json"}
     | {"licences"}
@@ -75,7 +76,9 @@ def write_package(
     if manifest.engine_parity and manifest.engine_parity.failures():
         raise EngineError(f"{engine} was not accepted when it was built", rebuild(manifest, engine))
     if manifest.engine.weights_missing:
-        raise EngineError(f"{engine} was built without its weights; put them in with refit")
+        raise EngineError(
+            f"{engine} was built without its weights", put_weights_in(manifest, engine)
+        )
     name = _checked_name(engine.resolve().stem.lower().replace("_", "-") if name is None else name)
     if (output / MANIFEST).exists() or engine.resolve() in output.resolve().parents:
         raise UsageError(f"{output} is an engine or lies in one; choose another folder")
@@ -87,7 +90,7 @@ def write_package(
         for template in _TEMPLATES:
             text = (files(__package__) / "templates" / template).read_text(encoding="utf-8")
             (fresh / template).write_text(Template(text).substitute(facts), encoding="utf-8")
-        (fresh / ".dockerignore").write_text("kubernetes.yaml\nREADME.md\n", encoding="ascii")
+        (fresh / ".dockerignore").write_text("kubernetes*.yaml\nREADME.md\n", encoding="ascii")
         pins = [f"{each.metadata['Name']}=={each.version}\n" for each in packages.values()]
         (fresh / "requirements.txt").write_text("".join(pins), encoding="ascii")
         bom = bill_of_materials(name, manifest, packages.values(), own)

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from pconv_deploy.commands.jobs import Job, in_shard
 from pconv_deploy.inpainter import Inpainter
 from tests.cli.conftest import Run
 
@@ -49,6 +50,32 @@ def test_parts_of_a_photo_are_noted(run: Run, engine: Path, files: Path, photo: 
     assert "the network saw 128x128 of 600x400 pixels, not the whole photo" in result.err
     filled = np.asarray(Image.open(files / "x.png"))
     np.testing.assert_array_equal(filled[hole_mask == 0], large[hole_mask == 0])
+
+
+def test_shards_fill_what_one_run_fills(run: Run, engine: Path, files: Path) -> None:
+    task = ("infer", engine, files / "in", files / "mask.png")
+    assert run(*task, "-o", files / "whole").code == 0
+    for shard in ("0/3", "1/3", "2/3"):  # into one folder, in any order, twice
+        for resume in ((), ("--resume",)):
+            part = run(*task, "-o", files / "parts", "--shard", shard, *resume)
+            assert part.code == 0, part.err
+    assert done(files / "parts") == done(files / "whole") == ["a.png", "b.png", "c.png"]
+    for name in done(files / "whole"):
+        assert (files / "parts" / name).read_bytes() == (files / "whole" / name).read_bytes()
+    assert run(*task, "-o", files / "x", "--shard", "0/1").code == 0
+    refused = run(*task, "-o", files / "x", "--shard", "3/3")
+    assert (refused.code, "I from 0 to N-1" in refused.err) == (2, True)
+
+
+def test_shards_are_disjoint_and_even_wherever_the_folder_lies() -> None:
+    for root in (Path("/here"), Path("there/out")):
+        jobs = [Job(Path(f"{i}.jpg"), None, root / f"a/{i}.png") for i in range(1000)]
+        parts = [[job.image for job in jobs if in_shard(job, root, i, 8)] for i in range(8)]
+        assert sum(map(len, parts)) == len({image for part in parts for image in part}) == 1000
+        assert all(90 < len(part) < 160 for part in parts)
+        if root == Path("/here"):
+            before = parts
+        assert parts == before
 
 
 @pytest.mark.parametrize(("cores", "expected"), [(1, 1), (64, 3)])

@@ -37,14 +37,17 @@ def package(engine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_kubernetes_takes_the_manifests(package: Path) -> None:
     import kubernetes_validate
 
-    resources = [*yaml.safe_load_all((package / "kubernetes.yaml").read_text())]
+    files = ("kubernetes.yaml", "kubernetes-batch.yaml")
+    texts = [(package / file).read_text() for file in files]
+    resources = [each for text in texts for each in yaml.safe_load_all(text)]
     for resource in resources:
         kubernetes_validate.validate(resource, KUBERNETES, strict=True)
-    kinds = ["Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget"]
+    kinds = ["Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "Job"]
     assert [resource["kind"] for resource in resources] == kinds
-    pod = resources[0]["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"]
-    assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
+    for resource in (resources[0], resources[-1]):
+        pod = resource["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
 
 
 def test_the_bill_of_materials_is_valid_and_complete(package: Path) -> None:
@@ -141,8 +144,8 @@ def test_it_serves_and_its_health_check_passes(server: str, image: Path, package
         assert "photos" in answer.read().decode()
 
 
-def test_it_fills_a_folder_as_this_machine_does(
-    image: Path, inpainter: Inpainter, tmp_path: Path
+def test_the_batch_job_fills_what_this_machine_fills(
+    image: Path, package: Path, inpainter: Inpainter, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
@@ -151,9 +154,15 @@ def test_it_fills_a_folder_as_this_machine_does(
     hole = np.zeros((40, 56), np.uint8)
     hole[8:20, 10:30] = 255
     Image.fromarray(hole).save(tmp_path / "hole.png")
-    engine = image / "engines/photos.engine"
-    arguments = ("infer", engine, tmp_path / "photos", tmp_path / "hole.png", "-o", tmp_path / "o")
-    subprocess.run(_command(image, *arguments), check=True, capture_output=True)
+    (job,) = yaml.safe_load_all((package / "kubernetes-batch.yaml").read_text())
+    template = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    places = {"/engines": image / "engines", "/input/photos": tmp_path / "photos",
+              "/input/masks": tmp_path / "hole.png", "/output": tmp_path / "o"}  # fmt: skip
+    for index in range(job["spec"]["completions"]):
+        arguments = [word.replace("$(JOB_COMPLETION_INDEX)", str(index)) for word in template]
+        for place, here in places.items():
+            arguments = [word.replace(place, str(here)) for word in arguments]
+        subprocess.run(_command(image, *arguments), check=True, capture_output=True)
     with Image.open(tmp_path / "o/a.png") as filled:
         assert (np.array(filled) == np.array(inpainter(photo, hole))).all()
 
