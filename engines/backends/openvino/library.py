@@ -62,10 +62,11 @@ def why_no_bf16() -> str | None:
     name, capabilities = processor_capabilities()
     if "BF16" in capabilities:
         return None
-    # Asked for bf16 all the same, it would compute in single precision and not say so.
+    # Asked for bf16 all the same, it would emulate it (on AVX512), or compute in single precision
+    # and not say so.
     return (
-        f"this processor ({name}) has no bf16 instructions (AVX512_BF16 or AMX_BF16), and "
-        "OpenVINO does not emulate them"
+        f"this processor ({name}) has no bf16 instructions (AVX512_BF16 or AMX_BF16), without "
+        "which OpenVINO is no faster in bf16"
     )
 
 
