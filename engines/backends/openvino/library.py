@@ -66,7 +66,7 @@ def why_no_bf16() -> str | None:
     # and not say so.
     return (
         f"this processor ({name}) has no bf16 instructions (AVX512_BF16 or AMX_BF16), without "
-        "which OpenVINO is no faster in bf16"
+        "which OpenVINO emulates bf16 or computes in single precision"
     )
 
 

@@ -216,7 +216,7 @@ def has_bf16() -> bool:
 
 @pytest.fixture
 def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As OpenVINO describes and treats a processor with AVX2 alone; with AVX512 it emulates bf16."""
+    """As OpenVINO treats a processor with AVX2 alone; with AVX512 it emulates bf16."""
     name, capabilities = processor_capabilities()
 
     def compile_in_fp32(model: Any, settings: dict[str, Any]) -> Any:
