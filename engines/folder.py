@@ -7,12 +7,11 @@ from pathlib import Path
 from pconv_deploy.engines.base import Backend, BackendWithOptions, Progress, ignore_progress
 from pconv_deploy.engines.build import build, check_build
 from pconv_deploy.engines.forks import safe_to_fork
-from pconv_deploy.engines.integrity import unchanged_files, unexpected_files
+from pconv_deploy.engines.integrity import require_accepted, unchanged_files, unexpected_files
 from pconv_deploy.engines.locks import locked
 from pconv_deploy.engines.manifest import (
     Manifest,
     read_manifest,
-    rebuild,
     write_manifest,
 )
 from pconv_deploy.engines.options import BuildOptions
@@ -169,8 +168,7 @@ def _checked(folder: Path) -> tuple[Manifest, Backend, EngineFiles]:
     files = unchanged_files(folder, manifest)
     if why := backend.why_not_run():
         raise EngineError(f"{folder} cannot run on this machine: {why}")
-    if manifest.engine_parity and manifest.engine_parity.failures():
-        raise EngineError(f"{folder} was not accepted when it was built", rebuild(manifest, folder))
+    require_accepted(folder, manifest)
     return manifest, backend, files
 
 

@@ -13,7 +13,7 @@ from pconv_deploy.engines.manifest import (
     rebuild,
 )
 from pconv_deploy.engines.sessions import EngineFiles
-from pconv_deploy.errors import EngineError, InputError
+from pconv_deploy.errors import EngineError, InputError, UsageError
 from pconv_deploy.files import is_temporary
 from pconv_deploy.held_file import held_file
 
@@ -27,6 +27,30 @@ def check_unchanged(folder: Path, manifest: Manifest) -> None:
     files = unchanged_files(folder, manifest)
     for name in manifest.files:
         files.read(name)
+
+
+def require_accepted(folder: Path, manifest: Manifest) -> None:
+    """Refuse an engine that differed from its graph when it was built.
+
+    Raises:
+        EngineError: it did.
+    """
+    if manifest.engine_parity and manifest.engine_parity.failures():
+        raise EngineError(f"{folder} was not accepted when it was built", rebuild(manifest, folder))
+
+
+def refuse_in_engine(place: Path, engine: Path) -> None:
+    """Refuse to write into an engine: what is not its own would make it a changed one.
+
+    Args:
+        place: where something is to be written.
+        engine: that it is made of.
+
+    Raises:
+        UsageError: `place` is an engine, or lies in `engine`.
+    """
+    if (place / MANIFEST).exists() or engine.resolve() in place.resolve().parents:
+        raise UsageError(f"{place} is an engine or lies in one; choose another folder")
 
 
 def unchanged_files(folder: Path, manifest: Manifest) -> EngineFiles:

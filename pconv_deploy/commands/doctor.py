@@ -27,6 +27,7 @@ CAPABILITIES = {
     "evaluate": ("evaluate", "scikit-image opencv-python-headless PyPatchMatch"),
     "serve": ("serve", "starlette uvicorn prometheus-client python-multipart"),
     "triton-repo": ("", ""),
+    "package": ("package", "cyclonedx-python-lib packaging starlette uvicorn"),
     "demo": ("demo", "torch safetensors onnx onnxscript onnxruntime jinja2"),
 }
 

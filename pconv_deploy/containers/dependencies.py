@@ -52,6 +52,7 @@ def _collect(
         try:
             found[name] = distribution(name)
         except PackageNotFoundError as error:
+            requirement.marker = None  # with it, pip would install nothing
             raise MissingRuntimeError(
                 f"{name} is not installed, so its version cannot be pinned: "
                 f"pip install '{OURS}[{extra},serve]' '{requirement}'"

@@ -22,21 +22,33 @@ from string import Template
 
 from pconv_deploy.containers.dependencies import OURS, licence_files, needed_distributions
 from pconv_deploy.containers.sbom import bill_of_materials
-from pconv_deploy.engines.integrity import check_unchanged
-from pconv_deploy.engines.manifest import MANIFEST, Manifest, put_weights_in, read_manifest, rebuild
+from pconv_deploy.engines.integrity import (
+    read_kept,
+    refuse_in_engine,
+    require_accepted,
+    unchanged_files,
+)
+from pconv_deploy.engines.manifest import MANIFEST, Manifest, put_weights_in, read_manifest
 from pconv_deploy.engines.registry import backend_named
 from pconv_deploy.errors import EngineError, UsageError
 from pconv_deploy.files import atomic_folder, writing
 
 _TEMPLATES = ("Dockerfile", "kubernetes.yaml", "kubernetes-batch.yaml", "README.md")
 _ROOTS = frozenset(
-    {*_TEMPLATES, ".dockerignore", "requirements.txt", "app", "engines", "sbom.cdx.json"}
-    | {"licences"}
+    (
+        *_TEMPLATES,
+        ".dockerignore",
+        "requirements.txt",
+        "app",
+        "engines",
+        "sbom.cdx.json",
+        "licences",
+    )
 )
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?")  # what Kubernetes takes
 _NVIDIA = "NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility"
 _PIXELS = 1_000_000  # of the photo that the memory asked for is estimated for
-_LIBRARIES_MIB = 400  # server, runtime and Python, without weights
+_LIBRARIES_MIB = 400  # guessed, of server, runtime and Python, without weights
 
 
 @dataclass(frozen=True)
@@ -72,16 +84,13 @@ def write_package(
     """
     engine, output = Path(engine), Path(output)
     manifest = read_manifest(engine)
-    check_unchanged(engine, manifest)
-    if manifest.engine_parity and manifest.engine_parity.failures():
-        raise EngineError(f"{engine} was not accepted when it was built", rebuild(manifest, engine))
+    require_accepted(engine, manifest)
     if manifest.engine.weights_missing:
         raise EngineError(
             f"{engine} was built without its weights", put_weights_in(manifest, engine)
         )
     name = _checked_name(engine.resolve().stem.lower().replace("_", "-") if name is None else name)
-    if (output / MANIFEST).exists() or engine.resolve() in output.resolve().parents:
-        raise UsageError(f"{output} is an engine or lies in one; choose another folder")
+    refuse_in_engine(output, engine)
     traits = backend_named(manifest.backend).traits
     packages = needed_distributions(traits.extra)
     own = distribution(OURS)
@@ -93,10 +102,12 @@ def write_package(
         (fresh / ".dockerignore").write_text("kubernetes*.yaml\nREADME.md\n", encoding="ascii")
         pins = [f"{each.metadata['Name']}=={each.version}\n" for each in packages.values()]
         (fresh / "requirements.txt").write_text("".join(pins), encoding="ascii")
-        bom = bill_of_materials(name, manifest, packages.values(), own)
-        (fresh / "sbom.cdx.json").write_text(bom, encoding="utf-8")
         _copy_code(fresh / "app", own)
-        _copy_engine(engine, fresh / "engines" / f"{name}.engine", manifest)
+        copied = fresh / "engines" / f"{name}.engine"
+        _copy_engine(engine, copied, manifest)
+        engine_files = {path.name for path in copied.iterdir()}
+        bom = bill_of_materials(name, manifest, engine_files, (own, *packages.values()))
+        (fresh / "sbom.cdx.json").write_text(bom, encoding="utf-8")
         for package in (own, *packages.values()):
             _copy_licences(package, fresh / "licences")
     return Packaged(output, len(packages), tuple(_notes(manifest, packages)))
@@ -112,11 +123,10 @@ def _checked_name(name: str) -> str:
 
 
 def _facts(name: str, engine: Path, manifest: Manifest, *, on_gpu: bool) -> Mapping[str, object]:
-    weights = sum(file.size for file in manifest.files.values())
+    # Runtimes keep weights once more, in a layout of their own.
+    weights = 2 * sum(file.size for file in manifest.files.values())
     run = manifest.memory.of(_PIXELS) if manifest.memory else 2**30
-    mib = _LIBRARIES_MIB + (
-        2 * weights + run >> 20
-    )  # runtimes keep weights in a layout of their own
+    mib = _LIBRARIES_MIB + (weights + run >> 20)
     return {
         "name": name,
         "source": engine.resolve().name,
@@ -142,10 +152,15 @@ def _copy_code(app: Path, own: Distribution) -> None:
 
 
 def _copy_engine(engine: Path, target: Path, manifest: Manifest) -> None:
+    """Copy an engine, each file as it was built."""
     target.mkdir(parents=True)
-    for file in (MANIFEST, *manifest.files, *manifest.kept):
+    shutil.copyfile(engine / MANIFEST, target / MANIFEST)
+    files = unchanged_files(engine, manifest)
+    for file in manifest.files:
+        (target / file).write_bytes(files.read(file))
+    for file in manifest.kept:
         if (engine / file).is_file():  # those that only build it again may have been deleted
-            shutil.copyfile(engine / file, target / file)
+            (target / file).write_bytes(read_kept(engine, file, manifest))
 
 
 def _copy_licences(package: Distribution, licences: Path) -> None:

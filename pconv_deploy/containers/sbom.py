@@ -1,6 +1,6 @@
 """A software bill of materials: CycloneDX 1.6, JSON."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from importlib.metadata import Distribution
 
 from cyclonedx.contrib.license.factories import LicenseFactory
@@ -15,14 +15,20 @@ from pconv_deploy.engines.manifest import Manifest
 
 
 def bill_of_materials(
-    name: str, manifest: Manifest, packages: Iterable[Distribution], own: Distribution
+    name: str, manifest: Manifest, files: Collection[str], packages: Sequence[Distribution]
 ) -> str:
-    """List an engine's files with their hashes, our package, and those it needs, with licences.
+    """List an engine's files with their hashes, and Python packages with their licences.
+
+    Args:
+        name: of image and engine.
+        manifest: the engine's.
+        files: those of the engine that are in the image.
+        packages: all of the image, the first is ours.
 
     Base image and system libraries are not in it: they are not known before the image is built.
     """
     bom = Bom()
-    container = Component(name=name, version=own.version, type=ComponentType.CONTAINER)
+    container = Component(name=name, version=packages[0].version, type=ComponentType.CONTAINER)
     engine = Component(
         name=f"{name}.engine",
         type=ComponentType.MACHINE_LEARNING_MODEL,
@@ -34,10 +40,11 @@ def bill_of_materials(
                 hashes=[HashType(alg=HashAlgorithm.SHA_256, content=written.sha256)],
             )
             for file, written in {**manifest.files, **manifest.kept}.items()
+            if file in files
         ],
     )
     bom.metadata.component = container
-    parts = [engine, *(_component(package) for package in (own, *packages))]
+    parts = [engine, *(_component(package) for package in packages)]
     for part in parts:
         bom.components.add(part)
     bom.register_dependency(container, parts)

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pconv_deploy.engines.integrity import unchanged_files
+from pconv_deploy.engines.integrity import refuse_in_engine, require_accepted, unchanged_files
 from pconv_deploy.engines.manifest import (
-    MANIFEST,
     Manifest,
     describe_parity,
     put_weights_in,
@@ -71,10 +70,8 @@ def write_model(
     manifest = read_manifest(engine)
     platform = _platform(engine, manifest)
     content = unchanged_files(engine, manifest).read(platform.ours)
-    if manifest.engine_parity and manifest.engine_parity.failures():
-        raise EngineError(f"{engine} was not accepted when it was built", rebuild(manifest, engine))
-    if (repository / MANIFEST).exists() or engine.resolve() in repository.resolve().parents:
-        raise UsageError(f"{repository} is an engine or lies in one; choose another folder")
+    require_accepted(engine, manifest)
+    refuse_in_engine(repository, engine)
     name = _checked_name(engine.resolve().stem if name is None else name)
     text = to_text(configuration(manifest, name, options or ServeOptions()))
     folder = repository / name

@@ -3,11 +3,13 @@
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +72,8 @@ def test_the_bill_of_materials_is_valid_and_complete(package: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def image(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment in which the Dockerfile's RUN and COPY steps were done, read-only."""
+def image(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A fresh environment in which the Dockerfile's RUN and COPY steps were done."""
     root = tmp_path_factory.mktemp("image")
     subprocess.run([sys.executable, "-m", "venv", root / "python"], check=True)
     dockerfile = (package / "Dockerfile").read_text()
@@ -88,8 +90,15 @@ def image(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 capture_output=True, text=True, check=False,
             )  # fmt: skip
             assert done.returncode == 0, done.stdout + done.stderr
-    subprocess.run(["chmod", "-R", "a-w", root / "app", root / "engines"], check=True)
-    return root
+    before = _tree(root)
+    yield root
+    assert _tree(root) == before  # as permissions hold nobody back who runs the tests as root
+
+
+def _tree(root: Path) -> dict[Path, int]:
+    """Every file of code and engine, and when it was written."""
+    places = (root / "app", root / "engines")
+    return {path: path.stat().st_mtime_ns for place in places for path in place.rglob("*")}
 
 
 def _inside(root: Path, path: str) -> Path:
@@ -179,6 +188,23 @@ def test_written_twice_and_foreign_folders(run: Run, engine: Path, tmp_path: Pat
     assert (refused.code, (tmp_path / "p/mine.txt").exists()) == (2, True)
 
 
+def test_a_changed_file_is_not_packaged_and_a_deleted_graph_is_not_listed(
+    engine: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.engine"
+    shutil.copytree(engine, copy)
+    (copy / "graph.onnx").unlink()
+    write_package(copy, tmp_path / "p")
+    text = (tmp_path / "p/sbom.cdx.json").read_text()
+    assert ('"model.onnx"' in text, '"graph.onnx"' in text) == (True, False)
+    for file in ("golden.png", "model.onnx"):
+        with (copy / file).open("r+b") as stream:
+            stream.write(b"x")
+        with pytest.raises(EngineError, match="was changed after it was built"):
+            write_package(copy, tmp_path / "q")
+    assert not (tmp_path / "q").exists()
+
+
 @pytest.mark.parametrize("name", ["Photos", "a b", "-a", "a" * 60, "x\nUSER root"])
 def test_names_that_would_break_the_files(engine: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="found the name"):
@@ -192,8 +218,20 @@ def test_what_cannot_be_packaged(
         write_package(tmp_path, tmp_path / "p")
     with pytest.raises(UsageError, match="lies in one"):
         write_package(engine, engine / "p")
-    monkeypatch.setitem(dependencies._IN_CONTAINERS, "onnxruntime", "onnxruntime[nowhere]")
     monkeypatch.setitem(dependencies._IN_CONTAINERS, "starlette", "no-such-package>=1")
     with pytest.raises(MissingRuntimeError, match="no-such-package is not installed"):
         write_package(engine, tmp_path / "p")
     assert not (tmp_path / "p").exists()
+    monkeypatch.delitem(dependencies._IN_CONTAINERS, "starlette")
+    monkeypatch.setattr(dependencies, "distribution", without("onnxruntime"))
+    with pytest.raises(MissingRuntimeError, match=r"'onnxruntime>=[\d.]+'$"):
+        write_package(engine, tmp_path / "p")
+
+
+def without(package: str) -> Callable[[str], Distribution]:
+    def installed(name: str) -> Distribution:
+        if name == package:
+            raise PackageNotFoundError(name)
+        return distribution(name)
+
+    return installed
